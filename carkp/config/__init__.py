@@ -1,0 +1,1 @@
+"""Typed configuration: frozen schema and YAML loading."""

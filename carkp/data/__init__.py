@@ -1,0 +1,1 @@
+"""From CarFusion's raw layout to packed crops and batches."""

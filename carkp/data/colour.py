@@ -1,0 +1,88 @@
+"""Colour: RGB to full-swing YUV444 as the hardware does it, and changes of colour and sharpness for training.
+
+Pictures are (H, W, 3) uint8 RGB unless said otherwise.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+YUV_COEFFICIENTS: tuple[tuple[int, int, int], ...] = ((77, 150, 29), (-43, -84, 127), (127, -106, -21))
+"""Rows Y, U, V; columns R, G, B; in 1/256. Each sum is rounded with (sum + 128) >> 8; U and V then get 128 added."""
+
+# OpenCV rounds to nearest. A sum is a multiple of 1/256, so that 1/1024 more decides ties upwards, as the shift does,
+# and changes nothing else.
+_YUV_MATRIX = np.column_stack((np.array(YUV_COEFFICIENTS) / 256, np.array([0, 128, 128]) + 1 / 1024))
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+MAX_HUE_DEG = 18.0
+"""Largest turn of the colour circle at colour jitter strength 1."""
+
+MAX_BLUR_SIGMA_PX = 1.5
+MAX_ERASED_EXTENT = 0.4
+"""Largest side of an erased rectangle as a share of the picture's."""
+
+
+def rgb_to_yuv(image: Image) -> Image:
+    """(3, H, W) YUV444, equal to the integer formula at every one of the 2^24 colours."""
+    height, width = image.shape[:2]
+    planes = np.empty((3, height, width), np.uint8)
+    cv2.split(cv2.transform(image, _YUV_MATRIX), list(planes))
+    return planes
+
+
+def yuv_to_rgb(planes: Image) -> Image:
+    """(H, W, 3) RGB of (3, H, W) YUV444, for looking at; off by a grey level or two, as YUV is rounded."""
+    yuv = planes.transpose(1, 2, 0).astype(np.float32) - np.array([0, 128, 128], np.float32)
+    rgb = yuv @ np.linalg.inv(np.array(YUV_COEFFICIENTS) / 256).T
+    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+
+
+def jitter_matrix(strength: float, is_grey: bool, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A random (3, 4) map of RGB 0..255: brightness, contrast, saturation, hue, white balance; ``strength`` 0 to 1."""
+    brightness, contrast, saturation = 1 + strength * rng.uniform(-0.5, 0.5, 3)
+    balance = 1 + strength * rng.uniform(-0.15, 0.15, 3)
+    hue = np.deg2rad(strength * rng.uniform(-MAX_HUE_DEG, MAX_HUE_DEG))
+    grey = np.tile(_LUMA, (3, 1))
+    colourfulness = 0.0 if is_grey else saturation
+    linear = colourfulness * (_turn_about_grey(hue) @ np.diag(balance)) + (1 - colourfulness) * grey
+    gain = brightness * contrast
+    offset = np.full((3, 1), 128 * brightness * (1 - contrast))
+    return np.hstack((gain * linear, offset))
+
+
+def apply_colour_matrix(image: Image, matrix: NDArray[np.float64]) -> Image:
+    return cv2.transform(image, matrix)  # type: ignore[return-value]
+
+
+def blur(image: Image, rng: np.random.Generator) -> Image:
+    """Gaussian blur of random width."""
+    sigma = rng.uniform(0.2, MAX_BLUR_SIGMA_PX)
+    return cv2.GaussianBlur(image, (0, 0), sigma)  # type: ignore[return-value]
+
+
+def erase(image: Image, rng: np.random.Generator) -> Image:
+    """Hide a random rectangle under one random colour, as another car or a post would; labels stay."""
+    height, width = image.shape[:2]
+    erased_height = max(1, int(rng.uniform(0.1, MAX_ERASED_EXTENT) * height))
+    erased_width = max(1, int(rng.uniform(0.1, MAX_ERASED_EXTENT) * width))
+    y, x = rng.integers(0, height - erased_height + 1), rng.integers(0, width - erased_width + 1)
+    result = image.copy()
+    result[y : y + erased_height, x : x + erased_width] = rng.integers(0, 256, 3)
+    return result
+
+
+def add_noise(image: Image, sigma: float, rng: np.random.Generator) -> Image:
+    """Gaussian noise of ``sigma`` grey levels, independent for each value."""
+    noise = rng.standard_normal(image.shape, np.float32) * np.float32(sigma)
+    return cv2.add(image, noise, dtype=cv2.CV_8U)  # type: ignore[return-value]
+
+
+def _turn_about_grey(angle: float) -> NDArray[np.float64]:
+    """Rotation of RGB about the axis of greys (Rodrigues' formula)."""
+    third, root = 1 / 3, np.sqrt(1 / 3)
+    cross = np.array([[0, -root, root], [root, 0, -root], [-root, root, 0]])
+    result: NDArray[np.float64] = np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * third
+    return result

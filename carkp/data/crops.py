@@ -1,0 +1,226 @@
+"""Cut cars out of frames: HAT's crop rule, crop files, ``simple_anno``, and a sidecar of what that cannot hold."""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from carkp.data import jpeg
+from carkp.data.carfusion import FrameFiles, read_frame
+from carkp.data.frames import SPLITS, Box, Frame, Instance, Keypoints
+from carkp.data.issues import Issues
+from carkp.data.parallel import map_ordered
+from carkp.keypoints.schema import MISSING
+
+ANNOTATION_DIR = "simple_anno"
+CROP_DIR = "crop_imgs"
+
+MARGIN_X, MARGIN_Y = 0.1, 0.2
+"""Margin of a crop left and above, as a share of the box; right and below it is the same where the frame allows."""
+
+MIN_CROP_EXTENT_PX = 2
+TRUNCATION_TOLERANCE_PX = 2
+
+
+class CropRectangle(NamedTuple):
+    """Corners in whole frame pixels; (x2, y2) lies outside."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+@dataclass(frozen=True)
+class CropRecord:
+    """A written crop, ready for the two JSON files.
+
+    Attributes:
+        split: ``train`` or ``test``.
+        key: path below the output directory, with forward slashes.
+        annotation: K times [x, y, validity] in crop pixels.
+        meta: frame size (height, width), box [x, y, width, height], crop rectangle [x1, y1, x2, y2], truncated.
+    """
+
+    split: str
+    key: str
+    annotation: list[list[float]]
+    meta: dict[str, list[int] | list[float] | bool]
+
+
+@dataclass(frozen=True)
+class CroppedFrame:
+    """What a worker sends back."""
+
+    records: list[CropRecord] = field(default_factory=list)
+    issues: Issues = field(default_factory=Issues)
+
+
+def crop_rectangle(box: Box, frame_size: tuple[int, int]) -> CropRectangle:
+    """HAT's rule in frame pixels of a (height, width) frame: the box with a margin, cut at the frame, rounded down.
+
+    The result is empty (x2 <= x1 or y2 <= y1) where the box lies outside the frame.
+    """
+    height, width = frame_size
+    x1 = max(box.x - MARGIN_X * box.width, 0.0)
+    y1 = max(box.y - MARGIN_Y * box.height, 0.0)
+    x2 = min(x1 + (1 + 2 * MARGIN_X) * box.width, width)
+    y2 = min(y1 + (1 + 2 * MARGIN_Y) * box.height, height)
+    return CropRectangle(int(x1), int(y1), int(x2), int(y2))
+
+
+def move_keypoints(car: Keypoints, rectangle: CropRectangle) -> Keypoints:
+    """Keypoints in crop pixels: one outside the crop keeps its coordinates and becomes missing."""
+    points = car.points - np.array([rectangle.x1, rectangle.y1], np.float32)
+    extent = np.array([rectangle.x2 - rectangle.x1, rectangle.y2 - rectangle.y1])
+    is_inside = ((points >= 0) & (points < extent)).all(axis=1)
+    return Keypoints(points, np.where(is_inside, car.validity, MISSING).astype(np.uint8))
+
+
+def is_truncated(box: Box, frame_size: tuple[int, int]) -> bool:
+    """Whether the box touches the border of the (height, width) frame."""
+    height, width = frame_size
+    low, tolerance = min(box.x, box.y), TRUNCATION_TOLERANCE_PX
+    return low <= tolerance or box.x + box.width >= width - tolerance or box.y + box.height >= height - tolerance
+
+
+def write_crops(
+    frames: Sequence[FrameFiles | Frame],
+    out_dir: Path,
+    jpeg_quality: int,
+    num_workers: int,
+    issues: Issues,
+    show_progress: bool = True,
+) -> None:
+    """Write the crops of all frames and ``simple_anno/{keypoints,meta}_{train,test}.json`` below ``out_dir``.
+
+    Each file appears under its name only when complete; a second run writes the same files again.
+    """
+    work = partial(crop_frame, out_dir=out_dir, jpeg_quality=jpeg_quality)
+    with contextlib.ExitStack() as stack:
+        writers = {split: stack.enter_context(AnnotationWriter(out_dir, split)) for split in SPLITS}
+        results = map_ordered(work, frames, num_workers)
+        stack.callback(results.close)
+        for cropped in tqdm(results, "frames", len(frames), disable=not show_progress, unit="frame"):
+            issues.merge(cropped.issues)
+            for record in cropped.records:
+                writers[record.split].add(record)
+
+
+def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> CroppedFrame:
+    """Decode a frame once and write all its cars."""
+    cropped = CroppedFrame()
+    frame = read_frame(source, cropped.issues) if isinstance(source, FrameFiles) else source
+    if not frame.instances:
+        return cropped
+    image = _decode_frame(frame, cropped.issues)
+    if image is None:
+        return cropped
+    for instance in frame.instances:
+        rectangle = crop_rectangle(instance.box, image.shape[:2])
+        if min(rectangle.x2 - rectangle.x1, rectangle.y2 - rectangle.y1) < MIN_CROP_EXTENT_PX:
+            where = f"{frame.image}, instance {instance.instance_id}"
+            cropped.issues.skip("box lies outside the frame or is smaller than two pixels", where)
+            continue
+        record = _record(frame, instance, rectangle, image.shape[:2])
+        pixels = image[rectangle.y1 : rectangle.y2, rectangle.x1 : rectangle.x2]
+        write_atomic(out_dir / record.key, jpeg.encode_bgr(pixels, jpeg_quality))
+        cropped.records.append(record)
+    return cropped
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial_path.write_bytes(data)
+    partial_path.replace(path)
+
+
+class AnnotationWriter:
+    """Streams the two JSON files of a split, an entry a line; they get their names when all went well."""
+
+    def __init__(self, out_dir: Path, split: str) -> None:
+        directory = out_dir / ANNOTATION_DIR
+        directory.mkdir(parents=True, exist_ok=True)
+        self._paths = annotation_path(out_dir, split), meta_path(out_dir, split)
+        self._files: list[TextIO] = []
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        self._files = [_partial(path).open("w", encoding="utf-8") for path in self._paths]
+        return self
+
+    def add(self, record: CropRecord) -> None:
+        opening = ",\n" if self._count else "{\n"
+        for file, value in zip(self._files, (record.annotation, record.meta), strict=True):
+            file.write(f"{opening}{json.dumps(record.key)}: {json.dumps(value)}")
+        self._count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file, path in zip(self._files, self._paths, strict=True):
+            file.write("\n}\n" if self._count else "{}\n")
+            file.close()
+            if kind is None:
+                _partial(path).replace(path)
+            else:
+                _partial(path).unlink()
+
+
+def annotation_path(root: Path, split: str) -> Path:
+    return root / ANNOTATION_DIR / f"keypoints_{split}.json"
+
+
+def meta_path(root: Path, split: str) -> Path:
+    return root / ANNOTATION_DIR / f"meta_{split}.json"
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _decode_frame(frame: Frame, issues: Issues) -> jpeg.Image | None:
+    try:
+        data = frame.image.read_bytes()
+    except OSError as error:
+        issues.skip(f"image cannot be read: {error.strerror}", str(frame.image))
+        return None
+    if jpeg.is_cut_short(data):
+        issues.skip("image file is cut short", str(frame.image))
+        return None
+    image = jpeg.decode_bgr(data)
+    if image is None:
+        issues.skip("image cannot be decoded", str(frame.image))
+    return image
+
+
+def _record(frame: Frame, instance: Instance, rectangle: CropRectangle, frame_size: tuple[int, int]) -> CropRecord:
+    keypoints = move_keypoints(instance.keypoints, rectangle)
+    return CropRecord(
+        split=frame.split,
+        key=f"{frame.split}/{frame.scene}/{CROP_DIR}/{frame.frame_id}_{instance.instance_id}.jpg",
+        annotation=_annotation(keypoints.points, keypoints.validity),
+        meta={
+            "frame_size": list(frame_size),
+            "box": [round(float(value), 3) for value in instance.box],
+            "crop": list(rectangle),
+            "truncated": is_truncated(instance.box, frame_size),
+        },
+    )
+
+
+def _annotation(points: NDArray[np.float32], validity: NDArray[np.uint8]) -> list[list[float]]:
+    return [
+        [round(float(x), 3), round(float(y), 3), int(valid)] for (x, y), valid in zip(points, validity, strict=True)
+    ]

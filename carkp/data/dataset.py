@@ -1,0 +1,191 @@
+"""Samples for torch: a data set over a store, and loaders that give the same samples whatever the number of workers.
+
+Everything random about a sample comes from (seed, epoch, index). The epoch travels with each index from the sampler, so
+that it reaches persistent workers too.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, TypedDict
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from carkp.data import jpeg
+from carkp.data.geometry import choose_reduction
+from carkp.data.issues import DataError
+from carkp.data.store import Store
+from carkp.data.transforms import Transform
+
+INPUT_ZERO = 128
+INPUT_SCALE = 1 / 128
+
+
+class EpochIndex(NamedTuple):
+    """A sample as a sampler asks for it."""
+
+    epoch: int
+    position: int
+
+
+class Sample(TypedDict):
+    """One sample; a batch holds the same with a leading B.
+
+    Attributes:
+        image: (3, H, W) uint8 YUV444.
+        points: (K, 2) float32 in input pixels.
+        validity: (K,) uint8, 0 missing, 1 occluded, 2 visible.
+        index: int64, the sample's place in the store.
+        crop_size: (2,) int32, height and width in crop pixels.
+        truncated: int8, 1 cut by the frame, 0 whole, -1 unknown.
+    """
+
+    image: Tensor
+    points: Tensor
+    validity: Tensor
+    index: Tensor
+    crop_size: Tensor
+    truncated: Tensor
+
+
+def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(v - 128) / 128 of uint8 pictures, on the device they are on."""
+    return (images.to(dtype) - INPUT_ZERO) * INPUT_SCALE
+
+
+class CropDataset(Dataset[Sample]):
+    """The samples of a store through a transform; crops twice the input or larger are decoded reduced."""
+
+    def __init__(self, store: Store, transform: Transform, seed: int) -> None:
+        self.store = store
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, item: int | EpochIndex) -> Sample:
+        """A plain integer stands for epoch 0.
+
+        Raises:
+            DataError: the crop cannot be decoded.
+        """
+        epoch, index = (0, item) if isinstance(item, int) else item
+        record = self.store[index]
+        reduction = choose_reduction(record.size, self.transform.input_size, self.transform.largest_zoom)
+        image = jpeg.decode_rgb(record.jpeg, reduction)
+        if image is None:
+            raise DataError(
+                f"{self.store.path}: sample {index} ({record.sample_id}) cannot be decoded: prepare it again"
+            )
+        rng = np.random.default_rng((self.seed, epoch, index))
+        transformed = self.transform(image, record.points, record.validity, rng, record.size)
+        return Sample(
+            image=torch.from_numpy(transformed.image),
+            points=torch.from_numpy(transformed.points),
+            validity=torch.from_numpy(transformed.validity),
+            index=torch.tensor(index),
+            crop_size=torch.tensor(record.size, dtype=torch.int32),
+            truncated=torch.tensor(record.truncated, dtype=torch.int8),
+        )
+
+
+class ShuffledSampler(Sampler[EpochIndex]):
+    """A rank's share of a shuffled epoch: as many full batches on every rank, the odd rest left out."""
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        self.num_batches = num_samples // (batch_size * world_size)
+        self.epoch = 0
+        self._num_samples = num_samples
+        self._num_drawn = self.num_batches * batch_size * world_size
+        self._seed, self._rank, self._world_size = seed, rank, world_size
+
+    def __len__(self) -> int:
+        return self._num_drawn // self._world_size
+
+    def __iter__(self) -> Iterator[EpochIndex]:
+        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._num_samples)
+        for index in order[self._rank : self._num_drawn : self._world_size].tolist():
+            yield EpochIndex(self.epoch, index)
+
+
+class TrainLoader:
+    """Training batches; call ``set_epoch`` before each epoch."""
+
+    def __init__(self, loader: "DataLoader[Sample]", sampler: ShuffledSampler) -> None:
+        self._loader = loader
+        self._sampler = sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        """Decides order and augmentation of the next iteration."""
+        self._sampler.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches an epoch on this rank."""
+        return self._sampler.num_batches
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._loader)
+
+
+def train_loader(
+    dataset: CropDataset,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> TrainLoader:
+    """Shuffled full batches of ``batch_size`` samples a rank.
+
+    Raises:
+        DataError: the data set makes no full batch on every rank.
+    """
+    sampler = ShuffledSampler(len(dataset), batch_size, seed, rank, world_size)
+    if sampler.num_batches == 0:
+        raise DataError(
+            f"{dataset.store.path} holds {len(dataset)} samples, too few for one batch of {batch_size} on {world_size} "
+            "process(es): lower the batch size or prepare more data"
+        )
+    loader = _loader(dataset, sampler, batch_size, num_workers, pin_memory)
+    return TrainLoader(loader, sampler)
+
+
+def eval_loader(
+    dataset: CropDataset,
+    batch_size: int,
+    num_workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> "DataLoader[Sample]":
+    """Every ``world_size``-th sample from ``rank`` on: over all ranks each once. The last batch may be smaller."""
+    share = range(rank, len(dataset), world_size)
+    return _loader(dataset, share, batch_size, num_workers, pin_memory)
+
+
+def _loader(
+    dataset: CropDataset,
+    sampler: "Sampler[EpochIndex] | range",
+    batch_size: int,
+    num_workers: int,
+    pin_memory: bool,
+) -> "DataLoader[Sample]":
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        worker_init_fn=_start_worker,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=4 if num_workers else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(0),  # keeps torch's global generator out of it
+    )
+
+
+def _start_worker(worker_id: int) -> None:
+    cv2.setNumThreads(0)

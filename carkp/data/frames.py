@@ -1,0 +1,62 @@
+"""A frame and its cars, as every reader gives them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.keypoints.schema import NUM_KEYPOINTS
+
+SPLITS: tuple[str, ...] = ("train", "test")
+"""CarFusion's own splits; validation scenes are taken out of train when stores are packed."""
+
+IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png")
+
+
+class Box(NamedTuple):
+    """A rectangle in frame pixels: top left corner, then extent."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, eq=False)
+class Keypoints:
+    """The twelve keypoints of a car in frame pixels.
+
+    Attributes:
+        points: (K, 2) float32, (0, 0) where never labelled.
+        validity: (K,) uint8, 0 missing, 1 occluded, 2 visible.
+    """
+
+    points: NDArray[np.float32]
+    validity: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """A car with its box; without a label all its keypoints are missing."""
+
+    instance_id: int
+    box: Box
+    keypoints: Keypoints
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A picture with its cars."""
+
+    split: str
+    scene: str
+    frame_id: str
+    image: Path
+    instances: tuple[Instance, ...]
+
+
+def no_keypoints() -> Keypoints:
+    """Keypoints of a car that nobody labelled; the arrays may be filled in."""
+    return Keypoints(np.zeros((NUM_KEYPOINTS, 2), np.float32), np.zeros(NUM_KEYPOINTS, np.uint8))

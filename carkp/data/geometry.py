@@ -1,0 +1,105 @@
+"""Affine maps from a crop to the network's input, applied to picture and points alike.
+
+Convention: a pixel's centre has integer coordinates, and resizing by s maps (x, y) to (s x, s y), without half-pixel
+shift, for points and picture both. Matrices are (2, 3) float64 and map crop pixels to input pixels. Sizes are (height,
+width), points (x, y).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+Image = NDArray[np.uint8]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What happens to a crop on its way into the input, in this order.
+
+    Attributes:
+        is_flipped: mirrored left to right.
+        scale: input pixels a crop pixel.
+        rotation_deg: about the crop's centre, positive from x to y.
+        offset: (x, y) in input pixels where the resized crop's top left corner goes, before the rotation.
+    """
+
+    is_flipped: bool
+    scale: float
+    rotation_deg: float
+    offset: tuple[float, float]
+
+    def matrix(self, crop_size: Size) -> Matrix:
+        """The map from crop to input pixels for a crop of (height, width) ``crop_size``."""
+        height, width = crop_size
+        matrix = np.array([[self.scale, 0, self.offset[0]], [0, self.scale, self.offset[1]]])
+        if self.rotation_deg:
+            centre = matrix @ np.array([(width - 1) / 2, (height - 1) / 2, 1])
+            matrix = compose(_rotation(self.rotation_deg, centre), matrix)
+        if self.is_flipped:
+            matrix = compose(matrix, np.array([[-1.0, 0, width - 1], [0, 1, 0]]))
+        return matrix
+
+
+def fit_scale(crop_size: Size, input_size: Size) -> float:
+    """The scale at which a crop just fits the input; points in the crop are points in the input divided by it."""
+    return min(input_size[0] / crop_size[0], input_size[1] / crop_size[1])
+
+
+def resized_size(crop_size: Size, scale: float) -> Size:
+    """(height, width) of a crop resized by ``scale``, rounded, at least one pixel."""
+    return max(1, round(crop_size[0] * scale)), max(1, round(crop_size[1] * scale))
+
+
+def compose(after: Matrix, before: Matrix) -> Matrix:
+    """The map that applies ``before`` first."""
+    result: Matrix = after[:, :2] @ before
+    result[:, 2] += after[:, 2]
+    return result
+
+
+def move_points(points: NDArray[np.float32], matrix: Matrix) -> NDArray[np.float32]:
+    """Points (K, 2) through the map."""
+    return (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+
+
+def warp(image: Image, matrix: Matrix, input_size: Size, reduction: int = 1) -> Image:
+    """The picture through the map, black (0) where the crop does not reach.
+
+    ``image`` is the crop at 1/``reduction`` of its size, ``matrix`` speaks of the whole one: a reduced pixel u is the
+    mean of ``reduction`` crop pixels with its centre at reduction * u + (reduction - 1) / 2.
+    """
+    if reduction > 1:
+        shift = (reduction - 1) / 2
+        matrix = compose(matrix, np.array([[reduction, 0, shift], [0, reduction, shift]], np.float64))
+    size = input_size[1], input_size[0]
+    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0))  # type: ignore[return-value]
+
+
+def is_inside(points: NDArray[np.float32], size: Size) -> NDArray[np.bool_]:
+    """Which of ``points`` (K, 2) lie on a pixel of a (height, width) picture."""
+    extent = np.array([size[1], size[0]])
+    return np.asarray(((points >= -0.5) & (points <= extent - 0.5)).all(axis=1))
+
+
+def choose_reduction(crop_size: Size, input_size: Size, max_scale: float) -> int:
+    """The largest of 8, 4, 2, 1 by which a crop may be reduced in decoding and still be scaled down afterwards.
+
+    ``max_scale`` is the largest zoom on top of the fit.
+    """
+    scale = fit_scale(crop_size, input_size) * max_scale
+    return next((reduction for reduction in (8, 4, 2) if scale * reduction <= 1), 1)
+
+
+def reduction_of(image_size: Size, crop_size: Size) -> int:
+    """By how much a decoded picture is smaller than its crop; both (height, width)."""
+    return round(max(crop_size) / max(image_size))
+
+
+def _rotation(angle_deg: float, centre: NDArray[np.float64]) -> Matrix:
+    angle = np.deg2rad(angle_deg)
+    linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.column_stack((linear, centre - linear @ centre))

@@ -1,0 +1,59 @@
+"""What is wrong with input data: errors that the user must act on, and dirt that is counted and skipped."""
+
+from dataclasses import dataclass, field
+
+
+class DataError(Exception):
+    """Data that cannot be used; the message says what, where and what to do."""
+
+
+@dataclass
+class Tally:
+    """How often something was found, and the first place."""
+
+    count: int
+    first: str
+
+
+@dataclass
+class Issues:
+    """Dirt found while reading: nothing of it stops the reading, nothing of it is silent.
+
+    Attributes:
+        skipped: reason -> tally of what was left out.
+        corrected: reason -> tally of what was kept after a repair.
+        warnings: sentences about the data set as a whole.
+    """
+
+    skipped: dict[str, Tally] = field(default_factory=dict)
+    corrected: dict[str, Tally] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def skip(self, reason: str, where: str, count: int = 1) -> None:
+        _add(self.skipped, reason, Tally(count, where))
+
+    def correct(self, reason: str, where: str, count: int = 1) -> None:
+        _add(self.corrected, reason, Tally(count, where))
+
+    def warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
+
+    def merge(self, other: "Issues") -> None:
+        """Add what another process or file found."""
+        for reason, tally in other.skipped.items():
+            _add(self.skipped, reason, tally)
+        for reason, tally in other.corrected.items():
+            _add(self.corrected, reason, tally)
+        self.warnings.extend(other.warnings)
+
+    def describe_skipped(self) -> str:
+        """One line with every reason, its count and its first place; empty where nothing was skipped."""
+        return "; ".join(f"{t.count} x {reason} (first: {t.first})" for reason, t in self.skipped.items())
+
+
+def _add(tallies: dict[str, Tally], reason: str, tally: Tally) -> None:
+    known = tallies.get(reason)
+    if known is None:
+        tallies[reason] = Tally(tally.count, tally.first)
+    else:
+        known.count += tally.count

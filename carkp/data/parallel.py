@@ -1,0 +1,82 @@
+"""An ordered map over worker processes in constant memory."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+import cv2
+
+from carkp.data.issues import DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CHUNK_SIZE = 4
+CHUNKS_AHEAD_PER_WORKER = 4
+
+
+def resolve_num_workers(num_workers: int) -> int:
+    """0 stands for one a core that this process may use."""
+    if num_workers < 0:
+        raise ValueError(f"num_workers must not be negative, got {num_workers}")
+    return num_workers or len(os.sched_getaffinity(0))
+
+
+def map_ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
+) -> Generator[Result, None, None]:
+    """``map`` over ``num_workers`` processes (1: this one; 0: one a core), results in the order of ``items``.
+
+    Only a few items a worker are under way at a time. Workers are spawned, not forked, so that threads of the caller do
+    no harm; ``function`` and the items must be picklable.
+
+    Raises:
+        DataError: a worker died.
+    """
+    num_workers = resolve_num_workers(num_workers)
+    if num_workers == 1:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
+    try:
+        yield from _map_in_window(executor, function, items, num_workers * CHUNKS_AHEAD_PER_WORKER)
+    except BrokenProcessPool as error:
+        raise DataError("a worker process died (out of memory?): run again with fewer workers") from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _map_in_window(
+    executor: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], window: int
+) -> Iterator[Result]:
+    pending: deque[Future[list[Result]]] = deque()
+    chunks = _chunks(items)
+    for chunk in itertools.islice(chunks, window):
+        pending.append(executor.submit(_apply, function, chunk))
+    while pending:
+        results = pending.popleft().result()
+        for chunk in itertools.islice(chunks, 1):
+            pending.append(executor.submit(_apply, function, chunk))
+        yield from results
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, CHUNK_SIZE)):
+        yield chunk
+
+
+def _apply(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result]:
+    return [function(item) for item in chunk]
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    cv2.setNumThreads(1)

@@ -1,0 +1,191 @@
+"""From a crop to the network's input: the reference's transforms, and augmentation beyond them.
+
+A transform takes an RGB crop (h, w, 3) with its keypoints in crop pixels and gives (3, H, W) YUV444 with the keypoints
+in input pixels. The two changes to the reference are corrections: random padding moves the keypoints too, and a flip
+exchanges the validity of left and right too.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.data import colour, geometry
+from carkp.data.geometry import Image, Placement, Size
+from carkp.keypoints.schema import FLIP_ORDER, MISSING
+
+_FLIP_ORDER = list(FLIP_ORDER)
+
+
+class Transformed(NamedTuple):
+    """A sample as the network sees it.
+
+    Attributes:
+        image: (3, H, W) uint8 YUV444.
+        points: (K, 2) float32 in input pixels.
+        validity: (K,) uint8, 0 missing, 1 occluded, 2 visible.
+    """
+
+    image: Image
+    points: NDArray[np.float32]
+    validity: NDArray[np.uint8]
+
+
+class Transform(Protocol):
+    """What a data set needs of a transform."""
+
+    @property
+    def input_size(self) -> Size: ...
+
+    @property
+    def largest_zoom(self) -> float: ...
+
+    def __call__(
+        self,
+        image_rgb: Image,
+        points: NDArray[np.float32],
+        validity: NDArray[np.uint8],
+        rng: np.random.Generator,
+        crop_size: Size | None = None,
+    ) -> Transformed: ...
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Resize so that the crop fits, pad right and below. Nothing is random.
+
+    Attributes:
+        input_size: (height, width) of the network's input.
+    """
+
+    input_size: Size
+
+    @property
+    def largest_zoom(self) -> float:
+        return 1.0
+
+    def __call__(
+        self,
+        image_rgb: Image,
+        points: NDArray[np.float32],
+        validity: NDArray[np.uint8],
+        rng: np.random.Generator | None = None,
+        crop_size: Size | None = None,
+    ) -> Transformed:
+        """Points become ``points * fit_scale(...)``; ``crop_size`` as in ``TrainTransform``, ``rng`` is not used."""
+        size = crop_size or image_rgb.shape[:2]
+        placement = Placement(False, geometry.fit_scale(size, self.input_size), 0.0, (0.0, 0.0))
+        matrix = placement.matrix(size)
+        image = _warp(image_rgb, matrix, self.input_size, size)
+        return Transformed(colour.rgb_to_yuv(image), geometry.move_points(points, matrix), validity.copy())
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random flip, placement and noise as in the reference; what follows ``noise_sigma`` is off at 0 (scales: at 1).
+
+    Attributes:
+        input_size: (height, width) of the network's input.
+        flip_probability: of mirroring left to right.
+        random_padding: place the crop at a random offset instead of top left.
+        noise_probability: of Gaussian noise.
+        noise_sigma: of that noise in grey levels.
+        min_scale: smallest random factor on the fitting scale, at most 1.
+        max_scale: largest one, at least 1; what leaves the input is cut off.
+        max_translation: largest shift as a share of the input's extent.
+        max_rotation_deg: largest rotation either way.
+        color_jitter: strength, 0 to 1, of brightness, contrast, saturation, hue and white balance changes.
+        grayscale_probability: of taking all colour out.
+        blur_probability: of a Gaussian blur.
+        erase_probability: of hiding a rectangle; keypoints under it stay labelled.
+    """
+
+    input_size: Size
+    flip_probability: float
+    random_padding: bool
+    noise_probability: float
+    noise_sigma: float
+    min_scale: float = 1.0
+    max_scale: float = 1.0
+    max_translation: float = 0.0
+    max_rotation_deg: float = 0.0
+    color_jitter: float = 0.0
+    grayscale_probability: float = 0.0
+    blur_probability: float = 0.0
+    erase_probability: float = 0.0
+
+    @property
+    def largest_zoom(self) -> float:
+        return self.max_scale
+
+    def __call__(
+        self,
+        image_rgb: Image,
+        points: NDArray[np.float32],
+        validity: NDArray[np.uint8],
+        rng: np.random.Generator,
+        crop_size: Size | None = None,
+    ) -> Transformed:
+        """Transform a crop.
+
+        Args:
+            image_rgb: (h, w, 3) uint8.
+            points: (K, 2) in pixels of the whole crop.
+            validity: (K,).
+            rng: decides everything random.
+            crop_size: (height, width) of the whole crop where ``image_rgb`` was decoded at a fraction of it.
+        """
+        size = crop_size or image_rgb.shape[:2]
+        placement = self.draw_placement(size, rng)
+        matrix = placement.matrix(size)
+        image = _warp(self._recolour(image_rgb, rng), matrix, self.input_size, size)
+        image = self._degrade(image, rng)
+        moved = geometry.move_points(points, matrix)
+        if placement.is_flipped:
+            moved, validity = moved[_FLIP_ORDER], validity[_FLIP_ORDER]
+        if self._may_lose_points:
+            validity = np.where(geometry.is_inside(moved, self.input_size), validity, MISSING)
+        return Transformed(colour.rgb_to_yuv(image), moved, validity.astype(np.uint8))
+
+    def draw_placement(self, crop_size: Size, rng: np.random.Generator) -> Placement:
+        """A random placement of a (height, width) crop in the input."""
+        is_flipped = bool(rng.random() < self.flip_probability)
+        scale = geometry.fit_scale(crop_size, self.input_size) * _log_uniform(self.min_scale, self.max_scale, rng)
+        offset = np.zeros(2)
+        if self.random_padding:
+            room = np.subtract(self.input_size, geometry.resized_size(crop_size, scale))[::-1]
+            offset = rng.integers(np.minimum(room, 0), np.maximum(room, 0), endpoint=True).astype(np.float64)
+        if self.max_translation:
+            offset += self.max_translation * rng.uniform(-1, 1, 2) * self.input_size[::-1]
+        rotation = self.max_rotation_deg * rng.uniform(-1, 1) if self.max_rotation_deg else 0.0
+        return Placement(is_flipped, scale, rotation, (float(offset[0]), float(offset[1])))
+
+    @property
+    def _may_lose_points(self) -> bool:
+        return self.max_scale > 1 or self.max_translation > 0 or self.max_rotation_deg > 0
+
+    def _recolour(self, image: Image, rng: np.random.Generator) -> Image:
+        """On the crop, before padding: padding stays black."""
+        is_grey = bool(self.grayscale_probability and rng.random() < self.grayscale_probability)
+        if not (self.color_jitter or is_grey):
+            return image
+        return colour.apply_colour_matrix(image, colour.jitter_matrix(self.color_jitter, is_grey, rng))
+
+    def _degrade(self, image: Image, rng: np.random.Generator) -> Image:
+        if self.blur_probability and rng.random() < self.blur_probability:
+            image = colour.blur(image, rng)
+        if self.erase_probability and rng.random() < self.erase_probability:
+            image = colour.erase(image, rng)
+        if rng.random() < self.noise_probability:
+            image = colour.add_noise(image, self.noise_sigma, rng)
+        return image
+
+
+def _warp(image: Image, matrix: geometry.Matrix, input_size: Size, crop_size: Size) -> Image:
+    reduction = geometry.reduction_of(image.shape[:2], crop_size)
+    return geometry.warp(image, matrix, input_size, reduction)
+
+
+def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low < high else low

@@ -1,0 +1,1 @@
+"""Float and int8 ONNX files and their execution."""

@@ -1,0 +1,93 @@
+"""ONNX files run with ONNX Runtime.
+
+Legend: B batch, K keypoints, H W height and width of the image, h w of the heatmaps.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+
+INPUT_NAME, OUTPUT_NAME = "image", "heatmaps"
+
+
+class OnnxRunner:
+    """A session on the CPU: normalised YUV images in, heatmaps out."""
+
+    def __init__(self, path: Path | str, num_threads: int = 1) -> None:
+        """Opens ``path``.
+
+        Args:
+            path: a model with one float32 input (B, 3, H, W) and one output (B, K, h, w).
+            num_threads: of one operator; at least 1.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: not a readable ONNX file, or one with other inputs and outputs.
+        """
+        if num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+        self.path = Path(path)
+        self._session = _open_session(self.path, num_threads)
+        _check_interface(self.path, self._session)
+        image = self._session.get_inputs()[0]
+        self.image_shape: tuple[int | str, ...] = tuple(image.shape)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        height, width = self.image_shape[2:]
+        return int(height), int(width)
+
+    def run(self, images: Float32Array) -> Float32Array:
+        """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV.
+
+        Raises:
+            ValueError: images of another type or shape than the model's.
+        """
+        expected = self.image_shape
+        fits = images.ndim == len(expected) and all(
+            isinstance(want, str) or want == got for want, got in zip(expected, images.shape, strict=True)
+        )
+        if images.dtype != np.float32 or not fits:
+            raise ValueError(
+                f"{self.path}: expected float32 images of shape {expected}, got {images.dtype} {images.shape}"
+            )
+        heatmaps: Float32Array = self._session.run(None, {self._session.get_inputs()[0].name: images})[0]
+        return heatmaps
+
+
+def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such ONNX file")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+        raise ValueError(f"{path}: not a readable ONNX file (truncated, or something else): {error}") from error
+
+
+def _check_interface(path: Path, session: onnxruntime.InferenceSession) -> None:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    is_ours = (
+        len(inputs) == 1
+        and len(outputs) == 1
+        and inputs[0].type == "tensor(float)"
+        and outputs[0].type == "tensor(float)"
+        and len(inputs[0].shape) == len(outputs[0].shape) == 4
+        and inputs[0].shape[1] == 3
+        and all(isinstance(length, int) for length in inputs[0].shape[2:])
+    )
+    if not is_ours:
+        found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in [*inputs, *outputs])
+        raise ValueError(
+            f"{path}: expected one float input (batch, 3, height, width) of fixed size and one float output "
+            f"(batch, keypoints, height, width), found {found}"
+        )

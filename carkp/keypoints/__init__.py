@@ -1,0 +1,1 @@
+"""Car keypoints: schema, heatmap codec, loss and metrics."""

@@ -1,0 +1,175 @@
+"""Points <-> heatmaps: the only place that maps between picture and heatmap coordinates.
+
+Legend: B batch, K keypoints, H W heatmap height and width, k decoder window. Points are (x, y) in input pixels.
+A heatmap cell (column i, row j) stands for the input pixel (stride * i, stride * j): no half-pixel shift.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+DecoderKind = Literal["averaged", "dark"]
+
+GAUSSIAN_RADIUS_SIGMAS = 3.0
+"""The target counts as nonzero within this many sigmas of its centre."""
+
+_TINY = 1e-10
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Keypoints read from heatmaps: ``points`` (B, K, 2) in input pixels, ``scores`` (B, K), the peak values."""
+
+    points: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class HeatmapTarget:
+    """``heatmaps`` (B, K, H, W) in [0, 1] and the pixel ``weights`` of the same shape."""
+
+    heatmaps: Tensor
+    weights: Tensor
+
+
+def tied_window(sigma: float) -> int:
+    """Smallest odd decoder window that reaches two sigmas to either side: 5 for sigma 1."""
+    return 2 * math.ceil(2 * sigma) + 1
+
+
+@dataclass(frozen=True)
+class HeatmapCodec:
+    """Encodes points as Gaussians and decodes heatmap peaks to points.
+
+    Args:
+        heatmap_size: (H, W) in cells.
+        stride: input pixels a cell.
+        sigma: standard deviation of the target in cells.
+        window: odd edge length of the averaging window in cells; used by the decoder ``averaged``.
+        decoder: ``averaged`` is the centre of mass around the peak, ``dark`` the Taylor step on the logarithm of the
+            smoothed map (Zhang et al. 2020, Distribution-Aware Coordinate Representation, eq. 7-9).
+        background_weight: loss weight of the cells beyond the Gaussian.
+    """
+
+    heatmap_size: tuple[int, int]
+    stride: int
+    sigma: float
+    window: int
+    decoder: DecoderKind
+    background_weight: float
+
+    def __post_init__(self) -> None:
+        if self.sigma <= 0:
+            raise ValueError(f"sigma must be positive, got {self.sigma}")
+        if self.window < 1 or self.window % 2 == 0:
+            raise ValueError(f"window must be a positive odd number, got {self.window}")
+
+    def encode(self, points: Tensor, validity: Tensor) -> HeatmapTarget:
+        """Targets and loss weights of ``points`` (B, K, 2) with ``validity`` (B, K), 0 for a missing keypoint.
+
+        g = exp(-((i - x/s)^2 + (j - y/s)^2) / (2 sigma^2)); the weight is 1 within three sigmas of the centre,
+        ``background_weight`` elsewhere and 0 on the whole map of a missing keypoint.
+        """
+        height, width = self.heatmap_size
+        centres = points.float() / self.stride
+        columns = torch.arange(width, device=points.device, dtype=torch.float32)
+        rows = torch.arange(height, device=points.device, dtype=torch.float32)
+        squared_x = (columns - centres[..., 0:1]).square()
+        squared_y = (rows - centres[..., 1:2]).square()
+        squared = squared_y.unsqueeze(-1) + squared_x.unsqueeze(-2)
+        heatmaps = torch.exp(squared / (-2 * self.sigma**2))
+        is_near = squared <= (GAUSSIAN_RADIUS_SIGMAS * self.sigma) ** 2
+        weights = torch.where(is_near, 1.0, self.background_weight)
+        is_labelled = (validity > 0)[..., None, None]
+        return HeatmapTarget(heatmaps * is_near * is_labelled, weights * is_labelled)
+
+    def decode(self, heatmaps: Tensor) -> Decoded:
+        """Peaks of ``heatmaps`` (B, K, H, W) as points in input pixels."""
+        if heatmaps.shape[-2:] != torch.Size(self.heatmap_size):
+            raise ValueError(f"heatmaps must be {self.heatmap_size}, got {tuple(heatmaps.shape[-2:])}")
+        heatmaps = heatmaps.float()
+        width = self.heatmap_size[1]
+        scores, flat = heatmaps.flatten(2).max(dim=-1)
+        peaks = torch.stack((flat % width, flat // width), dim=-1)
+        match self.decoder:
+            case "averaged":
+                cells = _centre_of_mass(heatmaps, peaks, self.window)
+            case "dark":
+                cells = _taylor_step(heatmaps, peaks, self.sigma)
+        return Decoded(cells * self.stride, scores)
+
+
+def oracle_errors_px(codec: HeatmapCodec, points: Tensor, validity: Tensor) -> Tensor:
+    """Round-trip error in input pixels of each labelled point (N,) of ``points`` (B, K, 2): decode(encode(p)) - p.
+
+    Points off the map are left out: no decoder can place a peak there.
+    """
+    height, width = (extent * codec.stride for extent in codec.heatmap_size)
+    decoded = codec.decode(codec.encode(points, validity).heatmaps).points
+    x, y = points[..., 0], points[..., 1]
+    is_inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    errors: Tensor = (decoded - points).norm(dim=-1)
+    return errors[(validity > 0) & is_inside]
+
+
+def _windows(heatmaps: Tensor, peaks: Tensor, window: int) -> Tensor:
+    """The (B, K, window, window) neighbourhoods of ``peaks`` (B, K, 2), zero beyond the map."""
+    radius = window // 2
+    padded = F.pad(heatmaps, (radius, radius, radius, radius))
+    offsets = torch.arange(window, device=heatmaps.device)
+    rows = peaks[..., 1, None, None] + offsets[:, None]
+    columns = peaks[..., 0, None, None] + offsets[None, :]
+    flat = (rows * padded.shape[-1] + columns).flatten(2)
+    values: Tensor = padded.flatten(2).gather(-1, flat)
+    return values.view(*peaks.shape[:2], window, window)
+
+
+def _centre_of_mass(heatmaps: Tensor, peaks: Tensor, window: int) -> Tensor:
+    """Mean cell position weighted by the map around each peak; negative values weigh 0, an empty window stays put."""
+    values = _windows(heatmaps, peaks, window).clamp_min(0)
+    offsets = torch.arange(window, device=heatmaps.device) - window // 2
+    mass = values.sum(dim=(-2, -1)).clamp_min(_TINY)
+    shift_x = (values.sum(dim=-2) * offsets).sum(-1) / mass
+    shift_y = (values.sum(dim=-1) * offsets).sum(-1) / mass
+    return peaks + torch.stack((shift_x, shift_y), dim=-1)
+
+
+def _gaussian_kernel(sigma: float, device: torch.device) -> Tensor:
+    radius = math.ceil(3 * sigma)
+    line = torch.exp(-torch.arange(-radius, radius + 1, device=device).float().square() / (2 * sigma**2))
+    return line / line.sum()
+
+
+def _smooth(heatmaps: Tensor, sigma: float) -> Tensor:
+    kernel = _gaussian_kernel(sigma, heatmaps.device)
+    radius = kernel.numel() // 2
+    maps = heatmaps.flatten(0, 1).unsqueeze(1)
+    maps = F.conv2d(maps, kernel.view(1, 1, 1, -1), padding=(0, radius))
+    maps = F.conv2d(maps, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+    return maps.view_as(heatmaps)
+
+
+def _taylor_step(heatmaps: Tensor, peaks: Tensor, sigma: float) -> Tensor:
+    """One Newton step on the logarithm of the map from each peak, at most one cell long in x and y.
+
+    At the border of the map, where the second difference would read beyond it, the peak stays put.
+    """
+    height, width = heatmaps.shape[-2:]
+    log_maps = _smooth(heatmaps.clamp_min(0), sigma / 2).clamp_min(_TINY).log()
+    around = _windows(log_maps, peaks, 3)
+    dx = (around[..., 1, 2] - around[..., 1, 0]) / 2
+    dy = (around[..., 2, 1] - around[..., 0, 1]) / 2
+    dxx = around[..., 1, 2] - 2 * around[..., 1, 1] + around[..., 1, 0]
+    dyy = around[..., 2, 1] - 2 * around[..., 1, 1] + around[..., 0, 1]
+    dxy = (around[..., 2, 2] - around[..., 2, 0] - around[..., 0, 2] + around[..., 0, 0]) / 4
+    determinant = dxx * dyy - dxy.square()
+    limits = torch.tensor((width - 1, height - 1), device=peaks.device)
+    is_inner = ((peaks > 0) & (peaks < limits)).all(dim=-1)
+    is_peak = is_inner & (determinant > _TINY) & (dxx < 0)
+    safe = torch.where(is_peak, determinant, torch.ones_like(determinant))
+    step = torch.stack((dxy * dy - dyy * dx, dxy * dx - dxx * dy), dim=-1) / safe.unsqueeze(-1)
+    return peaks + torch.where(is_peak.unsqueeze(-1), step.clamp(-1, 1), torch.zeros_like(step))

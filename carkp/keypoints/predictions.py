@@ -1,0 +1,82 @@
+"""The predictions of one model on one split: what metrics and reports are made of."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.keypoints import metrics
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """N samples in the order of the store.
+
+    Attributes:
+        sample_ids: (N,) strings.
+        points: (N, K, 2) predicted (x, y) in input pixels.
+        scores: (N, K) peak values of the heatmaps.
+        targets: (N, K, 2) labelled (x, y) in input pixels.
+        validity: (N, K), 0 missing, 1 occluded, 2 visible.
+        lengths: (N,) reference length of ``pck``.
+        lengths_hat: (N,) reference length of ``pck_hat``.
+        crop_size: (N, 2) height and width of the crop in frame pixels.
+        truncated: (N,), 1 cut by the frame, 0 whole, -1 unknown.
+    """
+
+    sample_ids: NDArray[np.str_]
+    points: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    targets: NDArray[np.float32]
+    validity: NDArray[np.uint8]
+    lengths: NDArray[np.float32]
+    lengths_hat: NDArray[np.float32]
+    crop_size: NDArray[np.int32]
+    truncated: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def score(self, alpha: float) -> metrics.Scores:
+        return metrics.score(
+            self.points.astype(np.float64),
+            self.targets.astype(np.float64),
+            self.validity,
+            self.lengths.astype(np.float64),
+            self.lengths_hat.astype(np.float64),
+            alpha,
+        )
+
+    def pck_curve(self, alphas: NDArray[np.float64]) -> NDArray[np.float64]:
+        is_scored = (self.validity > 0) & (self.lengths > 0)[:, None]
+        dist = metrics.distances(self.points.astype(np.float64), self.targets.astype(np.float64))
+        return metrics.pck_curve(dist, self.lengths.astype(np.float64), is_scored, alphas)
+
+    def mean_distances(self) -> NDArray[np.float64]:
+        """Mean distance (N,) over the labelled keypoints of each sample in input pixels; NaN without any."""
+        dist = metrics.distances(self.points.astype(np.float64), self.targets.astype(np.float64))
+        is_labelled = self.validity > 0
+        total = np.where(is_labelled, dist, 0).sum(axis=1)
+        count = is_labelled.sum(axis=1)
+        means: NDArray[np.float64] = np.divide(total, count, out=np.full(len(self), np.nan), where=count > 0)
+        return means
+
+    def save(self, path: Path) -> None:
+        """Write a compressed NPZ with one array an attribute."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def load_predictions(path: Path) -> Predictions:
+    """Read what ``Predictions.save`` wrote.
+
+    Raises:
+        ValueError: the file lacks an array.
+    """
+    with np.load(path, allow_pickle=False) as arrays:
+        missing = [field.name for field in fields(Predictions) if field.name not in arrays]
+        if missing:
+            raise ValueError(f"{path} is no predictions file: it lacks {', '.join(missing)}")
+        return Predictions(**{field.name: arrays[field.name] for field in fields(Predictions)})

@@ -1,0 +1,118 @@
+"""Backbones: timm networks up to their last stride-32 map, in plain torch.
+
+Legend: B batch, C channels, H W height and width of the image.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from carkp.model.plain import Size, to_plain
+
+Activation = Literal["default", "relu", "relu6"]
+
+STRIDE = 32
+"""Image pixels per cell of a backbone's output."""
+
+LITERAL_REFERENCE = "efficientnet_b0_nose_relu"
+"""EfficientNet-B0 without squeeze-and-excitation, with ReLU: the reference network, taken literally."""
+
+ACTIVATIONS: dict[str, type[nn.Module] | None] = {"default": None, "relu": nn.ReLU, "relu6": nn.ReLU6}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A feature extractor: (B, 3, H, W) -> (B, out_channels, H / 32, W / 32)."""
+
+    module: nn.Module
+    out_channels: int
+
+
+class LastMap(nn.Module):
+    """The last map of a timm ``features_only`` network."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, images: Tensor) -> Tensor:
+        last: Tensor = self.features(images)[-1]
+        return last
+
+
+def build_backbone(
+    name: str, input_size: Size, activation: Activation = "default", drop_path_rate: float = 0.0
+) -> Backbone:
+    """A randomly initialised backbone (from torch's global generator) for images of exactly ``input_size``.
+
+    Args:
+        name: a timm model that supports ``features_only``, or ``efficientnet_b0_nose_relu``.
+        input_size: (height, width) in pixels, multiples of 32.
+        activation: ``default`` keeps the architecture's own (ReLU6 for the lite family).
+        drop_path_rate: stochastic depth of the last residual block; rises linearly from 0.
+
+    Raises:
+        ValueError: unknown name, a size that 32 does not divide, or a network without a stride-32 map.
+    """
+    if any(length < STRIDE or length % STRIDE for length in input_size):
+        raise ValueError(f"input_size must be positive multiples of {STRIDE}, got {input_size}")
+    features = _timm_features(name, activation, drop_path_rate)
+    out_channels = _last_channels(features, name)
+    module = to_plain(_body(features), input_size)
+    _check_output(module, name, input_size, out_channels)
+    return Backbone(module, out_channels)
+
+
+def _timm_features(name: str, activation: Activation, drop_path_rate: float) -> nn.Module:
+    is_literal = name == LITERAL_REFERENCE
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    layer = ACTIVATIONS[activation] or (nn.ReLU if is_literal else None)
+    timm_name = "efficientnet_b0" if is_literal else name
+    if not timm.is_model(timm_name):
+        raise ValueError(f"timm has no model named {name!r}; timm.list_models() lists them")
+    options: dict[str, Any] = {"act_layer": layer} if layer else {}
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
+    try:
+        features: nn.Module = timm.create_model(timm_name, pretrained=False, features_only=True, **options)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"timm cannot build {name!r} as a backbone with {options}: {error}") from error
+    if is_literal:
+        _remove_squeeze_excitation(features)
+    return features
+
+
+def _remove_squeeze_excitation(features: nn.Module) -> None:
+    for module in list(features.modules()):
+        if hasattr(module, "se"):
+            module.se = nn.Identity()
+
+
+def _last_channels(features: Any, name: str) -> int:
+    info = features.feature_info
+    stride, channels = int(info.reduction()[-1]), int(info.channels()[-1])
+    if stride != STRIDE:
+        raise ValueError(f"{name}: the last map has stride {stride}, expected {STRIDE}")
+    return channels
+
+
+def _body(features: nn.Module) -> nn.Module:
+    """EfficientNet-like networks as one chain with timm's parameter names; any other as its last map."""
+    children = OrderedDict(features.named_children())
+    if list(children) == ["conv_stem", "bn1", "blocks"]:
+        return nn.Sequential(children)
+    return LastMap(features)
+
+
+def _check_output(module: nn.Module, name: str, input_size: Size, out_channels: int) -> None:
+    with torch.no_grad():
+        shape = tuple(module.eval()(torch.zeros(1, 3, *input_size)).shape)
+    module.train()
+    expected = (1, out_channels, input_size[0] // STRIDE, input_size[1] // STRIDE)
+    if shape != expected:
+        raise ValueError(f"{name}: the backbone gives {shape}, expected {expected} (NCHW)")

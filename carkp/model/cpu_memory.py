@@ -1,0 +1,25 @@
+"""Keeps freed memory in the process, so that big activations are not paged in anew at every training step."""
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's mallopt (malloc.h)."""
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to serve every allocation from the heap and never to give it back to the system.
+
+    By default glibc maps each block over 32 MiB anew and unmaps it when freed, so that a training step on a CPU
+    spends a quarter of its time in page faults. Affects the whole process: call it once, before training, in the
+    process that trains. Numbers do not change.
+
+    Returns:
+        Whether it took effect; False where the C library is not glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

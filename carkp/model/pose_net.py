@@ -1,0 +1,110 @@
+"""The keypoint network: a backbone and a deconvolution head.
+
+Legend: B batch, K keypoints, H W height and width of the image.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from carkp.keypoints.schema import NUM_KEYPOINTS
+from carkp.model.backbone import Activation, build_backbone
+from carkp.model.head import DeconvHead
+from carkp.model.plain import Size
+from carkp.model.pretrained import PretrainedSource, load_pretrained
+
+ARCHITECTURE_KEYS = (
+    "name",
+    "input_size",
+    "num_keypoints",
+    "head_channels",
+    "num_deconvs",
+    "activation",
+    "drop_path_rate",
+)
+
+
+class PoseNet(nn.Module):
+    """Normalised images (B, 3, H, W) -> heatmaps (B, K, H / 4, W / 4)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        heatmaps: Tensor = self.head(self.backbone(images))
+        return heatmaps
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A network, where its weights come from, and what a checkpoint needs to build it again."""
+
+    net: PoseNet
+    source: PretrainedSource
+    architecture: dict[str, Any]
+
+
+def build_pose_net(
+    name: str,
+    pretrained: str,
+    input_size: Size,
+    head_channels: int = 128,
+    num_deconvs: int = 3,
+    num_keypoints: int = NUM_KEYPOINTS,
+    activation: Activation = "default",
+    drop_path_rate: float = 0.0,
+) -> BuiltModel:
+    """Builds the network and loads the weights that ``pretrained`` names.
+
+    New weights are drawn from torch's global generator. For speed on CPUs and tensor cores convert the result with
+    ``net.to(memory_format=torch.channels_last)``.
+
+    Args:
+        name: backbone, see :func:`carkp.model.backbone.build_backbone`.
+        pretrained: ``auto``, ``timm``, ``package``, ``none`` or a path, see
+            :func:`carkp.model.pretrained.load_pretrained`.
+        input_size: (height, width) in pixels, multiples of 32. The network accepts this size alone.
+        head_channels: of each transposed convolution.
+        num_deconvs: each doubles the resolution; 3 give heatmaps of stride 4.
+        num_keypoints: maps.
+        activation: of the backbone; ``default`` is the architecture's own.
+        drop_path_rate: stochastic depth of the backbone in training.
+    """
+    architecture = {
+        "name": name,
+        "input_size": [int(length) for length in input_size],
+        "num_keypoints": num_keypoints,
+        "head_channels": head_channels,
+        "num_deconvs": num_deconvs,
+        "activation": activation,
+        "drop_path_rate": drop_path_rate,
+    }
+    net = pose_net_from_architecture(architecture)
+    source = load_pretrained(net, name, pretrained)
+    return BuiltModel(net, source, architecture)
+
+
+def pose_net_from_architecture(architecture: dict[str, Any]) -> PoseNet:
+    """The untrained network that an ``architecture`` of :class:`BuiltModel` describes.
+
+    Raises:
+        ValueError: an entry is missing or unknown, or describes no network.
+    """
+    missing = [key for key in ARCHITECTURE_KEYS if key not in architecture]
+    unknown = [key for key in architecture if key not in ARCHITECTURE_KEYS]
+    if missing or unknown:
+        raise ValueError(f"architecture: missing entries {missing}, unknown entries {unknown}")
+    height, width = architecture["input_size"]
+    backbone = build_backbone(
+        architecture["name"], (height, width), architecture["activation"], architecture["drop_path_rate"]
+    )
+    head = DeconvHead(
+        backbone.out_channels,
+        architecture["num_keypoints"],
+        architecture["head_channels"],
+        architecture["num_deconvs"],
+    )
+    return PoseNet(backbone.module, head)

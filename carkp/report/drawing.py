@@ -1,0 +1,144 @@
+"""Keypoints drawn on a car's picture: arrays in, an RGB array out.
+
+Legend: K keypoints, H W height and width; pictures are RGB (H, W, 3) uint8, points are (x, y).
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.keypoints.schema import FLIP_PAIRS, MISSING, SKELETON, VISIBLE
+from carkp.report.style import LEFT_RGB, MIDDLE_RGB, RIGHT_RGB
+
+RgbImage = NDArray[np.uint8]
+Points = NDArray[np.floating[Any]]
+Colour = tuple[int, int, int]
+
+SUBPIXEL_BITS = 4
+"""cv2 takes coordinates in 16ths of a pixel."""
+
+RIGHT = frozenset(right for right, _ in FLIP_PAIRS)
+SCORE_THRESHOLDS = (0.1, 0.3)
+"""Scores under the first are not drawn, under the second drawn like occluded points."""
+
+INK = (34, 34, 34)
+
+
+def validity_from_scores(
+    scores: NDArray[np.floating[Any]], thresholds: tuple[float, float] = SCORE_THRESHOLDS
+) -> NDArray[np.int64]:
+    """Validity codes (K,) to draw a prediction by: missing, occluded and visible for rising heatmap peaks."""
+    return np.asarray(np.digitize(scores, thresholds), dtype=np.int64)
+
+
+def draw_keypoints(
+    image: RgbImage,
+    points: Points,
+    validity: NDArray[np.integer[Any]],
+    scale: int = 3,
+    colour: Colour | None = None,
+) -> RgbImage:
+    """The picture, enlarged, with skeleton and keypoints.
+
+    The car's right is orange, its left blue, lines across are light grey. Visible points are filled, occluded
+    ones hollow; missing ones and their lines are not drawn. A line to an occluded point is thin.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it is not changed.
+        points: (K, 2), in pixels of ``image``.
+        validity: (K,) of 0 missing, 1 occluded, 2 visible; see :func:`validity_from_scores`.
+        scale: enlargement, at least 1.
+        colour: one RGB colour for everything, instead of one a side.
+
+    Returns:
+        (H * scale, W * scale, 3) uint8 RGB.
+
+    Raises:
+        ValueError: arrays of other shapes or types.
+    """
+    _check_drawing(image, points, validity, scale)
+    canvas = enlarge(image, scale)
+    is_drawn = _is_drawn(points, validity)
+    for start, end in SKELETON:
+        if is_drawn[start] and is_drawn[end]:
+            is_visible = bool(validity[start] == VISIBLE and validity[end] == VISIBLE)
+            line_colour = colour or _side_colour(start, end)
+            draw_line(canvas, points[[start, end]], scale, line_colour, marker_size(canvas), is_visible)
+    draw_dots(canvas, points, validity, scale, colour)
+    return canvas
+
+
+def draw_dots(
+    canvas: RgbImage,
+    points: Points,
+    validity: NDArray[np.integer[Any]],
+    scale: int,
+    colour: Colour | None = None,
+) -> None:
+    """The dots of :func:`draw_keypoints` alone, in place, on the picture that ``canvas`` enlarges."""
+    for index in map(int, np.flatnonzero(_is_drawn(points, validity))):
+        dot_colour = colour or _side_colour(index, index)
+        is_visible = bool(validity[index] == VISIBLE)
+        draw_dot(canvas, points[index], scale, dot_colour, marker_size(canvas), is_visible)
+
+
+def marker_size(canvas: RgbImage) -> float:
+    """Size of lines and dots, 1 for a picture of 384 pixels; smaller pictures keep readable ones."""
+    return max(0.75, max(canvas.shape[:2]) / 384)
+
+
+def enlarge(image: RgbImage, scale: int) -> RgbImage:
+    """``image``, smoothly enlarged ``scale`` times; a copy."""
+    height, width = image.shape[:2]
+    if scale == 1:
+        return image.copy()
+    return np.asarray(cv2.resize(image, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def _check_drawing(image: RgbImage, points: Points, validity: NDArray[np.integer[Any]], scale: int) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"expected an RGB image (H, W, 3) of uint8, got {image.shape} {image.dtype}")
+    num_keypoints = 2 * len(FLIP_PAIRS)
+    if points.shape != (num_keypoints, 2) or validity.shape != (num_keypoints,):
+        raise ValueError(f"expected {num_keypoints} points and validities, got {points.shape}, {validity.shape}")
+    if scale < 1:
+        raise ValueError(f"scale must be at least 1, got {scale}")
+
+
+def _is_drawn(points: Points, validity: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    return np.asarray((validity != MISSING) & np.isfinite(points).all(axis=1))
+
+
+def _side_colour(start: int, end: int) -> Colour:
+    if (start in RIGHT) != (end in RIGHT):
+        return MIDDLE_RGB
+    return RIGHT_RGB if start in RIGHT else LEFT_RGB
+
+
+def _fixed(point: Points, scale: int) -> tuple[int, int]:
+    """Pixel centre of ``point`` in the enlarged picture, in cv2's fixed-point numbers."""
+    x, y = np.rint(((np.asarray(point) + 0.5) * scale - 0.5) * 2**SUBPIXEL_BITS).astype(int)
+    return int(x), int(y)
+
+
+def draw_line(canvas: RgbImage, ends: Points, scale: int, colour: Colour, size: float, is_visible: bool) -> None:
+    """An outlined line, in place, between two points (2, 2) of the picture that ``canvas`` enlarges."""
+    start, end = _fixed(ends[0], scale), _fixed(ends[1], scale)
+    thickness = max(1, round((2 if is_visible else 1) * size))
+    cv2.line(canvas, start, end, INK, thickness + max(1, round(size)), cv2.LINE_AA, SUBPIXEL_BITS)
+    cv2.line(canvas, start, end, colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+
+
+def draw_dot(canvas: RgbImage, point: Points, scale: int, colour: Colour, size: float, is_visible: bool) -> None:
+    """An outlined dot, in place: filled where visible, a ring where not."""
+    centre = _fixed(point, scale)
+    radius = round(5 * size * 2**SUBPIXEL_BITS)
+    outline = max(1, round(size))
+    if is_visible:
+        cv2.circle(canvas, centre, radius, colour, -1, cv2.LINE_AA, SUBPIXEL_BITS)
+        cv2.circle(canvas, centre, radius, INK, outline, cv2.LINE_AA, SUBPIXEL_BITS)
+    else:
+        cv2.circle(canvas, centre, radius, INK, outline + max(1, round(2 * size)), cv2.LINE_AA, SUBPIXEL_BITS)
+        cv2.circle(canvas, centre, radius, colour, max(1, round(1.6 * size)), cv2.LINE_AA, SUBPIXEL_BITS)

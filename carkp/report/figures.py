@@ -1,0 +1,190 @@
+"""Charts: numbers in, a matplotlib Figure out. Nothing is shown or saved here, and pyplot is not used.
+
+Legend: K keypoints, A thresholds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from carkp.keypoints.schema import KEYPOINT_NAMES
+from carkp.report.style import LABEL_SIZE, TEXT, TICK_SIZE, new_figure, readable, series_style, style_axes
+
+MARKED_ALPHA = 0.1
+"""The threshold at which PCK is published."""
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """One line of a training chart: its panel, its label, and a value an epoch (1-based epochs)."""
+
+    panel: str
+    label: str
+    epochs: Sequence[float]
+    values: Sequence[float]
+
+
+def pck_curve_figure(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    title: str = "PCK over the distance threshold",
+    marked_alpha: float = MARKED_ALPHA,
+) -> Figure:
+    """Share of keypoints found, over the threshold alpha.
+
+    Args:
+        curves: label -> (alphas (A,), pck (A,)), both as shares in 0..1.
+        title: of the chart.
+        marked_alpha: a vertical line, at which the legend quotes each curve's value.
+
+    Raises:
+        ValueError: no curves, or alphas and pck of different lengths.
+    """
+    _require_series(curves)
+    figure = new_figure(7.0, 4.4)
+    axes = figure.add_subplot()
+    largest = 0.0
+    for index, (label, pair) in enumerate(curves.items()):
+        alphas, pck = _aligned(label, *pair)
+        colour, line = series_style(index)
+        value = float(np.interp(marked_alpha, alphas, pck))
+        text = f"{label}: {value:.1%} at {marked_alpha:g}"
+        axes.plot(alphas, pck, color=colour, linestyle=line, linewidth=2, label=text)
+        largest = max(largest, float(alphas.max()))
+    axes.axvline(marked_alpha, color="#888888", linewidth=1, linestyle=":")
+    style_axes(axes, title, "threshold alpha (share of the car's extent)", "PCK")
+    axes.set_xlim(0, largest)
+    _percent_axis(axes)
+    _legend(axes, "lower right")
+    return figure
+
+
+def per_keypoint_figure(
+    values: Mapping[str, ArrayLike],
+    title: str = "PCK at alpha 0.1 by keypoint",
+    x_label: str = "PCK",
+    is_share: bool = True,
+    names: Sequence[str] = KEYPOINT_NAMES,
+) -> Figure:
+    """Horizontal bars, a group a keypoint and a bar a label.
+
+    Args:
+        values: label -> (K,); NaN draws no bar.
+        title: of the chart.
+        x_label: quantity and unit.
+        is_share: shows percent on an axis from 0 to 1.
+        names: K names.
+
+    Raises:
+        ValueError: no values, or not K of them.
+    """
+    _require_series(values)
+    figure = new_figure(7.0, 1.6 + len(names) * max(0.34, 0.17 * len(values) + 0.12))
+    axes = figure.add_subplot()
+    thickness = 0.8 / len(values)
+    for index, (label, numbers) in enumerate(values.items()):
+        widths = np.asarray(numbers, dtype=np.float64)
+        if widths.shape != (len(names),):
+            raise ValueError(f"{label}: expected {len(names)} values, got shape {widths.shape}")
+        centres = np.arange(len(names)) - 0.4 + thickness * (index + 0.5)
+        bars = axes.barh(centres, widths, thickness * 0.9, color=series_style(index)[0], label=label)
+        texts = ["" if np.isnan(w) else f"{w:.1%}" if is_share else f"{w:.2f}" for w in widths]
+        axes.bar_label(bars, texts, padding=3, fontsize=TICK_SIZE - 2, color=TEXT)
+    style_axes(axes, title, x_label, "")
+    axes.set_yticks(range(len(names)), readable(names))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    _limit_bars(axes, is_share)
+    _legend_above(axes, len(values))
+    return figure
+
+
+def training_curves_figure(curves: Sequence[TrainingCurve], title: str = "Training") -> Figure:
+    """One panel for each quantity, over epochs.
+
+    Raises:
+        ValueError: no curves, or a curve whose epochs and values differ in length.
+    """
+    if not curves:
+        raise ValueError("no curves to draw")
+    panels = list(dict.fromkeys(curve.panel for curve in curves))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(5.2 * columns, 3.4 * rows)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=TEXT)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw_panel(axes, panel, [curve for curve in curves if curve.panel == panel])
+    return figure
+
+
+def figure_to_rgb(figure: Figure) -> NDArray[np.uint8]:
+    """The drawn figure as (H, W, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    return np.asarray(pixels, dtype=np.uint8)[..., :3].copy()
+
+
+def _draw_panel(axes: Axes, panel: str, curves: Sequence[TrainingCurve]) -> None:
+    for index, curve in enumerate(curves):
+        epochs, values = _aligned(curve.label, curve.epochs, curve.values)
+        colour, line = series_style(index)
+        marker = "o" if len(epochs) <= 20 else ""
+        axes.plot(
+            epochs,
+            values,
+            color=colour,
+            linestyle=line,
+            linewidth=1.8,
+            marker=marker,
+            markersize=3.5,
+            label=curve.label,
+        )
+    style_axes(axes, panel, "epoch", "")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    if len(curves) > 1:
+        _legend(axes, "best")
+
+
+def _aligned(label: str, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if xs.ndim != 1 or xs.shape != ys.shape or xs.size == 0:
+        raise ValueError(f"{label}: expected two equally long sequences, got shapes {xs.shape} and {ys.shape}")
+    return xs, ys
+
+
+def _require_series(series: Mapping[str, object]) -> None:
+    if not series:
+        raise ValueError("nothing to draw: no labelled series")
+
+
+def _percent_axis(axes: Axes) -> None:
+    axes.set_ylim(0, 1.01)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _limit_bars(axes: Axes, is_share: bool) -> None:
+    if is_share:
+        axes.set_xlim(0, 1.08)
+        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    else:
+        axes.margins(x=0.1)
+
+
+def _legend(axes: Axes, location: Literal["lower right", "best"]) -> None:
+    axes.legend(loc=location, fontsize=LABEL_SIZE - 1, frameon=True, framealpha=0.9, edgecolor="#CCCCCC")
+
+
+def _legend_above(axes: Axes, num_series: int) -> None:
+    if num_series > 1:
+        axes.figure.legend(loc="outside lower center", ncols=min(num_series, 4), fontsize=LABEL_SIZE - 1, frameon=False)

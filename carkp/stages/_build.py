@@ -1,0 +1,94 @@
+"""``build_*``: a sub-configuration in, an object out. Below the stages nothing takes a configuration."""
+
+import torch
+
+from carkp.config.schema import ExperimentConfig, HeatmapConfig, TrainConfig
+from carkp.data.dataset import CropDataset, TrainLoader, eval_loader, train_loader
+from carkp.data.store import Store
+from carkp.data.transforms import EvalTransform, TrainTransform
+from carkp.keypoints.codec import HeatmapCodec, tied_window
+from carkp.model.pose_net import BuiltModel, build_pose_net
+from carkp.training.distributed import ProcessContext
+from carkp.training.evaluate import EvalSplit
+from carkp.training.fit import FitSettings
+
+HEATMAP_STRIDE = 4
+
+
+def build_codec(heatmap: HeatmapConfig, input_size: tuple[int, int]) -> HeatmapCodec:
+    height, width = input_size
+    return HeatmapCodec(
+        heatmap_size=(height // HEATMAP_STRIDE, width // HEATMAP_STRIDE),
+        stride=HEATMAP_STRIDE,
+        sigma=heatmap.sigma,
+        window=tied_window(heatmap.sigma) if heatmap.window == "auto" else heatmap.window,
+        decoder=heatmap.decoder,
+        background_weight=heatmap.background_weight,
+    )
+
+
+def build_model(config: ExperimentConfig) -> BuiltModel:
+    """The network with its first weights; the new ones come from the configuration's seed."""
+    torch.manual_seed(config.seed)
+    model = config.model
+    return build_pose_net(
+        name=model.backbone,
+        pretrained=model.pretrained,
+        input_size=model.input_size,
+        head_channels=model.head_channels,
+        activation=model.activation,
+        drop_path_rate=model.drop_path_rate,
+    )
+
+
+def build_train_loader(config: ExperimentConfig, store: Store, context: ProcessContext) -> TrainLoader:
+    transform = TrainTransform(input_size=config.model.input_size, **config.augment.model_dump())
+    return train_loader(
+        CropDataset(store, transform, config.seed),
+        batch_size=config.train.batch_size,
+        num_workers=config.train.num_workers,
+        seed=config.seed,
+        rank=context.rank,
+        world_size=context.world_size,
+        pin_memory=context.device.type == "cuda",
+    )
+
+
+def build_eval_dataset(config: ExperimentConfig, store: Store) -> CropDataset:
+    return CropDataset(store, EvalTransform(config.model.input_size), config.seed)
+
+
+def build_eval_split(config: ExperimentConfig, store: Store, context: ProcessContext) -> EvalSplit:
+    """This process's share of a split under validation transforms."""
+    batches = eval_loader(
+        build_eval_dataset(config, store),
+        batch_size=config.eval.batch_size,
+        num_workers=config.train.num_workers,
+        rank=context.rank,
+        world_size=context.world_size,
+    )
+    sample_ids = [store.sample_id(index) for index in range(len(store))]
+    return EvalSplit(batches=batches, sample_ids=sample_ids, input_size=config.model.input_size)
+
+
+def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
+    use_bfloat16 = train.precision == "bfloat16" or (train.precision == "auto" and device.type == "cuda")
+    return FitSettings(
+        epochs=train.epochs,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        warmup_epochs=train.warmup_epochs,
+        grad_clip=train.grad_clip,
+        ema_decay=train.ema_decay,
+        channels_last=train.channels_last,
+        autocast_dtype=torch.bfloat16 if use_bfloat16 else None,
+    )
+
+
+def prepare_torch(config: ExperimentConfig) -> None:
+    """Threads, seed, and deterministic kernels: on one machine the same seed gives the same numbers."""
+    if config.train.num_threads > 0:
+        torch.set_num_threads(config.train.num_threads)
+    torch.manual_seed(config.seed)
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.set_flush_denormal(True)

@@ -1,0 +1,112 @@
+"""What every entry point shares: its parameters, its run, and errors that a user can act on."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from carkp.config.loading import ConfigError, dump_yaml, flatten, load_config, split_overrides
+from carkp.config.schema import ExperimentConfig
+from carkp.data.issues import DataError
+from carkp.tracking import NullTracker, Tracker, TrackingError, project_root, tracked_run
+from carkp.training.checkpoint import CheckpointError
+
+DEFAULT_CONFIG = "configs/synthetic.yaml"
+
+USER_ERRORS = (ConfigError, DataError, CheckpointError, TrackingError)
+"""Errors whose message tells a user what, where and what to do: shown without a traceback."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A parsed command line: the resolved configuration, the stage's own parameters, and the raw words."""
+
+    config: ExperimentConfig
+    values: Mapping[str, str]
+    raw: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One string parameter of an entry point."""
+
+    name: str
+    default: str
+    help: str
+
+
+DATA = Parameter("data", "latest", "prepared data: latest, a directory, or runs:/<id of a data run>")
+MODEL = Parameter("model", "latest", "model: latest, a local file, runs:/<id>/<path>, or models:/…")
+
+
+def parse(stage: str, summary: str, parameters: Sequence[Parameter], argv: Sequence[str] | None) -> Arguments:
+    """Read the command line of ``stage``.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m carkp.stages.{stage}",
+        description=summary,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file of the experiment")
+    parser.add_argument("--overrides", default="", help="space-separated a.b=c settings, shell quoting allowed")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="one setting; may be repeated")
+    for parameter in parameters:
+        parser.add_argument(f"--{parameter.name}", default=parameter.default, help=parameter.help)
+    raw = list(sys.argv[1:] if argv is None else argv)
+    values = vars(parser.parse_args(raw))
+    overrides = [*split_overrides(values["overrides"]), *values["set"]]
+    config = load_config(find_config(values["config"]), overrides)
+    return Arguments(config, {parameter.name: values[parameter.name] for parameter in parameters}, raw)
+
+
+def find_config(name: str) -> Path:
+    """``name`` in the working directory, else in the project."""
+    path = Path(name)
+    return path if path.is_file() or path.is_absolute() else project_root() / path
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run ``main``; errors that a user can act on become one message and exit status 1."""
+    try:
+        return main()
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path], None], is_main: bool = True) -> None:
+    """Run ``work`` in a tracked run with a directory of its own.
+
+    The directory, ``runs/<run id>``, is removed at the end, for the run holds what is worth keeping; after a failure it
+    stays. Processes that are not the main one report nowhere.
+    """
+    if not is_main:
+        with nullcontext():
+            work(NullTracker(), project_root() / "runs" / "other-ranks")
+        return
+    with tracked_run(stage, config.name, config.tracking.system_metrics_interval_s) as tracker:
+        run_in_folder(config, tracker, work)
+
+
+def run_in_folder(config: ExperimentConfig, tracker: Tracker, work: Callable[[Tracker, Path], None]) -> None:
+    """Log the resolved configuration, then run ``work`` in ``runs/<run id>``."""
+    log_config(config, tracker)
+    out_dir = project_root() / "runs" / tracker.run_id
+    out_dir.mkdir(parents=True, exist_ok=True)
+    work(tracker, out_dir)
+    shutil.rmtree(out_dir)
+
+
+def log_config(config: ExperimentConfig, tracker: Tracker) -> None:
+    """The resolved configuration as parameters under ``config.`` and as the artifact config.yaml."""
+    tracker.log_params(flatten(config.model_dump(mode="json"), "config"))
+    tracker.log_text(dump_yaml(config), "config.yaml")

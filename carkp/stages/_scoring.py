@@ -1,0 +1,139 @@
+"""What every run that scores a model logs: metrics, the predictions file, crops and figures."""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from carkp.config.schema import ExperimentConfig
+from carkp.data.colour import yuv_to_rgb
+from carkp.data.dataset import CropDataset
+from carkp.data.store import Store
+from carkp.keypoints.codec import HeatmapCodec, oracle_errors_px
+from carkp.keypoints.metrics import Scores
+from carkp.keypoints.predictions import Predictions
+from carkp.keypoints.schema import KEYPOINT_NAMES
+from carkp.report import figures
+from carkp.report.sheets import prediction_sheet
+from carkp.stages._build import build_eval_dataset
+from carkp.stages._sheets import write_jpeg
+from carkp.tracking import Tracker
+
+PREDICTIONS_DIR = "predictions"
+CROPS_NAME = "crops.zip"
+SHEET_SIZE = 16
+
+_CROP_JPEG_QUALITY = 92
+_ALPHAS = np.linspace(0.01, 0.3, 30)
+
+
+def headline_metrics(split: str, scores: Scores) -> dict[str, float]:
+    """The three numbers of a split."""
+    return {f"{split}/pck": scores.pck, f"{split}/pck_hat": scores.pck_hat, f"{split}/mean_dist": scores.mean_dist}
+
+
+def describe_scores(scores: Mapping[str, Scores]) -> str:
+    """One line a split, for a person."""
+    return "\n".join(
+        f"{split:>5}: pck {found.pck:.4f}, pck_hat {found.pck_hat:.4f}, "
+        f"mean distance {found.mean_dist:.2f} px over {found.num_points} keypoints"
+        for split, found in scores.items()
+    )
+
+
+def keypoint_metrics(split: str, scores: Scores) -> dict[str, float]:
+    """PCK of each keypoint."""
+    return {
+        f"{split}/pck/{name}": float(value) for name, value in zip(KEYPOINT_NAMES, scores.pck_per_keypoint, strict=True)
+    }
+
+
+def mean_oracle_error_px(codec: HeatmapCodec, predictions: Predictions) -> float:
+    """What the codec alone gets wrong on the labels of a split, in input pixels."""
+    targets, validity = torch.from_numpy(predictions.targets), torch.from_numpy(predictions.validity)
+    errors = oracle_errors_px(codec, targets, validity)
+    return float(errors.mean()) if errors.numel() else float("nan")
+
+
+def log_scored_splits(
+    config: ExperimentConfig,
+    scored: Mapping[str, tuple[Store, Predictions]],
+    tracker: Tracker,
+    out_dir: Path,
+    label: str,
+) -> dict[str, Scores]:
+    """Log everything about the predictions of one model, ``label``, on one or more splits; the last is the main one."""
+    scores = {split: predictions.score(config.eval.alpha) for split, (_, predictions) in scored.items()}
+    for split, (_, predictions) in scored.items():
+        tracker.log_metrics(headline_metrics(split, scores[split]))
+        path = out_dir / PREDICTIONS_DIR / f"{split}.npz"
+        predictions.save(path)
+        tracker.log_file(path, PREDICTIONS_DIR)
+    main_split, (store, predictions) = list(scored.items())[-1]
+    tracker.log_metrics(keypoint_metrics(main_split, scores[main_split]))
+    dataset = build_eval_dataset(config, store)
+    crops_path = out_dir / PREDICTIONS_DIR / CROPS_NAME
+    save_crops(dataset, predictions, config.tracking.num_kept_crops, crops_path)
+    tracker.log_file(crops_path, PREDICTIONS_DIR)
+    _log_figures(scored, scores, tracker, label)
+    return scores
+
+
+def log_sheet(config: ExperimentConfig, store: Store, predictions: Predictions, tracker: Tracker, out: Path) -> None:
+    """A picture of 16 samples, evenly spread over a split, with predictions and labels."""
+    chosen = np.linspace(0, len(predictions) - 1, min(SHEET_SIZE, len(predictions))).astype(int)
+    dataset = build_eval_dataset(config, store)
+    sheet = prediction_sheet(
+        [_input_rgb(dataset, int(index)) for index in chosen],
+        predictions.points[chosen],
+        predictions.targets[chosen],
+        predictions.validity[chosen],
+        predictions.mean_distances()[chosen],
+    )
+    write_jpeg(out, sheet)
+    tracker.log_file(out, "pictures")
+
+
+def save_crops(dataset: CropDataset, predictions: Predictions, num_each: int, path: Path) -> None:
+    """The worst and the median samples by mean distance as JPEG files in a ZIP: ``worst/…`` and ``median/…``.
+
+    The pictures are network inputs, so that predicted points apply as they are.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for folder, indices in _worst_and_median(predictions.mean_distances(), num_each).items():
+            for place, index in enumerate(indices):
+                name = f"{folder}/{place:03d}__{str(predictions.sample_ids[index]).replace('/', '__')}.jpg"
+                archive.writestr(zipfile.ZipInfo(name), _jpeg(_input_rgb(dataset, int(index))))
+
+
+def _worst_and_median(distances: NDArray[np.float64], num_each: int) -> dict[str, Sequence[int]]:
+    scored = np.flatnonzero(np.isfinite(distances))
+    order = scored[np.argsort(-distances[scored], kind="stable")]
+    start = max(0, (len(order) - num_each) // 2)
+    return {"worst": order[:num_each].tolist(), "median": order[start : start + num_each].tolist()}
+
+
+def _input_rgb(dataset: CropDataset, index: int) -> NDArray[np.uint8]:
+    return yuv_to_rgb(dataset[index]["image"].numpy())
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    is_ok, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _CROP_JPEG_QUALITY]
+    )
+    assert is_ok
+    return data.tobytes()
+
+
+def _log_figures(
+    scored: Mapping[str, tuple[Store, Predictions]], scores: Mapping[str, Scores], tracker: Tracker, label: str
+) -> None:
+    curves = {f"{label}, {split}": (_ALPHAS, item[1].pck_curve(_ALPHAS)) for split, item in scored.items()}
+    tracker.log_figure(figures.pck_curve_figure(curves), "figures/pck_curve.png")
+    bars = {f"{label}, {split}": scores[split].pck_per_keypoint for split in scored}
+    tracker.log_figure(figures.per_keypoint_figure(bars), "figures/pck_per_keypoint.png")

@@ -1,0 +1,89 @@
+"""Contact sheets: what the data look like."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.data import jpeg
+from carkp.data.carfusion import FrameFiles, read_frame
+from carkp.data.frames import Frame
+from carkp.data.issues import Issues
+from carkp.data.samples import sample_crops
+from carkp.data.source import SourceKind, detect_source_kind, list_source_frames
+from carkp.data.store import STORE_NAMES, Stores
+from carkp.report.drawing import draw_keypoints
+from carkp.report.sheets import contact_sheet
+
+NUM_FRAMES = 6
+NUM_CROPS_A_SPLIT = 8
+COLUMNS = 8
+
+_FRAME_COLUMNS = 2
+_TILE_SIZE = 160
+_JPEG_QUALITY = 88
+
+Image = NDArray[np.uint8]
+
+
+def data_sheet(raw: Path, stores: Stores, seed: int) -> Image:
+    """Frames of the source, where it has frames, above crops of each split, with keypoints drawn. RGB."""
+    sheets = [sheet for sheet in (_frame_sheet(raw, seed), _crop_sheet(stores, seed)) if sheet is not None]
+    width = max(sheet.shape[1] for sheet in sheets)
+    padded = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets]
+    return np.concatenate(padded)
+
+
+def write_jpeg(path: Path, image_rgb: Image) -> None:
+    """Write an RGB picture.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
+    if not cv2.imwrite(str(path), bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+        raise OSError(f"{path}: cannot write the picture")
+
+
+def _frame_sheet(raw: Path, seed: int) -> Image | None:
+    kind = detect_source_kind(raw)
+    if kind is SourceKind.CROPS:
+        return None
+    frames = list_source_frames(raw, kind, Issues())
+    rng = np.random.default_rng(seed)
+    chosen = sorted(rng.choice(len(frames), min(NUM_FRAMES, len(frames)), replace=False).tolist())
+    drawn = [_draw_frame(frames[index]) for index in chosen]
+    tiles = [tile for tile in drawn if tile is not None]
+    return _grid(tiles, _FRAME_COLUMNS, COLUMNS * _TILE_SIZE // _FRAME_COLUMNS) if tiles else None
+
+
+def _grid(images: Sequence[Image], columns: int, width: int) -> Image:
+    """Pictures of one shape side by side, each ``width`` pixels wide."""
+    height = round(width * images[0].shape[0] / images[0].shape[1])
+    tiles = [np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8) for image in images]
+    blank = np.full_like(tiles[0], 255)
+    tiles += [blank] * (-len(tiles) % columns)
+    return np.concatenate([np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)])
+
+
+def _draw_frame(source: FrameFiles | Frame) -> Image | None:
+    """A frame with all its cars; None where the picture cannot be read."""
+    frame = read_frame(source, Issues()) if isinstance(source, FrameFiles) else source
+    image = jpeg.decode_rgb(frame.image.read_bytes()) if frame.image.is_file() else None
+    if image is None:
+        return None
+    for car in frame.instances:
+        image = draw_keypoints(image, car.keypoints.points, car.keypoints.validity, scale=1)
+    return image
+
+
+def _crop_sheet(stores: Stores, seed: int) -> Image | None:
+    images, captions = [], []
+    for split in STORE_NAMES:
+        for crop in sample_crops(getattr(stores, split), NUM_CROPS_A_SPLIT, seed):
+            images.append(draw_keypoints(crop.image, crop.points, crop.validity))
+            captions.append(f"{split} {crop.sample_id.split('/', 1)[-1]}")
+    return contact_sheet(images, captions, COLUMNS, _TILE_SIZE) if images else None

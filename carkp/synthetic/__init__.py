@@ -1,0 +1,1 @@
+"""Generated cars in CarFusion's raw layout."""

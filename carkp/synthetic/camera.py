@@ -1,0 +1,198 @@
+"""Cameras: the pinhole projection, and what a photograph does to light."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.synthetic._jit import compiled
+from carkp.synthetic.mesh import Floats
+
+Array = NDArray[np.float64]
+Bytes = NDArray[np.uint8]
+
+
+class Lens(NamedTuple):
+    """A camera for the kernels: position, rows right/down/forward of its rotation, focal length and centre in pixels."""
+
+    x: float
+    y: float
+    z: float
+    rx: float
+    ry: float
+    rz: float
+    dx: float
+    dy: float
+    dz: float
+    fx: float
+    fy: float
+    fz: float
+    focal: float
+    centre_x: float
+    centre_y: float
+
+
+@dataclass(frozen=True)
+class Camera:
+    """position: (3,) metres; rotation: (3, 3), rows right, down, forward; size: (height, width)."""
+
+    position: Array
+    rotation: Array
+    focal: float
+    size: tuple[int, int]
+
+    def view(self, points: NDArray[np.floating]) -> Array:
+        """(N, 3) world points in camera axes: right, down, depth."""
+        return np.asarray((points - self.position) @ self.rotation.T)
+
+    def project(self, points: NDArray[np.floating]) -> tuple[Array, Array]:
+        """(N, 2) image points (pixel corners are whole numbers) and (N,) depths of world points."""
+        seen = self.view(points)
+        depth = np.maximum(seen[:, 2], 1e-6)
+        centre = np.array([self.size[1] / 2, self.size[0] / 2])
+        return self.focal * seen[:, :2] / depth[:, None] + centre, seen[:, 2]
+
+    def lens(self, scale: int) -> Lens:
+        """For pictures ``scale`` times as large."""
+        height, width = self.size
+        axes = self.rotation.ravel().tolist()
+        return Lens(*self.position.tolist(), *axes, self.focal * scale, width * scale / 2, height * scale / 2)
+
+
+def look_at(position: Array, target: Array, roll: float, field_of_view: float, size: tuple[int, int]) -> Camera:
+    """A camera at ``position`` facing ``target``; roll and the horizontal field of view in radians."""
+    forward = (target - position) / np.linalg.norm(target - position)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    down = np.cross(forward, right)
+    c, s = math.cos(roll), math.sin(roll)
+    rotation = np.stack([c * right + s * down, c * down - s * right, forward])
+    return Camera(position, rotation, 0.5 * size[1] / math.tan(0.5 * field_of_view), size)
+
+
+@dataclass(frozen=True)
+class Development:
+    """How one frame is photographed. gain: (3,) per channel, white balance and exposure together."""
+
+    gain: Array
+    vignette: float
+    blur: float  # sigma, pixels
+    motion: tuple[float, float]  # pixels in x and y
+    sharpening: float
+    contrast: float
+    saturation: float
+    black: float
+    read_noise: float  # grey levels
+    shot_noise: float
+    quality: int
+
+
+def draw_development(mean_luminance: float, rng: np.random.Generator, camera: np.random.Generator) -> Development:
+    """``camera`` draws what stays the same for all frames of a camera, ``rng`` what changes between its frames."""
+    balance = np.array([1.0 + camera.normal(0, 0.05), 1.0, 1.0 + camera.normal(0, 0.06)]) * (1 + rng.normal(0, 0.01, 3))
+    exposure = 0.20 / max(mean_luminance, 1e-3) * 2.0 ** (camera.normal(0, 0.30) + rng.normal(0, 0.18))
+    blur = camera.choice([0.35, 0.55, 0.8, 1.1]) * rng.uniform(0.9, 1.2)
+    is_moved = rng.uniform() < 0.15
+    grain = camera.uniform(0.3, 1.0) ** 2
+    return Development(
+        gain=exposure * balance,
+        vignette=camera.uniform(0.0, 0.35),
+        blur=float(blur),
+        motion=(rng.normal(0, 2.0), rng.normal(0, 0.7)) if is_moved else (0.0, 0.0),
+        sharpening=float(camera.choice([0.0, 0.4, 0.8])),
+        contrast=camera.uniform(0.85, 1.25),
+        saturation=camera.uniform(0.75, 1.15),
+        black=camera.uniform(0.0, 0.05),
+        read_noise=0.5 + 3.0 * grain,
+        shot_noise=2.5 * grain,
+        quality=int(rng.integers(70, 96)),
+    )
+
+
+_LEVELS = 2048
+_BRIGHTEST = 4.0
+
+
+def tone_curve(contrast: float, black: float) -> Floats:
+    """Grey level (0..255) for sqrt(linear / 4) in steps of 1/2048: gamma, a soft shoulder, contrast about mid grey."""
+    linear = _BRIGHTEST * (np.arange(_LEVELS + 1) / _LEVELS) ** 2
+    rolled = np.where(linear < 0.6, linear, 0.6 + 0.5 * (1 - np.exp(-(linear - 0.6) / 0.5)))
+    value = np.clip(rolled, 0, 1.1) ** (1 / 2.2)
+    value = 0.5 + contrast * (value - 0.5)
+    value = black + (1 - black) * np.clip(value, 0, 1.02)
+    return np.asarray(255 * value, np.float32)
+
+
+@compiled
+def _expose(
+    linear: Floats,
+    gain: Array,
+    vignette: float,
+    saturation: float,
+    curve: Floats,
+    noise: Floats,
+    sigma: Floats,
+    start: int,
+    out: Bytes,
+) -> None:
+    """Linear colours (H, W, 3) to bytes: gain, vignette, saturation, curve, noise. sigma: noise per grey level."""
+    height, width, _ = linear.shape
+    count = len(noise)
+    cursor = start
+    for i in range(height):
+        dy = (i - 0.5 * height) / (0.5 * width)
+        for j in range(width):
+            dx = (j - 0.5 * width) / (0.5 * width)
+            light = 1.0 - vignette * (dx * dx + dy * dy)
+            r, g, b = (
+                linear[i, j, 0] * gain[0] * light,
+                linear[i, j, 1] * gain[1] * light,
+                linear[i, j, 2] * gain[2] * light,
+            )
+            grey = 0.3 * r + 0.6 * g + 0.1 * b
+            for channel in range(3):
+                v = b if channel == 0 else (g if channel == 1 else r)
+                v = grey + saturation * (v - grey)
+                level = math.sqrt(min(max(v, 0.0), 3.99) * 0.25) * 2048.0
+                index = int(level)
+                value = curve[index] + (curve[index + 1] - curve[index]) * (level - index)
+                value += noise[cursor] * sigma[min(int(max(value, 0.0)), 255)]
+                cursor += 1
+                if cursor >= count:
+                    cursor = 0
+                out[i, j, channel] = int(min(max(value, 0.0), 255.0) + 0.5) if value < 255.0 else 255
+
+
+def develop(linear: Floats, how: Development, rng: np.random.Generator) -> Bytes:
+    """The photograph (H, W, 3), BGR bytes, of linear RGB light (H, W, 3)."""
+    seen = cv2.GaussianBlur(linear, (0, 0), how.blur)
+    if how.motion != (0.0, 0.0):
+        seen = cv2.filter2D(seen, -1, _motion_kernel(*how.motion))
+    sigma = np.sqrt(how.read_noise**2 + (how.shot_noise**2) * np.arange(256) / 128).astype(np.float32)
+    noise = rng.standard_normal(99_991, dtype=np.float32)
+    picture = np.empty(linear.shape, np.uint8)
+    curve = tone_curve(how.contrast, how.black)
+    start = int(rng.integers(len(noise)))
+    _expose(np.asarray(seen, np.float32), how.gain, how.vignette, how.saturation, curve, noise, sigma, start, picture)
+    if how.sharpening > 0:
+        soft = cv2.GaussianBlur(picture, (0, 0), 1.2)
+        picture = np.asarray(cv2.addWeighted(picture, 1 + how.sharpening, soft, -how.sharpening, 0), np.uint8)
+    return picture
+
+
+def _motion_kernel(dx: float, dy: float) -> Floats:
+    """A streak through the middle of a small square."""
+    reach = int(math.ceil(max(abs(dx), abs(dy)) / 2)) + 1
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    for t in np.linspace(-0.5, 0.5, 33):
+        x, y = reach + t * dx, reach + t * dy
+        i, j = int(y), int(x)
+        for a, wa in ((i, i + 1 - y), (i + 1, y - i)):
+            for b, wb in ((j, j + 1 - x), (j + 1, x - j)):
+                kernel[min(a, 2 * reach), min(b, 2 * reach)] += wa * wb
+    return kernel / kernel.sum()

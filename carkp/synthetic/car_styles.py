@@ -1,0 +1,223 @@
+"""What cars exist: the range of every style's measures, and the paints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Style:
+    """Ranges that a car of this style is drawn from, in metres; x runs forward, from the middle of the car."""
+
+    length: Range
+    width: Range
+    height: Range
+    wheel_radius: Range
+    clearance: Range
+    front_overhang: Range
+    rear_overhang: Range
+    nose: Range  # height of the bonnet's front edge
+    cowl: Range  # height of the windscreen's base
+    cowl_back: Range  # windscreen's base behind the front axle
+    screen_run: Range  # horizontal extent of the windscreen
+    rear_run: Range  # horizontal extent of the rear glass
+    deck_run: Range  # boot lid, or bed
+    deck: Range  # height of the rear glass's base
+    tumblehome: Range  # how far the cabin leans in, as a slope
+    rear_pillar: Range  # thickness of the pillar beside the rear glass
+    roof_fall: Range  # the roof's rear edge below its top
+    doors: int = 4
+    has_bed: bool = False
+    glass_sides: int = 3  # windows a side; cargo vans have 1
+
+
+SEDAN = Style(
+    (4.4, 5.05), (1.72, 1.88), (1.38, 1.51), (0.30, 0.345), (0.15, 0.20), (0.80, 0.98), (0.90, 1.12),
+    (0.68, 0.82), (0.92, 1.02), (0.30, 0.62), (0.62, 0.90), (0.50, 0.85), (0.50, 0.85), (0.95, 1.08),
+    (0.30, 0.46), (0.16, 0.34), (0.03, 0.08), glass_sides=2,
+)  # fmt: skip
+COUPE = Style(
+    (4.15, 4.75), (1.74, 1.90), (1.26, 1.39), (0.31, 0.355), (0.12, 0.17), (0.82, 0.98), (0.85, 1.05),
+    (0.62, 0.74), (0.86, 0.96), (0.40, 0.70), (0.70, 0.95), (0.75, 1.05), (0.35, 0.65), (0.90, 1.02),
+    (0.38, 0.52), (0.22, 0.40), (0.04, 0.09), doors=2, glass_sides=2,
+)  # fmt: skip
+HATCHBACK = Style(
+    (3.75, 4.35), (1.66, 1.80), (1.42, 1.56), (0.285, 0.33), (0.14, 0.19), (0.74, 0.90), (0.60, 0.78),
+    (0.72, 0.86), (0.94, 1.06), (0.18, 0.48), (0.65, 0.95), (0.28, 0.60), (0.04, 0.14), (0.98, 1.12),
+    (0.26, 0.42), (0.16, 0.36), (0.05, 0.13), glass_sides=2,
+)  # fmt: skip
+WAGON = Style(
+    (4.45, 4.95), (1.72, 1.86), (1.42, 1.56), (0.30, 0.345), (0.15, 0.21), (0.82, 0.96), (0.88, 1.05),
+    (0.70, 0.82), (0.93, 1.03), (0.28, 0.55), (0.65, 0.90), (0.25, 0.50), (0.03, 0.10), (0.98, 1.10),
+    (0.24, 0.40), (0.12, 0.24), (0.04, 0.10),
+)  # fmt: skip
+SUV = Style(
+    (4.25, 5.10), (1.78, 2.00), (1.60, 1.90), (0.345, 0.405), (0.19, 0.27), (0.80, 0.95), (0.78, 1.02),
+    (0.88, 1.06), (1.06, 1.20), (0.25, 0.55), (0.50, 0.85), (0.12, 0.48), (0.03, 0.09), (1.10, 1.26),
+    (0.18, 0.34), (0.12, 0.34), (0.02, 0.10),
+)  # fmt: skip
+MINIVAN = Style(
+    (4.65, 5.20), (1.84, 2.00), (1.68, 1.82), (0.31, 0.35), (0.15, 0.20), (0.86, 0.98), (0.85, 1.05),
+    (0.80, 0.94), (1.02, 1.12), (-0.05, 0.22), (0.85, 1.15), (0.12, 0.36), (0.03, 0.07), (1.08, 1.18),
+    (0.20, 0.32), (0.10, 0.18), (0.04, 0.09),
+)  # fmt: skip
+PICKUP = Style(
+    (5.15, 5.90), (1.86, 2.03), (1.72, 1.96), (0.37, 0.42), (0.24, 0.32), (0.86, 0.98), (1.05, 1.25),
+    (0.98, 1.14), (1.14, 1.28), (0.35, 0.62), (0.45, 0.72), (0.10, 0.26), (1.45, 1.95), (1.18, 1.34),
+    (0.20, 0.32), (0.10, 0.20), (0.01, 0.05), has_bed=True, glass_sides=2,
+)  # fmt: skip
+VAN = Style(
+    (4.95, 5.85), (1.92, 2.06), (1.95, 2.45), (0.34, 0.38), (0.20, 0.26), (0.84, 1.00), (0.95, 1.35),
+    (0.98, 1.14), (1.18, 1.36), (-0.05, 0.25), (0.45, 0.80), (0.05, 0.12), (0.02, 0.04), (1.20, 1.40),
+    (0.08, 0.18), (0.12, 0.22), (0.01, 0.05), doors=2,
+)  # fmt: skip
+BUS = Style(
+    (9.0, 11.8), (2.40, 2.55), (2.90, 3.20), (0.47, 0.52), (0.28, 0.36), (1.10, 2.40), (2.00, 2.80),
+    (1.30, 1.45), (1.38, 1.52), (-1.90, -0.85), (0.12, 0.25), (0.04, 0.10), (0.02, 0.04), (1.50, 1.60),
+    (0.04, 0.10), (0.12, 0.20), (0.01, 0.04), doors=2,
+)  # fmt: skip
+
+STYLES: dict[str, Style] = {
+    "sedan": SEDAN,
+    "hatchback": HATCHBACK,
+    "wagon": WAGON,
+    "suv": SUV,
+    "coupe": COUPE,
+    "minivan": MINIVAN,
+    "pickup": PICKUP,
+    "van": VAN,
+    "bus": BUS,
+}
+STYLE_SHARES = {
+    "sedan": 0.30,
+    "suv": 0.21,
+    "hatchback": 0.15,
+    "wagon": 0.08,
+    "minivan": 0.10,
+    "pickup": 0.09,
+    "van": 0.07,
+}
+"""How often each labelled style drives by in training and validation scenes."""
+TEST_STYLE_SHARES = {**STYLE_SHARES, "coupe": 0.10}
+"""Coupes drive in the test scenes alone."""
+
+
+@dataclass(frozen=True)
+class Paint:
+    """name; linear RGB reflectance; share of metal flakes (0..1); how common it is."""
+
+    name: str
+    colour: tuple[float, float, float]
+    metallic: float
+    share: float
+
+
+PAINTS: tuple[Paint, ...] = (
+    Paint("white", (0.72, 0.72, 0.70), 0.0, 0.19),
+    Paint("silver", (0.46, 0.47, 0.48), 0.8, 0.15),
+    Paint("grey", (0.17, 0.175, 0.18), 0.7, 0.12),
+    Paint("charcoal", (0.055, 0.058, 0.062), 0.6, 0.07),
+    Paint("black", (0.012, 0.012, 0.013), 0.1, 0.14),
+    Paint("red", (0.36, 0.018, 0.018), 0.2, 0.07),
+    Paint("burgundy", (0.12, 0.012, 0.02), 0.4, 0.04),
+    Paint("blue", (0.03, 0.10, 0.36), 0.4, 0.06),
+    Paint("navy", (0.012, 0.022, 0.075), 0.4, 0.05),
+    Paint("light_blue", (0.22, 0.36, 0.50), 0.6, 0.03),
+    Paint("green", (0.022, 0.10, 0.055), 0.4, 0.04),
+    Paint("beige", (0.42, 0.36, 0.25), 0.6, 0.05),
+    Paint("bronze", (0.17, 0.11, 0.06), 0.7, 0.03),
+    Paint("yellow", (0.66, 0.42, 0.03), 0.0, 0.03),
+)
+TEST_PAINTS: tuple[Paint, ...] = (
+    *PAINTS,
+    Paint("orange", (0.60, 0.15, 0.015), 0.1, 0.05),
+    Paint("teal", (0.02, 0.22, 0.22), 0.3, 0.05),
+)
+"""Orange and teal are seen in the test scenes alone."""
+
+
+@dataclass(frozen=True)
+class CarMeasures:
+    """One car's own measures, in metres; x forward from the middle, z up from the ground."""
+
+    style: str
+    length: float
+    width: float
+    height: float
+    wheel_radius: float
+    clearance: float
+    axle_front: float
+    axle_rear: float
+    nose: float
+    cowl: float
+    cowl_x: float
+    roof_front_x: float
+    roof_rear_x: float
+    rear_base_x: float
+    deck: float
+    tumblehome: float
+    rear_pillar: float
+    roof_fall: float
+    belt_rise: float
+    bow: float  # how far nose and tail curve back towards the corners
+    has_bed: bool
+    doors: int
+    glass_sides: int
+
+
+def draw_measures(name: str, rng: np.random.Generator) -> CarMeasures:
+    """One car of a style. Size-like measures share one draw, so that long cars are wide ones too."""
+    style = STYLES[name]
+    size = rng.uniform()
+
+    def pick(bounds: Range, tied: float = 0.0) -> float:
+        t = tied * size + (1.0 - tied) * rng.uniform()
+        return bounds[0] + (bounds[1] - bounds[0]) * t
+
+    length, width, height = pick(style.length, 0.6), pick(style.width, 0.6), pick(style.height, 0.3)
+    axle_front = length / 2 - pick(style.front_overhang, 0.3)
+    axle_rear = -length / 2 + pick(style.rear_overhang, 0.3)
+    cowl_x = axle_front - pick(style.cowl_back)
+    roof_front_x = cowl_x - pick(style.screen_run)
+    rear_base_x = -length / 2 + pick(style.deck_run)
+    roof_rear_x = rear_base_x + pick(style.rear_run)
+    roof_rear_x = min(roof_rear_x, roof_front_x - 0.75)
+    cowl = pick(style.cowl, 0.3)
+    return CarMeasures(
+        style=name,
+        length=length,
+        width=width,
+        height=height,
+        wheel_radius=pick(style.wheel_radius, 0.5),
+        clearance=pick(style.clearance),
+        axle_front=axle_front,
+        axle_rear=axle_rear,
+        nose=min(pick(style.nose), cowl - 0.08),
+        cowl=cowl,
+        cowl_x=cowl_x,
+        roof_front_x=roof_front_x,
+        roof_rear_x=roof_rear_x,
+        rear_base_x=min(rear_base_x, roof_rear_x - 0.04),
+        deck=pick(style.deck),
+        tumblehome=pick(style.tumblehome),
+        rear_pillar=pick(style.rear_pillar),
+        roof_fall=pick(style.roof_fall),
+        belt_rise=rng.uniform(0.0, 0.10) if not style.has_bed else 0.0,
+        bow=rng.uniform(0.05, 0.16),
+        has_bed=style.has_bed,
+        doors=style.doors if name not in ("hatchback",) or rng.uniform() < 0.75 else 2,
+        glass_sides=1 if name == "van" and rng.uniform() < 0.5 else style.glass_sides,
+    )
+
+
+def draw_paint(paints: tuple[Paint, ...], rng: np.random.Generator) -> Paint:
+    """A common or rare paint, its shade a little off the catalogue's."""
+    shares = np.array([paint.share for paint in paints])
+    paint = paints[int(rng.choice(len(paints), p=shares / shares.sum()))]
+    tone = rng.uniform(0.75, 1.3)
+    r, g, b = (float(np.clip(c * tone * rng.uniform(0.92, 1.08), 0.006, 0.8)) for c in paint.colour)
+    return Paint(paint.name, (r, g, b), paint.metallic, paint.share)

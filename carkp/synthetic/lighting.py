@@ -1,0 +1,135 @@
+"""Sun and sky: what light a scene has, and how surfaces see it. Colours are linear radiance, sky about 1."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from carkp.synthetic._jit import compiled
+from carkp.synthetic.noise import ramp, value_noise
+
+Rgb = tuple[float, float, float]
+
+
+class Light(NamedTuple):
+    """sun_x..z points to the sun; sun_* is its irradiance over pi; zenith, horizon and ground are radiances."""
+
+    sun_x: float
+    sun_y: float
+    sun_z: float
+    sun_red: float
+    sun_green: float
+    sun_blue: float
+    zenith_red: float
+    zenith_green: float
+    zenith_blue: float
+    horizon_red: float
+    horizon_green: float
+    horizon_blue: float
+    ground_red: float
+    ground_green: float
+    ground_blue: float
+    clouds: float
+    haze: float  # extinction per metre
+    skyline: float  # height of the surroundings above the horizon, as a slope
+    seed: float
+
+
+class LightCondition(NamedTuple):
+    """Ranges that a condition's light is drawn from."""
+
+    elevation: tuple[float, float]  # of the sun, degrees
+    sun: tuple[float, float]
+    sun_colour: Rgb
+    zenith: Rgb
+    horizon: Rgb
+    clouds: tuple[float, float]
+    haze: tuple[float, float]
+
+
+CONDITIONS: dict[str, LightCondition] = {
+    "clear": LightCondition((38, 68), (2.4, 3.4), (1.0, 0.96, 0.90), (0.22, 0.40, 0.80), (0.75, 0.88, 1.05), (0, 0.3), (0, 0.0012)),
+    "cloudy": LightCondition((30, 60), (1.2, 2.4), (1.0, 0.97, 0.92), (0.40, 0.55, 0.82), (0.95, 1.0, 1.05), (0.5, 1.0), (0, 0.002)),
+    "overcast": LightCondition((40, 80), (0.0, 0.25), (1.0, 1.0, 1.0), (0.85, 0.88, 0.92), (0.95, 0.97, 1.0), (0.2, 0.6), (0, 0.003)),
+    "hazy": LightCondition((25, 50), (0.7, 1.5), (1.0, 0.94, 0.84), (0.62, 0.70, 0.82), (1.05, 1.05, 1.02), (0.0, 0.3), (0.004, 0.010)),
+    "dusk": LightCondition((12, 20), (0.05, 0.25), (1.0, 0.7, 0.5), (0.30, 0.36, 0.55), (0.75, 0.62, 0.58), (0.1, 0.8), (0, 0.003)),
+    "low_sun": LightCondition((16, 24), (1.6, 2.6), (1.0, 0.76, 0.50), (0.25, 0.38, 0.68), (0.98, 0.84, 0.68), (0, 0.4), (0, 0.003)),
+}  # fmt: skip
+CONDITION_SHARES = {"clear": 0.40, "cloudy": 0.20, "overcast": 0.18, "hazy": 0.12, "dusk": 0.10}
+TEST_CONDITION_SHARES = {**CONDITION_SHARES, "low_sun": 0.25}
+"""A low, warm sun shines in the test scenes alone."""
+
+
+def draw_light(name: str, rng: np.random.Generator) -> Light:
+    condition = CONDITIONS[name]
+    elevation, azimuth = math.radians(rng.uniform(*condition.elevation)), rng.uniform(0, 2 * math.pi)
+    toward = (math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation))
+    strength = rng.uniform(*condition.sun)
+    sun = [strength * c for c in condition.sun_colour]
+    sky = [0.55 * z + 0.45 * h for z, h in zip(condition.zenith, condition.horizon, strict=True)]
+    ground = [0.13 * (a + s * toward[2]) for a, s in zip(sky, sun, strict=True)]
+    return Light(
+        *toward,
+        *sun,
+        *condition.zenith,
+        *condition.horizon,
+        *ground,
+        clouds=rng.uniform(*condition.clouds),
+        haze=rng.uniform(*condition.haze),
+        skyline=rng.uniform(0.05, 0.35),
+        seed=float(rng.integers(1, 10_000)),
+    )
+
+
+@compiled
+def sky_radiance(light: Light, dx: float, dy: float, dz: float) -> Rgb:
+    """Sky in a direction above the horizon, clouds included, the sun's disc left out."""
+    t = max(dz, 0.0) ** 0.55
+    r = light.horizon_red + (light.zenith_red - light.horizon_red) * t
+    g = light.horizon_green + (light.zenith_green - light.horizon_green) * t
+    b = light.horizon_blue + (light.zenith_blue - light.horizon_blue) * t
+    if light.clouds > 0.02 and dz > 0.02:
+        u, v, seed = dx / (dz + 0.15) * 1.6, dy / (dz + 0.15) * 1.6, int(light.seed)
+        n = (
+            0.6 * value_noise(u, v, seed)
+            + 0.28 * value_noise(2.3 * u, 2.3 * v, seed)
+            + 0.12 * value_noise(5 * u, 5 * v, seed)
+        )
+        c = ramp(0.75 - 0.5 * light.clouds, 1.0 - 0.4 * light.clouds, n) * min(6.0 * dz, 1.0)
+        white = 0.95 + 0.15 * light.sun_green / (1.0 + light.sun_green)
+        r, g, b = r + (white - r) * c, g + (white - g) * c, b + (1.02 * white - b) * c
+    glow = max(dx * light.sun_x + dy * light.sun_y + dz * light.sun_z, 0.0)
+    halo = 0.25 * glow**24 + 0.10 * glow**6
+    return (r + halo * light.sun_red, g + halo * light.sun_green, b + halo * light.sun_blue)
+
+
+@compiled
+def surroundings(light: Light, dx: float, dy: float, dz: float) -> Rgb:
+    """What a mirror shows in a direction: ground, a skyline of buildings and trees, sky."""
+    if dz < 0.0:
+        fade = 1.0 - 0.35 * ramp(0.0, 0.6, -dz)
+        return (light.ground_red * fade, light.ground_green * fade, light.ground_blue * fade)
+    azimuth = math.atan2(dy, dx)
+    height = light.skyline * (0.4 + 1.2 * value_noise(azimuth * 2.2, light.seed, 11))
+    if dz < height:
+        tone = 0.10 + 0.25 * value_noise(azimuth * 5.0, light.seed + 7.0, 12)
+        lit = light.horizon_green + 0.5 * light.sun_green
+        return (1.08 * tone * lit, tone * lit, 0.9 * tone * lit)
+    return sky_radiance(light, dx, dy, dz)
+
+
+@compiled
+def sky_light(light: Light, nz: float) -> Rgb:
+    """Irradiance over pi from sky and ground on a surface whose normal has this z."""
+    up = 0.5 + 0.5 * nz
+    r = up * (0.55 * light.zenith_red + 0.45 * light.horizon_red) + (1.0 - up) * light.ground_red
+    g = up * (0.55 * light.zenith_green + 0.45 * light.horizon_green) + (1.0 - up) * light.ground_green
+    b = up * (0.55 * light.zenith_blue + 0.45 * light.horizon_blue) + (1.0 - up) * light.ground_blue
+    return (r, g, b)
+
+
+@compiled
+def haze_share(light: Light, distance: float) -> float:
+    return 1.0 - math.exp(-light.haze * distance)

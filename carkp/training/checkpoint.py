@@ -1,0 +1,76 @@
+"""Checkpoints: written beside their final name and renamed, read with ``weights_only=True``."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FORMAT_VERSION = 1
+
+_REQUIRED = ("format_version", "architecture", "weights", "config", "epoch")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network and, in ``last.pt``, what training needs to go on.
+
+    Attributes:
+        architecture: what ``carkp.model`` rebuilds the network from.
+        weights: its state dict.
+        config: the resolved configuration of the run as a nested mapping.
+        epoch: finished epochs.
+        training_state: optimiser, scheduler, random state and best score; empty in ``best.pt``.
+    """
+
+    architecture: dict[str, Any]
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    epoch: int
+    training_state: dict[str, Any]
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content: Mapping[str, Any] = {"format_version": FORMAT_VERSION, **vars(checkpoint)}
+    try:
+        torch.save(content, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        CheckpointError: no such file, a truncated or foreign one, or another format version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict) or any(name not in content for name in _REQUIRED):
+        raise CheckpointError(f"{path}: not a carkp checkpoint, it lacks one of {', '.join(_REQUIRED)}")
+    if content["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint format {content['format_version']}, this version of carkp reads {FORMAT_VERSION}"
+        )
+    return Checkpoint(
+        architecture=content["architecture"],
+        weights=content["weights"],
+        config=content["config"],
+        epoch=content["epoch"],
+        training_state=content.get("training_state", {}),
+    )

@@ -1,0 +1,92 @@
+"""One or many training processes: torch's process group, and re-execution under torchrun."""
+
+import datetime
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed as dist
+from torch import nn
+
+_TIMEOUT = datetime.timedelta(hours=12)
+"""Long, for the other ranks wait while rank 0 prepares a data set."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ProcessContext:
+    """This process among its peers, and the device that it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's ``value`` on every rank."""
+        if self.world_size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]  # type: ignore[no-any-return]
+
+    def synchronise_buffers(self, net: nn.Module) -> None:
+        """Rank 0's buffers on every rank: without synchronised batch norm each rank has statistics of its own."""
+        if self.world_size > 1:
+            for buffer in net.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def gather(self, value: T) -> list[T]:
+        """The ``value`` of every rank, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        box: list[Any] = [None] * self.world_size
+        dist.all_gather_object(box, value)
+        return box
+
+
+@contextmanager
+def process_context() -> Iterator[ProcessContext]:
+    """Join the process group that torchrun announced, or stand alone; leave the group at the end."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    has_cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if has_cuda else torch.device("cpu")
+    if has_cuda:
+        torch.cuda.set_device(device)
+    if world_size == 1:
+        yield ProcessContext(rank=0, world_size=1, device=device)
+        return
+    dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_TIMEOUT)
+    try:
+        yield ProcessContext(rank=rank, world_size=world_size, device=device)
+    finally:
+        dist.destroy_process_group()
+
+
+def is_under_torchrun() -> bool:
+    return "WORLD_SIZE" in os.environ
+
+
+def run_under_torchrun(module: str, arguments: Sequence[str], nproc: int) -> int:
+    """Run ``python -m module arguments`` in ``nproc`` processes on this machine; the exit status of the whole."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
+    environment = dict(os.environ)
+    if "OMP_NUM_THREADS" not in environment:
+        cores = len(os.sched_getaffinity(0))
+        environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
+    return subprocess.run([*command, "-m", module, *arguments], env=environment, check=False).returncode

@@ -1,0 +1,97 @@
+"""Predictions of a network on a split."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from carkp.keypoints import metrics
+from carkp.keypoints.codec import HeatmapCodec
+from carkp.keypoints.predictions import Predictions
+from carkp.training.distributed import ProcessContext
+
+Batch = Mapping[str, Tensor]
+Forward = Callable[[Tensor], Tensor]
+"""uint8 images (B, 3, H, W) -> heatmaps (B, K, H, W)."""
+
+_COLUMNS = ("index", "points", "scores", "targets", "validity", "crop_size", "truncated")
+
+
+@dataclass(frozen=True)
+class EvalSplit:
+    """A split to score: ``batches`` of this process, and the ids of all samples in the order of the store."""
+
+    batches: Iterable[Batch]
+    sample_ids: Sequence[str]
+    input_size: tuple[int, int]
+
+
+def predict(
+    forward: Forward,
+    split: EvalSplit,
+    codec: HeatmapCodec,
+    context: ProcessContext,
+    on_batch: Callable[[int], None] = lambda num_samples: None,
+) -> Predictions:
+    """Run ``forward`` over a split; with several processes each does its share, and every one gets the whole.
+
+    Raises:
+        RuntimeError: a sample was lost or counted twice.
+    """
+    columns: dict[str, list[NDArray[np.generic]]] = {name: [] for name in _COLUMNS}
+    for batch in split.batches:
+        decoded = codec.decode(forward(batch["image"].to(context.device)))
+        for name in ("index", "validity", "crop_size", "truncated"):
+            columns[name].append(batch[name].numpy())
+        columns["targets"].append(batch["points"].numpy())
+        columns["points"].append(decoded.points.cpu().numpy())
+        columns["scores"].append(decoded.scores.cpu().numpy())
+        on_batch(len(batch["index"]))
+    parts = context.gather(columns)
+    merged = {name: [array for part in parts for array in part[name]] for name in _COLUMNS}
+    return _assemble(merged, split)
+
+
+def _assemble(columns: Mapping[str, list[NDArray[np.generic]]], split: EvalSplit) -> Predictions:
+    if not columns["index"]:
+        raise ValueError("nothing to score: the split is empty")
+    index = np.concatenate(columns["index"])
+    order = np.argsort(index, kind="stable")
+    if not np.array_equal(index[order], np.arange(len(split.sample_ids))):
+        raise RuntimeError(f"scored {len(index)} samples of {len(split.sample_ids)}, or some of them twice")
+    sorted_columns = {name: np.concatenate(columns[name])[order] for name in _COLUMNS[1:]}
+    targets = sorted_columns["targets"].astype(np.float64)
+    validity = sorted_columns["validity"].astype(np.uint8)
+    return Predictions(
+        sample_ids=np.array(split.sample_ids),
+        points=sorted_columns["points"].astype(np.float32),
+        scores=sorted_columns["scores"].astype(np.float32),
+        targets=sorted_columns["targets"].astype(np.float32),
+        validity=validity,
+        lengths=metrics.labelled_extent(targets, validity).astype(np.float32),
+        lengths_hat=metrics.hat_extent(targets, split.input_size).astype(np.float32),
+        crop_size=sorted_columns["crop_size"].astype(np.int32),
+        truncated=sorted_columns["truncated"].astype(np.int8),
+    )
+
+
+def eval_forward(net: torch.nn.Module, normalise: Forward, channels_last: bool) -> Forward:
+    """``net`` in evaluation mode, without gradients, fed with uint8 images."""
+
+    def forward(images: Tensor) -> Tensor:
+        was_training = net.training
+        net.eval()
+        try:
+            with torch.inference_mode():
+                inputs = normalise(images)
+                if channels_last:
+                    inputs = inputs.contiguous(memory_format=torch.channels_last)
+                heatmaps: Tensor = net(inputs)
+                return heatmaps
+        finally:
+            net.train(was_training)
+
+    return forward
