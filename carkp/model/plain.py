@@ -17,6 +17,8 @@ from torchvision.ops import StochasticDepth  # type: ignore[import-untyped]
 
 Size = tuple[int, int]
 Parts = list[tuple[str, nn.Module]]
+Pads = tuple[int, int, int, int]
+PadsByPath = dict[str, Pads]
 
 EXACTNESS = 1e-4
 """Largest relative difference tolerated by the check at the end of :func:`to_plain`; it is 0 in practice."""
@@ -49,10 +51,10 @@ def to_plain(module: nn.Module, input_size: Size, in_channels: int = 3) -> nn.Mo
     pads = _same_pads(module, input_size, in_channels)
     plain = _single(_parts("module", copy.deepcopy(module), "module", pads))
     _check_same_outputs(module, plain, input_size, in_channels)
-    return plain
+    return plain.train(module.training)
 
 
-def same_pads(size: Size, kernel_size: Size, stride: Size, dilation: Size) -> tuple[int, int, int, int]:
+def same_pads(size: Size, kernel_size: Size, stride: Size, dilation: Size) -> Pads:
     """Pads (left, right, top, bottom) of TensorFlow's "same" convolution; the odd pixel goes right and bottom.
 
     Source: https://www.tensorflow.org/api_docs/python/tf/nn, notes on padding: out = ceil(in / stride).
@@ -65,23 +67,28 @@ def same_pads(size: Size, kernel_size: Size, stride: Size, dilation: Size) -> tu
     return left, right, top, bottom
 
 
-def _same_pads(module: nn.Module, input_size: Size, in_channels: int) -> dict[str, tuple[int, int, int, int]]:
+def _same_pads(module: nn.Module, input_size: Size, in_channels: int) -> PadsByPath:
     """Pads of every Conv2dSame, by its dotted name, from the size of the input that reaches it."""
-    pads: dict[str, tuple[int, int, int, int]] = {}
+    pads: PadsByPath = {}
 
-    def record(name: str, conv: nn.Conv2d, args: tuple[Tensor, ...]) -> None:
+    def record(path: str, conv: nn.Conv2d, args: tuple[Tensor, ...]) -> None:
         height, width = args[0].shape[-2:]
-        pads[name] = same_pads((height, width), *_pairs(conv))
+        pads[path] = same_pads((height, width), *_pairs(conv))
 
+    convs = {_path(name): conv for name, conv in module.named_modules() if isinstance(conv, Conv2dSame)}
     handles = [
-        conv.register_forward_pre_hook(lambda layer, args, name=f"module.{name}": record(name, layer, args))
-        for name, conv in module.named_modules()
-        if isinstance(conv, Conv2dSame)
+        conv.register_forward_pre_hook(lambda layer, args, path=path: record(path, layer, args))
+        for path, conv in convs.items()
     ]
     _run(module, torch.zeros(1, in_channels, *input_size))
     for handle in handles:
         handle.remove()
     return pads
+
+
+def _path(name: str) -> str:
+    """Dotted name under a root called ``module``; the root's own name is empty."""
+    return f"module.{name}" if name else "module"
 
 
 def _pairs(conv: nn.Conv2d) -> tuple[Size, Size, Size]:
@@ -108,7 +115,7 @@ def _check_same_outputs(module: nn.Module, plain: nn.Module, input_size: Size, i
         raise ValueError(f"rewriting {type(module).__name__} to plain torch changed its output by {error:.2g}")
 
 
-def _parts(name: str, module: nn.Module, path: str, pads: dict[str, tuple[int, int, int, int]]) -> Parts:
+def _parts(name: str, module: nn.Module, path: str, pads: PadsByPath) -> Parts:
     """The plain layers, in order, that replace ``module``, the child ``name`` of its parent."""
     match module:
         case Conv2dSame():
@@ -132,7 +139,7 @@ def _single(parts: Parts) -> nn.Module:
     return parts[0][1] if len(parts) == 1 else nn.Sequential(OrderedDict(parts))
 
 
-def _chain(module: nn.Module, path: str, pads: dict[str, tuple[int, int, int, int]]) -> OrderedDict[str, nn.Module]:
+def _chain(module: nn.Module, path: str, pads: PadsByPath) -> OrderedDict[str, nn.Module]:
     """Children of a module that runs them one after another, flattened, without identities."""
 
     def flatten() -> Iterator[tuple[str, nn.Module]]:
@@ -146,7 +153,7 @@ def _chain(module: nn.Module, path: str, pads: dict[str, tuple[int, int, int, in
 def _block(
     block: DepthwiseSeparableConv | InvertedResidual,
     path: str,
-    pads: dict[str, tuple[int, int, int, int]],
+    pads: PadsByPath,
 ) -> nn.Sequential:
     layers = _chain(block, path, pads)
     if block.has_skip:
@@ -155,7 +162,7 @@ def _block(
     return nn.Sequential(layers)
 
 
-def _conv_parts(name: str, conv: nn.Conv2d, pads: tuple[int, int, int, int]) -> Parts:
+def _conv_parts(name: str, conv: nn.Conv2d, pads: Pads) -> Parts:
     left, right, top, bottom = pads
     is_symmetric = left == right and top == bottom
     plain = nn.Conv2d(

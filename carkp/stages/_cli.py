@@ -42,14 +42,16 @@ DATA = Parameter("data", "latest", "prepared data: latest, a directory, or runs:
 MODEL = Parameter("model", "latest", "model: latest, a local file, runs:/<id>/<path>, or models:/…")
 
 
-def parse(stage: str, summary: str, parameters: Sequence[Parameter], argv: Sequence[str] | None) -> Arguments:
-    """Read the command line of ``stage``.
+def parse(
+    stage: str, summary: str, parameters: Sequence[Parameter], argv: Sequence[str] | None, prog: str = ""
+) -> Arguments:
+    """Read the command line of ``stage``; ``prog`` is how the program is called, if not as a stage.
 
     Raises:
         ConfigError: the configuration cannot be used.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m carkp.stages.{stage}",
+        prog=prog or f"python -m carkp.stages.{stage}",
         description=summary,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -65,11 +65,15 @@ def log_scored_splits(
     tracker: Tracker,
     out_dir: Path,
     label: str,
+    step: int = 0,
 ) -> dict[str, Scores]:
-    """Log everything about the predictions of one model, ``label``, on one or more splits; the last is the main one."""
+    """Log everything about the predictions of one model, ``label``, on one or more splits; the last is the main one.
+
+    ``step``: the last epoch where the run has logged epochs before, for MLflow shows the value of the highest step.
+    """
     scores = {split: predictions.score(config.eval.alpha) for split, (_, predictions) in scored.items()}
     for split, (_, predictions) in scored.items():
-        tracker.log_metrics(headline_metrics(split, scores[split]))
+        tracker.log_metrics(headline_metrics(split, scores[split]), step=step)
         path = out_dir / PREDICTIONS_DIR / f"{split}.npz"
         predictions.save(path)
         tracker.log_file(path, PREDICTIONS_DIR)

@@ -1,5 +1,6 @@
 """Contact sheets: what the data look like."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from carkp.data.issues import Issues
 from carkp.data.samples import sample_crops
 from carkp.data.source import SourceKind, detect_source_kind, list_source_frames
 from carkp.data.store import STORE_NAMES, Stores
-from carkp.report.drawing import draw_keypoints
+from carkp.report.drawing import draw_keypoints, enlarge
 from carkp.report.sheets import contact_sheet
 
 NUM_FRAMES = 6
@@ -22,6 +23,8 @@ NUM_CROPS_A_SPLIT = 8
 COLUMNS = 8
 
 _FRAME_COLUMNS = 2
+_DRAWN_FRAME_WIDTH = 1280
+_DRAWN_CROP_EXTENT = 384
 _TILE_SIZE = 160
 _JPEG_QUALITY = 88
 
@@ -75,8 +78,10 @@ def _draw_frame(source: FrameFiles | Frame) -> Image | None:
     image = jpeg.decode_rgb(frame.image.read_bytes()) if frame.image.is_file() else None
     if image is None:
         return None
+    scale = math.ceil(_DRAWN_FRAME_WIDTH / image.shape[1])
+    image = enlarge(image, scale)
     for car in frame.instances:
-        image = draw_keypoints(image, car.keypoints.points, car.keypoints.validity, scale=1)
+        image = draw_keypoints(image, car.keypoints.points * scale, car.keypoints.validity, scale=1)
     return image
 
 
@@ -84,6 +89,7 @@ def _crop_sheet(stores: Stores, seed: int) -> Image | None:
     images, captions = [], []
     for split in STORE_NAMES:
         for crop in sample_crops(getattr(stores, split), NUM_CROPS_A_SPLIT, seed):
-            images.append(draw_keypoints(crop.image, crop.points, crop.validity))
+            scale = max(1, math.ceil(_DRAWN_CROP_EXTENT / max(crop.image.shape)))
+            images.append(draw_keypoints(crop.image, crop.points, crop.validity, scale))
             captions.append(f"{split} {crop.sample_id.split('/', 1)[-1]}")
     return contact_sheet(images, captions, COLUMNS, _TILE_SIZE) if images else None

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -94,7 +95,13 @@ def _predict(config: ExperimentConfig, net: PoseNet, name: str, store: Store, co
     codec = build_codec(config.heatmap, config.model.input_size)
     with tqdm(total=len(store), desc=f"score {name}", unit="crop") as bar:
         forward = eval_forward(net, normalise, config.train.channels_last)
-        return predict(forward, build_eval_split(config, store, context), codec, context, on_batch=bar.update)
+        return predict(
+            forward, build_eval_split(config, store, context), codec, context, on_batch=lambda num: _advance(bar, num)
+        )
+
+
+def _advance(bar: "tqdm[Any]", num_samples: int) -> None:
+    bar.update(num_samples)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def run(
         return _result(config, fitted, predictions)
     _log_model(config, stores, net.cpu(), out_dir, tracker)
     scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
-    log_scored_splits(config, scored, tracker, out_dir, "float")
+    log_scored_splits(config, scored, tracker, out_dir, "float", step=config.train.epochs)
     log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
     result = _result(config, fitted, predictions)
     codec = build_codec(config.heatmap, config.model.input_size)

@@ -114,12 +114,12 @@ def draw_development(mean_luminance: float, rng: np.random.Generator, camera: np
     )
 
 
-_LEVELS = 2048
+_LEVELS = 4096
 _BRIGHTEST = 4.0
 
 
 def tone_curve(contrast: float, black: float) -> Floats:
-    """Grey level (0..255) for sqrt(linear / 4) in steps of 1/2048: gamma, a soft shoulder, contrast about mid grey."""
+    """Grey level (0..255) for sqrt(linear / 4) in steps of 1/4096: gamma, a soft shoulder, contrast about mid grey."""
     linear = _BRIGHTEST * (np.arange(_LEVELS + 1) / _LEVELS) ** 2
     rolled = np.where(linear < 0.6, linear, 0.6 + 0.5 * (1 - np.exp(-(linear - 0.6) / 0.5)))
     value = np.clip(rolled, 0, 1.1) ** (1 / 2.2)
@@ -129,43 +129,35 @@ def tone_curve(contrast: float, black: float) -> Floats:
 
 
 @compiled
-def _expose(
-    linear: Floats,
-    gain: Array,
-    vignette: float,
-    saturation: float,
-    curve: Floats,
-    noise: Floats,
-    sigma: Floats,
-    start: int,
-    out: Bytes,
-) -> None:
-    """Linear colours (H, W, 3) to bytes: gain, vignette, saturation, curve, noise. sigma: noise per grey level."""
+def _expose(linear: Floats, gain: Floats, vignette: float, curve: Floats, sigma: Floats, noise: Floats, out: Bytes) -> None:
+    """Linear RGB (H, W, 3) to BGR bytes: gain (3, 3) with the exposure, vignette, tone curve, noise of ``sigma`` at each
+    step of the curve."""
     height, width, _ = linear.shape
     count = len(noise)
-    cursor = start
+    steps = np.float32(len(curve) - 1)
+    fall, zero, one = np.float32(vignette), np.float32(0.0), np.float32(1.0)
+    across = np.float32(2.0 / width)
+    cursor = 0
     for i in range(height):
-        dy = (i - 0.5 * height) / (0.5 * width)
+        dy = (np.float32(i) - np.float32(0.5 * height)) * across
+        if cursor + 3 * width >= count:
+            cursor = (cursor + 3 * width) % 1009
         for j in range(width):
-            dx = (j - 0.5 * width) / (0.5 * width)
-            light = 1.0 - vignette * (dx * dx + dy * dy)
-            r, g, b = (
-                linear[i, j, 0] * gain[0] * light,
-                linear[i, j, 1] * gain[1] * light,
-                linear[i, j, 2] * gain[2] * light,
-            )
-            grey = 0.3 * r + 0.6 * g + 0.1 * b
+            dx = np.float32(j) * across - one
+            light = np.float32(0.25) * (one - fall * (dx * dx + dy * dy))
+            r, g, b = linear[i, j, 0] * light, linear[i, j, 1] * light, linear[i, j, 2] * light
             for channel in range(3):
-                v = b if channel == 0 else (g if channel == 1 else r)
-                v = grey + saturation * (v - grey)
-                level = math.sqrt(min(max(v, 0.0), 3.99) * 0.25) * 2048.0
-                index = int(level)
-                value = curve[index] + (curve[index + 1] - curve[index]) * (level - index)
-                value += noise[cursor] * sigma[min(int(max(value, 0.0)), 255)]
+                v = gain[channel, 0] * r + gain[channel, 1] * g + gain[channel, 2] * b
+                step = int(math.sqrt(min(max(v, zero), one)) * steps)
+                value = curve[step] + noise[cursor] * sigma[step]
+                out[i, j, channel] = np.uint8(min(max(value, zero), np.float32(255.0)))
                 cursor += 1
-                if cursor >= count:
-                    cursor = 0
-                out[i, j, channel] = int(min(max(value, 0.0), 255.0) + 0.5) if value < 255.0 else 255
+
+
+def _mixing(gain: Array, saturation: float) -> Floats:
+    """(3, 3): linear RGB to BGR with white balance, exposure and saturation."""
+    grey = np.tile(np.array([0.3, 0.6, 0.1]), (3, 1))
+    return ((grey + saturation * (np.eye(3) - grey)) * gain)[::-1].astype(np.float32)
 
 
 def develop(linear: Floats, how: Development, rng: np.random.Generator) -> Bytes:
@@ -173,12 +165,12 @@ def develop(linear: Floats, how: Development, rng: np.random.Generator) -> Bytes
     seen = cv2.GaussianBlur(linear, (0, 0), how.blur)
     if how.motion != (0.0, 0.0):
         seen = cv2.filter2D(seen, -1, _motion_kernel(*how.motion))
-    sigma = np.sqrt(how.read_noise**2 + (how.shot_noise**2) * np.arange(256) / 128).astype(np.float32)
-    noise = rng.standard_normal(99_991, dtype=np.float32)
-    picture = np.empty(linear.shape, np.uint8)
     curve = tone_curve(how.contrast, how.black)
-    start = int(rng.integers(len(noise)))
-    _expose(np.asarray(seen, np.float32), how.gain, how.vignette, how.saturation, curve, noise, sigma, start, picture)
+    sigma = np.sqrt(how.read_noise**2 + how.shot_noise**2 * curve / 128)
+    noise = rng.standard_normal(49_999, dtype=np.float32)
+    picture = np.empty(linear.shape, np.uint8)
+    mixing = np.ascontiguousarray(_mixing(how.gain, how.saturation))
+    _expose(np.asarray(seen, np.float32), mixing, how.vignette, curve + np.float32(0.5), sigma, noise, picture)
     if how.sharpening > 0:
         soft = cv2.GaussianBlur(picture, (0, 0), 1.2)
         picture = np.asarray(cv2.addWeighted(picture, 1 + how.sharpening, soft, -how.sharpening, 0), np.uint8)

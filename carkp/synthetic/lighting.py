@@ -84,25 +84,33 @@ def draw_light(name: str, rng: np.random.Generator) -> Light:
 
 
 @compiled
-def sky_radiance(light: Light, dx: float, dy: float, dz: float) -> Rgb:
-    """Sky in a direction above the horizon, clouds included, the sun's disc left out."""
+def smooth_sky(light: Light, dx: float, dy: float, dz: float) -> Rgb:
+    """Sky in a direction above the horizon with its clouds blurred, as paint mirrors it; the sun's disc left out."""
     t = max(dz, 0.0) ** 0.55
+    white = 0.35 * light.clouds
     r = light.horizon_red + (light.zenith_red - light.horizon_red) * t
     g = light.horizon_green + (light.zenith_green - light.horizon_green) * t
     b = light.horizon_blue + (light.zenith_blue - light.horizon_blue) * t
+    glow = max(dx * light.sun_x + dy * light.sun_y + dz * light.sun_z, 0.0)
+    halo = 0.25 * glow**24 + 0.10 * glow**6
+    return (
+        r + (1.0 - r) * white + halo * light.sun_red,
+        g + (1.0 - g) * white + halo * light.sun_green,
+        b + (1.0 - b) * white + halo * light.sun_blue,
+    )
+
+
+@compiled
+def sky_radiance(light: Light, dx: float, dy: float, dz: float) -> Rgb:
+    """Sky in a direction above the horizon, clouds included, the sun's disc left out."""
+    r, g, b = smooth_sky(light, dx, dy, dz)
     if light.clouds > 0.02 and dz > 0.02:
         u, v, seed = dx / (dz + 0.15) * 1.6, dy / (dz + 0.15) * 1.6, int(light.seed)
-        n = (
-            0.6 * value_noise(u, v, seed)
-            + 0.28 * value_noise(2.3 * u, 2.3 * v, seed)
-            + 0.12 * value_noise(5 * u, 5 * v, seed)
-        )
+        n = 0.6 * value_noise(u, v, seed) + 0.28 * value_noise(2.3 * u, 2.3 * v, seed) + 0.12 * value_noise(5 * u, 5 * v, seed)
         c = ramp(0.75 - 0.5 * light.clouds, 1.0 - 0.4 * light.clouds, n) * min(6.0 * dz, 1.0)
         white = 0.95 + 0.15 * light.sun_green / (1.0 + light.sun_green)
         r, g, b = r + (white - r) * c, g + (white - g) * c, b + (1.02 * white - b) * c
-    glow = max(dx * light.sun_x + dy * light.sun_y + dz * light.sun_z, 0.0)
-    halo = 0.25 * glow**24 + 0.10 * glow**6
-    return (r + halo * light.sun_red, g + halo * light.sun_green, b + halo * light.sun_blue)
+    return (r, g, b)
 
 
 @compiled
@@ -117,7 +125,7 @@ def surroundings(light: Light, dx: float, dy: float, dz: float) -> Rgb:
         tone = 0.10 + 0.25 * value_noise(azimuth * 5.0, light.seed + 7.0, 12)
         lit = light.horizon_green + 0.5 * light.sun_green
         return (1.08 * tone * lit, tone * lit, 0.9 * tone * lit)
-    return sky_radiance(light, dx, dy, dz)
+    return smooth_sky(light, dx, dy, dz)
 
 
 @compiled

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from carkp.synthetic._jit import compiled
 from carkp.synthetic.materials import PLAIN
 
 Floats = NDArray[np.float32]
@@ -16,9 +17,8 @@ Ints = NDArray[np.int32]
 Colour = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Mesh:
-    """vertices, normals: (N, 3); attributes: (N, 4), read by the material's shader; faces: (M, 3); materials: (M,)."""
+class Mesh(NamedTuple):
+    """Also what the kernels take. vertices, normals: (N, 3); attributes: (N, 4), read by the material's shader; faces: (M, 3); materials: (M,)."""
 
     vertices: Floats
     normals: Floats
@@ -57,15 +57,24 @@ def mirrored(mesh: Mesh) -> Mesh:
     return Mesh(mesh.vertices * flip, mesh.normals * flip, mesh.attributes, faces, mesh.materials)
 
 
+@compiled
 def smooth_normals(vertices: Floats, faces: Ints) -> Floats:
     """Vertex normals: the area-weighted mean of the adjoining faces' normals."""
-    corner = vertices[faces]
-    face_normals = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    normals = np.zeros((len(vertices), 3))
-    for k in range(3):
+    normals = np.zeros((len(vertices), 3), np.float32)
+    for f in range(len(faces)):
+        a, b, c = faces[f]
+        ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+        vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        for k in (a, b, c):
+            normals[k, 0] += nx
+            normals[k, 1] += ny
+            normals[k, 2] += nz
+    for k in range(len(normals)):
+        length = math.sqrt(normals[k, 0] ** 2 + normals[k, 1] ** 2 + normals[k, 2] ** 2) + 1e-12
         for axis in range(3):
-            normals[:, axis] += np.bincount(faces[:, k], face_normals[:, axis], len(vertices))
-    return unit(normals)
+            normals[k, axis] /= length
+    return normals
 
 
 def unit(vectors: NDArray[np.floating]) -> Floats:
@@ -106,22 +115,25 @@ def box(size: Sequence[float], centre: Sequence[float], colour: Colour, gloss: f
     return plain(vertices, faces, colour, gloss)
 
 
-def tube(
-    start: Sequence[float], end: Sequence[float], radii: tuple[float, float], colour: Colour, sides: int = 8
-) -> Mesh:
+def tube(start: Sequence[float], end: Sequence[float], radii: tuple[float, float], colour: Colour, sides: int = 8) -> Mesh:
     """A (tapered) cylinder without lids between two points."""
-    a, b = np.asarray(start, float), np.asarray(end, float)
-    axis = (b - a) / max(float(np.linalg.norm(b - a)), 1e-9)
-    helper = np.array([0.0, 0.0, 1.0]) if abs(axis[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
-    across = np.cross(axis, helper)
-    across /= np.linalg.norm(across)
-    angle = np.linspace(0, 2 * np.pi, sides + 1)
-    circle = np.cos(angle)[:, None] * across + np.sin(angle)[:, None] * np.cross(axis, across)
-    vertices = np.concatenate([a + circle * radii[0], b + circle * radii[1]])
-    mesh = plain(vertices, grid_faces(2, sides + 1), colour)
-    return Mesh(
-        mesh.vertices, np.concatenate([circle, circle]).astype(np.float32), mesh.attributes, mesh.faces, mesh.materials
-    )
+    return tubes(np.array([[*start, *end, *radii]]), colour, sides)
+
+
+def tubes(segments: NDArray[np.floating], colour: Colour, sides: int) -> Mesh:
+    """Cylinders without lids. segments: (S, 8): start, end, radii at both."""
+    start, end, radii = segments[:, None, :3], segments[:, None, 3:6], segments[:, 6:]
+    axis = unit(end - start)
+    across = unit(np.cross(axis, np.where(np.abs(axis[..., 2:]) < 0.9, [0.0, 0.0, 1.0], [1.0, 0.0, 0.0])))
+    angle = np.linspace(0, 2 * np.pi, sides + 1)[:, None]
+    circle = np.cos(angle) * across + np.sin(angle) * np.cross(axis, across)
+    rings = np.stack([start + circle * radii[:, :1, None], end + circle * radii[:, 1:, None]], 1)
+    vertices = rings.reshape(-1, 3).astype(np.float32)
+    normals = np.stack([circle, circle], 1).reshape(-1, 3).astype(np.float32)
+    first = np.arange(len(segments), dtype=np.int32)[:, None, None] * (2 * (sides + 1))
+    faces = (grid_faces(2, sides + 1)[None] + first).reshape(-1, 3).astype(np.int32)
+    attributes = constant([*colour, 0.0], len(vertices))
+    return Mesh(vertices, normals, attributes, faces, np.full(len(faces), PLAIN, np.int32))
 
 
 def ellipsoid(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,26 @@ from carkp.synthetic.car_paint import CHROME, GLASS, LENS, MATTE, PAINT, car_sur
 from carkp.synthetic.ground import Ground, ground_colour
 from carkp.synthetic.lighting import Light, Rgb, haze_share, sky_light, sky_radiance, surroundings
 from carkp.synthetic.materials import FACADE, FOLIAGE
-from carkp.synthetic.mesh import Floats, Ints
+from carkp.synthetic.mesh import Floats, Ints, Mesh
 from carkp.synthetic.noise import value_noise
 from carkp.synthetic.render import ShadowMap, sunlit
 
 Array = NDArray[np.float64]
 Window = tuple[int, int, int, int]
 """First row, first column, end row, end column."""
+
+
+GROUND, SKY = -1, -2
+"""In place of a triangle's number."""
+
+
+class Canvas(NamedTuple):
+    """A supersampled picture (H, W, 3) in linear light, and what each pixel shows: (H, W) each."""
+
+    picture: Floats
+    nearness: Floats
+    owner: Ints  # number of the moving thing, -1: backdrop
+    triangle: Ints
 
 
 @compiled
@@ -32,12 +46,13 @@ def ray(lens: Lens, column: float, row: float) -> Rgb:
 
 
 @compiled
-def weights(vertices: Floats, faces: Ints, index: int, x: float, y: float, z: float) -> Rgb:
+def weights(mesh: Mesh, index: int, x: float, y: float, z: float) -> Rgb:
     """Barycentric weights of a point on a triangle."""
-    a, b, c = faces[index]
-    ax, ay, az = vertices[a, 0], vertices[a, 1], vertices[a, 2]
-    bx, by, bz = vertices[b, 0] - ax, vertices[b, 1] - ay, vertices[b, 2] - az
-    cx, cy, cz = vertices[c, 0] - ax, vertices[c, 1] - ay, vertices[c, 2] - az
+    a, b, c = mesh.faces[index]
+    points = mesh.vertices
+    ax, ay, az = points[a, 0], points[a, 1], points[a, 2]
+    bx, by, bz = points[b, 0] - ax, points[b, 1] - ay, points[b, 2] - az
+    cx, cy, cz = points[c, 0] - ax, points[c, 1] - ay, points[c, 2] - az
     px, py, pz = x - ax, y - ay, z - az
     bb, bc, cc = bx * bx + by * by + bz * bz, bx * cx + by * cy + bz * cz, cx * cx + cy * cy + cz * cz
     pb, pc = px * bx + py * by + pz * bz, px * cx + py * cy + pz * cz
@@ -54,41 +69,94 @@ def blend(table: Floats, faces: Ints, index: int, bary: Rgb, column: int) -> flo
 
 
 @compiled
-def shade_backdrop(
-    lens: Lens, light: Light, ground: Ground, facades: Array, shadow: ShadowMap,
-    vertices: Floats, normals: Floats, attributes: Floats, faces: Ints, materials: Ints,
-    nearness: Floats, triangle: Ints, ambient: Floats, sun: Floats,
-) -> None:  # fmt: skip
-    """Fill the sky-lit and the sunlit part of a whole picture, and the ground's nearness."""
+def normal_at(mesh: Mesh, index: int, bary: Rgb) -> Rgb:
+    table, faces = mesh.normals, mesh.faces
+    return (blend(table, faces, index, bary, 0), blend(table, faces, index, bary, 1), blend(table, faces, index, bary, 2))
+
+
+@compiled
+def attributes_at(mesh: Mesh, index: int, bary: Rgb) -> tuple[float, float, float, float]:
+    table, faces = mesh.attributes, mesh.faces
+    return (
+        blend(table, faces, index, bary, 0),
+        blend(table, faces, index, bary, 1),
+        blend(table, faces, index, bary, 2),
+        blend(table, faces, index, bary, 3),
+    )
+
+
+@compiled
+def find_ground(lens: Lens, nearness: Floats, triangle: Ints) -> None:
+    """Let the ground hide what lies under it; mark ground and sky in ``triangle``."""
     height, width = nearness.shape
     for i in range(height):
         for j in range(width):
-            dx, dy, dz = ray(lens, j + 0.5, i + 0.5)
-            q = nearness[i, j]
-            on_ground = -dz / lens.z
-            if on_ground > q and on_ground > 0.004:
+            on_ground = -ray(lens, j + 0.5, i + 0.5)[2] / lens.z
+            if on_ground > nearness[i, j] and on_ground > 0.004:
                 nearness[i, j] = on_ground
-                colour, direct, share = shade_ground(lens, light, ground, shadow, dx, dy, on_ground)
-            elif q > 0.0:
-                k = triangle[i, j]
-                x, y, z = lens.x + dx / q, lens.y + dy / q, lens.z + dz / q
-                bary = weights(vertices, faces, k, x, y, z)
-                n = (blend(normals, faces, k, bary, 0), blend(normals, faces, k, bary, 1), blend(normals, faces, k, bary, 2))
-                a = (
-                    blend(attributes, faces, k, bary, 0), blend(attributes, faces, k, bary, 1),
-                    blend(attributes, faces, k, bary, 2), blend(attributes, faces, k, bary, 3),
-                )  # fmt: skip
-                colour, direct, share = shade_thing(light, facades, shadow, materials[k], (x, y, z), n, a, (dx, dy, dz), q)
-            else:
-                length = math.sqrt(dx * dx + dy * dy + dz * dz)
-                colour = far_away(light, dx / length, dy / length, dz / length)
-                direct, share = (0.0, 0.0, 0.0), 0.0
-            keep = 1.0 - share
-            ambient[i, j, 0] = colour[0] * keep + light.horizon_red * share
-            ambient[i, j, 1] = colour[1] * keep + light.horizon_green * share
-            ambient[i, j, 2] = colour[2] * keep + light.horizon_blue * share
-            for channel in range(3):
-                sun[i, j, channel] = direct[channel] * keep
+                triangle[i, j] = GROUND
+            elif nearness[i, j] <= 0.0:
+                triangle[i, j] = SKY
+
+
+@compiled
+def shade_backdrop(
+    lens: Lens, light: Light, ground: Ground, facades: Array, shadow: ShadowMap, mesh: Mesh,
+    nearness: Floats, triangle: Ints, ambient: Floats, sun: Floats,
+) -> None:  # fmt: skip
+    """Fill the sky-lit and the sunlit part of a whole picture; blocks of 2x2 pixels that show one surface are shaded
+    once, in their middle."""
+    height, width = nearness.shape
+    for i in range(0, height, 2):
+        for j in range(0, width, 2):
+            k, q = triangle[i, j], nearness[i, j]
+            if triangle[i, j + 1] == k and triangle[i + 1, j] == k and triangle[i + 1, j + 1] == k:
+                middle = 0.5 * (q + nearness[i + 1, j + 1])
+                direction = ray(lens, j + 1.0, i + 1.0)
+                colour, direct = backdrop_light(lens, light, ground, facades, shadow, mesh, k, middle, direction)
+                for di in range(2):
+                    for dj in range(2):
+                        store(ambient, i + di, j + dj, colour)
+                        store(sun, i + di, j + dj, direct)
+                continue
+            for di in range(2):
+                for dj in range(2):
+                    k, q = triangle[i + di, j + dj], nearness[i + di, j + dj]
+                    direction = ray(lens, j + dj + 0.5, i + di + 0.5)
+                    colour, direct = backdrop_light(lens, light, ground, facades, shadow, mesh, k, q, direction)
+                    store(ambient, i + di, j + dj, colour)
+                    store(sun, i + di, j + dj, direct)
+
+
+@compiled
+def store(picture: Floats, i: int, j: int, colour: Rgb) -> None:
+    picture[i, j, 0] = colour[0]
+    picture[i, j, 1] = colour[1]
+    picture[i, j, 2] = colour[2]
+
+
+@compiled
+def backdrop_light(
+    lens: Lens, light: Light, ground: Ground, facades: Array, shadow: ShadowMap, mesh: Mesh, k: int, q: float, d: Rgb
+) -> tuple[Rgb, Rgb]:
+    """Sky-lit and sunlit part of what lies in direction ``d`` at nearness ``q``, through the haze."""
+    if k == SKY:
+        length = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
+        return far_away(light, d[0] / length, d[1] / length, d[2] / length), (0.0, 0.0, 0.0)
+    if k == GROUND:
+        colour, direct, share = shade_ground(lens, light, ground, shadow, d[0], d[1], q)
+    else:
+        p = (lens.x + d[0] / q, lens.y + d[1] / q, lens.z + d[2] / q)
+        bary = weights(mesh, k, p[0], p[1], p[2])
+        n, a = normal_at(mesh, k, bary), attributes_at(mesh, k, bary)
+        colour, direct, share = shade_thing(light, facades, shadow, mesh.materials[k], p, n, a, d, q)
+    keep = 1.0 - share
+    hazed = (
+        colour[0] * keep + light.horizon_red * share,
+        colour[1] * keep + light.horizon_green * share,
+        colour[2] * keep + light.horizon_blue * share,
+    )
+    return hazed, (direct[0] * keep, direct[1] * keep, direct[2] * keep)
 
 
 @compiled
@@ -153,36 +221,53 @@ def far_away(light: Light, dx: float, dy: float, dz: float) -> Rgb:
 @compiled
 def shade_car(
     window: Window, lens: Lens, light: Light, look: CarLook, place: tuple[float, float, float, float],
-    static: ShadowMap, moving: ShadowMap, vertices: Floats, normals: Floats, attributes: Floats, faces: Ints, materials: Ints,
-    nearness: Floats, owner: Ints, triangle: Ints, own: int, picture: Floats,
+    static: ShadowMap, moving: ShadowMap, mesh: Mesh, canvas: Canvas, own: int,
 ) -> None:  # fmt: skip
-    """Colour the pixels of ``picture`` that car number ``own`` shows. place: x, y, cosine and sine of the heading;
-    the mesh is in the car's own axes."""
+    """Colour the pixels that car number ``own`` shows. place: x, y, cosine and sine of the heading; the mesh is in the
+    car's own axes. Of a block of 2x2 pixels inside the car, two on a diagonal are shaded."""
+    owner, picture = canvas.owner, canvas.picture
+    for i in range(window[0], window[2], 2):
+        for j in range(window[1], window[3], 2):
+            inside = owner[i, j] == own and owner[i, j + 1] == own and owner[i + 1, j] == own and owner[i + 1, j + 1] == own
+            for di in range(2):
+                for dj in range(2):
+                    if owner[i + di, j + dj] == own and not (inside and di != dj):
+                        colour = car_light(lens, light, look, place, static, moving, mesh, canvas, i + di, j + dj)
+                        put(picture, i + di, j + dj, light, colour, 1.0 / canvas.nearness[i + di, j + dj])
+            if inside:
+                for channel in range(3):
+                    mean = 0.5 * (picture[i, j, channel] + picture[i + 1, j + 1, channel])
+                    picture[i, j + 1, channel] = mean
+                    picture[i + 1, j, channel] = mean
+
+
+@compiled
+def car_light(
+    lens: Lens, light: Light, look: CarLook, place: tuple[float, float, float, float],
+    static: ShadowMap, moving: ShadowMap, mesh: Mesh, canvas: Canvas, i: int, j: int,
+) -> Rgb:  # fmt: skip
     px, py, pc, ps = place
     ox, oy = lens.x - px, lens.y - py
-    ex, ey, ez = ox * pc + oy * ps, oy * pc - ox * ps, lens.z
-    for i in range(window[0], window[2]):
-        for j in range(window[1], window[3]):
-            if owner[i, j] != own:
-                continue
-            wx, wy, wz = ray(lens, j + 0.5, i + 0.5)
-            q, k = nearness[i, j], triangle[i, j]
-            dx, dy, dz = wx * pc + wy * ps, wy * pc - wx * ps, wz
-            x, y, z = ex + dx / q, ey + dy / q, ez + dz / q
-            bary = weights(vertices, faces, k, x, y, z)
-            n = (blend(normals, faces, k, bary, 0), blend(normals, faces, k, bary, 1), blend(normals, faces, k, bary, 2))
-            surface = car_surface(
-                look, materials[k], x, y, z, blend(attributes, faces, k, bary, 0), blend(attributes, faces, k, bary, 1),
-                blend(attributes, faces, k, bary, 2), blend(attributes, faces, k, bary, 3), n[0],
-            )  # fmt: skip
-            spot = (px + x * pc - y * ps, py + x * ps + y * pc, z)
-            lit = sunlit(moving, spot[0], spot[1], spot[2], 0.05) * sunlit(static, spot[0], spot[1], spot[2], 0.15)
-            length = math.sqrt(dx * dx + dy * dy + dz * dz)
-            r, g, b = finish(light, look, surface, (x, y, z), n, (dx / length, dy / length, dz / length), lit, pc, ps)
-            share = haze_share(light, 1.0 / q)
-            picture[i, j, 0] = r + (light.horizon_red - r) * share
-            picture[i, j, 1] = g + (light.horizon_green - g) * share
-            picture[i, j, 2] = b + (light.horizon_blue - b) * share
+    wx, wy, dz = ray(lens, j + 0.5, i + 0.5)
+    q, k = canvas.nearness[i, j], canvas.triangle[i, j]
+    dx, dy = wx * pc + wy * ps, wy * pc - wx * ps
+    x, y, z = ox * pc + oy * ps + dx / q, oy * pc - ox * ps + dy / q, lens.z + dz / q
+    bary = weights(mesh, k, x, y, z)
+    n, a = normal_at(mesh, k, bary), attributes_at(mesh, k, bary)
+    surface = car_surface(look, mesh.materials[k], x, y, z, a[0], a[1], a[2], a[3], n[0])
+    at_x, at_y = px + x * pc - y * ps, py + x * ps + y * pc
+    lit = sunlit(moving, at_x, at_y, z, 0.05) * sunlit(static, at_x, at_y, z, 0.15)
+    length = math.sqrt(dx * dx + dy * dy + dz * dz)
+    return finish(light, look, surface, (x, y, z), n, (dx / length, dy / length, dz / length), lit, pc, ps)
+
+
+@compiled
+def put(picture: Floats, i: int, j: int, light: Light, colour: Rgb, distance: float) -> None:
+    """Write a colour, seen through the haze."""
+    share = haze_share(light, distance)
+    picture[i, j, 0] = colour[0] + (light.horizon_red - colour[0]) * share
+    picture[i, j, 1] = colour[1] + (light.horizon_green - colour[1]) * share
+    picture[i, j, 2] = colour[2] + (light.horizon_blue - colour[2]) * share
 
 
 @compiled
@@ -211,7 +296,7 @@ def finish(
     mx, my, mz = d[0] - 2.0 * dot * nx, d[1] - 2.0 * dot * ny, d[2] - 2.0 * dot * nz
     er, eg, eb = surroundings(light, mx * pc - my * ps, mx * ps + my * pc, mz)
     glint = max(mx * sx + my * sy + mz * light.sun_z, 0.0)
-    sharp = glint**250 * 12.0 * lit
+    sharp = glint**250 * 12.0 * lit if glint > 0.97 else 0.0
     fresnel = 0.05 + 0.95 * (1.0 - min(-dot, 1.0)) ** 5
     if kind == CHROME:
         sharp += 0.5 * glint**12 * lit
@@ -250,57 +335,59 @@ def cabin_view(light: Light, look: CarLook, p: Rgb, d: Rgb, behind: Rgb) -> Rgb:
 
 @compiled
 def shade_plain(
-    window: Window, lens: Lens, light: Light, static: ShadowMap, moving: ShadowMap,
-    vertices: Floats, normals: Floats, attributes: Floats, faces: Ints,
-    nearness: Floats, owner: Ints, triangle: Ints, own: int, picture: Floats,
-) -> None:  # fmt: skip
+    window: Window, lens: Lens, light: Light, static: ShadowMap, moving: ShadowMap, mesh: Mesh, canvas: Canvas, own: int
+) -> None:
     """Colour the pixels of a plainly coloured thing (a person) given in world axes."""
     for i in range(window[0], window[2]):
         for j in range(window[1], window[3]):
-            if owner[i, j] != own:
+            if canvas.owner[i, j] != own:
                 continue
             dx, dy, dz = ray(lens, j + 0.5, i + 0.5)
-            q, k = nearness[i, j], triangle[i, j]
+            q, k = canvas.nearness[i, j], canvas.triangle[i, j]
             x, y, z = lens.x + dx / q, lens.y + dy / q, lens.z + dz / q
-            bary = weights(vertices, faces, k, x, y, z)
-            nz = blend(normals, faces, k, bary, 2)
-            facing = light.sun_x * blend(normals, faces, k, bary, 0) + light.sun_y * blend(normals, faces, k, bary, 1) + light.sun_z * nz
+            bary = weights(mesh, k, x, y, z)
+            n, a = normal_at(mesh, k, bary), attributes_at(mesh, k, bary)
+            facing = light.sun_x * n[0] + light.sun_y * n[1] + light.sun_z * n[2]
             lit = max(facing, 0.0) * sunlit(moving, x, y, z, 0.08) * sunlit(static, x, y, z, 0.15)
-            ar, ag, ab = sky_light(light, nz)
-            share = haze_share(light, 1.0 / q)
-            r = blend(attributes, faces, k, bary, 0) * (ar + lit * light.sun_red)
-            g = blend(attributes, faces, k, bary, 1) * (ag + lit * light.sun_green)
-            b = blend(attributes, faces, k, bary, 2) * (ab + lit * light.sun_blue)
-            picture[i, j, 0] = r + (light.horizon_red - r) * share
-            picture[i, j, 1] = g + (light.horizon_green - g) * share
-            picture[i, j, 2] = b + (light.horizon_blue - b) * share
+            ar, ag, ab = sky_light(light, n[2])
+            colour = (a[0] * (ar + lit * light.sun_red), a[1] * (ag + lit * light.sun_green), a[2] * (ab + lit * light.sun_blue))
+            put(canvas.picture, i, j, light, colour, 1.0 / q)
 
 
 @compiled
 def relight(
-    window: Window, lens: Lens, moving: ShadowMap, places: Array,
-    ambient: Floats, sun: Floats, nearness: Floats, owner: Ints, picture: Floats,
-) -> None:  # fmt: skip
+    window: Window, lens: Lens, moving: ShadowMap, places: Array, ambient: Floats, sun: Floats, canvas: Canvas
+) -> None:
     """Cast the cars' shadows on the backdrop. places: (cars, 6): x, y, cosine, sine, half length, half width."""
     for i in range(window[0], window[2]):
         for j in range(window[1], window[3]):
-            q = nearness[i, j]
-            if owner[i, j] >= 0 or q <= 0.0:
+            q = canvas.nearness[i, j]
+            if canvas.owner[i, j] >= 0:
+                continue
+            if q <= 0.0:
+                for channel in range(3):
+                    canvas.picture[i, j, channel] = ambient[i, j, channel]
                 continue
             dx, dy, dz = ray(lens, j + 0.5, i + 0.5)
             x, y, z = lens.x + dx / q, lens.y + dy / q, lens.z + dz / q
             lit = sunlit(moving, x, y, z, 0.03)
-            open_sky = 1.0
-            if z < 0.3:
-                for k in range(len(places)):
-                    ox, oy = x - places[k, 0], y - places[k, 1]
-                    along = abs(ox * places[k, 2] + oy * places[k, 3]) - places[k, 4]
-                    across = abs(oy * places[k, 2] - ox * places[k, 3]) - places[k, 5]
-                    if along < 1.2 and across < 1.2:
-                        gap = max(along, across) if along < 0.0 or across < 0.0 else math.hypot(along, across)
-                        open_sky *= contact(gap)
+            open_sky = open_sky_at(places, x, y) if z < 0.3 else 1.0
             for channel in range(3):
-                picture[i, j, channel] = ambient[i, j, channel] * open_sky + sun[i, j, channel] * lit
+                canvas.picture[i, j, channel] = ambient[i, j, channel] * open_sky + sun[i, j, channel] * lit
+
+
+@compiled
+def open_sky_at(places: Array, x: float, y: float) -> float:
+    """Share of skylight that the cars leave to a point of the ground."""
+    share = 1.0
+    for k in range(len(places)):
+        ox, oy = x - places[k, 0], y - places[k, 1]
+        along = abs(ox * places[k, 2] + oy * places[k, 3]) - places[k, 4]
+        across = abs(oy * places[k, 2] - ox * places[k, 3]) - places[k, 5]
+        if along < 1.2 and across < 1.2:
+            gap = max(along, across) if along < 0.0 or across < 0.0 else math.hypot(along, across)
+            share *= contact(gap)
+    return share
 
 
 @compiled

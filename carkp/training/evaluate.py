@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -13,7 +14,20 @@ from carkp.keypoints.codec import HeatmapCodec
 from carkp.keypoints.predictions import Predictions
 from carkp.training.distributed import ProcessContext
 
-Batch = Mapping[str, Tensor]
+
+class Batch(TypedDict):
+    """B samples: ``image`` (B, 3, H, W) uint8, ``points`` (B, K, 2) in input pixels, ``validity`` (B, K), and where each
+    lies in the store (``index``), how large its crop is (``crop_size``) and whether the frame cut it (``truncated``).
+    """
+
+    image: Tensor
+    points: Tensor
+    validity: Tensor
+    index: Tensor
+    crop_size: Tensor
+    truncated: Tensor
+
+
 Forward = Callable[[Tensor], Tensor]
 """uint8 images (B, 3, H, W) -> heatmaps (B, K, H, W)."""
 
@@ -44,11 +58,17 @@ def predict(
     columns: dict[str, list[NDArray[np.generic]]] = {name: [] for name in _COLUMNS}
     for batch in split.batches:
         decoded = codec.decode(forward(batch["image"].to(context.device)))
-        for name in ("index", "validity", "crop_size", "truncated"):
-            columns[name].append(batch[name].numpy())
-        columns["targets"].append(batch["points"].numpy())
-        columns["points"].append(decoded.points.cpu().numpy())
-        columns["scores"].append(decoded.scores.cpu().numpy())
+        row = {
+            "index": batch["index"],
+            "points": decoded.points,
+            "scores": decoded.scores,
+            "targets": batch["points"],
+            "validity": batch["validity"],
+            "crop_size": batch["crop_size"],
+            "truncated": batch["truncated"],
+        }
+        for name, values in row.items():
+            columns[name].append(values.cpu().numpy())
         on_batch(len(batch["index"]))
     parts = context.gather(columns)
     merged = {name: [array for part in parts for array in part[name]] for name in _COLUMNS}

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +16,8 @@ from carkp.keypoints.loss import weighted_heatmap_loss
 from carkp.keypoints.metrics import Scores
 from carkp.training.checkpoint import Checkpoint, save_checkpoint
 from carkp.training.distributed import ProcessContext
+from carkp.training.evaluate import Batch
 from carkp.training.optim import WeightAverage, warmup_cosine
-
-Batch = Mapping[str, Tensor]
 
 
 class TrainBatches(Protocol):
@@ -110,12 +109,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
-        num_steps = settings.epochs * len(inputs.batches)
-        num_warmup_steps = round(settings.warmup_epochs * len(inputs.batches))
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: warmup_cosine(step, num_warmup_steps, num_steps)
-        )
-        self.epoch = 0
+        self.epoch, self.num_steps_done = 0, 0
         self.best_epoch, self.best_pck = 0, float("-inf")
         self.history: list[dict[str, float]] = []
 
@@ -123,6 +117,14 @@ class Trainer:
     def eval_net(self) -> nn.Module:
         """The network that is validated and shipped."""
         return self.average.net if self.average is not None else self.net
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        num_steps_an_epoch = len(self.inputs.batches)
+        num_warmup_steps = round(self.settings.warmup_epochs * num_steps_an_epoch)
+        num_steps = self.settings.epochs * num_steps_an_epoch
+        return self.settings.lr * warmup_cosine(self.num_steps_done, num_warmup_steps, num_steps)
 
     def step(self, batch: Batch) -> Tensor:
         """One optimiser step; the loss, detached and still on the device."""
@@ -140,8 +142,10 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         if self.settings.grad_clip > 0:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.grad_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
         self.optimizer.step()
-        self.scheduler.step()
+        self.num_steps_done += 1
         if self.average is not None:
             self.average.update(self.net)
         return loss.detach()
@@ -150,7 +154,7 @@ class Trainer:
         """Train one epoch, then validate."""
         self.inputs.batches.set_epoch(self.epoch)
         self.net.train()
-        lr = float(self.scheduler.get_last_lr()[0])
+        lr = self.lr
         start = time.perf_counter()
         total: float = 0.0
         num_samples = 0
@@ -194,7 +198,7 @@ class Trainer:
         return {
             "weights": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": {"last_epoch": self.scheduler.last_epoch},
+            "num_steps_done": self.num_steps_done,
             "num_averaged": self.average.num_updates if self.average is not None else 0,
             "random": torch.get_rng_state(),
             "best_epoch": self.best_epoch,
@@ -223,8 +227,7 @@ class Trainer:
             )
         self.net.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.last_epoch = state["scheduler"]["last_epoch"] - 1
-        self.scheduler.step()
+        self.num_steps_done = state["num_steps_done"]
         if self.average is not None:
             self.average.net.load_state_dict(checkpoint.weights)
             self.average.num_updates = state["num_averaged"]

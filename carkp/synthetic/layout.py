@@ -1,0 +1,38 @@
+"""CarFusion's raw layout: its scenes, and the lines of its annotation files."""
+
+from __future__ import annotations
+
+from carkp.keypoints.schema import CARFUSION_IDS
+from carkp.synthetic.frame import CarTruth
+
+TRAIN_SCENES = (
+    "car_butler1", "car_butler2", "car_craig1", "car_craig2", "car_fifth1", "car_fifth2", "car_morewood1", "car_morewood2",
+)  # fmt: skip
+TEST_SCENES = ("car_penn1", "car_penn2")
+VAL_SCENE = "car_craig2"
+VISIBLE_CODE, OCCLUDED_CODE = 1, 2
+
+_COMMA_SCENES = {"car_butler2", "car_craig2", "car_fifth2", "car_morewood2", "car_penn2"}
+"""Scenes whose boxes are spelled ``[x, y, h, w]``; the others say ``[x y w h]``."""
+
+
+def split_of(scene: str) -> str:
+    return "test" if scene in TEST_SCENES else "train"
+
+
+def keypoint_lines(car: CarTruth, instance: int) -> list[str]:
+    """A line for each keypoint inside the frame."""
+    return [
+        f"{car.points[k, 0]:.2f},{car.points[k, 1]:.2f},{CARFUSION_IDS[k]},{instance},"
+        f"{VISIBLE_CODE if car.is_visible[k] else OCCLUDED_CODE}"
+        for k in range(len(CARFUSION_IDS))
+        if car.is_inside[k]
+    ]
+
+
+def box_line(car: CarTruth, scene: str) -> str:
+    x, y = round(car.box.left), round(car.box.top)
+    width, height = round(car.box.right) - x, round(car.box.bottom) - y
+    if scene in _COMMA_SCENES:
+        return f"[{x}, {y}, {height}, {width}],car"
+    return f"[{x} {y} {width} {height}],car"

@@ -1,0 +1,224 @@
+"""A standing camera at a crossing: its backdrop, drawn once, and the places where cars can be seen from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.synthetic.backdrop import build_backdrop
+from carkp.synthetic.camera import Camera, look_at
+from carkp.synthetic.ground import Ground, parking_lot, road_distance
+from carkp.synthetic.lighting import Light, draw_light
+from carkp.synthetic.mesh import Floats, Ints, Mesh, turn_about_z
+from carkp.synthetic.render import ShadowMap, draw_seen, shadow_map
+from carkp.synthetic.shading import find_ground, shade_backdrop
+from carkp.synthetic.streets import Spot, draw_ground, draw_spots
+
+Array = NDArray[np.float64]
+
+SUPERSAMPLING = 2
+_NOMINAL = (4.6, 1.8, 1.5)
+_NUM_SPOTS = 420
+_SKETCH = 4
+"""The first look at a view is this many times smaller than the picture."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """An upright box in the picture, in pixels; may reach beyond the frame."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def width(self) -> float:
+        return self.right - self.left
+
+    @property
+    def area(self) -> float:
+        return max(self.right - self.left, 0.0) * max(self.bottom - self.top, 0.0)
+
+    def meet(self, other: Box) -> Box:
+        return Box(
+            max(self.left, other.left), max(self.top, other.top), min(self.right, other.right), min(self.bottom, other.bottom)
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A spot as the camera sees it, for a car of ordinary size."""
+
+    spot: Spot
+    box: Box
+    distance: float
+    octant: int
+    cut: float  # share of the box outside the frame
+    width: float  # of the box, as a share of the frame's width
+
+
+@dataclass(frozen=True)
+class View:
+    """A camera's backdrop. Pictures are linear light, ``SUPERSAMPLING`` times as large as the frame but for ``small``."""
+
+    camera: Camera
+    light: Light
+    condition: str
+    ground: Ground
+    static: ShadowMap
+    ambient: Floats
+    sun: Floats
+    nearness: Floats
+    small: Floats
+    candidates: list[Candidate]
+    luminance: float
+
+
+def frame_box(size: tuple[int, int]) -> Box:
+    return Box(0.0, 0.0, float(size[1]), float(size[0]))
+
+
+def relative_heading(camera: Camera, spot: Spot) -> float:
+    """Degrees in [0, 360) between the line of sight and the car's heading: 0 drives away, 90 drives left, 180 comes."""
+    sight = math.atan2(spot.y - camera.position[1], spot.x - camera.position[0])
+    return math.degrees(spot.heading - sight) % 360.0
+
+
+def heading_octant(degrees: float) -> int:
+    """0..7, each 45 degrees wide and centred on a multiple of 45."""
+    return int(math.floor(degrees / 45.0 + 0.5)) % 8
+
+
+def draw_view(condition: str, size: tuple[int, int], rng: np.random.Generator) -> View:
+    """A street and a camera that sees many spots there, drawn anew until it does."""
+    while True:
+        ground = draw_ground(rng)
+        backdrop, facades = build_backdrop(ground, rng)
+        for _ in range(12):
+            camera = _draw_camera(ground, size, rng)
+            if camera is None:
+                continue
+            spots = draw_spots(ground, _NUM_SPOTS, rng)
+            candidates = _visible_spots(camera, backdrop, spots)
+            if _is_busy(candidates):
+                return _render_view(camera, draw_light(condition, rng), condition, ground, backdrop, facades, candidates)
+
+
+def _draw_camera(ground: Ground, size: tuple[int, int], rng: np.random.Generator) -> Camera | None:
+    """On a pavement, in the car park or, seldom, in the road; None where the place is built upon."""
+    field = math.radians(math.exp(rng.uniform(math.log(30), math.log(72))))
+    focal = 640.0 / math.tan(field / 2)
+    distance = focal * 4.0 / 165.0 * rng.uniform(0.5, 1.35)
+    in_lot = ground.park_length > 0 and rng.uniform() < 0.35
+    middle = np.array([ground.park_x, ground.park_y]) if in_lot else np.zeros(2)
+    aim = middle + rng.normal(0, 4.0, 2)
+    azimuth = rng.uniform(0, 2 * math.pi)
+    x, y = aim - distance * np.array([math.cos(azimuth), math.sin(azimuth)])
+    edge = road_distance(ground, float(x), float(y))
+    along, across = parking_lot(ground, float(x), float(y))
+    is_in_lot = abs(along) < ground.park_length and abs(across) < ground.park_depth
+    is_on_road = edge < 0 and rng.uniform() < 0.3
+    if not (is_in_lot or is_on_road or 0.3 < edge < ground.pavement):
+        return None
+    height = rng.uniform(1.4, 2.6) if rng.uniform() < 0.55 else rng.uniform(2.6, 4.6)
+    drop = math.tan(rng.uniform(-0.02, 0.10)) * distance
+    target = np.array([aim[0], aim[1], max(min(height - drop, 2.2), -1.0)])
+    return look_at(np.array([x, y, height]), target, rng.normal(0, 0.015), field, size)
+
+
+def car_corners(spot: Spot, measures: tuple[float, float, float]) -> Array:
+    """The eight corners (8, 3) of a car's block, length x width x height, in the world."""
+    bits = np.array([[(i >> k) & 1 for k in range(3)] for i in range(8)], float) - np.array([0.5, 0.5, 0.0])
+    return np.asarray(bits * np.array(measures) @ turn_about_z(spot.heading).T + np.array([spot.x, spot.y, 0.0]))
+
+
+def outline_box(points: Array) -> Box:
+    low, high = points.min(0), points.max(0)
+    return Box(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+
+
+def _visible_spots(camera: Camera, backdrop: Mesh, spots: list[Spot]) -> list[Candidate]:
+    """The spots in the frame, big enough and not hidden by what stands about."""
+    nearness = _sketch(camera, backdrop)
+    seen = []
+    for spot in spots:
+        corners = car_corners(spot, _NOMINAL)
+        points, depth = camera.project(corners)
+        if depth.min() < 3.5:
+            continue
+        box = outline_box(points)
+        inside = box.meet(frame_box(camera.size))
+        cut = 1.0 - inside.area / max(box.area, 1e-6) if inside.width > 0 else 1.0
+        if cut < 0.7 and _open_share(nearness, inside, float(depth.min())) > 0.6:
+            octant = heading_octant(relative_heading(camera, spot))
+            seen.append(Candidate(spot, box, float(depth.mean()), octant, cut, box.width / camera.size[1]))
+    return seen
+
+
+def _sketch(camera: Camera, backdrop: Mesh) -> Floats:
+    """Nearness of the backdrop without the ground, at a fraction of the frame's size."""
+    height, width = camera.size[0] // _SKETCH, camera.size[1] // _SKETCH
+    nearness, triangle = np.zeros((height, width), np.float32), np.zeros((height, width), np.int32)
+    view = camera.view(backdrop.vertices).astype(np.float32)
+    draw_seen(view, backdrop.faces, camera.focal / _SKETCH, width / 2, height / 2, nearness, triangle)
+    return nearness
+
+
+def _open_share(nearness: Floats, box: Box, depth: float) -> float:
+    """Share of a box in which nothing stands nearer than ``depth``."""
+    rows = slice(int(box.top) // _SKETCH, int(box.bottom) // _SKETCH + 1)
+    columns = slice(int(box.left) // _SKETCH, int(box.right) // _SKETCH + 1)
+    part = nearness[rows, columns]
+    return float((part < 1.0 / depth).mean()) if part.size else 0.0
+
+
+def _is_busy(candidates: list[Candidate]) -> bool:
+    """Whether a view offers enough cars of labelled size, in several headings."""
+    good = [c for c in candidates if 0.055 < c.width < 0.34 and c.cut < 0.05]
+    return len(good) >= 24 and len({c.octant for c in good}) >= 4
+
+
+def _render_view(
+    camera: Camera, light: Light, condition: str, ground: Ground, backdrop: Mesh, facades: Array, candidates: list[Candidate]
+) -> View:
+    height, width = camera.size[0] * SUPERSAMPLING, camera.size[1] * SUPERSAMPLING
+    nearness, triangle = np.zeros((height, width), np.float32), np.zeros((height, width), np.int32)
+    lens = camera.lens(SUPERSAMPLING)
+    seen = camera.view(backdrop.vertices).astype(np.float32)
+    draw_seen(seen, backdrop.faces, lens.focal, lens.centre_x, lens.centre_y, nearness, triangle)
+    static = _static_shadow(camera, light, backdrop)
+    ambient, sun = np.empty((height, width, 3), np.float32), np.empty((height, width, 3), np.float32)
+    find_ground(lens, nearness, triangle)
+    shade_backdrop(lens, light, ground, facades, static, backdrop, nearness, triangle, ambient, sun)
+    small = reduce_picture(ambient + sun)
+    street = small[small.shape[0] // 3 :]
+    luminance = float(np.median(street @ np.array([0.3, 0.6, 0.1], np.float32)))
+    return View(camera, light, condition, ground, static, ambient, sun, nearness, small, candidates, luminance)
+
+
+def _static_shadow(camera: Camera, light: Light, backdrop: Mesh) -> ShadowMap:
+    """What the backdrop shades in the part of the ground that the camera looks at."""
+    forward = camera.rotation[2, :2] / np.linalg.norm(camera.rotation[2, :2])
+    centre = camera.position[:2] + 30.0 * forward
+    reach = 38.0
+    corners = np.array([[centre[0] + reach * a, centre[1] + reach * b, 3.0 * c] for a in (-1, 1) for b in (-1, 1) for c in (0, 1)])
+    return shadow_map(backdrop.vertices, backdrop.faces, (light.sun_x, light.sun_y, light.sun_z), corners, 2048)
+
+
+def reduce_picture(picture: Floats) -> Floats:
+    """Mean over blocks of supersampled pixels."""
+    s = SUPERSAMPLING
+    total = picture[::s, ::s].copy()
+    for i in range(s):
+        for j in range(s):
+            if i or j:
+                total += picture[i::s, j::s]
+    return np.asarray(total / np.float32(s * s), np.float32)
+
+
+def empty_owner(size: tuple[int, int]) -> Ints:
+    return np.full((size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING), -1, np.int32)

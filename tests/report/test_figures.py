@@ -1,0 +1,90 @@
+"""Charts hold the numbers they were given."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from carkp.keypoints.schema import NUM_KEYPOINTS
+from carkp.report.figures import (
+    TrainingCurve,
+    figure_to_rgb,
+    pck_curve_figure,
+    per_keypoint_figure,
+    training_curves_figure,
+)
+from carkp.report.style import SERIES_COLOURS, series_style
+
+ALPHAS = np.linspace(0, 0.2, 21)
+
+
+def test_pck_curves_quote_the_marked_value() -> None:
+    figure = pck_curve_figure({"float": (ALPHAS, 5 * ALPHAS), "int8": (ALPHAS, 4 * ALPHAS)})
+    (axes,) = figure.axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["float: 50.0% at 0.1", "int8: 40.0% at 0.1"]
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), 4 * ALPHAS)
+    assert axes.get_xlabel()
+    assert axes.get_ylabel() == "PCK"
+
+
+def test_every_keypoint_gets_its_bar() -> None:
+    values = np.linspace(0.5, 0.9, NUM_KEYPOINTS)
+    figure = per_keypoint_figure({"float": values, "int8": values - 0.1})
+    (axes,) = figure.axes
+    widths = [bar.get_width() for bar in axes.patches]
+    np.testing.assert_allclose(widths, [*values, *(values - 0.1)])
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[0] == "right front wheel"
+    assert len(names) == NUM_KEYPOINTS
+    first, last = axes.patches[0], axes.patches[NUM_KEYPOINTS - 1]
+    assert axes.transData.transform((0, first.get_y()))[1] > axes.transData.transform((0, last.get_y()))[1]
+
+
+def test_missing_keypoint_gets_no_number() -> None:
+    values = np.full(NUM_KEYPOINTS, 0.5)
+    values[3] = np.nan
+    texts = [text.get_text() for text in per_keypoint_figure({"float": values}).axes[0].texts]
+    assert texts[3] == ""
+    assert texts[4] == "50.0%"
+
+
+def test_training_curves_get_a_panel_a_quantity() -> None:
+    epochs = range(1, 5)
+    figure = training_curves_figure(
+        [
+            TrainingCurve("loss", "train", epochs, [4, 3, 2, 1]),
+            TrainingCurve("loss", "validation", epochs, [5, 4, 3, 2]),
+            TrainingCurve("PCK", "pck", epochs, [0.1, 0.2, 0.3, 0.4]),
+            TrainingCurve("learning rate", "lr", epochs, [1, 1, 1, 0]),
+        ]
+    )
+    visible = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in visible] == ["loss", "PCK", "learning rate"]
+    assert [len(axes.lines) for axes in visible] == [2, 1, 1]
+    np.testing.assert_allclose(visible[0].lines[1].get_ydata(), [5, 4, 3, 2])
+
+
+def test_figures_draw_without_pyplot() -> None:
+    pixels = figure_to_rgb(pck_curve_figure({"float": (ALPHAS, 5 * ALPHAS)}))
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
+    assert 0.7 < (pixels == 255).all(axis=2).mean() < 0.99
+    assert "carkp.report.figures" in sys.modules
+    assert not hasattr(sys.modules["carkp.report.figures"], "plt")
+
+
+def test_wrong_lengths_are_named() -> None:
+    with pytest.raises(ValueError, match=r"int8: expected two equally long"):
+        pck_curve_figure({"int8": (ALPHAS, ALPHAS[:-1])})
+    with pytest.raises(ValueError, match="int8: expected 12 values"):
+        per_keypoint_figure({"int8": np.zeros(11)})
+    with pytest.raises(ValueError, match="nothing to draw"):
+        pck_curve_figure({})
+    with pytest.raises(ValueError, match="no curves"):
+        training_curves_figure([])
+
+
+def test_series_stay_distinct() -> None:
+    styles = [series_style(index) for index in range(4 * len(SERIES_COLOURS))]
+    assert len(set(styles)) == len(styles)

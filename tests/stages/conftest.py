@@ -1,0 +1,65 @@
+"""A project directory of its own in which the tiny configuration has run once."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+ROOT = Path(__file__).parents[2]
+TINY = "configs/tiny.yaml"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout's files without its data and runs."""
+
+    path: Path
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.path / 'mlflow.db'}"
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self.uri)
+
+    def call(self, *command: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": self.uri}
+        return subprocess.run(
+            command, cwd=self.path, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+
+    def stage(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.call(sys.executable, "-m", f"carkp.stages.{name}", "--config", TINY, *arguments)
+
+    def runs(self, stage: str) -> list[Run]:
+        """Runs of a stage, newest first."""
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        query = f"tags.`carkp.stage` = '{stage}'"
+        return list(self.client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
+
+    def artifacts(self, run: Run, folder: str = "") -> set[str]:
+        return {item.path for item in self.client.list_artifacts(run.info.run_id, folder)}
+
+
+def copy_project(path: Path) -> Project:
+    path.mkdir(exist_ok=True)
+    shutil.copytree(ROOT / "configs", path / "configs")
+    for name in ("MLproject", "python_env.yaml", "requirements.txt"):
+        shutil.copy(ROOT / name, path / name)
+    return Project(path)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project after ``float`` on a fresh clone: it made its data itself."""
+    project = copy_project(tmp_path_factory.mktemp("trained") / "carkp")
+    done = project.stage("float")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project

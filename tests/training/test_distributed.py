@@ -1,0 +1,48 @@
+"""Two gloo processes on this machine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.nets import FixedBatches, make_net, score
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    """What each of two processes reports of a training."""
+    out = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*command, "-m", "tests.training.two_ranks", str(out)],
+        cwd=ROOT, check=True, capture_output=True, timeout=240,
+    )  # fmt: skip
+    return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_parameters_and_buffers_that_are_scored_are_identical_on_both_ranks(ranks: list[dict[str, object]]) -> None:
+    assert ranks[0]["weights_sha"] == ranks[1]["weights_sha"]
+    assert ranks[0]["average_sha"] == ranks[1]["average_sha"]
+    assert ranks[0]["pck"] == ranks[1]["pck"]
+
+
+def test_validation_by_two_processes_equals_one_process(ranks: list[dict[str, object]]) -> None:
+    assert ranks[0]["untrained_mean_dist"] == score(make_net(), FixedBatches()).mean_dist
+
+
+def test_no_sample_is_lost_or_counted_twice(ranks: list[dict[str, object]]) -> None:
+    assert ranks[0]["num_points"] == 12 * 32
+
+
+def test_rank_zero_alone_writes_checkpoints(ranks: list[dict[str, object]]) -> None:
+    assert [rank["num_epochs_reported"] for rank in ranks] == [2, 0]
+
+
+def test_the_ranks_saw_different_batches(ranks: list[dict[str, object]]) -> None:
+    assert ranks[0]["first_index"] != ranks[1]["first_index"]
+    assert torch.distributed.is_available()

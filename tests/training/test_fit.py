@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from carkp.training.checkpoint import load_checkpoint
+from carkp.training.fit import EpochResult, fit
+from tests.training.nets import FixedBatches, make_net, make_settings, make_trainer, score
+
+
+def test_training_learns_to_place_corners(tmp_path: Path) -> None:
+    before = score(make_net(), FixedBatches()).mean_dist
+    results: list[EpochResult] = []
+    outcome = fit(make_trainer(make_settings(epochs=25)), tmp_path, results.append)
+    assert results[-1].loss < 0.5 * results[0].loss
+    assert results[-1].scores.mean_dist < 0.5 * before
+    assert outcome.best_pck == max(result.scores.pck for result in results)
+
+
+def test_best_checkpoint_holds_the_weights_that_scored_best(tmp_path: Path) -> None:
+    outcome = fit(make_trainer(make_settings(epochs=6)), tmp_path, lambda result: None)
+    checkpoint = load_checkpoint(tmp_path / "best.pt")
+    net = make_net(seed=9)
+    net.load_state_dict(checkpoint.weights)
+    assert checkpoint.epoch == outcome.best_epoch
+    assert score(net, FixedBatches()).pck == outcome.best_pck
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, ema_decay: float) -> None:
+    whole: list[EpochResult] = []
+    fit(make_trainer(make_settings(epochs=4, ema_decay=ema_decay)), tmp_path / "whole", whole.append)
+
+    class Killed(Exception):
+        pass
+
+    def kill_after_two(result: EpochResult) -> None:
+        if result.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(make_trainer(make_settings(epochs=4, ema_decay=ema_decay)), tmp_path / "cut", kill_after_two)
+    resumed = make_trainer(make_settings(epochs=4, ema_decay=ema_decay))
+    resumed.resume(load_checkpoint(tmp_path / "cut" / "last.pt"))
+    rest: list[EpochResult] = []
+    fit(resumed, tmp_path / "cut", rest.append)
+    assert [result.epoch for result in rest] == [3, 4]
+    assert [result.loss for result in rest] == [result.loss for result in whole[2:]]
+    assert len(resumed.history) == 4
+    whole_weights = load_checkpoint(tmp_path / "whole" / "last.pt").weights
+    rest_weights = load_checkpoint(tmp_path / "cut" / "last.pt").weights
+    assert all(torch.equal(whole_weights[name], rest_weights[name]) for name in whole_weights)
+
+
+def test_same_seed_gives_identical_losses(tmp_path: Path) -> None:
+    losses = []
+    for name in ("a", "b"):
+        results: list[EpochResult] = []
+        fit(make_trainer(make_settings()), tmp_path / name, results.append)
+        losses.append([result.loss for result in results])
+    assert losses[0] == losses[1]
+
+
+def test_gradient_clip_bounds_the_step() -> None:
+    trainer = make_trainer(make_settings(grad_clip=1e-3))
+    trainer.step(FixedBatches().batches[0])
+    norms = [parameter.grad.norm() for parameter in trainer.net.parameters() if parameter.grad is not None]
+    assert torch.stack(norms).norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_learning_rate_reaches_zero_at_the_last_step() -> None:
+    settings = make_settings(epochs=2)
+    trainer = make_trainer(settings)
+    for _ in range(2):
+        trainer.run_epoch(lambda loss: None)
+    assert trainer.lr == pytest.approx(0.0, abs=1e-9)
+
+
+def test_moving_average_is_what_is_validated_and_saved(tmp_path: Path) -> None:
+    trainer = make_trainer(make_settings(epochs=2, ema_decay=0.99))
+    fit(trainer, tmp_path, lambda result: None)
+    saved = load_checkpoint(tmp_path / "last.pt").weights
+    assert trainer.average is not None
+    assert all(torch.equal(saved[name], value) for name, value in trainer.average.net.state_dict().items())
+    assert not torch.equal(saved["0.weight"], trainer.net.state_dict()["0.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice() -> None:
+    trainer = make_trainer(make_settings(lr=1e30))
+    with pytest.raises(FloatingPointError, match="lower train.lr"):
+        for _ in range(3):
+            trainer.run_epoch(lambda loss: None)
+
+
+def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    fit(make_trainer(make_settings(epochs=1)), tmp_path, lambda result: None)
+    with pytest.raises(ValueError, match=r"resume from last\.pt"):
+        make_trainer(make_settings()).resume(load_checkpoint(tmp_path / "best.pt"))
+    with pytest.raises(ValueError, match="steps an epoch"):
+        make_trainer(make_settings(), FixedBatches(num_batches=2)).resume(load_checkpoint(tmp_path / "last.pt"))
