@@ -93,6 +93,9 @@ class TrainConfig(_Section):
     grad_clip: Annotated[float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1, description="0: no moving average of the weights")] = 0.0
     channels_last: bool = True
+    compile: Annotated[
+        bool, Field(description="torch.compile: needs a C++ compiler, pays from some 30,000 samples on")
+    ] = False
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], Field(description="auto: bfloat16 on CUDA, float32 elsewhere")
     ] = "auto"

@@ -58,7 +58,7 @@ class BoxReadings(NamedTuple):
 
 
 def is_scene_dir(path: Path) -> bool:
-    return path.is_dir() and any((path / name).is_dir() for name in SCENE_DIRS)
+    return any((path / name).is_dir() for name in SCENE_DIRS)
 
 
 def list_frames(root: Path, issues: Issues) -> list[FrameFiles]:
@@ -100,8 +100,9 @@ def read_frame(files: FrameFiles, issues: Issues) -> Frame:
 def parse_boxes(path: Path, issues: Issues) -> dict[int, BoxReadings]:
     """Line number (0-based, blank lines counted) -> box, for every line that holds one."""
     boxes: dict[int, BoxReadings] = {}
+    name = str(path)
     for index, line in enumerate(_lines(path)):
-        where = f"{path}:{index + 1}"
+        where = f"{name}:{index + 1}"
         if not line.strip():
             issues.skip("blank line in a box file", where)
             continue
@@ -142,8 +143,9 @@ def choose_box(readings: BoxReadings, car: Keypoints) -> Box:
 def parse_keypoints(path: Path, issues: Issues) -> dict[int, Keypoints]:
     """Instance id -> keypoints, for every car with at least one usable line."""
     cars: dict[int, Keypoints] = {}
+    name = str(path)
     for index, line in enumerate(_lines(path)):
-        _parse_keypoint_line(line, f"{path}:{index + 1}", cars, issues)
+        _parse_keypoint_line(line, f"{name}:{index + 1}", cars, issues)
     return cars
 
 

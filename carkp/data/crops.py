@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from carkp.data.carfusion import FrameFiles, read_frame
 from carkp.data.frames import SPLITS, Box, Frame, Instance, Keypoints
 from carkp.data.issues import Issues
 from carkp.data.parallel import map_ordered
+from carkp.data.store import Record, sample_id_of
 from carkp.keypoints.schema import MISSING
 
 ANNOTATION_DIR = "simple_anno"
@@ -27,8 +28,15 @@ CROP_DIR = "crop_imgs"
 MARGIN_X, MARGIN_Y = 0.1, 0.2
 """Margin of a crop left and above, as a share of the box; right and below it is the same where the frame allows."""
 
+DECIMALS = 3
+"""Of coordinates in ``simple_anno``, and so in stores: both ways to a store give the same bytes."""
+
 MIN_CROP_EXTENT_PX = 2
 TRUNCATION_TOLERANCE_PX = 2
+
+
+Meta = dict[str, list[int] | list[float] | bool]
+"""What the sidecar says of a crop."""
 
 
 class CropRectangle(NamedTuple):
@@ -41,27 +49,27 @@ class CropRectangle(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CropRecord:
-    """A written crop, ready for the two JSON files.
+class Crop:
+    """A written crop.
 
     Attributes:
         split: ``train`` or ``test``.
         key: path below the output directory, with forward slashes.
-        annotation: K times [x, y, validity] in crop pixels.
+        record: what a store holds of it.
         meta: frame size (height, width), box [x, y, width, height], crop rectangle [x1, y1, x2, y2], truncated.
     """
 
     split: str
     key: str
-    annotation: list[list[float]]
-    meta: dict[str, list[int] | list[float] | bool]
+    record: Record
+    meta: Meta
 
 
 @dataclass(frozen=True)
 class CroppedFrame:
     """What a worker sends back."""
 
-    records: list[CropRecord] = field(default_factory=list)
+    crops: list[Crop] = field(default_factory=list)
     issues: Issues = field(default_factory=Issues)
 
 
@@ -79,8 +87,9 @@ def crop_rectangle(box: Box, frame_size: tuple[int, int]) -> CropRectangle:
 
 
 def move_keypoints(car: Keypoints, rectangle: CropRectangle) -> Keypoints:
-    """Keypoints in crop pixels: one outside the crop keeps its coordinates and becomes missing."""
-    points = car.points - np.array([rectangle.x1, rectangle.y1], np.float32)
+    """Keypoints in crop pixels, to 1/1000: one outside the crop keeps its coordinates and becomes missing."""
+    moved = car.points.astype(np.float64) - (rectangle.x1, rectangle.y1)
+    points = np.round(moved, DECIMALS).astype(np.float32)
     extent = np.array([rectangle.x2 - rectangle.x1, rectangle.y2 - rectangle.y1])
     is_inside = ((points >= 0) & (points < extent)).all(axis=1)
     return Keypoints(points, np.where(is_inside, car.validity, MISSING).astype(np.uint8))
@@ -100,10 +109,11 @@ def write_crops(
     num_workers: int,
     issues: Issues,
     show_progress: bool = True,
-) -> None:
-    """Write the crops of all frames and ``simple_anno/{keypoints,meta}_{train,test}.json`` below ``out_dir``.
+) -> Generator[Record, None, None]:
+    """Write the crops of all frames and ``simple_anno/{keypoints,meta}_{train,test}.json``; yields what stores need.
 
-    Each file appears under its name only when complete; a second run writes the same files again.
+    Each file appears under its name only when complete, the JSON files after the last record; a second run writes the
+    same files again. Close the generator where it is left early.
     """
     work = partial(crop_frame, out_dir=out_dir, jpeg_quality=jpeg_quality)
     with contextlib.ExitStack() as stack:
@@ -112,8 +122,9 @@ def write_crops(
         stack.callback(results.close)
         for cropped in tqdm(results, "frames", len(frames), disable=not show_progress, unit="frame"):
             issues.merge(cropped.issues)
-            for record in cropped.records:
-                writers[record.split].add(record)
+            for crop in cropped.crops:
+                writers[crop.split].add(crop)
+                yield crop.record
 
 
 def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> CroppedFrame:
@@ -131,18 +142,20 @@ def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> 
             where = f"{frame.image}, instance {instance.instance_id}"
             cropped.issues.skip("box lies outside the frame or is smaller than two pixels", where)
             continue
-        record = _record(frame, instance, rectangle, image.shape[:2])
-        pixels = image[rectangle.y1 : rectangle.y2, rectangle.x1 : rectangle.x2]
-        write_atomic(out_dir / record.key, jpeg.encode_bgr(pixels, jpeg_quality))
-        cropped.records.append(record)
+        crop = _cut(image, frame, instance, rectangle, jpeg_quality)
+        write_atomic(out_dir / crop.key, crop.record.jpeg)
+        cropped.crops.append(crop)
     return cropped
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that appears under its name only when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial_path.write_bytes(data)
+    try:
+        partial_path.write_bytes(data)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial_path.write_bytes(data)
     partial_path.replace(path)
 
 
@@ -160,10 +173,11 @@ class AnnotationWriter:
         self._files = [_partial(path).open("w", encoding="utf-8") for path in self._paths]
         return self
 
-    def add(self, record: CropRecord) -> None:
+    def add(self, crop: Crop) -> None:
         opening = ",\n" if self._count else "{\n"
-        for file, value in zip(self._files, (record.annotation, record.meta), strict=True):
-            file.write(f"{opening}{json.dumps(record.key)}: {json.dumps(value)}")
+        annotation = _annotation(crop.record.points, crop.record.validity)
+        for file, value in zip(self._files, (annotation, crop.meta), strict=True):
+            file.write(f"{opening}{json.dumps(crop.key)}: {json.dumps(value)}")
         self._count += 1
 
     def __exit__(
@@ -205,22 +219,31 @@ def _decode_frame(frame: Frame, issues: Issues) -> jpeg.Image | None:
     return image
 
 
-def _record(frame: Frame, instance: Instance, rectangle: CropRectangle, frame_size: tuple[int, int]) -> CropRecord:
+def _cut(image: jpeg.Image, frame: Frame, instance: Instance, rectangle: CropRectangle, jpeg_quality: int) -> Crop:
+    x1, y1, x2, y2 = rectangle
+    height, width = image.shape[:2]
     keypoints = move_keypoints(instance.keypoints, rectangle)
-    return CropRecord(
-        split=frame.split,
-        key=f"{frame.split}/{frame.scene}/{CROP_DIR}/{frame.frame_id}_{instance.instance_id}.jpg",
-        annotation=_annotation(keypoints.points, keypoints.validity),
-        meta={
-            "frame_size": list(frame_size),
-            "box": [round(float(value), 3) for value in instance.box],
-            "crop": list(rectangle),
-            "truncated": is_truncated(instance.box, frame_size),
-        },
+    truncated = is_truncated(instance.box, (height, width))
+    name = f"{frame.frame_id}_{instance.instance_id}"
+    record = Record(
+        sample_id=sample_id_of(frame.split, frame.scene, name),
+        scene=frame.scene,
+        jpeg=jpeg.encode_bgr(image[y1:y2, x1:x2], jpeg_quality),
+        points=keypoints.points,
+        validity=keypoints.validity,
+        size=(y2 - y1, x2 - x1),
+        truncated=int(truncated),
     )
+    meta: Meta = {
+        "frame_size": [height, width],
+        "box": [round(float(value), DECIMALS) for value in instance.box],
+        "crop": list(rectangle),
+        "truncated": truncated,
+    }
+    return Crop(frame.split, f"{frame.split}/{frame.scene}/{CROP_DIR}/{name}.jpg", record, meta)
 
 
 def _annotation(points: NDArray[np.float32], validity: NDArray[np.uint8]) -> list[list[float]]:
-    return [
-        [round(float(x), 3), round(float(y), 3), int(valid)] for (x, y), valid in zip(points, validity, strict=True)
-    ]
+    """K times [x, y, validity]."""
+    rows = zip(points.tolist(), validity.tolist(), strict=True)
+    return [[round(x, DECIMALS), round(y, DECIMALS), valid] for (x, y), valid in rows]

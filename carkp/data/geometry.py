@@ -66,17 +66,25 @@ def move_points(points: NDArray[np.float32], matrix: Matrix) -> NDArray[np.float
     return (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 
 
-def warp(image: Image, matrix: Matrix, input_size: Size, reduction: int = 1) -> Image:
-    """The picture through the map, black (0) where the crop does not reach.
+def place(image: Image, placement: Placement, crop_size: Size, input_size: Size) -> Image:
+    """The crop in the input, black (0) where it does not reach.
 
-    ``image`` is the crop at 1/``reduction`` of its size, ``matrix`` speaks of the whole one: a reduced pixel u is the
-    mean of ``reduction`` crop pixels with its centre at reduction * u + (reduction - 1) / 2.
+    ``image`` may be the crop decoded at 1/2, 1/4 or 1/8 of (height, width) ``crop_size``: a pixel u reduced by r is the
+    mean of r crop pixels with its centre at r u + (r - 1) / 2. An upright crop ends sharply, as after a resize; a
+    rotated one fades out over a crop pixel.
     """
+    matrix = placement.matrix(crop_size)
+    reduction = round(max(crop_size) / max(image.shape[:2]))
     if reduction > 1:
         shift = (reduction - 1) / 2
         matrix = compose(matrix, np.array([[reduction, 0, shift], [0, reduction, shift]], np.float64))
+    is_upright = placement.rotation_deg == 0
+    border = cv2.BORDER_REPLICATE if is_upright else cv2.BORDER_CONSTANT
     size = input_size[1], input_size[0]
-    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0))  # type: ignore[return-value]
+    placed: Image = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border)  # type: ignore[assignment]
+    if is_upright:
+        _blacken_outside(placed, placement.offset, resized_size(crop_size, placement.scale))
+    return placed
 
 
 def is_inside(points: NDArray[np.float32], size: Size) -> NDArray[np.bool_]:
@@ -94,9 +102,12 @@ def choose_reduction(crop_size: Size, input_size: Size, max_scale: float) -> int
     return next((reduction for reduction in (8, 4, 2) if scale * reduction <= 1), 1)
 
 
-def reduction_of(image_size: Size, crop_size: Size) -> int:
-    """By how much a decoded picture is smaller than its crop; both (height, width)."""
-    return round(max(crop_size) / max(image_size))
+def _blacken_outside(image: Image, offset: tuple[float, float], size: Size) -> None:
+    left, top = round(offset[0]), round(offset[1])
+    image[: max(top, 0)] = 0
+    image[max(top + size[0], 0) :] = 0
+    image[:, : max(left, 0)] = 0
+    image[:, max(left + size[1], 0) :] = 0
 
 
 def _rotation(angle_deg: float, centre: NDArray[np.float64]) -> Matrix:

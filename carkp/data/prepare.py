@@ -1,31 +1,23 @@
 """From a data source to three stores: detect, crop, annotate, pack, summarise."""
 
+import contextlib
 from collections import defaultdict
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
-from carkp.data import jpeg
-from carkp.data.annotations import CropEntry, read_entries
+from carkp.data.annotations import read_crops
 from carkp.data.crops import write_atomic, write_crops
 from carkp.data.issues import DataError, Issues
 from carkp.data.source import SourceKind, detect_source_kind, fingerprint, list_source_frames
-from carkp.data.store import STORE_NAMES, Record, StoreWriter, data_digest, open_stores
+from carkp.data.store import STORE_NAMES, Record, StoreWriter, data_digest, open_stores, split_sample_id
 from carkp.data.summary import SUMMARY_FILE, DataSummary, SceneCounts, read_summary
 from carkp.keypoints.schema import MISSING, OCCLUDED, VISIBLE
 
 __all__ = ["DataSummary", "prepare", "read_summary"]
 
-SPLIT_OF_STORE: dict[str, str] = {"train": "train", "val": "train", "test": "test"}
-
-
-@dataclass
-class _SceneTally:
-    """Counts of a scene while it is packed."""
-
-    counts: SceneCounts = field(default_factory=SceneCounts)
-    frame_ids: set[str] = field(default_factory=set)
+Counts = dict[str, dict[str, SceneCounts]]
+"""Store -> scene -> counts."""
 
 
 def prepare(
@@ -61,12 +53,12 @@ def prepare(
         return known
     (out_dir / SUMMARY_FILE).unlink(missing_ok=True)  # from here on, out_dir is unfinished
     issues = Issues()
-    crops_dir = source
-    if kind is not SourceKind.CROPS:
-        crops_dir = out_dir
+    if kind is SourceKind.CROPS:
+        records = read_crops(source, issues, show_progress)
+    else:
         frames = list_source_frames(source, kind, issues)
-        write_crops(frames, out_dir, jpeg_quality, num_workers, issues, show_progress)
-    scenes = {split: pack_store(crops_dir, out_dir, split, val_scenes, issues, show_progress) for split in STORE_NAMES}
+        records = write_crops(frames, out_dir, jpeg_quality, num_workers, issues, show_progress)
+    scenes = pack(records, out_dir, val_scenes)
     _check_outcome(source, scenes, val_scenes, issues)
     summary = DataSummary(
         source=str(source),
@@ -84,53 +76,44 @@ def prepare(
     return summary
 
 
-def pack_store(
-    crops_dir: Path, out_dir: Path, store: str, val_scenes: tuple[str, ...], issues: Issues, show_progress: bool
-) -> dict[str, SceneCounts]:
-    """Pack one of train, val and test from crops and their ``simple_anno``; the counts of each scene."""
-    tallies: dict[str, _SceneTally] = defaultdict(_SceneTally)
-    # train and val read the same file: what is wrong with it is counted once, but each counts its own crops' faults.
-    file_issues = Issues() if store == "val" else issues
-    entries = read_entries(crops_dir, SPLIT_OF_STORE[store], file_issues)
-    if store != "test":
-        entries = (entry for entry in entries if (entry.scene in val_scenes) == (store == "val"))
-    with StoreWriter(out_dir / STORE_NAMES[store]) as writer:
-        for entry in tqdm(entries, f"pack {store}", disable=not show_progress, unit="crop"):
-            _count_frame(tallies[entry.scene], entry)
-            if (entry.validity == MISSING).all():
-                tallies[entry.scene].counts.num_unlabelled_cars += 1
-                continue
-            record = _read_record(entry, issues)
-            if record is not None:
-                writer.add(record)
-                _count_car(tallies[entry.scene].counts, entry)
-    return {scene: tally.counts for scene, tally in sorted(tallies.items())}
+def pack(records: Generator[Record, None, None], out_dir: Path, val_scenes: tuple[str, ...]) -> Counts:
+    """Sort crops into the three stores below ``out_dir``; those without a labelled keypoint are counted only."""
+    tallies: dict[str, dict[str, _SceneTally]] = {store: defaultdict(_SceneTally) for store in STORE_NAMES}
+    with contextlib.ExitStack() as stack:
+        writers = {store: stack.enter_context(StoreWriter(out_dir / name)) for store, name in STORE_NAMES.items()}
+        stack.enter_context(contextlib.closing(records))
+        for record in records:
+            split, frame_id = split_sample_id(record.sample_id)
+            store = "val" if split == "train" and record.scene in val_scenes else split
+            tallies[store][record.scene].add(record, frame_id)
+            if record.validity.any():
+                writers[store].add(record)
+    return {
+        store: {scene: tally.counts for scene, tally in sorted(scenes.items())} for store, scenes in tallies.items()
+    }
 
 
-def _read_record(entry: CropEntry, issues: Issues) -> Record | None:
-    data = entry.file.read_bytes()
-    size = jpeg.read_size(data)
-    if size is None or jpeg.is_cut_short(data):
-        issues.skip("crop file is no JPEG or is cut short", str(entry.file))
-        return None
-    return Record(entry.sample_id, entry.scene, data, entry.points, entry.validity, size, entry.truncated)
+@dataclass
+class _SceneTally:
+    """Counts of a scene while it is packed."""
+
+    counts: SceneCounts = field(default_factory=SceneCounts)
+    frame_ids: set[str] = field(default_factory=set)
+
+    def add(self, record: Record, frame_id: str) -> None:
+        self.frame_ids.add(frame_id)
+        self.counts.num_frames = len(self.frame_ids)
+        if not record.validity.any():
+            self.counts.num_unlabelled_cars += 1
+            return
+        validity = record.validity.tolist()
+        self.counts.num_cars += 1
+        self.counts.num_visible += validity.count(VISIBLE)
+        self.counts.num_occluded += validity.count(OCCLUDED)
+        self.counts.num_missing += validity.count(MISSING)
 
 
-def _count_frame(tally: _SceneTally, entry: CropEntry) -> None:
-    tally.frame_ids.add(entry.frame_id)
-    tally.counts.num_frames = len(tally.frame_ids)
-
-
-def _count_car(counts: SceneCounts, entry: CropEntry) -> None:
-    counts.num_cars += 1
-    counts.num_visible += int((entry.validity == VISIBLE).sum())
-    counts.num_occluded += int((entry.validity == OCCLUDED).sum())
-    counts.num_missing += int((entry.validity == MISSING).sum())
-
-
-def _check_outcome(
-    source: Path, scenes: dict[str, dict[str, SceneCounts]], val_scenes: tuple[str, ...], issues: Issues
-) -> None:
+def _check_outcome(source: Path, scenes: Counts, val_scenes: tuple[str, ...], issues: Issues) -> None:
     if not any(counts.num_cars for of_store in scenes.values() for counts in of_store.values()):
         skipped = issues.describe_skipped() or "nothing was skipped"
         raise DataError(f"{source} holds no car with a labelled keypoint that could be cropped; skipped: {skipped}")

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from carkp.data import carfusion, coco
-from carkp.data.carfusion import FrameFiles
+from carkp.data.carfusion import SCENE_DIRS, FrameFiles
 from carkp.data.crops import ANNOTATION_DIR, annotation_path
 from carkp.data.frames import SPLITS, Frame
 from carkp.data.issues import DataError, Issues
@@ -21,20 +21,24 @@ class SourceKind(StrEnum):
 
 
 def detect_source_kind(path: Path) -> SourceKind:
-    """Tell CarFusion's raw layout, its COCO JSON (file or directory) and a directory of crops apart, in this order.
+    """Tell CarFusion's raw layout, a directory of crops and CarFusion's COCO JSON (file or directory) apart.
+
+    A directory that is more than one of them counts as the first, but without boxes (``bb/``) raw data come last: they
+    may be the pictures of the JSON beside them.
 
     Raises:
         DataError: there is nothing at ``path``, or nothing of the three.
     """
     if not path.exists():
         raise DataError(f"the data source {path} does not exist")
-    if path.is_dir():
-        if any(_has_scenes(path / split) for split in SPLITS):
-            return SourceKind.RAW
-        if any(annotation_path(path, split).is_file() for split in SPLITS):
-            return SourceKind.CROPS
+    if any(_has_scenes(path / split, ("bb",)) for split in SPLITS):
+        return SourceKind.RAW
+    if any(annotation_path(path, split).is_file() for split in SPLITS):
+        return SourceKind.CROPS
     if coco.find_annotation_files(path):
         return SourceKind.COCO
+    if any(_has_scenes(path / split) for split in SPLITS):
+        return SourceKind.RAW
     raise DataError(_explain_unrecognised(path))
 
 
@@ -62,8 +66,8 @@ def _files(source: Path) -> Iterable[Path]:
     return [*sorted(source.glob("*.json")), *below]
 
 
-def _has_scenes(split_dir: Path) -> bool:
-    return split_dir.is_dir() and any(carfusion.is_scene_dir(path) for path in split_dir.iterdir())
+def _has_scenes(split_dir: Path, any_of: tuple[str, ...] = SCENE_DIRS) -> bool:
+    return split_dir.is_dir() and any((path / name).is_dir() for path in split_dir.iterdir() for name in any_of)
 
 
 def _explain_unrecognised(path: Path) -> str:

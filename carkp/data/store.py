@@ -62,6 +62,17 @@ class Record:
     truncated: int
 
 
+def sample_id_of(split: str, scene: str, name: str) -> str:
+    """The id of crop ``<frame>_<i>``, in CarFusion's own split."""
+    return f"{split}/{scene}/{name}"
+
+
+def split_sample_id(sample_id: str) -> tuple[str, str]:
+    """CarFusion's split and the frame's name of a sample id."""
+    split, name = sample_id.split("/", 1)[0], sample_id.rsplit("/", 1)[-1]
+    return split, name.rpartition("_")[0] or name
+
+
 class StoreInfo(NamedTuple):
     """What a store says of itself."""
 
@@ -161,14 +172,16 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        is_complete = False
         try:
             if kind is None:
                 self._finish()
+                is_complete = True
         finally:
             self._environment.close()
-            if kind is not None:
+            if not is_complete:
                 shutil.rmtree(self._partial, ignore_errors=True)
-        if kind is None:
+        if is_complete:
             _replace_directory(self._partial, self._path)
 
     def _finish(self) -> None:

@@ -76,9 +76,9 @@ class EvalTransform:
         """Points become ``points * fit_scale(...)``; ``crop_size`` as in ``TrainTransform``, ``rng`` is not used."""
         size = crop_size or image_rgb.shape[:2]
         placement = Placement(False, geometry.fit_scale(size, self.input_size), 0.0, (0.0, 0.0))
-        matrix = placement.matrix(size)
-        image = _warp(image_rgb, matrix, self.input_size, size)
-        return Transformed(colour.rgb_to_yuv(image), geometry.move_points(points, matrix), validity.copy())
+        image = geometry.place(image_rgb, placement, size, self.input_size)
+        moved = geometry.move_points(points, placement.matrix(size))
+        return Transformed(colour.rgb_to_yuv(image), moved, validity.copy())
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,9 @@ class TrainTransform:
         """
         size = crop_size or image_rgb.shape[:2]
         placement = self.draw_placement(size, rng)
-        matrix = placement.matrix(size)
-        image = _warp(self._recolour(image_rgb, rng), matrix, self.input_size, size)
+        image = geometry.place(self._recolour(image_rgb, rng), placement, size, self.input_size)
         image = self._degrade(image, rng)
-        moved = geometry.move_points(points, matrix)
+        moved = geometry.move_points(points, placement.matrix(size))
         if placement.is_flipped:
             moved, validity = moved[_FLIP_ORDER], validity[_FLIP_ORDER]
         if self._may_lose_points:
@@ -180,11 +179,6 @@ class TrainTransform:
         if rng.random() < self.noise_probability:
             image = colour.add_noise(image, self.noise_sigma, rng)
         return image
-
-
-def _warp(image: Image, matrix: geometry.Matrix, input_size: Size, crop_size: Size) -> Image:
-    reduction = geometry.reduction_of(image.shape[:2], crop_size)
-    return geometry.warp(image, matrix, input_size, reduction)
 
 
 def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:

@@ -2,11 +2,13 @@
 
 import torch
 
+from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig, HeatmapConfig, TrainConfig
 from carkp.data.dataset import CropDataset, TrainLoader, eval_loader, train_loader
 from carkp.data.store import Store
 from carkp.data.transforms import EvalTransform, TrainTransform
 from carkp.keypoints.codec import HeatmapCodec, tied_window
+from carkp.model.cpu_memory import keep_freed_memory
 from carkp.model.pose_net import BuiltModel, build_pose_net
 from carkp.training.distributed import ProcessContext
 from carkp.training.evaluate import EvalSplit
@@ -28,17 +30,24 @@ def build_codec(heatmap: HeatmapConfig, input_size: tuple[int, int]) -> HeatmapC
 
 
 def build_model(config: ExperimentConfig) -> BuiltModel:
-    """The network with its first weights; the new ones come from the configuration's seed."""
+    """The network with its first weights; the new ones come from the configuration's seed.
+
+    Raises:
+        ConfigError: no such network, or its pretrained weights cannot be had.
+    """
     torch.manual_seed(config.seed)
     model = config.model
-    return build_pose_net(
-        name=model.backbone,
-        pretrained=model.pretrained,
-        input_size=model.input_size,
-        head_channels=model.head_channels,
-        activation=model.activation,
-        drop_path_rate=model.drop_path_rate,
-    )
+    try:
+        return build_pose_net(
+            name=model.backbone,
+            pretrained=model.pretrained,
+            input_size=model.input_size,
+            head_channels=model.head_channels,
+            activation=model.activation,
+            drop_path_rate=model.drop_path_rate,
+        )
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        raise ConfigError(f"model: {error}") from error
 
 
 def build_train_loader(config: ExperimentConfig, store: Store, context: ProcessContext) -> TrainLoader:
@@ -81,6 +90,7 @@ def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
         grad_clip=train.grad_clip,
         ema_decay=train.ema_decay,
         channels_last=train.channels_last,
+        compile=train.compile,
         autocast_dtype=torch.bfloat16 if use_bfloat16 else None,
     )
 
@@ -91,4 +101,5 @@ def prepare_torch(config: ExperimentConfig) -> None:
         torch.set_num_threads(config.train.num_threads)
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    torch.set_flush_denormal(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    keep_freed_memory()

@@ -16,7 +16,7 @@ from carkp.training.checkpoint import CheckpointError
 
 DEFAULT_CONFIG = "configs/synthetic.yaml"
 
-USER_ERRORS = (ConfigError, DataError, CheckpointError, TrackingError)
+USER_ERRORS = (ConfigError, DataError, CheckpointError, TrackingError, FloatingPointError)
 """Errors whose message tells a user what, where and what to do: shown without a traceback."""
 
 

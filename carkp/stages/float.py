@@ -32,7 +32,7 @@ from carkp.stages._data import PreparedData, find_data, require_samples
 from carkp.stages._models import load_net, resolve_resume
 from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet, mean_oracle_error_px
 from carkp.tracking import Tracker
-from carkp.training.checkpoint import load_checkpoint, save_checkpoint
+from carkp.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context, run_under_torchrun
 from carkp.training.evaluate import EvalSplit, eval_forward, predict
 from carkp.training.fit import EpochResult, FitInputs, FitResult, Trainer, fit
@@ -202,7 +202,10 @@ def _advance(bar: "tqdm[Any]", loss: float) -> None:
 
 def _resume(trainer: Trainer, last: Path, out_dir: Path, tracker: Tracker) -> None:
     """Go on from ``last``; the best checkpoint and the metrics of the epochs before come along."""
-    trainer.resume(load_checkpoint(last))
+    try:
+        trainer.resume(load_checkpoint(last))
+    except ValueError as error:
+        raise CheckpointError(f"{last}: {error}") from error
     best = last.with_name("best.pt")
     save_checkpoint(load_checkpoint(best), out_dir / CHECKPOINT_DIR / "best.pt")
     for numbers in trainer.history:

@@ -1,6 +1,7 @@
-"""The one place that meets numba: a typed decorator for compiled kernels."""
+"""The one place that meets numba: typed decorators for compiled kernels."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -8,7 +9,27 @@ import numba
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def _sources_stamp() -> tuple[float, int]:
+    """When this package's newest file was changed, and the size of all."""
+    stats = [path.stat() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats)
+
+
+_STAMP = _sources_stamp()
+
+
+def _compile(function: Function, **options: bool) -> Function:
+    dispatcher: Any = numba.njit(cache=True, fastmath=True, error_model="numpy", nogil=True, **options)(function)
+    # numba compares a cached kernel with its own source file only; ours call kernels of other files.
+    dispatcher._cache._cache_file._source_stamp = _STAMP
+    return cast(Function, dispatcher)
+
+
 def compiled(function: Function) -> Function:
     """Compile ``function`` with numba and keep the machine code on disk for the next process."""
-    decorate = numba.njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
-    return cast(Function, decorate(function))
+    return _compile(function)
+
+
+def inlined(function: Function) -> Function:
+    """Compile ``function`` into its callers: to pass a tuple of fifty numbers costs more than most of what we do with it."""
+    return _compile(function, forceinline=True)

@@ -36,7 +36,8 @@ def _free(ground: Ground, x: float, y: float, margin: float) -> bool:
 
 def _buildings(ground: Ground, rng: np.random.Generator) -> tuple[list[Mesh], list[list[float]]]:
     """Rows of houses along both sides of every street."""
-    parts, facades = [], []
+    parts: list[Mesh] = []
+    facades: list[list[float]] = []
     for arm in ground.arms:
         c, s, half = arm[ARM_COS], arm[ARM_SIN], arm[ARM_HALF_WIDTH]
         for side in (-1.0, 1.0):
@@ -119,7 +120,9 @@ def tree(rng: np.random.Generator) -> Mesh:
     radial = mesh.unit(rng.normal(size=(count, 3)))
     spread = rng.uniform(0.45, 1.0, (count, 1)) ** 0.5
     lumps = 1.0 + 0.25 * np.sin(3.0 * radial @ rng.normal(size=(3, 3)) + rng.uniform(0, 6, 3)).mean(1, keepdims=True)
-    centres = radial * spread * lumps * np.array([crown, crown, crown * rng.uniform(0.8, 1.2)]) + np.array([0, 0, height])
+    centres = radial * spread * lumps * np.array([crown, crown, crown * rng.uniform(0.8, 1.2)]) + np.array(
+        [0, 0, height]
+    )
     return mesh.join([trunk, _leaves(centres, radial, crown * 0.16, rng)])
 
 
@@ -220,7 +223,10 @@ def person(rng: np.random.Generator) -> Mesh:
     skin = [(0.45, 0.28, 0.20), (0.25, 0.13, 0.08), (0.08, 0.045, 0.03)][int(rng.integers(3))]
     top, bottom = _cloth(rng), _cloth(rng)
     tall, stride = rng.uniform(0.9, 1.08), rng.uniform(0.0, 0.38)
-    parts = [mesh.ellipsoid((0, 0, 1.66), (0.095, 0.08, 0.12), skin), mesh.ellipsoid((-0.02, 0, 1.70), (0.105, 0.09, 0.10), (0.03, 0.02, 0.015))]
+    parts = [
+        mesh.ellipsoid((0, 0, 1.66), (0.095, 0.08, 0.12), skin),
+        mesh.ellipsoid((-0.02, 0, 1.70), (0.105, 0.09, 0.10), (0.03, 0.02, 0.015)),
+    ]
     parts.append(mesh.ellipsoid((0, 0, 1.20), (0.15, 0.22, 0.36), top, 12))
     for side in (-1.0, 1.0):
         foot = (side * stride, side * 0.10, 0.04)

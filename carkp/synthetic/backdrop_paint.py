@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from carkp.synthetic._jit import compiled
+from carkp.synthetic._jit import inlined
 from carkp.synthetic.lighting import Light, Rgb
 from carkp.synthetic.noise import hash_unit, value_noise
 
@@ -15,8 +15,10 @@ FACADE_COLUMNS = 14
 period; 1 for brick; height of the shop front (0: none); height of a belt course's period; seed."""
 
 
-@compiled
-def facade_colour(table: Array, light: Light, u: float, v: float, building: float, height: float, up: float) -> tuple[float, float, float, float]:
+@inlined
+def facade_colour(
+    table: Array, light: Light, u: float, v: float, building: float, height: float, up: float
+) -> tuple[float, float, float, float]:
     """Reflectance, and how much of it is glass that mirrors the sky (0..1)."""
     row = table[int(building + 0.5)]
     seed = int(row[13])
@@ -35,35 +37,35 @@ def facade_colour(table: Array, light: Light, u: float, v: float, building: floa
     if du < 1.0 and dv < 1.0:
         if du > 0.90 or dv > 0.93 or abs(cv - iv - 0.52) < 0.012 or (row[8] > 0.5 and abs(cu - iu - 0.5) < 0.012):
             return (0.8 * row[3], 0.8 * row[4], 0.8 * row[5], 0.0)
-        blind = hash_unit(int(iu), int(iv), seed)
+        blind = hash_unit(iu, iv, seed)
         if blind > 0.55 and cv - iv - 0.52 > 0.5 * row[9] * (1.0 - 2.4 * (blind - 0.55)):
             return (0.40, 0.38, 0.33, 0.15)
-        return (0.03, 0.035, 0.04, 0.35 + 0.65 * hash_unit(int(iu), int(iv), seed + 1))
+        return (0.03, 0.035, 0.04, 0.35 + 0.65 * hash_unit(iu, iv, seed + 1))
     if du < 1.15 and -1.25 < (cv - iv - 0.52) / (0.5 * row[9]) < -0.95:
         return (row[3], row[4], row[5], 0.0)
     return wall(row, u, v, seed)
 
 
-@compiled
+@inlined
 def wall(row: Array, u: float, v: float, seed: int) -> tuple[float, float, float, float]:
     stain = 0.85 + 0.3 * value_noise(0.6 * u, 0.25 * v, seed + 2)
     if row[10] > 0.5:
         course = math.floor(v / 0.075)
-        stain *= 0.85 + 0.3 * hash_unit(int(math.floor(u / 0.22 + 0.5 * (course % 2))), int(course), seed + 3)
+        stain *= 0.85 + 0.3 * hash_unit(math.floor(u / 0.22 + 0.5 * (course % 2)), course, seed + 3)
     return (row[0] * stain, row[1] * stain, row[2] * stain, 0.0)
 
 
-@compiled
+@inlined
 def shop_front(row: Array, u: float, v: float, seed: int) -> tuple[float, float, float, float]:
     """Sign band, mullions, glass with dim goods behind it, a plinth."""
     shop = math.floor(u / 7.0)
     if v > row[11] - 0.75:
-        hue = hash_unit(int(shop), 0, seed + 4)
-        letter = hash_unit(int(math.floor(u / 0.3)), 0, seed + 5) > 0.5 and abs(v - row[11] + 0.38) < 0.17
+        hue = hash_unit(shop, 0, seed + 4)
+        letter = hash_unit(math.floor(u / 0.3), 0, seed + 5) > 0.5 and abs(v - row[11] + 0.38) < 0.17
         inside = 0.2 < u / 7.0 - shop < 0.8
         if letter and inside:
             return (0.6, 0.6, 0.55, 0.0)
-        return (0.05 + 0.25 * hue, 0.08 + 0.1 * hash_unit(int(shop), 1, seed), 0.30 - 0.25 * hue, 0.0)
+        return (0.05 + 0.25 * hue, 0.08 + 0.1 * hash_unit(shop, 1, seed), 0.30 - 0.25 * hue, 0.0)
     t = u / 1.75
     if v < 0.4 or abs(t - math.floor(t) - 0.5) > 0.46:
         return (0.5 * row[3], 0.5 * row[4], 0.5 * row[5], 0.0)
@@ -71,7 +73,7 @@ def shop_front(row: Array, u: float, v: float, seed: int) -> tuple[float, float,
     return (goods, 0.95 * goods, 0.85 * goods, 0.7)
 
 
-@compiled
+@inlined
 def foliage_colour(r: float, g: float, b: float, x: float, y: float, z: float) -> Rgb:
     tone = 0.55 + 0.9 * value_noise(9.0 * x + 3.0 * z, 9.0 * y + 5.0 * z, 21)
     return (r * tone, g * tone, b * tone)

@@ -61,7 +61,7 @@ class Camera:
         """For pictures ``scale`` times as large."""
         height, width = self.size
         axes = self.rotation.ravel().tolist()
-        return Lens(*self.position.tolist(), *axes, self.focal * scale, width * scale / 2, height * scale / 2)
+        return Lens._make([*self.position.tolist(), *axes, self.focal * scale, width * scale / 2, height * scale / 2])
 
 
 def look_at(position: Array, target: Array, roll: float, field_of_view: float, size: tuple[int, int]) -> Camera:
@@ -105,9 +105,9 @@ def draw_development(mean_luminance: float, rng: np.random.Generator, camera: np
         blur=float(blur),
         motion=(rng.normal(0, 2.0), rng.normal(0, 0.7)) if is_moved else (0.0, 0.0),
         sharpening=float(camera.choice([0.0, 0.4, 0.8])),
-        contrast=camera.uniform(0.85, 1.25),
-        saturation=camera.uniform(0.75, 1.15),
-        black=camera.uniform(0.0, 0.05),
+        contrast=camera.uniform(0.95, 1.40),
+        saturation=camera.uniform(0.85, 1.35),
+        black=camera.uniform(0.0, 0.04),
         read_noise=0.5 + 3.0 * grain,
         shot_noise=2.5 * grain,
         quality=int(rng.integers(70, 96)),
@@ -129,9 +129,12 @@ def tone_curve(contrast: float, black: float) -> Floats:
 
 
 @compiled
-def _expose(linear: Floats, gain: Floats, vignette: float, curve: Floats, sigma: Floats, noise: Floats, out: Bytes) -> None:
+def _expose(
+    linear: Floats, gain: Floats, vignette: float, curve: Floats, sigma: Floats, noise: Floats, out: Bytes
+) -> None:
     """Linear RGB (H, W, 3) to BGR bytes: gain (3, 3) with the exposure, vignette, tone curve, noise of ``sigma`` at each
-    step of the curve."""
+    step of the curve.
+    """
     height, width, _ = linear.shape
     count = len(noise)
     steps = np.float32(len(curve) - 1)
@@ -157,7 +160,7 @@ def _expose(linear: Floats, gain: Floats, vignette: float, curve: Floats, sigma:
 def _mixing(gain: Array, saturation: float) -> Floats:
     """(3, 3): linear RGB to BGR with white balance, exposure and saturation."""
     grey = np.tile(np.array([0.3, 0.6, 0.1]), (3, 1))
-    return ((grey + saturation * (np.eye(3) - grey)) * gain)[::-1].astype(np.float32)
+    return np.asarray(((grey + saturation * (np.eye(3) - grey)) * gain)[::-1], np.float32)
 
 
 def develop(linear: Floats, how: Development, rng: np.random.Generator) -> Bytes:
@@ -179,7 +182,7 @@ def develop(linear: Floats, how: Development, rng: np.random.Generator) -> Bytes
 
 def _motion_kernel(dx: float, dy: float) -> Floats:
     """A streak through the middle of a small square."""
-    reach = int(math.ceil(max(abs(dx), abs(dy)) / 2)) + 1
+    reach = math.ceil(max(abs(dx), abs(dy)) / 2) + 1
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     for t in np.linspace(-0.5, 0.5, 33):
         x, y = reach + t * dx, reach + t * dy
@@ -187,4 +190,4 @@ def _motion_kernel(dx: float, dy: float) -> Floats:
         for a, wa in ((i, i + 1 - y), (i + 1, y - i)):
             for b, wb in ((j, j + 1 - x), (j + 1, x - j)):
                 kernel[min(a, 2 * reach), min(b, 2 * reach)] += wa * wb
-    return kernel / kernel.sum()
+    return np.asarray(kernel / kernel.sum(), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from carkp.synthetic.materials import CAR_DARK, CAR_TRIM, WHEEL
 from carkp.synthetic.mesh import Mesh
 
 Array = NDArray[np.float64]
+_UNIT_RADIUS = 0.33
 LEFT = np.array([i for i, name in enumerate(KEYPOINT_NAMES) if name.startswith("left")])
 
 
@@ -128,6 +130,13 @@ def _wheels(m: CarMeasures, steering: float) -> tuple[list[Mesh], Array]:
 
 def _wheel(radius: float) -> Mesh:
     """A left wheel about the origin; its outer face's hub lies at y = 0.1."""
+    wheel = _unit_wheel()
+    scale = np.array([radius / _UNIT_RADIUS, 1.0, radius / _UNIT_RADIUS], np.float32)
+    return Mesh(wheel.vertices * scale, wheel.normals, wheel.attributes, wheel.faces, wheel.materials)
+
+
+@cache
+def _unit_wheel() -> Mesh:
     profile = np.array(
         [[0.0, 0.1], [0.16, 0.1], [0.2, 0.085], [0.60, 0.07], [0.67, 0.095], [0.70, 0.09], [0.92, 0.098],
          [1.0, 0.07], [1.0, -0.09], [0.9, -0.11], [0.0, -0.11]]
@@ -136,11 +145,11 @@ def _wheel(radius: float) -> Mesh:
     ring, turn = np.meshgrid(np.arange(len(profile)), angle, indexing="ij")
     rho, y = profile[ring, 0], profile[ring, 1]
     ex, ez = rho * np.cos(turn), rho * np.sin(turn)
-    points = np.stack([ex * radius, y, ez * radius], -1).reshape(-1, 3).astype(np.float32)
+    points = np.stack([ex * _UNIT_RADIUS, y, ez * _UNIT_RADIUS], -1).reshape(-1, 3).astype(np.float32)
     attributes = np.stack([ex, ez, rho, y > 0], -1).reshape(-1, 4).astype(np.float32)
     faces = mesh.grid_faces(*rho.shape)
     normals = mesh.smooth_normals(points, faces)
-    if normals[0, 1] < 0:
+    if normals[len(angle), 1] < 0:
         faces, normals = np.ascontiguousarray(faces[:, ::-1]), -normals
     return Mesh(points, normals, attributes, faces, np.full(len(faces), WHEEL, np.int32))
 
@@ -156,7 +165,8 @@ def _lights(m: CarMeasures, look: CarLook, body: Mesh) -> list[Array]:
 
 def _first_hit(body: Mesh, y: float, z: float, side: float) -> Array:
     """Where the line along x at (y, z) first meets the mesh, coming from the front (+1) or from behind (-1)."""
-    a, b, c = (body.vertices[body.faces[:, k]].astype(np.float64) for k in range(3))
+    left_half = body.faces[: len(body.faces) // 2]
+    a, b, c = (body.vertices[left_half[:, k]].astype(np.float64) for k in range(3))
     area = (b[:, 1] - a[:, 1]) * (c[:, 2] - a[:, 2]) - (c[:, 1] - a[:, 1]) * (b[:, 2] - a[:, 2])
     area = np.where(np.abs(area) < 1e-12, np.nan, area)
     beta = ((y - a[:, 1]) * (c[:, 2] - a[:, 2]) - (c[:, 1] - a[:, 1]) * (z - a[:, 2])) / area
@@ -207,8 +217,10 @@ def draw_look(m: CarMeasures, paint: Paint, rng: np.random.Generator) -> CarLook
     half = m.width / 2
     doors = _door_lines(m, rng)
     return CarLook(
-        *paint.colour,
-        paint.metallic,
+        red=paint.colour[0],
+        green=paint.colour[1],
+        blue=paint.colour[2],
+        metallic=paint.metallic,
         length=m.length,
         half_width=half,
         height=m.height,

@@ -44,7 +44,7 @@ def top_profile(m: CarMeasures, x: Array) -> Array:
     profile = np.interp(fine, xs, zs)
     window = np.hanning(17)
     padded = np.pad(profile, 8, mode="edge")
-    return np.interp(x, fine, np.convolve(padded, window / window.sum(), mode="valid"))
+    return np.asarray(np.interp(x, fine, np.convolve(padded, window / window.sum(), mode="valid")))
 
 
 def stations(m: CarMeasures) -> Array:
@@ -62,7 +62,7 @@ def stations(m: CarMeasures) -> Array:
         np.arange(-half + 0.4, half - 0.4, 0.11),
     ]  # fmt: skip
     x = np.unique(np.round(np.clip(np.concatenate(parts), -half, half), 4))
-    return x[np.concatenate([[True], np.diff(x) > 0.003])]
+    return np.asarray(x[np.concatenate([[True], np.diff(x) > 0.003])])
 
 
 def underside(m: CarMeasures, x: Array) -> Array:
@@ -93,7 +93,7 @@ def belt_line(m: CarMeasures, x: Array) -> Array:
 
 
 def _ring_points(m: CarMeasures, x: Array) -> tuple[Array, Array, Array, Array]:
-    """y and z (stations, ring), heights of belt and roof edge (stations,)."""
+    """Points y and z (stations, ring), heights of belt and roof edge (stations,)."""
     bottom, top, wide = underside(m, x), top_profile(m, x), half_width(m, x)
     shoulder = np.minimum(belt_line(m, x), top - 0.075)
     shoulder = np.maximum(shoulder, bottom + 0.08)

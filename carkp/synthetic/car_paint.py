@@ -2,7 +2,7 @@
 
 import math
 
-from carkp.synthetic._jit import compiled
+from carkp.synthetic._jit import compiled, inlined
 from carkp.synthetic.car import CarLook
 from carkp.synthetic.materials import CAR_BODY, CAR_DARK, CAR_TRIM, WHEEL
 from carkp.synthetic.noise import hash_unit, ramp, value_noise
@@ -13,7 +13,7 @@ Surface = tuple[int, float, float, float, float]
 """Finish, linear reflectance red, green, blue, and own light (added, as a multiple of the colour)."""
 
 
-@compiled
+@inlined
 def car_surface(
     look: CarLook, material: int, x: float, y: float, z: float, a: float, b: float, c: float, d: float, nx: float
 ) -> Surface:
@@ -33,7 +33,8 @@ def car_surface(
         finish, r, g, bl, glow = front_surface(look, x, abs(y), y, z, nx)
         if finish >= 0:
             return (finish, r, g, bl, glow)
-    if x < -half + 0.55 and z < look.deck_z + 0.04:
+    in_bed = look.has_bed > 0.5 and a > 3.03 and material == CAR_BODY
+    if x < -half + 0.55 and z < look.deck_z + 0.04 and not in_bed:
         finish, r, g, bl, glow = rear_surface(look, x, abs(y), y, z, nx)
         if finish >= 0:
             return (finish, r, g, bl, glow)
@@ -44,7 +45,7 @@ def car_surface(
     return side_surface(look, a, x, y, z, b)
 
 
-@compiled
+@inlined
 def wheel_surface(look: CarLook, ex: float, ez: float, rho: float, outer: float) -> Surface:
     if rho > 0.69 or outer < 0.5:
         shade = 0.020 if abs(rho - 0.8) > 0.02 else 0.03
@@ -70,12 +71,12 @@ def paint_at(look: CarLook, z: float, x: float, y: float) -> Surface:
     return (PAINT, r, g, b, 0.0)
 
 
-@compiled
+@inlined
 def seam(distance: float) -> bool:
     return abs(distance) < 0.007
 
 
-@compiled
+@inlined
 def side_surface(look: CarLook, a: float, x: float, y: float, z: float, below_belt: float) -> Surface:
     """The flank under the belt line: doors, handles, sills, arches."""
     arch = look.arch
@@ -107,7 +108,7 @@ def side_surface(look: CarLook, a: float, x: float, y: float, z: float, below_be
     return paint_at(look, z, x, y)
 
 
-@compiled
+@inlined
 def cabin_surface(look: CarLook, x: float, above_belt: float, below_edge: float) -> Surface:
     """Greenhouse: side windows and the pillars between them."""
     glass = above_belt > 0.015 and below_edge > 0.045
@@ -130,7 +131,7 @@ def cabin_surface(look: CarLook, x: float, above_belt: float, below_edge: float)
     return (PAINT, look.red, look.green, look.blue, 0.0)
 
 
-@compiled
+@inlined
 def top_surface(look: CarLook, a: float, x: float, y: float, z: float) -> Surface:
     """Bonnet, windscreen, roof, rear glass, deck or bed."""
     if look.roof_front_x + 0.02 < x < look.cowl_x:
@@ -155,7 +156,7 @@ def top_surface(look: CarLook, a: float, x: float, y: float, z: float) -> Surfac
     return (PAINT, look.red, look.green, look.blue, 0.0)
 
 
-@compiled
+@inlined
 def front_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: float) -> Surface:
     """Headlights, grille, intake, plate; finish -1 where the body shows."""
     half = 0.5 * look.length
@@ -184,7 +185,7 @@ def front_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: fl
     return (-1, 0.0, 0.0, 0.0, 0.0)
 
 
-@compiled
+@inlined
 def headlight(look: CarLook, ya: float, z: float, x: float) -> Surface:
     """A clear lens over a bright reflector, with an amber corner on some cars."""
     middle_z = 0.5 * (look.light_low + look.light_high)
@@ -201,7 +202,7 @@ def headlight(look: CarLook, ya: float, z: float, x: float) -> Surface:
     return (LENS, 0.52 + ribs, 0.53 + ribs, 0.54 + ribs, 0.08)
 
 
-@compiled
+@inlined
 def grille(look: CarLook, ya: float, y: float, z: float) -> Surface:
     edge = min(look.grille_y - ya, min(z - look.grille_low, look.grille_high - z))
     if look.chrome > 0.5 and edge < 0.02:
@@ -219,15 +220,16 @@ def grille(look: CarLook, ya: float, y: float, z: float) -> Surface:
     return (MATTE, 0.012, 0.012, 0.012, 0.0)
 
 
-@compiled
+@inlined
 def rear_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: float) -> Surface:
     """Tail lights, plate, bumper, boot lines; finish -1 where the body shows."""
     half = 0.5 * look.length
     on_face = nx < -0.35
     tall = look.tail_high - look.tail_low
-    if look.tail_low < z < look.tail_high and x < -half + look.tail_wrap + 0.10:
-        if ya > look.tail_y or (look.tail_bar > 0.5 and on_face and abs(z - look.tail_high + 0.3 * tall) < 0.3 * tall):
-            return tail_light(look, ya, z)
+    is_bar = look.tail_bar > 0.5 and on_face and abs(z - look.tail_high + 0.3 * tall) < 0.3 * tall
+    in_height = look.tail_low < z < look.tail_high and x < -half + look.tail_wrap + 0.10
+    if in_height and (ya > look.tail_y or is_bar):
+        return tail_light(look, ya, z)
     if not on_face:
         if z < look.clearance + 0.10:
             return (MATTE, 0.02, 0.02, 0.02, 0.0)
@@ -247,7 +249,7 @@ def rear_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: flo
     return (-1, 0.0, 0.0, 0.0, 0.0)
 
 
-@compiled
+@inlined
 def tail_light(look: CarLook, ya: float, z: float) -> Surface:
     """Red lens, a white reversing lamp in it."""
     t = (z - look.tail_low) / (look.tail_high - look.tail_low)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carkp.synthetic.car_shading import shade_car
 from carkp.synthetic.mesh import Floats, Ints, Mesh, join, placed
 from carkp.synthetic.render import ShadowMap, draw_seen, shadow_map
 from carkp.synthetic.scene import (
@@ -22,7 +23,7 @@ from carkp.synthetic.scene import (
     reduce_picture,
     relative_heading,
 )
-from carkp.synthetic.shading import Canvas, Window, relight, shade_car, shade_plain
+from carkp.synthetic.shading import Canvas, Window, relight, shade_plain
 from carkp.synthetic.traffic import Actor
 
 Array = NDArray[np.float64]
@@ -96,7 +97,9 @@ class FramePainter:
         shape = (window[2] - window[0], window[3] - window[1])
         nearness, triangle = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
         lens = self._lens
-        draw_seen(seen, world.faces, lens.focal, lens.centre_x - window[1], lens.centre_y - window[0], nearness, triangle)
+        draw_seen(
+            seen, world.faces, lens.focal, lens.centre_x - window[1], lens.centre_y - window[0], nearness, triangle
+        )
         return _Layer(window, nearness, triangle)
 
     def _window(self, points: NDArray[np.floating], margin: float = 2.0) -> Window:

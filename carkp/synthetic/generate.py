@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from carkp.synthetic.backdrop import person
 from carkp.synthetic.camera import develop, draw_development
 from carkp.synthetic.car_styles import PAINTS, STYLE_SHARES, TEST_PAINTS, TEST_STYLE_SHARES
 from carkp.synthetic.frame import CarTruth, FramePainter
@@ -202,8 +205,8 @@ def compile_kernels() -> None:
     """Fill numba's cache, so that the workers of a pool load the kernels instead of each compiling them."""
     rng = np.random.default_rng(0)
     view = draw_view("clear", (96, 160), rng)
-    cars = draw_cars(view, Fleet(STYLE_SHARES, PAINTS), 2, rng)
-    frame = FramePainter(view).draw(cars, draw_people(view, cars, np.random.default_rng(3)))
+    cars = draw_cars(view, Fleet(STYLE_SHARES, PAINTS), 1, rng)
+    frame = FramePainter(view).draw(cars, [person(rng)])
     develop(frame.linear, draw_development(view.luminance, rng, rng), rng)
 
 
@@ -248,9 +251,18 @@ def _open_view(task: _Task, key: tuple[int, int, int]) -> tuple[View, int]:
     """The view, and the seed of what its camera does to every frame alike."""
     rng = np.random.default_rng(np.random.SeedSequence(task.seed, spawn_key=key))
     shares = TEST_CONDITION_SHARES if task.scene in TEST_SCENES else CONDITION_SHARES
-    names, weights = list(shares), np.array(list(shares.values()))
-    condition = str(rng.choice(names, p=weights / weights.sum()))
+    condition = _spread(shares, task.seed + 31 * task.scene_index + 7 * key[2], task.camera)
     return draw_view(condition, task.image_size, rng), int(rng.integers(2**31))
+
+
+def _spread(shares: dict[str, float], start: int, position: int) -> str:
+    """An item for each position of a sequence, such that also short sequences keep the shares."""
+    golden = 0.5 * (math.sqrt(5.0) - 1.0)
+    at = (golden * position + 0.37 * start) % 1.0 * sum(shares.values())
+    for name, end in zip(shares, accumulate(shares.values()), strict=True):
+        if at < end:
+            return name
+    return list(shares)[-1]
 
 
 def _draw_frame(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from carkp.synthetic._jit import compiled
+from carkp.synthetic._jit import compiled, inlined
 from carkp.synthetic.lighting import Rgb
 from carkp.synthetic.noise import hash_unit, ramp, value_noise
 
@@ -52,7 +52,7 @@ def road_distance(ground: Ground, x: float, y: float) -> float:
     return nearest
 
 
-@compiled
+@inlined
 def parking_lot(ground: Ground, x: float, y: float) -> tuple[float, float]:
     """Position in the car park along and across it; far outside where there is none."""
     if ground.park_length <= 0.0:
@@ -61,12 +61,12 @@ def parking_lot(ground: Ground, x: float, y: float) -> tuple[float, float]:
     return (dx * ground.park_cos + dy * ground.park_sin, dy * ground.park_cos - dx * ground.park_sin)
 
 
-@compiled
+@inlined
 def ground_colour(ground: Ground, x: float, y: float, pixel: float) -> Rgb:
     """Reflectance of the ground; detail smaller than ``pixel`` metres fades out."""
     seed = int(ground.seed)
     fine = 1.0 / (1.0 + (pixel / 0.04) ** 2)
-    grain = fine * (hash_unit(int(math.floor(x * 60.0)), int(math.floor(y * 60.0)), seed) - 0.5)
+    grain = fine * (hash_unit(math.floor(x * 60.0), math.floor(y * 60.0), seed) - 0.5)
     coarse = value_noise(0.35 * x, 0.35 * y, seed) - 0.5
     edge = road_distance(ground, x, y)
     along, across = parking_lot(ground, x, y)
@@ -82,12 +82,12 @@ def ground_colour(ground: Ground, x: float, y: float, pixel: float) -> Rgb:
     return verge_colour(ground, x, y, grain, coarse)
 
 
-@compiled
+@inlined
 def road_colour(ground: Ground, x: float, y: float, pixel: float, grain: float, coarse: float, edge: float) -> Rgb:
     seed = int(ground.seed)
     tone = ground.asphalt * (1.0 + 0.35 * coarse + 0.5 * grain)
     tone *= 0.9 + 0.2 * value_noise(1.7 * x, 1.7 * y, seed + 1)
-    patch = hash_unit(int(math.floor(x / 5.3)), int(math.floor(y / 3.1)), seed + 2)
+    patch = hash_unit(math.floor(x / 5.3), math.floor(y / 3.1), seed + 2)
     if patch > 0.86:
         tone *= 0.72
     crack = abs(value_noise(0.5 * x + 0.3 * y, 0.5 * y, seed + 3) - 0.5)
@@ -95,16 +95,17 @@ def road_colour(ground: Ground, x: float, y: float, pixel: float, grain: float, 
         tone *= 0.7 + 0.3 * min(crack / (0.010 + 0.3 * pixel), 1.0)
     tone *= 1.0 - 0.18 * ramp(-0.7, 0.0, edge)
     white, yellow = road_paint(ground, x, y)
-    worn = ground.wear * value_noise(2.6 * x, 2.6 * y, seed + 5)
-    if white > 0.0 and worn < 0.75:
-        level = 0.55 * (1.0 - 0.5 * worn)
-        return (level, level, 0.97 * level)
-    if yellow > 0.0 and worn < 0.75:
-        return (0.48 * (1.0 - 0.5 * worn), 0.32 * (1.0 - 0.5 * worn), 0.03)
+    if white + yellow > 0.0:
+        worn = ground.wear * value_noise(2.6 * x, 2.6 * y, seed + 5)
+        left = 1.0 - 0.5 * worn
+        if worn < 0.75 and white > 0.0:
+            return (0.55 * left, 0.55 * left, 0.53 * left)
+        if worn < 0.75:
+            return (0.48 * left, 0.32 * left, 0.03)
     return (tone, tone, 1.02 * tone)
 
 
-@compiled
+@inlined
 def road_paint(ground: Ground, x: float, y: float) -> tuple[float, float]:
     """White and yellow paint (1 or 0) at a point of the carriageway."""
     for k in range(len(ground.arms)):
@@ -132,7 +133,7 @@ def road_paint(ground: Ground, x: float, y: float) -> tuple[float, float]:
     return (0.0, 0.0)
 
 
-@compiled
+@inlined
 def park_colour(ground: Ground, along: float, across: float, grain: float, coarse: float) -> Rgb:
     """Stalls 2.7 m wide on both long sides of a lane."""
     t = along / 2.7
@@ -143,19 +144,19 @@ def park_colour(ground: Ground, along: float, across: float, grain: float, coars
     return (tone, tone, tone)
 
 
-@compiled
+@inlined
 def paving_colour(ground: Ground, x: float, y: float, pixel: float, grain: float, coarse: float) -> Rgb:
     """Concrete slabs with joints."""
     u, v = x / 1.5, y / 1.5
     fu, fv = u - math.floor(u), v - math.floor(v)
-    slab = hash_unit(int(math.floor(u)), int(math.floor(v)), int(ground.seed) + 6)
+    slab = hash_unit(math.floor(u), math.floor(v), int(ground.seed) + 6)
     tone = ground.paving * (0.92 + 0.14 * slab + 0.25 * coarse + 0.25 * grain)
     if pixel < 0.08 and (fu < 0.015 or fv < 0.015):
         tone *= 0.65
     return (tone, 0.98 * tone, 0.92 * tone)
 
 
-@compiled
+@inlined
 def verge_colour(ground: Ground, x: float, y: float, grain: float, coarse: float) -> Rgb:
     """Lawn or plaza behind the pavement."""
     if ground.verge > 0.5:

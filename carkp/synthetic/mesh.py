@@ -62,7 +62,7 @@ def smooth_normals(vertices: Floats, faces: Ints) -> Floats:
     """Vertex normals: the area-weighted mean of the adjoining faces' normals."""
     normals = np.zeros((len(vertices), 3), np.float32)
     for f in range(len(faces)):
-        a, b, c = faces[f]
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
         vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
@@ -79,7 +79,7 @@ def smooth_normals(vertices: Floats, faces: Ints) -> Floats:
 
 def unit(vectors: NDArray[np.floating]) -> Floats:
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
 def grid_faces(num_rows: int, num_columns: int) -> Ints:
@@ -115,7 +115,9 @@ def box(size: Sequence[float], centre: Sequence[float], colour: Colour, gloss: f
     return plain(vertices, faces, colour, gloss)
 
 
-def tube(start: Sequence[float], end: Sequence[float], radii: tuple[float, float], colour: Colour, sides: int = 8) -> Mesh:
+def tube(
+    start: Sequence[float], end: Sequence[float], radii: tuple[float, float], colour: Colour, sides: int = 8
+) -> Mesh:
     """A (tapered) cylinder without lids between two points."""
     return tubes(np.array([[*start, *end, *radii]]), colour, sides)
 

@@ -2,10 +2,10 @@
 
 import math
 
-from carkp.synthetic._jit import compiled
+from carkp.synthetic._jit import compiled, inlined
 
 
-@compiled
+@inlined
 def hash_unit(i: int, j: int, seed: int) -> float:
     """A value in [0, 1) that depends on the lattice point and the seed alone."""
     h = (i * 374761393 + j * 668265263 + seed * 144269501) & 0xFFFFFFFF
@@ -21,13 +21,12 @@ def value_noise(x: float, y: float, seed: int) -> float:
     i, j = math.floor(x), math.floor(y)
     fx, fy = x - i, y - j
     fx, fy = fx * fx * (3.0 - 2.0 * fx), fy * fy * (3.0 - 2.0 * fy)
-    i, j = int(i), int(j)
     low = hash_unit(i, j, seed) * (1.0 - fx) + hash_unit(i + 1, j, seed) * fx
     high = hash_unit(i, j + 1, seed) * (1.0 - fx) + hash_unit(i + 1, j + 1, seed) * fx
     return low * (1.0 - fy) + high * fy
 
 
-@compiled
+@inlined
 def ramp(low: float, high: float, x: float) -> float:
     """Smoothstep: 0 below ``low``, 1 above ``high``."""
     t = min(max((x - low) / (high - low), 0.0), 1.0)

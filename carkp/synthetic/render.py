@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from carkp.synthetic._jit import compiled
+from carkp.synthetic._jit import compiled, inlined
 from carkp.synthetic.mesh import Floats, Ints
 
 NEAR = 0.3
@@ -21,13 +21,13 @@ def _fill(
     u0: float, v0: float, q0: float, u1: float, v1: float, q1: float, u2: float, v2: float, q2: float,
 ) -> None:  # fmt: skip
     """Draw one triangle whose nearness q is linear over the picture; pixel centres lie at halves."""
+    height, width = nearness.shape
+    left, right = max(math.ceil(min(u0, u1, u2) - 0.5), 0), min(math.floor(max(u0, u1, u2) + 0.5), width)
+    upper, lower = max(math.ceil(min(v0, v1, v2) - 0.5), 0), min(math.floor(max(v0, v1, v2) + 0.5), height)
+    if left >= right or upper >= lower:
+        return
     area = (u1 - u0) * (v2 - v0) - (u2 - u0) * (v1 - v0)
     if abs(area) < 1e-9:
-        return
-    height, width = nearness.shape
-    left, right = max(int(math.floor(min(u0, u1, u2))), 0), min(int(math.ceil(max(u0, u1, u2))), width)
-    upper, lower = max(int(math.floor(min(v0, v1, v2))), 0), min(int(math.ceil(max(v0, v1, v2))), height)
-    if left >= right or upper >= lower:
         return
     inverse = 1.0 / area
     a1, b1 = (v2 - v0) * inverse, -(u2 - u0) * inverse
@@ -52,39 +52,68 @@ def draw_seen(
     view: Floats, faces: Ints, focal: float, centre_x: float, centre_y: float, nearness: Floats, triangle: Ints
 ) -> None:
     """Draw triangles given in camera axes (N, 3): right, down, depth."""
-    cut = np.empty((4, 3), np.float32)
+    count = len(view)
+    screen = np.empty((count, 3), np.float32)
+    for k in range(count):
+        q = 1.0 / max(view[k, 2], NEAR)
+        screen[k, 0] = focal * view[k, 0] * q + centre_x
+        screen[k, 1] = focal * view[k, 1] * q + centre_y
+        screen[k, 2] = q
     for index in range(len(faces)):
-        a, b, c = faces[index]
+        a, b, c = faces[index, 0], faces[index, 1], faces[index, 2]
         num_in_front = int(view[a, 2] > NEAR) + int(view[b, 2] > NEAR) + int(view[c, 2] > NEAR)
-        if num_in_front == 0:
-            continue
-        count = 0
-        for k in range(3):
-            p, n = faces[index, k], faces[index, (k + 1) % 3]
-            zp, zn = view[p, 2], view[n, 2]
-            if zp > NEAR:
-                cut[count] = view[p]
-                count += 1
-            if (zp > NEAR) != (zn > NEAR):
-                t = (NEAR - zp) / (zn - zp)
-                for axis in range(3):
-                    cut[count, axis] = view[p, axis] + t * (view[n, axis] - view[p, axis])
-                count += 1
-        q0, q1 = 1.0 / cut[0, 2], 1.0 / cut[1, 2]
-        u0, v0 = focal * cut[0, 0] * q0 + centre_x, focal * cut[0, 1] * q0 + centre_y
-        u1, v1 = focal * cut[1, 0] * q1 + centre_x, focal * cut[1, 1] * q1 + centre_y
-        for k in range(2, count):
-            q2 = 1.0 / cut[k, 2]
-            u2, v2 = focal * cut[k, 0] * q2 + centre_x, focal * cut[k, 1] * q2 + centre_y
-            _fill(nearness, triangle, index, u0, v0, q0, u1, v1, q1, u2, v2, q2)
-            u1, v1, q1 = u2, v2, q2
+        if num_in_front == 3:
+            _fill(
+                nearness, triangle, index, screen[a, 0], screen[a, 1], screen[a, 2],
+                screen[b, 0], screen[b, 1], screen[b, 2], screen[c, 0], screen[c, 1], screen[c, 2],
+            )  # fmt: skip
+        elif num_in_front > 0:
+            _fill_cut(view, faces, index, focal, centre_x, centre_y, nearness, triangle)
+
+
+@compiled
+def _fill_cut(
+    view: Floats,
+    faces: Ints,
+    index: int,
+    focal: float,
+    centre_x: float,
+    centre_y: float,
+    nearness: Floats,
+    triangle: Ints,
+) -> None:
+    """Draw what lies beyond ``NEAR`` of a triangle that crosses it."""
+    cut = np.empty((4, 3), np.float32)
+    count = 0
+    for k in range(3):
+        p, n = faces[index, k], faces[index, (k + 1) % 3]
+        zp, zn = view[p, 2], view[n, 2]
+        if zp > NEAR:
+            for axis in range(3):
+                cut[count, axis] = view[p, axis]
+            count += 1
+        if (zp > NEAR) != (zn > NEAR):
+            t = (NEAR - zp) / (zn - zp)
+            for axis in range(3):
+                cut[count, axis] = view[p, axis] + t * (view[n, axis] - view[p, axis])
+            count += 1
+    for k in range(count):
+        q = 1.0 / cut[k, 2]
+        cut[k, 0] = focal * cut[k, 0] * q + centre_x
+        cut[k, 1] = focal * cut[k, 1] * q + centre_y
+        cut[k, 2] = q
+    for k in range(2, count):
+        _fill(
+            nearness, triangle, index, cut[0, 0], cut[0, 1], cut[0, 2],
+            cut[k - 1, 0], cut[k - 1, 1], cut[k - 1, 2], cut[k, 0], cut[k, 1], cut[k, 2],
+        )  # fmt: skip
 
 
 @compiled
 def _draw_parallel(points: Floats, faces: Ints, nearness: Floats, triangle: Ints) -> None:
     """Draw triangles given as (column, row, nearness) (N, 3)."""
     for index in range(len(faces)):
-        a, b, c = faces[index]
+        a, b, c = faces[index, 0], faces[index, 1], faces[index, 2]
         _fill(
             nearness, triangle, index, points[a, 0], points[a, 1], points[a, 2],
             points[b, 0], points[b, 1], points[b, 2], points[c, 0], points[c, 1], points[c, 2],
@@ -124,16 +153,16 @@ def shadow_map(
     flat = vertices @ basis.T
     texels = np.concatenate([(flat[:, :2] - low) * scale, flat[:, 2:]], 1).astype(np.float32)
     _draw_parallel(texels, faces, nearness, np.empty((size, size), np.int32))
-    return ShadowMap(nearness, *basis.ravel().tolist(), float(low[0]), float(low[1]), scale)
+    return ShadowMap._make([nearness, *basis.ravel().tolist(), float(low[0]), float(low[1]), scale])
 
 
-@compiled
+@inlined
 def sunlit(shadow: ShadowMap, x: float, y: float, z: float, bias: float) -> float:
     """Share of sun (0..1) that reaches a point: four texels, blended."""
     size = shadow.nearness.shape[0]
     u = (shadow.ux * x + shadow.uy * y + shadow.uz * z - shadow.origin_u) * shadow.scale - 0.5
     v = (shadow.vx * x + shadow.vy * y + shadow.vz * z - shadow.origin_v) * shadow.scale - 0.5
-    i, j = int(math.floor(v)), int(math.floor(u))
+    i, j = math.floor(v), math.floor(u)
     if i < 0 or j < 0 or i >= size - 1 or j >= size - 1:
         return 1.0
     own = shadow.sx * x + shadow.sy * y + shadow.sz * z + bias

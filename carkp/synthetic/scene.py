@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carkp.synthetic.backdrop import build_backdrop
+from carkp.synthetic.backdrop_shading import find_ground, shade_backdrop
 from carkp.synthetic.camera import Camera, look_at
 from carkp.synthetic.ground import Ground, parking_lot, road_distance
 from carkp.synthetic.lighting import Light, draw_light
 from carkp.synthetic.mesh import Floats, Ints, Mesh, turn_about_z
 from carkp.synthetic.render import ShadowMap, draw_seen, shadow_map
-from carkp.synthetic.shading import find_ground, shade_backdrop
 from carkp.synthetic.streets import Spot, draw_ground, draw_spots
 
 Array = NDArray[np.float64]
@@ -45,7 +45,10 @@ class Box:
 
     def meet(self, other: Box) -> Box:
         return Box(
-            max(self.left, other.left), max(self.top, other.top), min(self.right, other.right), min(self.bottom, other.bottom)
+            max(self.left, other.left),
+            max(self.top, other.top),
+            min(self.right, other.right),
+            min(self.bottom, other.bottom),
         )
 
 
@@ -90,7 +93,7 @@ def relative_heading(camera: Camera, spot: Spot) -> float:
 
 def heading_octant(degrees: float) -> int:
     """0..7, each 45 degrees wide and centred on a multiple of 45."""
-    return int(math.floor(degrees / 45.0 + 0.5)) % 8
+    return math.floor(degrees / 45.0 + 0.5) % 8
 
 
 def draw_view(condition: str, size: tuple[int, int], rng: np.random.Generator) -> View:
@@ -105,7 +108,9 @@ def draw_view(condition: str, size: tuple[int, int], rng: np.random.Generator) -
             spots = draw_spots(ground, _NUM_SPOTS, rng)
             candidates = _visible_spots(camera, backdrop, spots)
             if _is_busy(candidates):
-                return _render_view(camera, draw_light(condition, rng), condition, ground, backdrop, facades, candidates)
+                return _render_view(
+                    camera, draw_light(condition, rng), condition, ground, backdrop, facades, candidates
+                )
 
 
 def _draw_camera(ground: Ground, size: tuple[int, int], rng: np.random.Generator) -> Camera | None:
@@ -136,7 +141,7 @@ def car_corners(spot: Spot, measures: tuple[float, float, float]) -> Array:
     return np.asarray(bits * np.array(measures) @ turn_about_z(spot.heading).T + np.array([spot.x, spot.y, 0.0]))
 
 
-def outline_box(points: Array) -> Box:
+def outline_box(points: NDArray[np.floating]) -> Box:
     low, high = points.min(0), points.max(0)
     return Box(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
 
@@ -183,7 +188,13 @@ def _is_busy(candidates: list[Candidate]) -> bool:
 
 
 def _render_view(
-    camera: Camera, light: Light, condition: str, ground: Ground, backdrop: Mesh, facades: Array, candidates: list[Candidate]
+    camera: Camera,
+    light: Light,
+    condition: str,
+    ground: Ground,
+    backdrop: Mesh,
+    facades: Array,
+    candidates: list[Candidate],
 ) -> View:
     height, width = camera.size[0] * SUPERSAMPLING, camera.size[1] * SUPERSAMPLING
     nearness, triangle = np.zeros((height, width), np.float32), np.zeros((height, width), np.int32)
@@ -205,8 +216,10 @@ def _static_shadow(camera: Camera, light: Light, backdrop: Mesh) -> ShadowMap:
     forward = camera.rotation[2, :2] / np.linalg.norm(camera.rotation[2, :2])
     centre = camera.position[:2] + 30.0 * forward
     reach = 38.0
-    corners = np.array([[centre[0] + reach * a, centre[1] + reach * b, 3.0 * c] for a in (-1, 1) for b in (-1, 1) for c in (0, 1)])
-    return shadow_map(backdrop.vertices, backdrop.faces, (light.sun_x, light.sun_y, light.sun_z), corners, 2048)
+    corners = np.array(
+        [[centre[0] + reach * a, centre[1] + reach * b, 3.0 * c] for a in (-1, 1) for b in (-1, 1) for c in (0, 1)]
+    )
+    return shadow_map(backdrop.vertices, backdrop.faces, (light.sun_x, light.sun_y, light.sun_z), corners, 1536)
 
 
 def reduce_picture(picture: Floats) -> Floats:

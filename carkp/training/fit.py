@@ -39,6 +39,7 @@ class FitSettings:
     grad_clip: float
     ema_decay: float
     channels_last: bool
+    compile: bool
     autocast_dtype: torch.dtype | None
 
 
@@ -105,7 +106,7 @@ class Trainer:
         self.inputs, self.settings, self.context = inputs, settings, context
         self.net = _placed(net, settings, context)
         self.average = WeightAverage(self.net, settings.ema_decay) if settings.ema_decay > 0 else None
-        self.parallel = _parallel(self.net, context)
+        self.parallel = _parallel(torch.compile(self.net) if settings.compile else self.net, context)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )

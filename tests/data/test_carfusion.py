@@ -59,7 +59,9 @@ def test_a_keypoint_line_is_read_back(tmp_path_factory, x, y, raw_id, instance, 
     assert cars[instance].validity.sum() == cars[instance].validity[index]
 
 
-@pytest.mark.parametrize("line", ["[1 2 3],car", "[1 2 3 4 5],car", "[1 2 x 4],car", "[1 2 nan 4],car", "1 2 3 4", "[]"])
+@pytest.mark.parametrize(
+    "line", ["[1 2 3],car", "[1 2 3 4 5],car", "[1 2 x 4],car", "[1 2 nan 4],car", "1 2 3 4", "[]"]
+)
 def test_a_malformed_box_is_none(line):
     assert parse_box(line) is None
 

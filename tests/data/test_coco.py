@@ -44,7 +44,7 @@ def test_dirt_is_counted(coco_source):
         content["annotations"] += [
             {**good, "bbox": [0, 0, 0, 0]},
             {**good, "keypoints": [1, 2, 3]},
-            {**good, "keypoints": [5, 5, 9] + good["keypoints"][3:]},
+            {**good, "keypoints": [5, 5, 9, *good["keypoints"][3:]]},
             {**good, "image_id": 99},
             "nonsense",
         ]

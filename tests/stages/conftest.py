@@ -1,18 +1,30 @@
 """A project directory of its own in which the tiny configuration has run once."""
 
+import importlib
+import io
 import os
 import shutil
 import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 ROOT = Path(__file__).parents[2]
 TINY = "configs/tiny.yaml"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exit status and what was written."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @dataclass(frozen=True)
@@ -35,8 +47,16 @@ class Project:
             command, cwd=self.path, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
 
-    def stage(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.call(sys.executable, "-m", f"carkp.stages.{name}", "--config", TINY, *arguments)
+    def stage(self, name: str, *arguments: str) -> Outcome:
+        """``python -m carkp.stages.<name>`` on the tiny configuration, in this process to save the imports."""
+        main = importlib.import_module(f"carkp.stages.{name}").main
+        out, error = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+            patch.chdir(self.path)
+            patch.setenv("MLFLOW_TRACKING_URI", self.uri)
+            mlflow.set_tracking_uri(self.uri)
+            status = main(["--config", TINY, *arguments])
+        return Outcome(status, out.getvalue(), error.getvalue())
 
     def runs(self, stage: str) -> list[Run]:
         """Runs of a stage, newest first."""

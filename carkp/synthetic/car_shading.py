@@ -1,0 +1,143 @@
+"""Light on cars: clear-coated paint, glass with a cabin behind it, lamps, chrome."""
+
+from __future__ import annotations
+
+import math
+
+from carkp.synthetic._jit import compiled, inlined
+from carkp.synthetic.camera import Lens
+from carkp.synthetic.car import CarLook
+from carkp.synthetic.car_paint import CHROME, GLASS, LENS, MATTE, PAINT, car_surface
+from carkp.synthetic.lighting import Light, Rgb, sky_light, surroundings
+from carkp.synthetic.mesh import Mesh
+from carkp.synthetic.render import ShadowMap, sunlit
+from carkp.synthetic.shading import Canvas, Window, attributes_at, normal_at, put, ray, weights
+
+
+@compiled
+def shade_car(
+    window: Window, lens: Lens, light: Light, look: CarLook, place: tuple[float, float, float, float],
+    static: ShadowMap, moving: ShadowMap, mesh: Mesh, canvas: Canvas, own: int,
+) -> None:  # fmt: skip
+    """Colour the pixels that car number ``own`` shows. place: x, y, cosine and sine of the heading; the mesh is in the
+    car's own axes. Of a block of 2x2 pixels inside the car, two on a diagonal are shaded.
+    """
+    owner, picture = canvas.owner, canvas.picture
+    for i in range(window[0], window[2], 2):
+        for j in range(window[1], window[3], 2):
+            inside = (
+                owner[i, j] == own and owner[i, j + 1] == own and owner[i + 1, j] == own and owner[i + 1, j + 1] == own
+            )
+            for di in range(2):
+                for dj in range(2):
+                    if owner[i + di, j + dj] == own and not (inside and di != dj):
+                        colour = car_light(lens, light, look, place, static, moving, mesh, canvas, i + di, j + dj)
+                        put(picture, i + di, j + dj, light, colour, 1.0 / canvas.nearness[i + di, j + dj])
+            if inside:
+                for channel in range(3):
+                    mean = 0.5 * (picture[i, j, channel] + picture[i + 1, j + 1, channel])
+                    picture[i, j + 1, channel] = mean
+                    picture[i + 1, j, channel] = mean
+
+
+@inlined
+def car_light(
+    lens: Lens, light: Light, look: CarLook, place: tuple[float, float, float, float],
+    static: ShadowMap, moving: ShadowMap, mesh: Mesh, canvas: Canvas, i: int, j: int,
+) -> Rgb:  # fmt: skip
+    px, py, pc, ps = place
+    ox, oy = lens.x - px, lens.y - py
+    wx, wy, dz = ray(lens, j + 0.5, i + 0.5)
+    q, k = canvas.nearness[i, j], canvas.triangle[i, j]
+    dx, dy = wx * pc + wy * ps, wy * pc - wx * ps
+    x, y, z = ox * pc + oy * ps + dx / q, oy * pc - ox * ps + dy / q, lens.z + dz / q
+    bary = weights(mesh, k, x, y, z)
+    n, a = normal_at(mesh, k, bary), attributes_at(mesh, k, bary)
+    surface = car_surface(look, mesh.materials[k], x, y, z, a[0], a[1], a[2], a[3], n[0])
+    at_x, at_y = px + x * pc - y * ps, py + x * ps + y * pc
+    lit = sunlit(moving, at_x, at_y, z, 0.05) * sunlit(static, at_x, at_y, z, 0.15)
+    length = math.sqrt(dx * dx + dy * dy + dz * dz)
+    return finish(light, look, surface, (x, y, z), n, (dx / length, dy / length, dz / length), lit, pc, ps)
+
+
+@inlined
+def finish(
+    light: Light, look: CarLook, surface: tuple[int, float, float, float, float], p: Rgb, n: Rgb, d: Rgb,
+    lit: float, pc: float, ps: float,
+) -> Rgb:  # fmt: skip
+    """Radiance of a car's surface point; p, n, d in the car's axes, turned to the world by (pc, ps) for the sky."""
+    kind, r, g, b, glow = surface
+    length = math.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) + 1e-9
+    nx, ny, nz = n[0] / length, n[1] / length, n[2] / length
+    dot = nx * d[0] + ny * d[1] + nz * d[2]
+    if dot > 0.0:
+        nx, ny, nz, dot = -nx, -ny, -nz, -dot
+    sx, sy = light.sun_x * pc + light.sun_y * ps, light.sun_y * pc - light.sun_x * ps
+    facing = max(nx * sx + ny * sy + nz * light.sun_z, 0.0) * lit
+    ar, ag, ab = sky_light(light, nz)
+    open_sky = 0.45 + 0.55 * min(max(p[2] / 0.7, 0.0), 1.0)
+    r0, g0, b0 = (
+        r * (ar * open_sky + facing * light.sun_red),
+        g * (ag * open_sky + facing * light.sun_green),
+        b * (ab * open_sky + facing * light.sun_blue),
+    )
+    if glow > 0.0:
+        r0, g0, b0 = r0 + r * glow, g0 + g * glow, b0 + b * glow
+    if kind == MATTE:
+        return (r0, g0, b0)
+    if kind == GLASS:
+        r0, g0, b0 = cabin_view(light, look, p, d, (r0, g0, b0))
+    mx, my, mz = d[0] - 2.0 * dot * nx, d[1] - 2.0 * dot * ny, d[2] - 2.0 * dot * nz
+    er, eg, eb = surroundings(light, mx * pc - my * ps, mx * ps + my * pc, mz)
+    glint = max(mx * sx + my * sy + mz * light.sun_z, 0.0)
+    sharp = glint**250 * 12.0 * lit if glint > 0.97 else 0.0
+    fresnel = 0.05 + 0.95 * (1.0 - min(-dot, 1.0)) ** 5
+    if kind == CHROME:
+        sharp += 0.5 * glint**12 * lit
+        return (
+            0.35 * r0 + r * (er + sharp * light.sun_red),
+            0.35 * g0 + g * (eg + sharp * light.sun_green),
+            0.35 * b0 + b * (eb + sharp * light.sun_blue),
+        )
+    if kind == PAINT:
+        flakes = look.metallic * (0.35 * glint**10 * lit + 0.12)
+        r0, g0, b0 = (
+            r0 + r * flakes * (light.sun_red + er),
+            g0 + g * flakes * (light.sun_green + eg),
+            b0 + b * flakes * (light.sun_blue + eb),
+        )
+    if kind in (GLASS, LENS):
+        fresnel = 0.07 + 0.93 * (1.0 - min(-dot, 1.0)) ** 5
+    dull = open_sky if p[2] < 0.7 else 1.0
+    keep = 1.0 - fresnel
+    return (
+        r0 * keep + fresnel * dull * er + 0.12 * sharp * light.sun_red,
+        g0 * keep + fresnel * dull * eg + 0.12 * sharp * light.sun_green,
+        b0 * keep + fresnel * dull * eb + 0.12 * sharp * light.sun_blue,
+    )
+
+
+@inlined
+def cabin_view(light: Light, look: CarLook, p: Rgb, d: Rgb, behind: Rgb) -> Rgb:
+    """What a window shows: a dim cabin with seats, and daylight through the windows on the other side."""
+    clear = (1.0 - look.tint) ** 1.5
+    dim = 0.05 * clear + 0.008
+    r, g, b = (
+        behind[0] * 0.3 + dim * light.horizon_red,
+        behind[1] * 0.3 + dim * light.horizon_green,
+        behind[2] * 0.3 + dim * light.horizon_blue,
+    )
+    if abs(d[1]) > 0.15:
+        side = 1.0 if d[1] > 0.0 else -1.0
+        t = (side * (look.half_width - 0.16) - p[1]) / d[1]
+        x, z = p[0] + t * d[0], p[2] + t * d[2]
+        low, high = look.deck_z + 0.02, look.height - 0.14
+        is_open = low < z < high and look.roof_rear_x + 0.05 < x < look.roof_front_x + 0.35
+        is_open = is_open and abs(x - look.pillar_b) > 0.09 and abs(x - look.pillar_b + 0.22) > 0.13
+        if t > 0.3 and is_open and x > look.glass_rear:
+            r, g, b = (
+                r + 0.42 * clear * light.horizon_red,
+                g + 0.42 * clear * light.horizon_green,
+                b + 0.42 * clear * light.horizon_blue,
+            )
+    return (r, g, b)

@@ -1,0 +1,148 @@
+"""Does the data stage cost more than the JPEG work that nobody can avoid?
+
+Command:  python experiments/packing_rate.py       (a minute on two cores; `--frames 500` for quieter numbers)
+Asks:     frames a second of two jobs with as many workers, in interleaved rounds: packing, from raw 1920x1080 frames to
+          crops to three stores; and decoding each frame and encoding its crops alone, without reading labels or writing
+          anything. The frames are made up, with four cars each.
+Expect:   packing / JPEG alone >= 0.8. Machines are noisy: read the ratio.
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from carkp.data import jpeg
+from carkp.data.carfusion import FrameFiles, list_frames, read_frame
+from carkp.data.crops import CropRectangle, crop_rectangle
+from carkp.data.issues import Issues
+from carkp.data.parallel import map_ordered, resolve_num_workers
+from carkp.data.prepare import prepare
+
+# What else a run needs is imported in main(): worker processes import this module too, for jpeg_alone.
+
+STUDY = "packing_rate"
+FRAME_SIZE = (1080, 1920)
+CAR_BOXES = ((200, 500, 170, 90), (600, 520, 220, 120), (1000, 480, 150, 80), (1400, 600, 300, 160))
+SCENES = (("train", "car_a"), ("train", "car_v"), ("test", "car_t"))
+LIMIT = 0.8
+
+Job = tuple[FrameFiles, list[CropRectangle]]
+
+
+def make_raw_frames(root: Path, num_frames: int) -> None:
+    """Frames of ordinary JPEG complexity with fully labelled cars."""
+    rng = np.random.default_rng(0)
+    for number in tqdm(range(num_frames), "make frames"):
+        split, scene = SCENES[number % len(SCENES)]
+        directory, name = root / split / scene, f"1_{number:05d}"
+        for part in ("images_jpg", "gt", "bb"):
+            (directory / part).mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (68, 120, 3), dtype=np.uint8)
+        image = cv2.resize(coarse, FRAME_SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+        image = cv2.add(image, rng.integers(-5, 6, (*FRAME_SIZE, 3), dtype=np.int8), dtype=cv2.CV_8U)
+        cv2.imwrite(str(directory / "images_jpg" / f"{name}.jpg"), image)
+        (directory / "bb" / f"{name}.txt").write_text("".join(f"[{x} {y} {w} {h}],car\n" for x, y, w, h in CAR_BOXES))
+        (directory / "gt" / f"{name}.txt").write_text(keypoint_lines())
+
+
+def keypoint_lines() -> str:
+    return "".join(
+        f"{x + w * keypoint // 14},{y + h * keypoint // 14},{keypoint},{car},1\n"
+        for car, (x, y, w, h) in enumerate(CAR_BOXES)
+        for keypoint in (*range(1, 9), *range(10, 14))
+    )
+
+
+def jpeg_alone(job: Job, jpeg_quality: int) -> int:
+    """Decode a frame and encode its crops; the bytes encoded."""
+    files, rectangles = job
+    image = jpeg.decode_bgr(files.image.read_bytes())
+    assert image is not None
+    return sum(len(jpeg.encode_bgr(image[y1:y2, x1:x2], jpeg_quality)) for x1, y1, x2, y2 in rectangles)
+
+
+def list_jobs(raw: Path) -> list[Job]:
+    """Frames with the crops that packing cuts, worked out beforehand."""
+    issues = Issues()
+    frames = list_frames(raw, issues)
+    boxes = [[car.box for car in read_frame(files, issues).instances] for files in frames]
+    return [
+        (files, [crop_rectangle(box, FRAME_SIZE) for box in of_frame])
+        for files, of_frame in zip(frames, boxes, strict=True)
+    ]
+
+
+def timed_packing(raw: Path, out_dir: Path, num_workers: int, jpeg_quality: int) -> float:
+    """Seconds."""
+    shutil.rmtree(out_dir, ignore_errors=True)
+    start = time.perf_counter()
+    prepare(raw, out_dir, ("car_v",), num_workers, jpeg_quality, show_progress=False)
+    return time.perf_counter() - start
+
+
+def timed_jpeg_alone(jobs: list[Job], num_workers: int, jpeg_quality: int) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    sum(map_ordered(partial(jpeg_alone, jpeg_quality=jpeg_quality), jobs, num_workers))
+    return time.perf_counter() - start
+
+
+def measure(num_frames: int, num_rounds: int, num_workers: int, jpeg_quality: int) -> dict[str, float]:
+    """Median rates in frames a second, and the median of the rounds' ratios."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "raw"
+        make_raw_frames(raw, num_frames)
+        jobs = list_jobs(raw)
+        seconds = [
+            (
+                timed_packing(raw, Path(folder) / "out", num_workers, jpeg_quality),
+                timed_jpeg_alone(jobs, num_workers, jpeg_quality),
+            )
+            for _ in tqdm(range(num_rounds), "rounds")
+        ]
+    packing, alone = np.array(seconds).T
+    return {
+        "packing_frames_per_s": float(num_frames / np.median(packing)),
+        "jpeg_alone_frames_per_s": float(num_frames / np.median(alone)),
+        "packing_to_jpeg_alone": float(np.median(alone / packing)),
+    }
+
+
+def main() -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from carkp.stages._cli import Parameter, execute, parse
+
+    parameters = [
+        Parameter("frames", "120", "raw frames to make"),
+        Parameter("rounds", "5", "interleaved rounds"),
+        Parameter("workers", "0", "processes; 0: one a core"),
+    ]
+    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    config = arguments.config
+    num_frames, num_rounds, num_workers = (int(arguments.values[name]) for name in ("frames", "rounds", "workers"))
+
+    def work(tracker, out_dir: Path) -> None:
+        found = measure(num_frames, num_rounds, resolve_num_workers(num_workers), config.data.jpeg_quality)
+        tracker.log_metrics(found)
+        table = Table("quantity", "value", "at least", title="Packing rate")
+        for name, value in found.items():
+            table.add_row(name, f"{value:.2f}", str(LIMIT) if name == "packing_to_jpeg_alone" else "")
+        Console().print(table)
+
+    execute(STUDY, config, work)
+    return 0
+
+
+if __name__ == "__main__":
+    from carkp.stages._cli import guarded
+
+    sys.exit(guarded(main))
