@@ -120,6 +120,7 @@ def main() -> int:
     from rich.table import Table
 
     from carkp.stages._cli import Parameter, execute, parse
+    from carkp.tracking import Tracker
 
     parameters = [
         Parameter("frames", "120", "raw frames to make"),
@@ -130,7 +131,7 @@ def main() -> int:
     config = arguments.config
     num_frames, num_rounds, num_workers = (int(arguments.values[name]) for name in ("frames", "rounds", "workers"))
 
-    def work(tracker, out_dir: Path) -> None:
+    def work(tracker: Tracker, out_dir: Path) -> None:
         found = measure(num_frames, num_rounds, resolve_num_workers(num_workers), config.data.jpeg_quality)
         tracker.log_metrics(found)
         table = Table("quantity", "value", "at least", title="Packing rate")

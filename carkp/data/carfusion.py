@@ -162,7 +162,10 @@ def _parse_keypoint_line(line: str, where: str, cars: dict[int, Keypoints], issu
     if problem is not None:
         issues.skip(problem, where)
         return
-    car = cars.setdefault(int(numbers[3]), no_keypoints())
+    instance_id = int(numbers[3])
+    if instance_id not in cars:
+        cars[instance_id] = no_keypoints()
+    car = cars[instance_id]
     keypoint = _INDEX_OF_ID[int(numbers[2])]
     if car.validity[keypoint]:
         issues.correct("keypoint labelled twice: the last line counts", where)

@@ -46,18 +46,13 @@ def prepare(
     """
     if not 1 <= jpeg_quality <= 100:
         raise ValueError(f"jpeg_quality must be in 1..100, got {jpeg_quality}")
-    kind = detect_source_kind(source)
-    source_fingerprint = fingerprint(source)
+    kind, source_fingerprint = detect_source_kind(source), fingerprint(source)
     known = read_summary(out_dir)
     if known and _is_same(known, source, source_fingerprint, val_scenes, jpeg_quality):
         return known
     (out_dir / SUMMARY_FILE).unlink(missing_ok=True)  # from here on, out_dir is unfinished
     issues = Issues()
-    if kind is SourceKind.CROPS:
-        records = read_crops(source, issues, show_progress)
-    else:
-        frames = list_source_frames(source, kind, issues)
-        records = write_crops(frames, out_dir, jpeg_quality, num_workers, issues, show_progress)
+    records = _read_records(source, kind, out_dir, num_workers, jpeg_quality, issues, show_progress)
     scenes = pack(records, out_dir, val_scenes)
     _check_outcome(source, scenes, val_scenes, issues)
     summary = DataSummary(
@@ -91,6 +86,21 @@ def pack(records: Generator[Record, None, None], out_dir: Path, val_scenes: tupl
     return {
         store: {scene: tally.counts for scene, tally in sorted(scenes.items())} for store, scenes in tallies.items()
     }
+
+
+def _read_records(
+    source: Path,
+    kind: SourceKind,
+    out_dir: Path,
+    num_workers: int,
+    jpeg_quality: int,
+    issues: Issues,
+    show_progress: bool,
+) -> Generator[Record, None, None]:
+    if kind is SourceKind.CROPS:
+        return read_crops(source, issues, show_progress)
+    frames = list_source_frames(source, kind, issues)
+    return write_crops(frames, out_dir, jpeg_quality, num_workers, issues, show_progress)
 
 
 @dataclass

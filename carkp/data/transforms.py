@@ -138,7 +138,7 @@ class TrainTransform:
         """
         size = crop_size or image_rgb.shape[:2]
         placement = self.draw_placement(size, rng)
-        image = geometry.place(self._recolour(image_rgb, rng), placement, size, self.input_size)
+        image = geometry.place(self._alter_crop(image_rgb, rng), placement, size, self.input_size)
         image = self._degrade(image, rng)
         moved = geometry.move_points(points, placement.matrix(size))
         if placement.is_flipped:
@@ -164,18 +164,18 @@ class TrainTransform:
     def _may_lose_points(self) -> bool:
         return self.max_scale > 1 or self.max_translation > 0 or self.max_rotation_deg > 0
 
-    def _recolour(self, image: Image, rng: np.random.Generator) -> Image:
-        """On the crop, before padding: padding stays black."""
+    def _alter_crop(self, image: Image, rng: np.random.Generator) -> Image:
+        """What happens before padding, which stays black."""
         is_grey = bool(self.grayscale_probability and rng.random() < self.grayscale_probability)
-        if not (self.color_jitter or is_grey):
-            return image
-        return colour.apply_colour_matrix(image, colour.jitter_matrix(self.color_jitter, is_grey, rng))
+        if self.color_jitter or is_grey:
+            image = colour.apply_colour_matrix(image, colour.jitter_matrix(self.color_jitter, is_grey, rng))
+        if self.erase_probability and rng.random() < self.erase_probability:
+            image = colour.erase(image, rng)
+        return image
 
     def _degrade(self, image: Image, rng: np.random.Generator) -> Image:
         if self.blur_probability and rng.random() < self.blur_probability:
             image = colour.blur(image, rng)
-        if self.erase_probability and rng.random() < self.erase_probability:
-            image = colour.erase(image, rng)
         if rng.random() < self.noise_probability:
             image = colour.add_noise(image, self.noise_sigma, rng)
         return image

@@ -18,8 +18,9 @@ def _sources_stamp() -> tuple[float, int]:
 _STAMP = _sources_stamp()
 
 
-def _compile(function: Function, **options: bool) -> Function:
-    dispatcher: Any = numba.njit(cache=True, fastmath=True, error_model="numpy", nogil=True, **options)(function)
+def _compile(function: Function, is_inlined: bool) -> Function:
+    decorate = numba.njit(cache=True, fastmath=True, error_model="numpy", nogil=True, forceinline=is_inlined)
+    dispatcher: Any = decorate(function)
     # numba compares a cached kernel with its own source file only; ours call kernels of other files.
     dispatcher._cache._cache_file._source_stamp = _STAMP
     return cast(Function, dispatcher)
@@ -27,9 +28,9 @@ def _compile(function: Function, **options: bool) -> Function:
 
 def compiled(function: Function) -> Function:
     """Compile ``function`` with numba and keep the machine code on disk for the next process."""
-    return _compile(function)
+    return _compile(function, is_inlined=False)
 
 
 def inlined(function: Function) -> Function:
-    """Compile ``function`` into its callers: to pass a tuple of fifty numbers costs more than most of what we do with it."""
-    return _compile(function, forceinline=True)
+    """Compile ``function`` into its callers: passing a tuple of fifty numbers costs more than most of the work."""
+    return _compile(function, is_inlined=True)

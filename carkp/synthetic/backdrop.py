@@ -88,8 +88,9 @@ def _facade(rng: np.random.Generator) -> list[float]:
     floor = rng.uniform(3.0, 3.8)
     shop = rng.uniform(3.4, 4.4) if rng.uniform() < 0.55 else 0.0
     return [
-        *(tone * c for c in wall), *trim, rng.uniform(1.8, 4.2), floor, rng.uniform(0.35, 0.75), rng.uniform(0.45, 0.68),
-        float(is_brick), shop, floor * rng.integers(2, 6), float(rng.integers(10_000)),
+        *(tone * c for c in wall), *trim,
+        rng.uniform(1.8, 4.2), floor, rng.uniform(0.35, 0.75), rng.uniform(0.45, 0.68), float(is_brick),
+        shop, floor * rng.integers(2, 6), float(rng.integers(10_000)),
     ]  # fmt: skip
 
 

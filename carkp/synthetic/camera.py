@@ -18,7 +18,7 @@ Bytes = NDArray[np.uint8]
 
 
 class Lens(NamedTuple):
-    """A camera for the kernels: position, rows right/down/forward of its rotation, focal length and centre in pixels."""
+    """A camera for the kernels: position, its axes right, down, forward, focal length and centre in pixels."""
 
     x: float
     y: float
@@ -132,9 +132,7 @@ def tone_curve(contrast: float, black: float) -> Floats:
 def _expose(
     linear: Floats, gain: Floats, vignette: float, curve: Floats, sigma: Floats, noise: Floats, out: Bytes
 ) -> None:
-    """Linear RGB (H, W, 3) to BGR bytes: gain (3, 3) with the exposure, vignette, tone curve, noise of ``sigma`` at each
-    step of the curve.
-    """
+    """Linear RGB (H, W, 3) to BGR bytes: gain (3, 3), vignette, tone curve, noise of ``sigma`` at each step of it."""
     height, width, _ = linear.shape
     count = len(noise)
     steps = np.float32(len(curve) - 1)

@@ -54,8 +54,10 @@ def car_light(
     bary = weights(mesh, k, x, y, z)
     n, a = normal_at(mesh, k, bary), attributes_at(mesh, k, bary)
     surface = car_surface(look, mesh.materials[k], x, y, z, a[0], a[1], a[2], a[3], n[0])
-    at_x, at_y = px + x * pc - y * ps, py + x * ps + y * pc
-    lit = sunlit(moving, at_x, at_y, z, 0.05) * sunlit(static, at_x, at_y, z, 0.15)
+    lift = 1.5 / moving.scale  # off the surface by more than a texel, or it shades itself
+    off_x, off_y = x + lift * n[0], y + lift * n[1]
+    at = (px + off_x * pc - off_y * ps, py + off_x * ps + off_y * pc, z + lift * n[2])
+    lit = sunlit(moving, at[0], at[1], at[2], 0.06) * sunlit(static, at[0], at[1], at[2], 0.15)
     length = math.sqrt(dx * dx + dy * dy + dz * dz)
     return finish(light, look, surface, (x, y, z), n, (dx / length, dy / length, dz / length), lit, pc, ps)
 
@@ -136,8 +138,8 @@ def cabin_view(light: Light, look: CarLook, p: Rgb, d: Rgb, behind: Rgb) -> Rgb:
         is_open = is_open and abs(x - look.pillar_b) > 0.09 and abs(x - look.pillar_b + 0.22) > 0.13
         if t > 0.3 and is_open and x > look.glass_rear:
             r, g, b = (
-                r + 0.42 * clear * light.horizon_red,
-                g + 0.42 * clear * light.horizon_green,
-                b + 0.42 * clear * light.horizon_blue,
+                r + 0.26 * clear * light.horizon_red,
+                g + 0.26 * clear * light.horizon_green,
+                b + 0.26 * clear * light.horizon_blue,
             )
     return (r, g, b)

@@ -77,7 +77,7 @@ VAN = Style(
 )  # fmt: skip
 BUS = Style(
     (9.0, 11.8), (2.40, 2.55), (2.90, 3.20), (0.47, 0.52), (0.28, 0.36), (1.10, 2.40), (2.00, 2.80),
-    (1.30, 1.45), (1.38, 1.52), (-1.90, -0.85), (0.12, 0.25), (0.04, 0.10), (0.02, 0.04), (1.50, 1.60),
+    (1.20, 1.30), (1.38, 1.52), (-2.40, -2.20), (0.12, 0.25), (0.04, 0.10), (0.02, 0.04), (1.50, 1.60),
     (0.04, 0.10), (0.12, 0.20), (0.01, 0.04), doors=2,
 )  # fmt: skip
 
@@ -181,7 +181,7 @@ def draw_measures(name: str, rng: np.random.Generator) -> CarMeasures:
     length, width, height = pick(style.length, 0.6), pick(style.width, 0.6), pick(style.height, 0.3)
     axle_front = length / 2 - pick(style.front_overhang, 0.3)
     axle_rear = -length / 2 + pick(style.rear_overhang, 0.3)
-    cowl_x = axle_front - pick(style.cowl_back)
+    cowl_x = min(axle_front - pick(style.cowl_back), length / 2 - 0.25)
     roof_front_x = cowl_x - pick(style.screen_run)
     rear_base_x = -length / 2 + pick(style.deck_run)
     roof_rear_x = rear_base_x + pick(style.rear_run)

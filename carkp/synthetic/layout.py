@@ -6,7 +6,8 @@ from carkp.keypoints.schema import CARFUSION_IDS
 from carkp.synthetic.frame import CarTruth
 
 TRAIN_SCENES = (
-    "car_butler1", "car_butler2", "car_craig1", "car_craig2", "car_fifth1", "car_fifth2", "car_morewood1", "car_morewood2",
+    "car_butler1", "car_butler2", "car_craig1", "car_craig2", "car_fifth1", "car_fifth2",
+    "car_morewood1", "car_morewood2",
 )  # fmt: skip
 TEST_SCENES = ("car_penn1", "car_penn2")
 VAL_SCENE = "car_craig2"

@@ -50,12 +50,30 @@ class LightCondition(NamedTuple):
 
 
 CONDITIONS: dict[str, LightCondition] = {
-    "clear": LightCondition((38, 68), (2.4, 3.4), (1.0, 0.96, 0.90), (0.22, 0.40, 0.80), (0.75, 0.88, 1.05), (0, 0.3), (0, 0.0008)),
-    "cloudy": LightCondition((30, 60), (1.2, 2.4), (1.0, 0.97, 0.92), (0.40, 0.55, 0.82), (0.95, 1.0, 1.05), (0.5, 1.0), (0, 0.001)),
-    "overcast": LightCondition((40, 80), (0.0, 0.25), (1.0, 1.0, 1.0), (0.85, 0.88, 0.92), (0.95, 0.97, 1.0), (0.2, 0.6), (0, 0.0015)),
-    "hazy": LightCondition((25, 50), (0.7, 1.5), (1.0, 0.94, 0.84), (0.62, 0.70, 0.82), (1.05, 1.05, 1.02), (0.0, 0.3), (0.003, 0.008)),
-    "dusk": LightCondition((12, 20), (0.05, 0.25), (1.0, 0.7, 0.5), (0.30, 0.36, 0.55), (0.75, 0.62, 0.58), (0.1, 0.8), (0, 0.001)),
-    "low_sun": LightCondition((16, 24), (1.6, 2.6), (1.0, 0.76, 0.50), (0.25, 0.38, 0.68), (0.98, 0.84, 0.68), (0, 0.4), (0, 0.001)),
+    "clear": LightCondition(
+        elevation=(38, 68), sun=(2.4, 3.4), sun_colour=(1.0, 0.96, 0.90),
+        zenith=(0.22, 0.40, 0.80), horizon=(0.75, 0.88, 1.05), clouds=(0, 0.3), haze=(0, 0.0008),
+    ),
+    "cloudy": LightCondition(
+        elevation=(30, 60), sun=(1.2, 2.4), sun_colour=(1.0, 0.97, 0.92),
+        zenith=(0.40, 0.55, 0.82), horizon=(0.95, 1.0, 1.05), clouds=(0.5, 1.0), haze=(0, 0.001),
+    ),
+    "overcast": LightCondition(
+        elevation=(40, 80), sun=(0.0, 0.25), sun_colour=(1.0, 1.0, 1.0),
+        zenith=(0.85, 0.88, 0.92), horizon=(0.95, 0.97, 1.0), clouds=(0.2, 0.6), haze=(0, 0.0015),
+    ),
+    "hazy": LightCondition(
+        elevation=(25, 50), sun=(0.7, 1.5), sun_colour=(1.0, 0.94, 0.84),
+        zenith=(0.62, 0.70, 0.82), horizon=(1.05, 1.05, 1.02), clouds=(0.0, 0.3), haze=(0.003, 0.008),
+    ),
+    "dusk": LightCondition(
+        elevation=(12, 20), sun=(0.05, 0.25), sun_colour=(1.0, 0.7, 0.5),
+        zenith=(0.30, 0.36, 0.55), horizon=(0.75, 0.62, 0.58), clouds=(0.1, 0.8), haze=(0, 0.001),
+    ),
+    "low_sun": LightCondition(
+        elevation=(16, 24), sun=(1.6, 2.6), sun_colour=(1.0, 0.76, 0.50),
+        zenith=(0.25, 0.38, 0.68), horizon=(0.98, 0.84, 0.68), clouds=(0, 0.4), haze=(0, 0.001),
+    ),
 }  # fmt: skip
 CONDITION_SHARES = {"clear": 0.42, "cloudy": 0.22, "overcast": 0.18, "hazy": 0.10, "dusk": 0.08}
 TEST_CONDITION_SHARES = {**CONDITION_SHARES, "low_sun": 0.25}

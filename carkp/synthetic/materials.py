@@ -7,7 +7,8 @@ FACADE = 1
 FOLIAGE = 2
 """Attributes: red, green, blue, unused."""
 CAR_BODY = 3
-"""Attributes: ring coordinate (0 underside, 1-2 side, 2-3 greenhouse, 3-4 top), z above the belt, z below the roof edge, unused."""
+"""Attributes: ring coordinate (0 underside, 1-2 side, 2-3 greenhouse, 3-4 top),
+z above the belt line, z below the roof edge, unused."""
 CAR_FRONT = 4
 CAR_REAR = 5
 WHEEL = 6

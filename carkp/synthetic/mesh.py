@@ -18,7 +18,10 @@ Colour = tuple[float, float, float]
 
 
 class Mesh(NamedTuple):
-    """Also what the kernels take. vertices, normals: (N, 3); attributes: (N, 4), read by the material's shader; faces: (M, 3); materials: (M,)."""
+    """Also what the kernels take.
+
+    vertices, normals: (N, 3); attributes: (N, 4), read by the material's shader; faces: (M, 3); materials: (M,).
+    """
 
     vertices: Floats
     normals: Floats

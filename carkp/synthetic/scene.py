@@ -66,7 +66,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class View:
-    """A camera's backdrop. Pictures are linear light, ``SUPERSAMPLING`` times as large as the frame but for ``small``."""
+    """A camera's backdrop. Pictures are linear light, supersampled but for ``small``."""
 
     camera: Camera
     light: Light
@@ -205,7 +205,7 @@ def _render_view(
     ambient, sun = np.empty((height, width, 3), np.float32), np.empty((height, width, 3), np.float32)
     find_ground(lens, nearness, triangle)
     shade_backdrop(lens, light, ground, facades, static, backdrop, nearness, triangle, ambient, sun)
-    small = reduce_picture(ambient + sun)
+    small = reduce_picture(ambient) + reduce_picture(sun)
     street = small[small.shape[0] // 3 :]
     luminance = float(np.median(street @ np.array([0.3, 0.6, 0.1], np.float32)))
     return View(camera, light, condition, ground, static, ambient, sun, nearness, small, candidates, luminance)

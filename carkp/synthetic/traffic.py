@@ -62,10 +62,8 @@ def draw_cars(view: View, fleet: Fleet, limit: int, rng: np.random.Generator) ->
 def _propose(candidates: list[Candidate], rng: np.random.Generator) -> Candidate | None:
     """A candidate of a random heading, so that all headings are equally common."""
     is_cut = rng.uniform() < _CUT_SHARE
-    fits = [
-        c for c in candidates
-        if _SMALLEST < c.width < _LARGEST * (1.25 if is_cut else 1.0) and (0.08 < c.cut < 0.55 if is_cut else c.cut < 0.01)
-    ]  # fmt: skip
+    low, high, largest = (0.08, 0.55, 1.25 * _LARGEST) if is_cut else (-1.0, 0.01, _LARGEST)
+    fits = [c for c in candidates if _SMALLEST < c.width < largest and low < c.cut < high]
     if not fits:
         return None
     octants = sorted({c.octant for c in fits})

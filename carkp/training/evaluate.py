@@ -16,8 +16,8 @@ from carkp.training.distributed import ProcessContext
 
 
 class Batch(TypedDict):
-    """B samples: ``image`` (B, 3, H, W) uint8, ``points`` (B, K, 2) in input pixels, ``validity`` (B, K), and where each
-    lies in the store (``index``), how large its crop is (``crop_size``) and whether the frame cut it (``truncated``).
+    """B samples: ``image`` (B, 3, H, W) uint8, ``points`` (B, K, 2) in input pixels, ``validity`` (B, K), and where
+    each lies in the store (``index``), how large its crop is and whether the frame cut it.
     """
 
     image: Tensor

@@ -1,0 +1,158 @@
+"""The generator: layout, counts, determinism, atomic writing."""
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import pytest
+
+from carkp.keypoints.schema import CARFUSION_IDS
+from carkp.synthetic import generate as module
+from carkp.synthetic.generate import SyntheticSpec, generate, is_complete
+from carkp.synthetic.layout import TEST_SCENES, TRAIN_SCENES, VAL_SCENE, split_of
+
+SPEC = SyntheticSpec(num_train_cars=14, num_val_cars=2, num_test_cars=6, seed=5, image_size=(216, 384))
+BOX_PATTERN = re.compile(r"\[(\d+)( |, )(\d+)\2(\d+)\2(\d+)\],\w+")
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory) -> Path:
+    out_dir = tmp_path_factory.mktemp("synthetic") / "set"
+    generate(out_dir, SPEC, num_workers=1, show_progress=False)
+    return out_dir
+
+
+def scene_dir(root: Path, scene: str) -> Path:
+    return root / split_of(scene) / scene
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def read_boxes(path: Path) -> list[tuple[str, tuple[int, ...]]]:
+    """Separator and numbers of every line."""
+    matches = [BOX_PATTERN.fullmatch(line) for line in path.read_text().splitlines()]
+    assert all(matches), path
+    return [(m[2], tuple(int(m[k]) for k in (1, 3, 4, 5))) for m in matches]
+
+
+def test_same_files_whatever_the_number_of_workers(generated, tmp_path):
+    generate(tmp_path / "again", SPEC, num_workers=2, show_progress=False)
+    assert contents(tmp_path / "again") == contents(generated)
+
+
+def test_another_seed_draws_other_pictures(generated, tmp_path):
+    other = SyntheticSpec(0, 2, 0, seed=6, image_size=SPEC.image_size)
+    generate(tmp_path / "other", other, num_workers=1, show_progress=False)
+    ours = contents(scene_dir(generated, VAL_SCENE) / "images_jpg")
+    assert contents(scene_dir(tmp_path / "other", VAL_SCENE) / "images_jpg") != ours
+
+
+def test_counts_are_reached_and_spread_over_scenes(generated):
+    cars = {scene: len((scene_dir(generated, scene) / "truth.jsonl").read_text().splitlines())
+            for scene in (*TRAIN_SCENES, *TEST_SCENES)}  # fmt: skip
+    assert cars[VAL_SCENE] >= 2
+    assert all(cars[scene] >= 2 for scene in TRAIN_SCENES)
+    assert all(cars[scene] >= 3 for scene in TEST_SCENES)
+    recorded = json.loads((generated / "synthetic.json").read_text())["counts"]
+    assert {scene: recorded[scene]["cars"] for scene in cars} == cars
+
+
+@pytest.mark.parametrize("scene", [*TRAIN_SCENES, *TEST_SCENES])
+def test_every_frame_has_picture_keypoints_boxes_and_truth(generated, scene):
+    folder = scene_dir(generated, scene)
+    truth = [json.loads(line) for line in (folder / "truth.jsonl").read_text().splitlines()]
+    frames = {path.stem for path in (folder / "images_jpg").iterdir()}
+    assert frames == {path.stem for path in (folder / "gt").iterdir()}
+    assert frames == {path.stem for path in (folder / "bb").iterdir()}
+    assert frames == {line["frame"] for line in truth}
+    for frame in frames:
+        assert cv2.imread(str(folder / "images_jpg" / f"{frame}.jpg")).shape[:2] == SPEC.image_size
+        instances = [line["instance"] for line in truth if line["frame"] == frame]
+        assert instances == list(range(len((folder / "bb" / f"{frame}.txt").read_text().splitlines())))
+
+
+@pytest.mark.parametrize("scene", [*TRAIN_SCENES, *TEST_SCENES])
+def test_keypoints_lie_in_the_frame_and_enough_are_visible(generated, scene):
+    height, width = SPEC.image_size
+    for path in (scene_dir(generated, scene) / "gt").iterdir():
+        visible: dict[int, int] = {}
+        for line in path.read_text().splitlines():
+            x, y, keypoint, instance, visibility = line.split(",")
+            assert 0 <= float(x) <= width
+            assert 0 <= float(y) <= height
+            assert int(keypoint) in CARFUSION_IDS
+            assert visibility in ("1", "2")
+            visible[int(instance)] = visible.get(int(instance), 0) + (visibility == "1")
+        assert min(visible.values()) >= 3
+
+
+def test_both_box_spellings_hold_their_keypoints(generated):
+    separators = set()
+    for scene in (*TRAIN_SCENES, *TEST_SCENES):
+        folder = scene_dir(generated, scene)
+        for path in (folder / "bb").iterdir():
+            boxes = read_boxes(path)
+            for line in (folder / "gt" / path.name).read_text().splitlines():
+                x, y, _, instance, _ = line.split(",")
+                separator, (left, top, third, fourth) = boxes[int(instance)]
+                box_width, box_height = (fourth, third) if separator == ", " else (third, fourth)
+                assert left - 1 <= float(x) <= left + box_width + 1
+                assert top - 1 <= float(y) <= top + box_height + 1
+                separators.add(separator)
+    assert separators == {" ", ", "}
+
+
+def test_complete_only_for_its_own_spec(generated):
+    assert is_complete(generated, SPEC)
+    assert not is_complete(generated, SyntheticSpec(14, 2, 6, seed=6, image_size=SPEC.image_size))
+    assert not is_complete(generated.parent / "missing", SPEC)
+
+
+def test_other_versions_set_is_not_complete(generated, monkeypatch):
+    monkeypatch.setattr(module, "GENERATOR_VERSION", module.GENERATOR_VERSION + 1)
+    assert not is_complete(generated, SPEC)
+
+
+def test_torn_marker_is_not_complete(tmp_path):
+    (tmp_path / "synthetic.json").write_text('{"generator_version": 1, "sp')
+    assert not is_complete(tmp_path, SPEC)
+
+
+def test_killed_generation_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
+    spec = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_write_truth", stop)
+        with pytest.raises(KeyboardInterrupt):
+            generate(tmp_path / "set", spec, num_workers=1, show_progress=False)
+    assert not (tmp_path / "set").exists()
+    assert not is_complete(tmp_path / "set", spec)
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_do_no_harm(tmp_path):
+    spec = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160))
+    leftover = tmp_path / f"{module._partial_prefix(tmp_path / 'set')}999999999"
+    (leftover / "train" / VAL_SCENE / "gt").mkdir(parents=True)
+    generate(tmp_path / "set", spec, num_workers=1, show_progress=False)
+    assert is_complete(tmp_path / "set", spec)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_folder_of_other_things_is_not_overwritten(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="no generated set"):
+        generate(tmp_path, SPEC, num_workers=1, show_progress=False)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("field", ["num_train_cars", "num_val_cars", "num_test_cars"])
+def test_negative_counts_are_refused(tmp_path, field):
+    fields = {"num_train_cars": 1, "num_val_cars": 1, "num_test_cars": 1, field: -1}
+    with pytest.raises(ValueError, match=field):
+        generate(tmp_path / "set", SyntheticSpec(**fields, seed=0, image_size=(96, 160)), 1, show_progress=False)
