@@ -91,7 +91,7 @@ def octant_shares(raw: Path, sample_ids: list[str]) -> list[float]:
         split, scene = path.parts[-3:-1]
         for line in path.read_text().splitlines():
             car = json.loads(line)
-            octants[f"{split}/{scene}/{car['frame_id']}_{car['instance_id']}"] = car["heading_octant"]
+            octants[f"{split}/{scene}/{car['frame']}_{car['instance']}"] = car["octant"]
     counts = Counter(octants[sample_id] for sample_id in sample_ids if sample_id in octants)
     total = counts.total()
     return [counts[octant] / total for octant in range(NUM_OCTANTS)] if total else []

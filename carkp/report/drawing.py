@@ -61,12 +61,13 @@ def draw_keypoints(
     _check_drawing(image, points, validity, scale)
     canvas = enlarge(image, scale)
     is_drawn = _is_drawn(points, validity)
+    size = _marker_size_for_car(canvas, points[is_drawn] * scale)
     for start, end in SKELETON:
         if is_drawn[start] and is_drawn[end]:
             is_visible = bool(validity[start] == VISIBLE and validity[end] == VISIBLE)
             line_colour = colour or _side_colour(start, end)
-            draw_line(canvas, points[[start, end]], scale, line_colour, marker_size(canvas), is_visible)
-    draw_dots(canvas, points, validity, scale, colour)
+            draw_line(canvas, points[[start, end]], scale, line_colour, size, is_visible)
+    draw_dots(canvas, points, validity, scale, colour, size)
     return canvas
 
 
@@ -76,12 +77,22 @@ def draw_dots(
     validity: NDArray[np.integer[Any]],
     scale: int,
     colour: Colour | None = None,
+    size: float | None = None,
 ) -> None:
-    """The dots of :func:`draw_keypoints` alone, in place, on the picture that ``canvas`` enlarges."""
+    """The dots of :func:`draw_keypoints` alone, in place, on the picture that ``canvas`` enlarges.
+
+    ``size``: as of ``marker_size``, which is the default.
+    """
     for index in map(int, np.flatnonzero(_is_drawn(points, validity))):
         dot_colour = colour or _side_colour(index, index)
         is_visible = bool(validity[index] == VISIBLE)
-        draw_dot(canvas, points[index], scale, dot_colour, marker_size(canvas), is_visible)
+        draw_dot(canvas, points[index], scale, dot_colour, size or marker_size(canvas), is_visible)
+
+
+def _marker_size_for_car(canvas: RgbImage, points: Points) -> float:
+    """``marker_size``, smaller where the car, given by its points in canvas pixels, fills little of the picture."""
+    extent = float((points.max(axis=0) - points.min(axis=0)).max()) if len(points) else 0.0
+    return min(marker_size(canvas), max(0.4, extent / 300))
 
 
 def marker_size(canvas: RgbImage) -> float:

@@ -7,7 +7,7 @@ import math
 from carkp.synthetic._jit import compiled, inlined
 from carkp.synthetic.camera import Lens
 from carkp.synthetic.car import CarLook
-from carkp.synthetic.car_paint import CHROME, GLASS, LENS, MATTE, PAINT, car_surface
+from carkp.synthetic.car_paint import CHROME, GLASS, MATTE, PAINT, car_surface
 from carkp.synthetic.lighting import Light, Rgb, sky_light, surroundings
 from carkp.synthetic.mesh import Mesh
 from carkp.synthetic.render import ShadowMap, sunlit
@@ -85,37 +85,43 @@ def finish(
     )
     if glow > 0.0:
         r0, g0, b0 = r0 + r * glow, g0 + g * glow, b0 + b * glow
+    base = (r0, g0, b0)
     if kind == MATTE:
-        return (r0, g0, b0)
+        return base
     if kind == GLASS:
-        r0, g0, b0 = cabin_view(light, look, p, d, (r0, g0, b0))
+        base = cabin_view(light, look, p, d, base)
     mx, my, mz = d[0] - 2.0 * dot * nx, d[1] - 2.0 * dot * ny, d[2] - 2.0 * dot * nz
-    er, eg, eb = surroundings(light, mx * pc - my * ps, mx * ps + my * pc, mz)
+    mirrored = surroundings(light, mx * pc - my * ps, mx * ps + my * pc, mz)
     glint = max(mx * sx + my * sy + mz * light.sun_z, 0.0)
-    sharp = glint**250 * 12.0 * lit if glint > 0.97 else 0.0
-    fresnel = 0.05 + 0.95 * (1.0 - min(-dot, 1.0)) ** 5
+    dull = open_sky if p[2] < 0.7 else 1.0
+    return coat(light, look.metallic, kind, (r, g, b), base, mirrored, glint, lit, -dot, dull)
+
+
+@inlined
+def coat(
+    light: Light, metallic: float, kind: int, tint: Rgb, base: Rgb, mirrored: Rgb,
+    glint: float, lit: float, cosine: float, dull: float,
+) -> Rgb:  # fmt: skip
+    """``base`` under a clear surface, or a metal. glint: cosine between the mirrored ray and the sun."""
+    sharp = 12.0 * glint**250 * lit if glint > 0.97 else 0.0
+    sr, sg, sb = light.sun_red, light.sun_green, light.sun_blue
+    er, eg, eb = mirrored
     if kind == CHROME:
         sharp += 0.5 * glint**12 * lit
         return (
-            0.35 * r0 + r * (er + sharp * light.sun_red),
-            0.35 * g0 + g * (eg + sharp * light.sun_green),
-            0.35 * b0 + b * (eb + sharp * light.sun_blue),
+            0.35 * base[0] + tint[0] * (er + sharp * sr),
+            0.35 * base[1] + tint[1] * (eg + sharp * sg),
+            0.35 * base[2] + tint[2] * (eb + sharp * sb),
         )
-    if kind == PAINT:
-        flakes = look.metallic * (0.35 * glint**10 * lit + 0.12)
-        r0, g0, b0 = (
-            r0 + r * flakes * (light.sun_red + er),
-            g0 + g * flakes * (light.sun_green + eg),
-            b0 + b * flakes * (light.sun_blue + eb),
-        )
-    if kind in (GLASS, LENS):
-        fresnel = 0.07 + 0.93 * (1.0 - min(-dot, 1.0)) ** 5
-    dull = open_sky if p[2] < 0.7 else 1.0
-    keep = 1.0 - fresnel
+    flakes = metallic if kind == PAINT else 0.0
+    sheen, sparkle = 0.12 * flakes, flakes * lit * (0.35 * glint**10 + 0.10)
+    least = 0.05 if kind == PAINT else 0.07
+    fresnel = least + (1.0 - least) * (1.0 - min(cosine, 1.0)) ** 5
+    keep, shine, spot = 1.0 - fresnel, fresnel * dull, 0.12 * sharp
     return (
-        r0 * keep + fresnel * dull * er + 0.12 * sharp * light.sun_red,
-        g0 * keep + fresnel * dull * eg + 0.12 * sharp * light.sun_green,
-        b0 * keep + fresnel * dull * eb + 0.12 * sharp * light.sun_blue,
+        keep * (base[0] + tint[0] * (sheen * er + sparkle * sr)) + shine * er + spot * sr,
+        keep * (base[1] + tint[1] * (sheen * eg + sparkle * sg)) + shine * eg + spot * sg,
+        keep * (base[2] + tint[2] * (sheen * eb + sparkle * sb)) + shine * eb + spot * sb,
     )
 
 

@@ -49,9 +49,12 @@ def _fill(
 
 @compiled
 def draw_seen(
-    view: Floats, faces: Ints, focal: float, centre_x: float, centre_y: float, nearness: Floats, triangle: Ints
-) -> None:
-    """Draw triangles given in camera axes (N, 3): right, down, depth."""
+    view: Floats, faces: Ints, focal: float, centre_x: float, centre_y: float, nearness: Floats, triangle: Ints,
+    is_closed: bool,
+) -> None:  # fmt: skip
+    """Draw triangles given in camera axes (N, 3): right, down, depth. Those of a closed mesh, which are
+    counter-clockwise seen from outside, are left out where they show their back.
+    """
     count = len(view)
     screen = np.empty((count, 3), np.float32)
     for k in range(count):
@@ -63,6 +66,9 @@ def draw_seen(
         a, b, c = faces[index, 0], faces[index, 1], faces[index, 2]
         num_in_front = int(view[a, 2] > NEAR) + int(view[b, 2] > NEAR) + int(view[c, 2] > NEAR)
         if num_in_front == 3:
+            du, dv = screen[b, 0] - screen[a, 0], screen[b, 1] - screen[a, 1]
+            if is_closed and du * (screen[c, 1] - screen[a, 1]) >= (screen[c, 0] - screen[a, 0]) * dv:
+                continue
             _fill(
                 nearness, triangle, index, screen[a, 0], screen[a, 1], screen[a, 2],
                 screen[b, 0], screen[b, 1], screen[b, 2], screen[c, 0], screen[c, 1], screen[c, 2],

@@ -105,8 +105,10 @@ def draw_view(condition: str, size: tuple[int, int], rng: np.random.Generator) -
             camera = _draw_camera(ground, size, rng)
             if camera is None:
                 continue
-            spots = draw_spots(ground, _NUM_SPOTS, rng)
-            candidates = _visible_spots(camera, backdrop, spots)
+            sketch = _sketch(camera, backdrop)
+            if not _is_open(sketch):
+                continue
+            candidates = _visible_spots(camera, sketch, draw_spots(ground, _NUM_SPOTS, rng))
             if _is_busy(candidates):
                 return _render_view(
                     camera, draw_light(condition, rng), condition, ground, backdrop, facades, candidates
@@ -115,9 +117,9 @@ def draw_view(condition: str, size: tuple[int, int], rng: np.random.Generator) -
 
 def _draw_camera(ground: Ground, size: tuple[int, int], rng: np.random.Generator) -> Camera | None:
     """On a pavement, in the car park or, seldom, in the road; None where the place is built upon."""
-    field = math.radians(math.exp(rng.uniform(math.log(30), math.log(72))))
+    field = math.radians(math.exp(rng.uniform(math.log(30), math.log(80))))
     focal = 640.0 / math.tan(field / 2)
-    distance = focal * 4.0 / 165.0 * rng.uniform(0.5, 1.35)
+    distance = focal * 4.0 / 165.0 * rng.uniform(0.4, 1.35)
     in_lot = ground.park_length > 0 and rng.uniform() < 0.35
     middle = np.array([ground.park_x, ground.park_y]) if in_lot else np.zeros(2)
     aim = middle + rng.normal(0, 4.0, 2)
@@ -132,7 +134,7 @@ def _draw_camera(ground: Ground, size: tuple[int, int], rng: np.random.Generator
     height = rng.uniform(1.4, 2.6) if rng.uniform() < 0.55 else rng.uniform(2.6, 4.6)
     drop = math.tan(rng.uniform(-0.02, 0.10)) * distance
     target = np.array([aim[0], aim[1], max(min(height - drop, 2.2), -1.0)])
-    return look_at(np.array([x, y, height]), target, rng.normal(0, 0.015), field, size)
+    return look_at(np.array([x, y, height]), target, rng.normal(0, 0.025), field, size)
 
 
 def car_corners(spot: Spot, measures: tuple[float, float, float]) -> Array:
@@ -146,9 +148,13 @@ def outline_box(points: NDArray[np.floating]) -> Box:
     return Box(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
 
 
-def _visible_spots(camera: Camera, backdrop: Mesh, spots: list[Spot]) -> list[Candidate]:
+def _is_open(nearness: Floats) -> bool:
+    """Whether nothing close by fills much of the picture."""
+    return bool((nearness > 1 / 4.0).mean() < 0.06 and (nearness > 1 / 9.0).mean() < 0.22)
+
+
+def _visible_spots(camera: Camera, nearness: Floats, spots: list[Spot]) -> list[Candidate]:
     """The spots in the frame, big enough and not hidden by what stands about."""
-    nearness = _sketch(camera, backdrop)
     seen = []
     for spot in spots:
         corners = car_corners(spot, _NOMINAL)

@@ -14,9 +14,9 @@ from carkp.synthetic.mesh import Mesh, placed
 from carkp.synthetic.scene import Candidate, View
 from carkp.synthetic.streets import Spot
 
-_CUT_SHARE = 0.13
+_CUT_SHARE = 0.145
 """How often a car is placed across the frame's border."""
-_SMALLEST, _LARGEST = 0.052, 0.34
+_SMALLEST, _LARGEST = 0.052, 0.36
 """Width of a car's box, as a share of the frame's, between which it is placed to be labelled."""
 
 
