@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from carkp.synthetic import mesh
 from carkp.synthetic.ground import ARM_COS, ARM_HALF_WIDTH, ARM_SIN, Ground, parking_lot, road_distance
-from carkp.synthetic.materials import FACADE, FOLIAGE
+from carkp.synthetic.materials import FACADE, FOLIAGE, WIRE
 from carkp.synthetic.mesh import Colour, Mesh
 
 Array = NDArray[np.float64]
@@ -174,7 +174,7 @@ def utility_pole(rng: np.random.Generator) -> Mesh:
     for level in (0.4, 1.4):
         parts.append(mesh.box((0.1, 2.2, 0.12), (0, 0, height - level), wood))
         wires = [[-45, y, height - level, 45, y, height - level, 0.015, 0.015] for y in (-1.0, 0.3, 1.0)]
-        parts.append(mesh.tubes(np.array(wires), (0.02, 0.02, 0.02), 3))
+        parts.append(mesh.tubes(np.array(wires), (0.02, 0.02, 0.02), 3, WIRE))
     return mesh.join(parts)
 
 

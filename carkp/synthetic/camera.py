@@ -95,7 +95,7 @@ class Development:
 def draw_development(mean_luminance: float, rng: np.random.Generator, camera: np.random.Generator) -> Development:
     """``camera`` draws what stays the same for all frames of a camera, ``rng`` what changes between its frames."""
     balance = np.array([1.0 + camera.normal(0, 0.05), 1.0, 1.0 + camera.normal(0, 0.06)]) * (1 + rng.normal(0, 0.01, 3))
-    exposure = 0.20 / max(mean_luminance, 1e-3) * 2.0 ** (camera.normal(0, 0.30) + rng.normal(0, 0.18))
+    exposure = 0.20 / max(mean_luminance, 1e-3) * 2.0 ** (camera.normal(0, 0.32) + rng.normal(0, 0.25))
     blur = camera.choice([0.35, 0.55, 0.8, 1.1]) * rng.uniform(0.9, 1.2)
     is_moved = rng.uniform() < 0.15
     grain = camera.uniform(0.3, 1.0) ** 2

@@ -77,7 +77,7 @@ class FramePainter:
     def draw(self, actors: list[Actor], people: list[Mesh]) -> Frame:
         """Cars in ``actors``, people given in world axes."""
         worlds = [placed(a.car.mesh, a.spot.x, a.spot.y, a.spot.heading) for a in actors] + people
-        layers = [self._draw_alone(world) for world in worlds]
+        layers = [self._draw_alone(world, is_closed=k < len(actors)) for k, world in enumerate(worlds)]
         for own, layer in enumerate(layers):
             self._put(layer, own)
         shadows = self._shadow_windows(actors, people)
@@ -90,16 +90,15 @@ class FramePainter:
         self._restore(touched)
         return Frame(linear, cars)
 
-    def _draw_alone(self, world: Mesh) -> _Layer:
+    def _draw_alone(self, world: Mesh, is_closed: bool) -> _Layer:
         seen = self.view.camera.view(world.vertices).astype(np.float32)
         points, _ = self.view.camera.project(world.vertices)
         window = self._window(points[seen[:, 2] > 0.2])
         shape = (window[2] - window[0], window[3] - window[1])
         nearness, triangle = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
         lens = self._lens
-        draw_seen(
-            seen, world.faces, lens.focal, lens.centre_x - window[1], lens.centre_y - window[0], nearness, triangle
-        )
+        x, y = lens.centre_x - window[1], lens.centre_y - window[0]
+        draw_seen(seen, world.faces, lens.focal, x, y, nearness, triangle, is_closed)
         return _Layer(window, nearness, triangle)
 
     def _window(self, points: NDArray[np.floating], margin: float = 2.0) -> Window:
@@ -171,8 +170,8 @@ class FramePainter:
         s = SUPERSAMPLING
         for top, left, bottom, right in touched:
             if bottom > top and right > left:
-                part = reduce_picture(self._canvas.picture[top:bottom, left:right])
-                linear[top // s : bottom // s, left // s : right // s] = part
+                part = np.ascontiguousarray(self._canvas.picture[top:bottom, left:right])
+                linear[top // s : bottom // s, left // s : right // s] = reduce_picture(part)
 
     def _restore(self, windows: list[Window]) -> None:
         for window in windows:

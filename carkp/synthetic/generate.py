@@ -27,7 +27,7 @@ from carkp.synthetic.lighting import CONDITION_SHARES, TEST_CONDITION_SHARES
 from carkp.synthetic.scene import View, draw_view
 from carkp.synthetic.traffic import Fleet, draw_cars, draw_people
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raise it whenever the same spec would give other pictures."""
 
 _MARKER = "synthetic.json"

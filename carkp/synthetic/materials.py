@@ -16,3 +16,5 @@ WHEEL = 6
 CAR_DARK = 7
 CAR_TRIM = 8
 """Body-coloured or black add-on parts. Attributes: 1 painted or 0 black, unused."""
+WIRE = 9
+"""Like PLAIN, but too thin to cast a shadow. Attributes: red, green, blue, gloss."""

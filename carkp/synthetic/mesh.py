@@ -125,7 +125,7 @@ def tube(
     return tubes(np.array([[*start, *end, *radii]]), colour, sides)
 
 
-def tubes(segments: NDArray[np.floating], colour: Colour, sides: int) -> Mesh:
+def tubes(segments: NDArray[np.floating], colour: Colour, sides: int, material: int = PLAIN) -> Mesh:
     """Cylinders without lids. segments: (S, 8): start, end, radii at both."""
     start, end, radii = segments[:, None, :3], segments[:, None, 3:6], segments[:, 6:]
     axis = unit(end - start)
@@ -138,7 +138,7 @@ def tubes(segments: NDArray[np.floating], colour: Colour, sides: int) -> Mesh:
     first = np.arange(len(segments), dtype=np.int32)[:, None, None] * (2 * (sides + 1))
     faces = (grid_faces(2, sides + 1)[None] + first).reshape(-1, 3).astype(np.int32)
     attributes = constant([*colour, 0.0], len(vertices))
-    return Mesh(vertices, normals, attributes, faces, np.full(len(faces), PLAIN, np.int32))
+    return Mesh(vertices, normals, attributes, faces, np.full(len(faces), material, np.int32))
 
 
 def ellipsoid(
@@ -148,5 +148,6 @@ def ellipsoid(
     polar, angle = np.meshgrid(np.linspace(0, np.pi, rows), np.linspace(0, 2 * np.pi, sides + 1), indexing="ij")
     sphere = np.stack([np.sin(polar) * np.cos(angle), np.sin(polar) * np.sin(angle), np.cos(polar)], -1).reshape(-1, 3)
     vertices = sphere * np.asarray(radii) + np.asarray(centre)
-    mesh = plain(vertices, grid_faces(rows, sides + 1), colour, gloss)
+    outwards = np.ascontiguousarray(grid_faces(rows, sides + 1)[:, ::-1])
+    mesh = plain(vertices, outwards, colour, gloss)
     return Mesh(mesh.vertices, unit(sphere / np.asarray(radii)), mesh.attributes, mesh.faces, mesh.materials)

@@ -52,8 +52,9 @@ def draw_seen(
     view: Floats, faces: Ints, focal: float, centre_x: float, centre_y: float, nearness: Floats, triangle: Ints,
     is_closed: bool,
 ) -> None:  # fmt: skip
-    """Draw triangles given in camera axes (N, 3): right, down, depth. Those of a closed mesh, which are
-    counter-clockwise seen from outside, are left out where they show their back.
+    """Draw triangles given in camera axes (N, 3): right, down, depth.
+
+    Those of a closed mesh, counter-clockwise seen from outside, are left out where they show their back.
     """
     count = len(view)
     screen = np.empty((count, 3), np.float32)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carkp.synthetic._jit import compiled
 from carkp.synthetic.backdrop import build_backdrop
 from carkp.synthetic.backdrop_shading import find_ground, shade_backdrop
 from carkp.synthetic.camera import Camera, look_at
 from carkp.synthetic.ground import Ground, parking_lot, road_distance
 from carkp.synthetic.lighting import Light, draw_light
+from carkp.synthetic.materials import WIRE
 from carkp.synthetic.mesh import Floats, Ints, Mesh, turn_about_z
 from carkp.synthetic.render import ShadowMap, draw_seen, shadow_map
 from carkp.synthetic.streets import Spot, draw_ground, draw_spots
@@ -175,7 +177,7 @@ def _sketch(camera: Camera, backdrop: Mesh) -> Floats:
     height, width = camera.size[0] // _SKETCH, camera.size[1] // _SKETCH
     nearness, triangle = np.zeros((height, width), np.float32), np.zeros((height, width), np.int32)
     view = camera.view(backdrop.vertices).astype(np.float32)
-    draw_seen(view, backdrop.faces, camera.focal / _SKETCH, width / 2, height / 2, nearness, triangle)
+    draw_seen(view, backdrop.faces, camera.focal / _SKETCH, width / 2, height / 2, nearness, triangle, False)
     return nearness
 
 
@@ -206,7 +208,7 @@ def _render_view(
     nearness, triangle = np.zeros((height, width), np.float32), np.zeros((height, width), np.int32)
     lens = camera.lens(SUPERSAMPLING)
     seen = camera.view(backdrop.vertices).astype(np.float32)
-    draw_seen(seen, backdrop.faces, lens.focal, lens.centre_x, lens.centre_y, nearness, triangle)
+    draw_seen(seen, backdrop.faces, lens.focal, lens.centre_x, lens.centre_y, nearness, triangle, False)
     static = _static_shadow(camera, light, backdrop)
     ambient, sun = np.empty((height, width, 3), np.float32), np.empty((height, width, 3), np.float32)
     find_ground(lens, nearness, triangle)
@@ -225,18 +227,28 @@ def _static_shadow(camera: Camera, light: Light, backdrop: Mesh) -> ShadowMap:
     corners = np.array(
         [[centre[0] + reach * a, centre[1] + reach * b, 3.0 * c] for a in (-1, 1) for b in (-1, 1) for c in (0, 1)]
     )
-    return shadow_map(backdrop.vertices, backdrop.faces, (light.sun_x, light.sun_y, light.sun_z), corners, 1536)
+    solid = np.ascontiguousarray(backdrop.faces[backdrop.materials != WIRE])
+    return shadow_map(backdrop.vertices, solid, (light.sun_x, light.sun_y, light.sun_z), corners, 1536)
 
 
 def reduce_picture(picture: Floats) -> Floats:
     """Mean over blocks of supersampled pixels."""
-    s = SUPERSAMPLING
-    total = picture[::s, ::s].copy()
-    for i in range(s):
-        for j in range(s):
-            if i or j:
-                total += picture[i::s, j::s]
-    return np.asarray(total / np.float32(s * s), np.float32)
+    small = np.empty((picture.shape[0] // SUPERSAMPLING, picture.shape[1] // SUPERSAMPLING, 3), np.float32)
+    _average_blocks(picture, small)
+    return small
+
+
+@compiled
+def _average_blocks(picture: Floats, small: Floats) -> None:
+    share = np.float32(1.0 / SUPERSAMPLING**2)
+    for i in range(small.shape[0]):
+        for j in range(small.shape[1]):
+            for channel in range(3):
+                total = np.float32(0.0)
+                for di in range(SUPERSAMPLING):
+                    for dj in range(SUPERSAMPLING):
+                        total += picture[i * SUPERSAMPLING + di, j * SUPERSAMPLING + dj, channel]
+                small[i, j, channel] = total * share
 
 
 def empty_owner(size: tuple[int, int]) -> Ints:

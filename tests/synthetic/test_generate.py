@@ -117,7 +117,7 @@ def test_other_versions_set_is_not_complete(generated, monkeypatch):
 
 
 def test_torn_marker_is_not_complete(tmp_path):
-    (tmp_path / "synthetic.json").write_text('{"generator_version": 1, "sp')
+    (tmp_path / "synthetic.json").write_text('{"generator_version": 2, "sp')
     assert not is_complete(tmp_path, SPEC)
 
 
