@@ -72,7 +72,9 @@ def run(
     model = build_model(config)
     _log_inputs(config, inputs, model, tracker)
     fitted = _train(config, inputs, stores, model, out_dir, tracker, context)
-    net = load_net(load_checkpoint(out_dir / CHECKPOINT_DIR / "best.pt")).to(context.device)
+    best = context.broadcast(load_checkpoint(out_dir / CHECKPOINT_DIR / "best.pt") if context.is_main else None)
+    assert best is not None
+    net = load_net(best).to(context.device)
     predictions = _predict_all(config, stores, net, context)
     if not context.is_main:
         return _result(config, fitted, predictions)
@@ -206,8 +208,8 @@ def _resume(trainer: Trainer, last: Path, out_dir: Path, tracker: Tracker) -> No
         trainer.resume(load_checkpoint(last))
     except ValueError as error:
         raise CheckpointError(f"{last}: {error}") from error
-    best = last.with_name("best.pt")
-    save_checkpoint(load_checkpoint(best), out_dir / CHECKPOINT_DIR / "best.pt")
+    if trainer.context.is_main:
+        save_checkpoint(load_checkpoint(last.with_name("best.pt")), out_dir / CHECKPOINT_DIR / "best.pt")
     for numbers in trainer.history:
         _log_epoch(numbers, tracker)
 

@@ -89,4 +89,4 @@ def run_under_torchrun(module: str, arguments: Sequence[str], nproc: int) -> int
     if "OMP_NUM_THREADS" not in environment:
         cores = len(os.sched_getaffinity(0))
         environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
-    return subprocess.run([*command, "-m", module, *arguments], env=environment, check=False).returncode
+    return subprocess.run([*command, "-m", "--", module, *arguments], env=environment, check=False).returncode

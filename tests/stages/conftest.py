@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,10 @@ class Project:
         return MlflowClient(tracking_uri=self.uri)
 
     def call(self, *command: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": self.uri}
+        """A command in the project, in the environment that the tests run in."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        environment = {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": self.uri}
         return subprocess.run(
             command, cwd=self.path, env=environment, capture_output=True, text=True, timeout=600, check=False
         )

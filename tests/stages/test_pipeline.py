@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -178,7 +179,8 @@ def test_evaluate_without_data_names_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_through_the_stage(trained: Project) -> None:
-    done = trained.stage("float", "--set", "name=two", "--set", "train.batch_size=4", "--nproc", "2")
+    command = [sys.executable, "-m", "carkp.stages.float", "--config", "configs/tiny.yaml", "--nproc", "2"]
+    done = trained.call(*command, "--set", "name=two", "--set", "train.batch_size=4")
     assert done.returncode == 0, done.stderr
     run = trained.runs("float")[0]
     assert run.data.tags["carkp.experiment"] == "two"
@@ -198,6 +200,6 @@ def test_mlflow_run_keeps_its_own_run_and_experiment(trained: Project) -> None:
     assert done.returncode == 0, done.stderr
     run = trained.runs("float")[0]
     assert trained.client.get_experiment(run.info.experiment_id).name == "mine"
-    assert (run.data.params["config.seed"], run.data.params["overrides"]) == ("5", "train.epochs=1 seed=5")
+    assert (run.data.params["config.seed"], run.data.params["config.train.epochs"]) == ("5", "1")
     assert run.info.run_name == "float tiny"
     assert run.info.status == "FINISHED"
