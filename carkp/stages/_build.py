@@ -101,5 +101,6 @@ def prepare_torch(config: ExperimentConfig) -> None:
         torch.set_num_threads(config.train.num_threads)
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    # nothing here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_freed_memory()

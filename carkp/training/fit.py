@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,9 @@ class Trainer:
         self.inputs, self.settings, self.context = inputs, settings, context
         self.net = _placed(net, settings, context)
         self.average = WeightAverage(self.net, settings.ema_decay) if settings.ema_decay > 0 else None
-        self.parallel = _parallel(torch.compile(self.net) if settings.compile else self.net, context)
+        # torch.compile of a module gives a module; its annotation says less
+        compiled = cast(nn.Module, torch.compile(self.net)) if settings.compile else self.net
+        self.parallel = _parallel(compiled, context)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
