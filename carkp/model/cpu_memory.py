@@ -10,8 +10,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Tells glibc to serve every allocation from the heap and never to give it back to the system.
 
-    By default glibc maps each block over 32 MiB anew and unmaps it when freed, so that a training step on a CPU
-    spends a quarter of its time in page faults. Affects the whole process: call it once, before training, in the
+    By default glibc maps each block over 32 MiB anew and unmaps it when freed, so that every training step on a CPU
+    pays for page faults. Affects the whole process: call it once, before training, in the
     process that trains. Numbers do not change.
 
     Returns:

@@ -91,7 +91,9 @@ def draw_dots(
 
 def _marker_size_for_car(canvas: RgbImage, points: Points) -> float:
     """``marker_size``, smaller where the car, given by its points in canvas pixels, fills little of the picture."""
-    extent = float((points.max(axis=0) - points.min(axis=0)).max()) if len(points) else 0.0
+    if len(points) < 2:
+        return marker_size(canvas)
+    extent = float((points.max(axis=0) - points.min(axis=0)).max())
     return min(marker_size(canvas), max(0.4, extent / 300))
 
 

@@ -138,3 +138,15 @@ def test_prediction_sheet_takes_sixteen_cars() -> None:
     assert sheet.shape[1] == 8 + 4 * (514 + 8)
     with pytest.raises(ValueError, match="equally many"):
         prediction_sheet([GREY] * 15, points, points, validity, [0.0] * 16)
+
+
+def test_a_small_car_in_a_big_picture_gets_small_markers() -> None:
+    image = np.full((400, 800, 3), 128, np.uint8)
+    validity = np.full(12, VISIBLE, np.uint8)
+    spread = np.stack([np.linspace(0, 1, 12), np.linspace(0, 1, 12) ** 2], axis=1)
+
+    def inked(extent: float) -> float:
+        drawn = draw_keypoints(image, (20 + extent * spread).astype(np.float32), validity, scale=1)
+        return float((drawn != image).any(axis=2).sum())
+
+    assert inked(60) < 0.35 * inked(300)
