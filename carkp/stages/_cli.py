@@ -4,7 +4,6 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +91,7 @@ def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path]
     stays. Processes that are not the main one report nowhere.
     """
     if not is_main:
-        with nullcontext():
-            work(NullTracker(), project_root() / "runs" / "other-ranks")
+        work(NullTracker(), project_root() / "runs" / "other-ranks")
         return
     with tracked_run(stage, config.name, config.tracking.system_metrics_interval_s) as tracker:
         run_in_folder(config, tracker, work)

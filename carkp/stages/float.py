@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
 from carkp.data.store import Stores
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse(
             "float", "Train the float model; prepares the data where that is still to do.", parameters, argv
         )
-        nproc = int(arguments.values["nproc"] or arguments.config.train.nproc)
+        nproc = _parse_nproc(arguments.values["nproc"], arguments.config)
         if nproc > 1 and not is_under_torchrun():
             return run_under_torchrun(MODULE, arguments.raw, nproc)
         with process_context() as context:
@@ -108,6 +109,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return guarded(work)
+
+
+def _parse_nproc(text: str, config: ExperimentConfig) -> int:
+    if not text:
+        return config.train.nproc
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"nproc={text!r}: expected a number of processes, 1 or more")
+    return int(text)
 
 
 def _execute(arguments: Arguments, context: ProcessContext) -> None:
@@ -186,9 +195,9 @@ def _train(
 
         def on_epoch(result: EpochResult) -> None:
             _log_epoch(result.numbers(), tracker)
-            tracker.log_file(out_dir / CHECKPOINT_DIR / "last.pt", CHECKPOINT_DIR)
-            if result.is_best:
+            if result.is_best:  # before last.pt, which speaks of it
                 tracker.log_file(out_dir / CHECKPOINT_DIR / "best.pt", CHECKPOINT_DIR)
+            tracker.log_file(out_dir / CHECKPOINT_DIR / "last.pt", CHECKPOINT_DIR)
             bar.write(
                 f"epoch {result.epoch}/{config.train.epochs}: loss {result.loss:.3f}, val pck {result.scores.pck:.4f}, "
                 f"mean distance {result.scores.mean_dist:.2f} px, {result.samples_per_s:.1f} samples/s"
@@ -203,13 +212,16 @@ def _advance(bar: "tqdm[Any]", loss: float) -> None:
 
 
 def _resume(trainer: Trainer, last: Path, out_dir: Path, tracker: Tracker) -> None:
-    """Go on from ``last``; the best checkpoint and the metrics of the epochs before come along."""
+    """Go on from ``last``; checkpoints and metrics of the epochs before come along, for no later one may be better."""
     try:
         trainer.resume(load_checkpoint(last))
     except ValueError as error:
         raise CheckpointError(f"{last}: {error}") from error
     if trainer.context.is_main:
-        save_checkpoint(load_checkpoint(last.with_name("best.pt")), out_dir / CHECKPOINT_DIR / "best.pt")
+        for source in (last.with_name("best.pt"), last):
+            kept = out_dir / CHECKPOINT_DIR / source.name
+            save_checkpoint(load_checkpoint(source), kept)
+            tracker.log_file(kept, CHECKPOINT_DIR)
     for numbers in trainer.history:
         _log_epoch(numbers, tracker)
 

@@ -121,6 +121,7 @@ def test_a_killed_training_resumes(trained: Project) -> None:
     resumed = trained.runs("float")[0]
     assert resumed.info.run_id not in (first.info.run_id, whole.info.run_id)
     assert resumed.data.tags["carkp.resumed_from"]
+    assert trained.artifacts(resumed, "checkpoints") == {"checkpoints/best.pt", "checkpoints/last.pt"}
     assert resumed.data.metrics["test/pck"] == whole.data.metrics["test/pck"]
     assert len(trained.client.get_metric_history(resumed.info.run_id, "train/loss")) == 3
 
@@ -153,6 +154,7 @@ def test_summary_counts_what_the_stores_hold(trained: Project) -> None:
         ("float", ["--data", "nowhere"], "nowhere"),
         ("float", ["--resume", "latest"], "to go on from"),
         ("float", ["--set", "model.pretrained=weights.pt"], "weights.pt"),
+        ("float", ["--nproc", "two"], "nproc='two'"),
         ("data", ["--source", "nowhere"], "nowhere: no such file or directory"),
         ("evaluate", ["--stage", "int4"], "int4"),
         ("evaluate", ["--model", "runs:/00000000000000000000000000000000"], "0000"),
