@@ -3,14 +3,15 @@
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from carkp.config.schema import ExperimentConfig
 
 Tree = dict[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigError(Exception):
@@ -26,7 +27,16 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
     tree = _read_with_base(path, seen=())
     for override in overrides:
         tree = _merge(tree, _parse_override(override))
-    return _validated(tree, str(path))
+    return _validated(ExperimentConfig, tree, str(path), "carkp/config/schema.py lists them all")
+
+
+def load_yaml(path: Path, model: type[Model]) -> Model:
+    """A YAML file that holds one ``model``.
+
+    Raises:
+        ConfigError: a missing or malformed file, an unknown name, a bad value.
+    """
+    return _validated(model, _read_yaml(path), str(path), f"{', '.join(model.model_fields)} are known")
 
 
 def split_overrides(text: str) -> list[str]:
@@ -103,17 +113,17 @@ def _parse_override(text: str) -> Tree:
     return {first: tree}
 
 
-def _validated(tree: Tree, origin: str) -> ExperimentConfig:
+def _validated(model: type[Model], tree: Tree, origin: str, known: str) -> Model:
     try:
-        return ExperimentConfig.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, item['loc']))}: {_explain(item)}" for item in error.errors()]
+        lines = [f"  {'.'.join(map(str, item['loc']))}: {_explain(item, known)}" for item in error.errors()]
         raise ConfigError(f"{origin}: {len(lines)} problem(s)\n" + "\n".join(lines)) from error
 
 
-def _explain(item: Mapping[str, Any]) -> str:
+def _explain(item: Mapping[str, Any], known: str) -> str:
     if item["type"] == "extra_forbidden":
-        return "no such setting; carkp/config/schema.py lists them all"
+        return f"no such setting; {known}"
     hint = ""
     if isinstance(item["input"], str) and item["type"] == "float_parsing":
         hint = "; YAML reads 1e-3 as text, write 1.0e-3"

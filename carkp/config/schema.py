@@ -12,6 +12,8 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Percentile = Annotated[float, Field(gt=50, le=100)]
+ObserverKind = Literal["percentile", "minmax", "mse", "entropy"]
 Size = tuple[PositiveInt, PositiveInt]
 
 
@@ -111,6 +113,62 @@ class EvalConfig(_Section):
     batch_size: PositiveInt = 64
 
 
+class ObserverRule(_Section):
+    """Another observer for some tensors: those whose name matches ``tensors``, a shell pattern. The last rule wins."""
+
+    tensors: Annotated[str, Field(min_length=1, description="shell pattern, such as head/* or backbone/blocks/5/*")]
+    observer: ObserverKind
+    percentile: Percentile | None = None
+
+
+class QuantConfig(_Section):
+    """Calibration. The defaults are the reference's arithmetic."""
+
+    target: Annotated[str, Field(description="file of configs/targets without .yaml, or a path")] = "bpu"
+    observer: ObserverKind = "percentile"
+    percentile: Annotated[Percentile, Field(description="of |x|, where the observer is percentile")] = 99.975
+    rules: tuple[ObserverRule, ...] = ()
+    weights: Annotated[
+        Literal["target", "per_channel", "per_tensor"], Field(description="granularity of weight scales")
+    ] = "target"
+    bias_correction: bool = False
+    num_images: Annotated[PositiveInt, Field(description="training crops under validation transforms")] = 512
+    batch_size: PositiveInt = 32
+    num_sqnr_images: PositiveInt = 64
+    sweep: Annotated[
+        tuple[Percentile, ...], Field(description="percentiles whose validation PCK is tabled; empty: no sweep")
+    ] = (99.0, 99.9, 99.95, 99.975, 99.99, 99.999, 100.0)
+
+
+class QatConfig(_Section):
+    """Quantisation-aware training: as float training, but for these."""
+
+    epochs: PositiveInt = 1
+    lr: PositiveFloat = 1.0e-4
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_epochs: NonNegativeFloat = 0.1
+    grad_clip: Annotated[float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
+
+
+class AlignConfig(_Section):
+    """What the executions of an int8 program may differ by before ``align`` fails.
+
+    Between the simulator with ONNX Runtime's requantisation and ONNX Runtime no difference at all is allowed; these
+    are for the target's own requantisation against it.
+    """
+
+    max_moved_share: Annotated[
+        Probability, Field(description="share of keypoints that the target's arithmetic moves by more than moved_px")
+    ] = 0.02
+    moved_px: Annotated[PositiveFloat, Field(description="in input pixels")] = 0.5
+    max_pck_difference: Annotated[
+        Probability, Field(description="largest |PCK| difference: simulated - ONNX Runtime, and fake-quant - simulated")
+    ] = 0.005
+    max_heatmap_lsb: Annotated[
+        PositiveInt, Field(description="largest difference of an output element, simulated - ONNX Runtime")
+    ] = 16
+
+
 class TrackingConfig(_Section):
     """What a run keeps."""
 
@@ -130,4 +188,7 @@ class ExperimentConfig(_Section):
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    quant: QuantConfig = QuantConfig()
+    qat: QatConfig = QatConfig()
+    align: AlignConfig = AlignConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -105,6 +105,77 @@ def per_keypoint_figure(
     return figure
 
 
+def layer_figure(
+    names: Sequence[str], values: Mapping[str, ArrayLike], title: str, y_label: str, max_ticks: int = 60
+) -> Figure:
+    """A line a quantity over the layers of a network, in order of execution.
+
+    Args:
+        names: L layers.
+        values: label -> (L,); NaN leaves a gap that is bridged.
+        title: of the chart.
+        y_label: quantity and unit.
+        max_ticks: layers beyond it are named every second, third, ….
+
+    Raises:
+        ValueError: no values, or not L of them.
+    """
+    _require_series(values)
+    figure = new_figure(max(7.0, 0.17 * min(len(names), max_ticks) + 2), 5.2)
+    axes = figure.add_subplot()
+    for index, (label, numbers) in enumerate(values.items()):
+        heights = np.asarray(numbers, dtype=np.float64)
+        if heights.shape != (len(names),):
+            raise ValueError(f"{label}: expected {len(names)} values, got shape {heights.shape}")
+        places = np.flatnonzero(np.isfinite(heights))
+        colour, line = series_style(index)
+        axes.plot(
+            places, heights[places], color=colour, linestyle=line, linewidth=1.6, marker="o", markersize=3, label=label
+        )
+    style_axes(axes, title, "", y_label)
+    every = -(-len(names) // max_ticks)
+    axes.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=TICK_SIZE - 3)
+    axes.set_xlim(-0.8, len(names) - 0.2)
+    _legend(axes, "best")
+    return figure
+
+
+def sweep_figure(pck: Mapping[float, float], float_pck: float) -> Figure:
+    """Validation PCK over the calibration percentile, evenly spaced, with the float model's as a line."""
+    _require_series({str(percentile): None for percentile in pck})
+    figure = new_figure(7.0, 4.0)
+    axes = figure.add_subplot()
+    places = range(len(pck))
+    axes.plot(places, list(pck.values()), color=series_style(0)[0], linewidth=2, marker="o", label="calibrated")
+    axes.axhline(float_pck, color="#888888", linestyle="--", linewidth=1.2, label=f"float: {float_pck:.2%}")
+    style_axes(axes, "Validation PCK over the calibration percentile", "percentile of |x|", "PCK")
+    axes.set_xticks(places, [f"{percentile:g}" for percentile in pck])
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(axes, "best")
+    return figure
+
+
+def lsb_figure(counts: Mapping[str, Mapping[int, int]], title: str) -> Figure:
+    """Share of elements by their difference in quantisation steps, on a logarithmic axis, a colour a label.
+
+    ``counts``: label -> {difference in LSB: number of elements}.
+    """
+    _require_series(counts)
+    figure = new_figure(7.0, 4.0)
+    axes = figure.add_subplot()
+    thickness = 0.8 / len(counts)
+    for index, (label, histogram) in enumerate(counts.items()):
+        total = max(1, sum(histogram.values()))
+        places = np.array(sorted(histogram), dtype=np.float64) - 0.4 + thickness * (index + 0.5)
+        shares = [histogram[lsb] / total for lsb in sorted(histogram)]
+        axes.bar(places, shares, thickness * 0.92, color=series_style(index)[0], label=label)
+    style_axes(axes, title, "difference (LSB)", "share of the elements")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes, "best")
+    return figure
+
+
 def training_curves_figure(curves: Sequence[TrainingCurve], title: str = "Training") -> Figure:
     """One panel for each quantity, over epochs.
 

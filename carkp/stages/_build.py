@@ -1,15 +1,19 @@
 """``build_*``: a sub-configuration in, an object out. Below the stages nothing takes a configuration."""
 
+import fnmatch
+from collections.abc import Iterable
+
 import torch
 
 from carkp.config.loading import ConfigError
-from carkp.config.schema import ExperimentConfig, HeatmapConfig, TrainConfig
+from carkp.config.schema import ExperimentConfig, HeatmapConfig, QuantConfig, TrainConfig
 from carkp.data.dataset import CropDataset, TrainLoader, eval_loader, train_loader
 from carkp.data.store import Store
 from carkp.data.transforms import EvalTransform, TrainTransform
 from carkp.keypoints.codec import HeatmapCodec, tied_window
 from carkp.model.cpu_memory import keep_freed_memory
 from carkp.model.pose_net import BuiltModel, build_pose_net
+from carkp.quant.calibrate import Observer
 from carkp.training.distributed import ProcessContext
 from carkp.training.evaluate import EvalSplit
 from carkp.training.fit import FitSettings
@@ -78,6 +82,29 @@ def build_eval_split(config: ExperimentConfig, store: Store, context: ProcessCon
     )
     sample_ids = [store.sample_id(index) for index in range(len(store))]
     return EvalSplit(batches=batches, sample_ids=sample_ids, input_size=config.model.input_size)
+
+
+def build_qat_settings(config: ExperimentConfig, device: torch.device) -> FitSettings:
+    """Float training with the changes of ``qat``, in full precision and uncompiled."""
+    changes = config.qat.model_dump() | {"ema_decay": 0.0, "compile": False, "precision": "float32"}
+    return build_fit_settings(config.train.model_copy(update=changes), device)
+
+
+def build_observers(quant: QuantConfig, tensors: Iterable[str]) -> dict[str, Observer]:
+    """The observer of every tensor: the last rule that matches its name, else the configuration's own.
+
+    Raises:
+        ConfigError: a rule that matches no tensor.
+    """
+    names = list(tensors)
+    observers = {name: Observer(quant.observer, quant.percentile) for name in names}
+    for rule in quant.rules:
+        matching = fnmatch.filter(names, rule.tensors)
+        if not matching:
+            raise ConfigError(f"quant.rules: {rule.tensors!r} matches no tensor; there are {', '.join(names)}")
+        percentile = quant.percentile if rule.percentile is None else rule.percentile
+        observers |= dict.fromkeys(matching, Observer(rule.observer, percentile))
+    return observers
 
 
 def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:

@@ -10,12 +10,30 @@ from pathlib import Path
 from carkp.config.loading import ConfigError, dump_yaml, flatten, load_config, split_overrides
 from carkp.config.schema import ExperimentConfig
 from carkp.data.issues import DataError
+from carkp.deploy.graph_audit import FloatKernelError
+from carkp.deploy.int8_onnx import Int8OnnxError
+from carkp.quant.simulate import AccumulatorOverflowError
 from carkp.tracking import NullTracker, Tracker, TrackingError, project_root, tracked_run
 from carkp.training.checkpoint import CheckpointError
 
 DEFAULT_CONFIG = "configs/synthetic.yaml"
 
-USER_ERRORS = (ConfigError, DataError, CheckpointError, TrackingError, FloatingPointError)
+
+class AlignmentError(Exception):
+    """Executions of one model that differ by more than the tolerances."""
+
+
+USER_ERRORS = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    TrackingError,
+    FloatingPointError,
+    Int8OnnxError,
+    FloatKernelError,
+    AccumulatorOverflowError,
+    AlignmentError,
+)
 """Errors whose message tells a user what, where and what to do: shown without a traceback."""
 
 

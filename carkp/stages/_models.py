@@ -1,9 +1,15 @@
-"""Which model a reference names, and the network in a checkpoint."""
+"""Which model a reference names, and the networks in checkpoints."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from carkp.config.schema import ExperimentConfig
 from carkp.model.pose_net import PoseNet, pose_net_from_architecture
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.fold import fold
+from carkp.quant.target import Target
 from carkp.tracking import (
     LATEST,
     TrackingError,
@@ -13,33 +19,60 @@ from carkp.tracking import (
     find_unfinished_run,
     run_id_of,
 )
-from carkp.training.checkpoint import Checkpoint, CheckpointError
+from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 BEST = "checkpoints/best.pt"
 LAST = "checkpoints/last.pt"
+CALIBRATED = "calibration/model.pt"
 
 
-def resolve_float_checkpoint(reference: str, config: ExperimentConfig, data_digest: str) -> Path:
-    """The checkpoint file that ``reference`` names; ``latest`` is the newest finished float run on the same data.
+@dataclass(frozen=True)
+class ModelFile:
+    """A model on this machine, and the run that it comes from; "" where it is a file alone."""
+
+    path: Path
+    run_id: str
+
+    @property
+    def reference(self) -> str:
+        """What names it elsewhere."""
+        return f"runs:/{self.run_id}" if self.run_id else str(self.path)
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """Where models of a kind are found: the stage that makes them and its artifact."""
+
+    stage: str
+    artifact: str
+
+
+FLOAT = ModelKind("float", BEST)
+CALIBRATION = ModelKind("calibration", CALIBRATED)
+QAT = ModelKind("qat", BEST)
+
+
+def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> ModelFile:
+    """The file that ``reference`` names; ``latest`` is that of the newest finished run of the stage with these tags.
 
     Raises:
         TrackingError: there is none.
     """
     if reference == LATEST:
-        run = find_latest_run("float", {"carkp.experiment": config.name, "carkp.data_digest": data_digest})
+        run = find_latest_run(kind.stage, tags)
         if run is None:
-            raise TrackingError(
-                f"no finished float run of the experiment {config.name!r} on these data: "
-                "run `mlflow run . -e float` first"
-            )
-        return fetch_artifact(run.run_id, BEST)
-    if reference.startswith(("runs:", "models:")):
-        path = fetch_reference(reference if not _is_bare_run(reference) else f"{reference.rstrip('/')}/{BEST}")
-    else:
+            wanted = ", ".join(f"{name.removeprefix('carkp.')} {value}" for name, value in tags.items())
+            raise TrackingError(f"no finished {kind.stage} run ({wanted}): run `mlflow run . -e {kind.stage}` first")
+        return ModelFile(fetch_artifact(run.run_id, kind.artifact), run.run_id)
+    if not reference.startswith(("runs:", "models:")):
         path = Path(reference).expanduser()
+    elif _is_bare_run(reference):
+        path = fetch_reference(f"{reference.rstrip('/')}/{kind.artifact}")
+    else:
+        path = fetch_reference(reference)
     if not path.is_file():
-        raise TrackingError(f"{reference}: no such file; give a checkpoint, latest, or runs:/<id>")
-    return path
+        raise TrackingError(f"{reference}: no such file; give a file, latest, or runs:/<id>")
+    return ModelFile(path, run_id_of(reference) or "")
 
 
 def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -> Path | None:
@@ -70,11 +103,13 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
 
 
 def load_net(checkpoint: Checkpoint) -> PoseNet:
-    """The network of a checkpoint in evaluation mode.
+    """The float network of a checkpoint in evaluation mode.
 
     Raises:
         CheckpointError: weights and architecture do not fit.
     """
+    if "fake_quant" in checkpoint.architecture:
+        raise CheckpointError("the checkpoint holds a calibrated network, here a float one is wanted (stage float)")
     try:
         net = pose_net_from_architecture(checkpoint.architecture)
         net.load_state_dict(checkpoint.weights)
@@ -83,13 +118,58 @@ def load_net(checkpoint: Checkpoint) -> PoseNet:
     return net.eval()
 
 
-def check_input_size(checkpoint: Checkpoint, config: ExperimentConfig, path: Path) -> None:
+@dataclass(frozen=True)
+class Prepared:
+    """A calibrated network: fake-quantised, and in float as ``net.graph``.
+
+    ``origin`` says where it comes from, as strings: the float model, its scores, the data.
+    """
+
+    net: FakeQuantNet
+    origin: Mapping[str, str]
+    architecture: Mapping[str, Any]
+
+
+def prepared_architecture(
+    float_architecture: Mapping[str, Any], target: Target, per_channel_weights: bool, origin: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a checkpoint keeps of a calibrated network."""
+    return {
+        "float": dict(float_architecture),
+        "input_size": list(float_architecture["input_size"]),
+        "fake_quant": {"target": target.model_dump(), "per_channel_weights": per_channel_weights},
+        "origin": dict(origin),
+    }
+
+
+def load_prepared(path: Path) -> Prepared:
+    """The calibrated network of a checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: a float checkpoint, or weights and architecture that do not fit.
+    """
+    checkpoint = load_checkpoint(path)
+    architecture = checkpoint.architecture
+    if "fake_quant" not in architecture:
+        raise CheckpointError(f"{path}: holds a float network, here a calibrated one is wanted: calibrate it first")
+    try:
+        settings = architecture["fake_quant"]
+        float_net = pose_net_from_architecture(architecture["float"]).eval()
+        graph = fold(float_net, tuple(architecture["input_size"]))
+        net = FakeQuantNet(graph, Target.model_validate(settings["target"]), settings["per_channel_weights"])
+        net.load_state_dict(checkpoint.weights)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{path}: holds no calibrated network of its architecture: {error}") from error
+    return Prepared(net.eval(), architecture["origin"], architecture)
+
+
+def check_input_size(architecture: Mapping[str, Any], config: ExperimentConfig, path: Path) -> None:
     """Refuse a checkpoint whose network takes another size than the configuration prepares.
 
     Raises:
         CheckpointError: the sizes differ.
     """
-    trained = tuple(checkpoint.architecture.get("input_size", ()))
+    trained = tuple(architecture.get("input_size", ()))
     if trained != config.model.input_size:
         raise CheckpointError(
             f"{path}: the network takes {trained} (height, width), the configuration says {config.model.input_size}: "

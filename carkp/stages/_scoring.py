@@ -3,11 +3,13 @@
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig
 from carkp.data.colour import yuv_to_rgb
@@ -19,9 +21,11 @@ from carkp.keypoints.predictions import Predictions
 from carkp.keypoints.schema import KEYPOINT_NAMES
 from carkp.report import figures
 from carkp.report.sheets import prediction_sheet
-from carkp.stages._build import build_eval_dataset
+from carkp.stages._build import build_codec, build_eval_dataset, build_eval_split
 from carkp.stages._sheets import write_jpeg
 from carkp.tracking import Tracker
+from carkp.training.distributed import ProcessContext
+from carkp.training.evaluate import Forward, predict
 
 PREDICTIONS_DIR = "predictions"
 CROPS_NAME = "crops.zip"
@@ -29,6 +33,17 @@ SHEET_SIZE = 16
 
 _CROP_JPEG_QUALITY = 92
 _ALPHAS = np.linspace(0.01, 0.3, 30)
+
+
+def predict_split(
+    config: ExperimentConfig, forward: Forward, store: Store, context: ProcessContext, title: str = ""
+) -> Predictions:
+    """Predictions of ``forward`` on a split; with a ``title`` a progress bar shows it."""
+    codec = build_codec(config.heatmap, config.model.input_size)
+    with tqdm(total=len(store), desc=title, unit="crop", disable=not (title and context.is_main)) as bar:
+        return predict(
+            forward, build_eval_split(config, store, context), codec, context, on_batch=lambda num: _advance(bar, num)
+        )
 
 
 def headline_metrics(split: str, scores: Scores) -> dict[str, float]:
@@ -113,6 +128,10 @@ def save_crops(dataset: CropDataset, predictions: Predictions, num_each: int, pa
             for place, index in enumerate(indices):
                 name = f"{folder}/{place:03d}__{str(predictions.sample_ids[index]).replace('/', '__')}.jpg"
                 archive.writestr(zipfile.ZipInfo(name), _jpeg(_input_rgb(dataset, int(index))))
+
+
+def _advance(bar: "tqdm[Any]", num_samples: int) -> None:
+    bar.update(num_samples)
 
 
 def _worst_and_median(distances: NDArray[np.float64], num_each: int) -> dict[str, Sequence[int]]:

@@ -1,9 +1,8 @@
 """Entry point ``calops``: parameters and multiply-accumulates of the network, layer by layer."""
 
-import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.model.opcount import LayerOps, TotalOps, count_ops, total_ops
 from carkp.stages._build import build_model
 from carkp.stages._cli import execute, guarded, parse
+from carkp.stages._tables import write_table
 from carkp.tracking import Tracker
 
 
@@ -37,19 +37,9 @@ def run(config: ExperimentConfig, out_dir: Path, tracker: Tracker) -> CalopsResu
         }
     )
     path = out_dir / "calops.csv"
-    write_table(result.layers, path)
+    write_table([{**asdict(layer), "output_shape": "x".join(map(str, layer.output_shape))} for layer in layers], path)
     tracker.log_file(path, "tables")
     return result
-
-
-def write_table(layers: Sequence[LayerOps], path: Path) -> None:
-    """One row a layer, as CSV."""
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(LayerOps)])
-        writer.writeheader()
-        for layer in layers:
-            row = asdict(layer)
-            writer.writerow({**row, "output_shape": "x".join(map(str, layer.output_shape))})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,107 +1,184 @@
 """Entry point ``evaluate``: score a model on validation and test."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
+import torch
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
 from carkp.data.issues import DataError
-from carkp.data.store import Store
+from carkp.deploy.int8_onnx import load_program
+from carkp.deploy.runtime import OnnxRunner
 from carkp.keypoints.metrics import Scores
-from carkp.keypoints.predictions import Predictions
-from carkp.model.pose_net import PoseNet
-from carkp.stages._build import build_codec, build_eval_split, prepare_torch
+from carkp.quant.program import QProgram
+from carkp.quant.target import Target
+from carkp.stages._build import build_codec, prepare_torch
 from carkp.stages._cli import DATA, MODEL, Arguments, Parameter, execute, guarded, parse
 from carkp.stages._data import PreparedData, require_data
-from carkp.stages._models import check_input_size, load_net, resolve_float_checkpoint
-from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet, mean_oracle_error_px
+from carkp.stages._executions import onnx_forward, simulator_forward
+from carkp.stages._models import (
+    CALIBRATION,
+    FLOAT,
+    QAT,
+    ModelFile,
+    ModelKind,
+    check_input_size,
+    load_net,
+    load_prepared,
+    resolve_model,
+)
+from carkp.stages._quant import TARGET, build_target, check_target, describe_retention, retention_metrics
+from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet, mean_oracle_error_px, predict_split
+from carkp.stages.export import ONNX_DIR, onnx_name
 from carkp.tracking import Tracker
 from carkp.training.checkpoint import load_checkpoint
 from carkp.training.distributed import ProcessContext, process_context
-from carkp.training.evaluate import eval_forward, predict
+from carkp.training.evaluate import Forward, eval_forward
 
-STAGES = ("float",)
-"""Models that can be scored so far."""
+
+@dataclass(frozen=True)
+class Executable:
+    """A model ready to run: uint8 images -> heatmaps; the float model that it was made of; its target, "" for float."""
+
+    forward: Forward
+    origin: Mapping[str, str]
+    target: str
 
 
 @dataclass(frozen=True)
 class EvaluateInputs:
-    """``model``: what kind of model the file ``path`` holds."""
+    """``stage``: how to execute the model file."""
 
     data: PreparedData
-    model: str
-    path: Path
+    stage: str
+    model: ModelFile
+    target: Target
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Scores by split, and what is kept of the float model's where that is known."""
+
+    scores: Mapping[str, Scores]
+    retention: Mapping[str, float]
 
 
 def run(
     config: ExperimentConfig, inputs: EvaluateInputs, out_dir: Path, tracker: Tracker, context: ProcessContext
-) -> dict[str, Scores]:
-    """Score the model on every split that has samples but train; the scores by split."""
+) -> EvaluateResult:
+    """Score the model on every split that has samples but train."""
     prepare_torch(config)
-    checkpoint = load_checkpoint(inputs.path)
-    check_input_size(checkpoint, config, inputs.path)
-    net = load_net(checkpoint).to(context.device)
+    executable = OPENERS[inputs.stage](config, inputs, context)
     stores = inputs.data.open()
     splits = {name: store for name, store in (("val", stores.val), ("test", stores.test)) if len(store) > 0}
     if not splits:
         raise DataError(f"{inputs.data.directory}: the validation and the test split are empty, nothing to score")
-    tracker.set_tags({"carkp.model": inputs.model, "carkp.data_digest": inputs.data.digest})
+    tracker.set_tags({"carkp.model": inputs.stage, "carkp.data_digest": inputs.data.digest})
+    if executable.target:
+        tracker.set_tags({"carkp.target": executable.target})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "evaluation")
-    scored = {name: (store, _predict(config, net, name, store, context)) for name, store in splits.items()}
-    scores = log_scored_splits(config, scored, tracker, out_dir, inputs.model)
+    scored = {
+        name: (store, predict_split(config, executable.forward, store, context, f"score {name}"))
+        for name, store in splits.items()
+    }
+    scores = log_scored_splits(config, scored, tracker, out_dir, inputs.stage)
+    kept = retention_metrics(executable.origin, inputs.data, scores)
+    tracker.log_metrics(kept)
     first_split, (store, predictions) = next(iter(scored.items()))
     codec = build_codec(config.heatmap, config.model.input_size)
     tracker.log_metrics({f"{first_split}/oracle_error_px": mean_oracle_error_px(codec, predictions)})
     log_sheet(config, store, predictions, tracker, out_dir / f"{first_split}_predictions.jpg")
-    return scores
+    return EvaluateResult(scores, kept)
+
+
+def open_float(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
+    """A float checkpoint in torch."""
+    checkpoint = load_checkpoint(inputs.model.path)
+    net = load_net(checkpoint).to(context.device)
+    check_input_size(checkpoint.architecture, config, inputs.model.path)
+    return Executable(eval_forward(net, normalise, config.train.channels_last), {}, "")
+
+
+def open_fake_quant(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
+    """A calibrated checkpoint, fake-quantised in torch."""
+    prepared = load_prepared(inputs.model.path)
+    check_input_size(prepared.architecture, config, inputs.model.path)
+    check_target(prepared.net.target, inputs.target, inputs.model.path)
+    net = prepared.net.to(context.device)
+    return Executable(eval_forward(net, normalise, config.train.channels_last), prepared.origin, net.target.name)
+
+
+def open_simulator(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
+    """The program in an int8 ONNX file, in the integer simulator."""
+    program = _checked_program(config, inputs)
+    return Executable(simulator_forward(program), program.origin, program.target.name)
+
+
+def open_onnxruntime(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
+    """An int8 ONNX file in ONNX Runtime."""
+    program = _checked_program(config, inputs)
+    runner = OnnxRunner(inputs.model.path, torch.get_num_threads())
+    return Executable(onnx_forward(runner), program.origin, program.target.name)
+
+
+OPENERS: dict[str, Callable[[ExperimentConfig, EvaluateInputs, ProcessContext], Executable]] = {
+    "float": open_float,
+    "calibration": open_fake_quant,
+    "qat": open_fake_quant,
+    "int_infer": open_simulator,
+    "onnxruntime": open_onnxruntime,
+}
+
+
+def model_kind(stage: str, target: str) -> ModelKind:
+    """What ``latest`` means for a stage."""
+    kinds = {"float": FLOAT, "calibration": CALIBRATION, "qat": QAT}
+    return kinds.get(stage) or ModelKind("export", f"{ONNX_DIR}/{onnx_name(target)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the entry point."""
 
     def work() -> int:
-        parameters = [Parameter("stage", "float", f"what to score: {', '.join(STAGES)}"), MODEL, DATA]
+        parameters = [Parameter("stage", "float", f"what to score: {', '.join(OPENERS)}"), MODEL, DATA, TARGET]
         arguments = parse("evaluate", "Score a model on validation and test.", parameters, argv)
-        model = arguments.values["stage"]
-        if model not in STAGES:
-            raise ConfigError(f"stage={model!r}: can score {', '.join(STAGES)}")
+        if arguments.values["stage"] not in OPENERS:
+            raise ConfigError(f"stage={arguments.values['stage']!r}: can score {', '.join(OPENERS)}")
         with process_context() as context:
-            _execute(arguments, model, context)
+            _execute(arguments, context)
         return 0
 
     return guarded(work)
 
 
-def _execute(arguments: Arguments, model: str, context: ProcessContext) -> None:
-    config = arguments.config
+def _execute(arguments: Arguments, context: ProcessContext) -> None:
+    config, stage = arguments.config, arguments.values["stage"]
+    target = build_target(config, arguments.values["target"])
     data = require_data(config, arguments.values["data"])
-    path = resolve_float_checkpoint(arguments.values["model"], config, data.digest)
+    tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
+    if stage != "float":
+        tags["carkp.target"] = target.name
+    model = resolve_model(arguments.values["model"], model_kind(stage, target.name), tags)
 
     def work(tracker: Tracker, out_dir: Path) -> None:
-        tracker.set_tags({"carkp.scored": str(path)})
-        scores = run(config, EvaluateInputs(data, model, path), out_dir, tracker, context)
-        print(describe_scores(scores))  # noqa: T201
+        tracker.set_tags({"carkp.scored": model.reference})
+        result = run(config, EvaluateInputs(data, stage, model, target), out_dir, tracker, context)
+        lines = [describe_scores(result.scores), describe_retention(result.retention)]
+        print("\n".join(line for line in lines if line))  # noqa: T201
 
     execute("evaluate", config, work)
 
 
-def _predict(config: ExperimentConfig, net: PoseNet, name: str, store: Store, context: ProcessContext) -> Predictions:
-    codec = build_codec(config.heatmap, config.model.input_size)
-    with tqdm(total=len(store), desc=f"score {name}", unit="crop") as bar:
-        forward = eval_forward(net, normalise, config.train.channels_last)
-        return predict(
-            forward, build_eval_split(config, store, context), codec, context, on_batch=lambda num: _advance(bar, num)
-        )
-
-
-def _advance(bar: "tqdm[Any]", num_samples: int) -> None:
-    bar.update(num_samples)
+def _checked_program(config: ExperimentConfig, inputs: EvaluateInputs) -> QProgram:
+    program = load_program(inputs.model.path)
+    check_target(program.target, inputs.target, inputs.model.path)
+    size = program.tensors[program.input].shape[1:]
+    check_input_size({"input_size": size}, config, inputs.model.path)
+    return program
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Checkpoints: written beside their final name and renamed, read with ``weights_only=True``."""
 
+import hashlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -36,6 +37,16 @@ class Checkpoint:
     config: dict[str, Any]
     epoch: int
     training_state: dict[str, Any]
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and values: the identity of a model, whatever file it lies in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        digest.update(array.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

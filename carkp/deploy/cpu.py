@@ -1,0 +1,44 @@
+"""What the CPU can do with 8-bit integers."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+INT8_FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "avx512bw", "amx_int8", "asimddp", "i8mm")
+EXACT_FLAGS = ("avx_vnni", "avx512_vnni", "amx_int8")
+
+
+@dataclass(frozen=True)
+class CpuFeatures:
+    """Name and instruction sets of the CPU; no flags where the system does not tell."""
+
+    model: str
+    flags: frozenset[str]
+
+    @property
+    def int8_flags(self) -> tuple[str, ...]:
+        """The instruction sets that matter to int8 kernels."""
+        return tuple(flag for flag in INT8_FLAGS if flag in self.flags)
+
+    @property
+    def may_saturate(self) -> bool:
+        """Whether products of unsigned activations and signed weights may saturate in 16 bits.
+
+        They do in the kernels for x86 without VNNI (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html,
+        "When and why do I need to try U8U8?").
+        """
+        is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+        return is_x86 and not any(flag in self.flags for flag in EXACT_FLAGS)
+
+
+def cpu_features(cpuinfo: Path = CPUINFO) -> CpuFeatures:
+    """Of this machine, from Linux' ``/proc/cpuinfo``."""
+    if not cpuinfo.is_file():
+        return CpuFeatures(platform.processor() or platform.machine(), frozenset())
+    fields: dict[str, str] = {}
+    for line in cpuinfo.read_text().splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    flags = fields.get("flags", fields.get("Features", ""))
+    return CpuFeatures(fields.get("model name", platform.machine()), frozenset(flags.split()))

@@ -1,0 +1,260 @@
+"""Operators without an int8 form, written in float as standard ONNX operators of opset 18.
+
+Attributes have ONNX's names, and count the batch as axis 0. What opset 18 takes as an input (``axes`` of ReduceMean,
+``min`` and ``max`` of Clip) is an attribute here. A missing attribute has ONNX's default, but where that is another
+than torch's it must be there. Weights are laid out as torch does.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from carkp.quant.program import FloatOp
+
+Shape = tuple[int, ...]
+
+FLOAT_ATTRIBUTES = ("alpha", "beta", "epsilon")
+"""Attributes that ONNX wants as floats also where JSON had an integer."""
+
+
+class UnsupportedOperatorError(ValueError):
+    """A FloatOp without an ONNX form; the message names the layer and what can be done."""
+
+
+class GraphParts:
+    """Nodes and initializers of a graph in the making. Every node has one output, and is named after it."""
+
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+
+    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Appends a node and returns its output."""
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Adds an initializer, once, and returns its name."""
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+        return name
+
+
+@dataclass(frozen=True)
+class FloatSite:
+    """Where a float operator is written.
+
+    Attributes:
+        values: the names of its float inputs.
+        source_shapes: of the inputs, without the batch.
+        output_shape: without the batch.
+    """
+
+    parts: GraphParts
+    layer: FloatOp
+    values: tuple[str, ...]
+    source_shapes: tuple[Shape, ...]
+    output_shape: Shape
+
+    def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        output = f"{self.layer.name}.value{len(self.parts.nodes)}"
+        return self.parts.node(kind, inputs, output, **attributes)
+
+    def constant(self, role: str, value: NDArray[Any]) -> str:
+        return self.parts.constant(f"{self.layer.name}.constant_{role}", value)
+
+    def scalar(self, role: str, value: float) -> str:
+        return self.constant(role, np.asarray(value, np.float32))
+
+    def weights(self, *roles: str) -> list[str]:
+        """The names of the weights that are there, in this order."""
+        present = [role for role in roles if role in self.layer.weights]
+        return [self.parts.constant(f"{self.layer.name}.{role}", self.layer.weights[role]) for role in present]
+
+    def attributes(self) -> dict[str, Any]:
+        """The layer's attributes as ONNX wants them; None means absent."""
+        given = {name: value for name, value in self.layer.attributes.items() if value is not None}
+        return {name: float(value) if name in FLOAT_ATTRIBUTES else value for name, value in given.items()}
+
+    def error(self, problem: str) -> UnsupportedOperatorError:
+        return UnsupportedOperatorError(f"{self.layer.name}: {self.layer.kind}: {problem}")
+
+
+@dataclass(frozen=True)
+class FloatKind:
+    """What a kind of float operator takes, and the function that writes it and returns the name of its result."""
+
+    write: Callable[[FloatSite], str]
+    num_inputs: int = 1
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    required_weights: tuple[str, ...] = ()
+    optional_weights: tuple[str, ...] = ()
+
+
+def write_float_op(site: FloatSite) -> str:
+    """Appends the nodes of ``site.layer`` and returns the name of the float result.
+
+    Raises:
+        UnsupportedOperatorError: an unknown kind or attribute, or one that is missing.
+    """
+    layer = site.layer
+    if layer.kind not in FLOAT_KINDS:
+        raise UnsupportedOperatorError(
+            f"{layer.name}: no ONNX form of operator {layer.kind!r} is known. Replace it in the network by one of "
+            f"{', '.join(FLOAT_KINDS)}, or add it to FLOAT_KINDS in carkp/deploy/float_ops.py"
+        )
+    kind = FLOAT_KINDS[layer.kind]
+    _check_names(site, "attributes", list(site.attributes()), kind.required, kind.optional)
+    _check_names(site, "weights", list(layer.weights), kind.required_weights, kind.optional_weights)
+    bad = [name for name, weight in layer.weights.items() if weight.dtype != np.float32]
+    if bad:
+        raise site.error(f"weights must be float32, not so: {bad}")
+    if kind.num_inputs and len(site.values) != kind.num_inputs:
+        raise site.error(f"takes {kind.num_inputs} inputs, got {list(layer.inputs)}")
+    return kind.write(site)
+
+
+def _check_names(
+    site: FloatSite, what: str, found: list[str], required: tuple[str, ...], optional: tuple[str, ...]
+) -> None:
+    missing = [name for name in required if name not in found]
+    unknown = [name for name in found if name not in (*required, *optional)]
+    if missing or unknown:
+        raise site.error(
+            f"{what} missing {missing}, unknown {unknown}; it needs {list(required)} and may have {list(optional)}"
+        )
+
+
+def _write_plain(site: FloatSite) -> str:
+    """One node of the kind's own name."""
+    return site.node(site.layer.kind, site.values, **site.attributes())
+
+
+def _write_clip(site: FloatSite) -> str:
+    limits = site.attributes()
+    bounds = [site.scalar(role, limits[role]) if role in limits else "" for role in ("min", "max")]
+    return site.node("Clip", [*site.values, *bounds])
+
+
+def _write_silu(site: FloatSite) -> str:
+    """The input times its sigmoid."""
+    return site.node("Mul", [*site.values, site.node("Sigmoid", site.values)])
+
+
+def _write_gelu(site: FloatSite) -> str:
+    """The exact form, ``x / 2 * (1 + erf(x / sqrt(2)))``; opset 18 has no Gelu."""
+    if site.attributes().get("approximate", "none") != "none":
+        raise site.error("only approximate='none' is written; use nn.GELU() without an approximation")
+    root = site.node("Div", [*site.values, site.scalar("root", np.sqrt(2.0))])
+    bell = site.node("Add", [site.node("Erf", [root]), site.scalar("one", 1.0)])
+    half = site.node("Mul", [*site.values, site.scalar("half", 0.5)])
+    return site.node("Mul", [half, bell])
+
+
+def _write_binary(site: FloatSite) -> str:
+    """Two tensors, or a tensor and a constant: weight ``a`` is the left operand, weight ``b`` the right one."""
+    operands = [*site.weights("a"), *site.values, *site.weights("b")]
+    if len(operands) != 2:
+        raise site.error(f"takes two operands (inputs, or one input and weight 'a' or 'b'), got {operands}")
+    return site.node(site.layer.kind, operands)
+
+
+def _write_reduce_mean(site: FloatSite) -> str:
+    attributes = site.attributes()
+    axes = site.constant("axes", np.asarray(attributes.pop("axes"), np.int64))
+    return site.node("ReduceMean", [*site.values, axes], **attributes)
+
+
+def _write_batch_norm(site: FloatSite) -> str:
+    inputs = [*site.values, *site.weights("scale", "bias", "mean", "var")]
+    return site.node("BatchNormalization", inputs, **site.attributes())
+
+
+def _write_gemm(site: FloatSite) -> str:
+    """Input times weight^T plus bias, weight (outputs, inputs), as in torch.nn.Linear."""
+    inputs = [*site.values, *site.weights("weight", "bias")]
+    return site.node("Gemm", inputs, **{"transB": 1, **site.attributes()})
+
+
+def _write_conv_transpose(site: FloatSite) -> str:
+    return site.node("ConvTranspose", [*site.values, *site.weights("weight", "bias")], **site.attributes())
+
+
+def _write_resize(site: FloatSite) -> str:
+    """Larger by whole factors; the default coordinates are those of torch without align_corners."""
+    attributes = site.attributes()
+    before, after = site.source_shapes[0], site.output_shape
+    if len(before) != len(after) or any(new % old for old, new in zip(before, after, strict=True)):
+        raise site.error(f"only whole factors are written, not {before} to {after}")
+    factors = [1.0, *(new / old for old, new in zip(before, after, strict=True))]
+    if list(attributes.pop("scales", factors)) != factors:
+        raise site.error(f"scales {site.attributes()['scales']} contradict the shapes, {before} to {after}")
+    if attributes["mode"] not in ("nearest", "linear"):
+        raise site.error(f"mode must be 'nearest' or 'linear', got {attributes['mode']!r}")
+    if attributes["mode"] == "nearest":
+        attributes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor", **attributes}
+    return site.node(
+        "Resize", [*site.values, "", site.constant("scales", np.asarray(factors, np.float32))], **attributes
+    )
+
+
+def _write_reshape(site: FloatSite) -> str:
+    """To the shape of the output tensor; the 0 in front keeps the batch."""
+    given = list(site.attributes().get("shape", [0, *site.output_shape]))[1:]
+    if len(given) != len(site.output_shape) or any(
+        want not in (-1, got) for want, got in zip(given, site.output_shape, strict=True)
+    ):
+        raise site.error(f"shape {given} behind the batch contradicts the output tensor's, {site.output_shape}")
+    return site.node("Reshape", [*site.values, site.constant("shape", np.asarray([0, *site.output_shape], np.int64))])
+
+
+_POOL = ("strides", "pads", "ceil_mode")
+_BINARY = FloatKind(_write_binary, num_inputs=0, optional_weights=("a", "b"))
+
+FLOAT_KINDS: dict[str, FloatKind] = {
+    "Relu": FloatKind(_write_plain),
+    "Clip": FloatKind(_write_clip, optional=("min", "max")),
+    "LeakyRelu": FloatKind(_write_plain, optional=("alpha",)),
+    "Elu": FloatKind(_write_plain, optional=("alpha",)),
+    "Sigmoid": FloatKind(_write_plain),
+    "HardSigmoid": FloatKind(_write_plain, required=("alpha", "beta")),
+    "HardSwish": FloatKind(_write_plain),
+    "Silu": FloatKind(_write_silu),
+    "Gelu": FloatKind(_write_gelu, optional=("approximate",)),
+    "Tanh": FloatKind(_write_plain),
+    "Softmax": FloatKind(_write_plain, required=("axis",)),
+    "Mul": _BINARY,
+    "Sub": _BINARY,
+    "Div": _BINARY,
+    "Add": _BINARY,
+    "ReduceMean": FloatKind(_write_reduce_mean, required=("axes",), optional=("keepdims",)),
+    "GlobalAveragePool": FloatKind(_write_plain),
+    "MaxPool": FloatKind(_write_plain, required=("kernel_shape",), optional=(*_POOL, "dilations")),
+    "AveragePool": FloatKind(
+        _write_plain, required=("kernel_shape", "count_include_pad"), optional=_POOL
+    ),  # torch counts the padding, ONNX does not
+    "BatchNormalization": FloatKind(
+        _write_batch_norm, optional=("epsilon",), required_weights=("scale", "bias", "mean", "var")
+    ),
+    "Gemm": FloatKind(
+        _write_gemm, optional=("alpha", "beta", "transB"), required_weights=("weight",), optional_weights=("bias",)
+    ),
+    "Resize": FloatKind(
+        _write_resize, required=("mode",), optional=("scales", "coordinate_transformation_mode", "nearest_mode")
+    ),
+    "Transpose": FloatKind(_write_plain, required=("perm",)),
+    "Reshape": FloatKind(_write_reshape, optional=("shape",)),
+    "Flatten": FloatKind(_write_plain, optional=("axis",)),
+    "ConvTranspose": FloatKind(
+        _write_conv_transpose,
+        optional=("strides", "pads", "output_padding", "group", "dilations", "kernel_shape"),
+        required_weights=("weight",),
+        optional_weights=("bias",),
+    ),
+}
+"""Every kind of FloatOp that can be written."""

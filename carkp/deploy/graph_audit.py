@@ -1,0 +1,103 @@
+"""Which kernels ONNX Runtime really runs: a convolution that it could not fuse runs in float, without a word."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnxruntime
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+
+FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedMatMul", "FusedGemm"})
+"""Operators that multiply in float, of whatever domain: a float Conv hides as one of com.microsoft.nchwc."""
+
+
+class FloatKernelError(ValueError):
+    """ONNX Runtime runs in float what should run in int8."""
+
+
+@dataclass(frozen=True)
+class KernelAudit:
+    """What a graph multiplies with.
+
+    ``float_kernels`` are "name (domain.operator)"; ``op_counts`` maps "domain.operator", or "operator" in the standard
+    domain, to the number of nodes.
+    """
+
+    num_qlinear_convs: int
+    float_kernels: tuple[str, ...]
+    op_counts: dict[str, int]
+
+
+def optimised_graph(path: Path | str, level: str = "ORT_ENABLE_ALL", num_threads: int = 1) -> ModelProto:
+    """The graph that ONNX Runtime runs on this machine's CPU; other machines may get another one.
+
+    Args:
+        path: an ONNX file.
+        level: a name of onnxruntime.GraphOptimizationLevel.
+        num_threads: of one operator.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no such level, or not a readable ONNX file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such ONNX file")
+    levels = dict(onnxruntime.GraphOptimizationLevel.__members__)
+    if level not in levels:
+        raise ValueError(f"level must be one of {sorted(levels)}, got {level!r}")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = levels[level]
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(written)
+        try:
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            raise ValueError(f"{path}: not a readable ONNX file (truncated, or something else): {error}") from error
+        return onnx.load(str(written))
+
+
+def audit_kernels(model: ModelProto) -> KernelAudit:
+    """Counts the int8 convolutions and names the float kernels of a graph, its subgraphs included."""
+    nodes = list(_all_nodes(model.graph))
+    return KernelAudit(
+        num_qlinear_convs=sum(node.op_type == "QLinearConv" for node in nodes),
+        float_kernels=tuple(f"{node.name} ({_operator(node)})" for node in nodes if node.op_type in FLOAT_KERNELS),
+        op_counts=dict(Counter(_operator(node) for node in nodes)),
+    )
+
+
+def require_int8_convs(path: Path | str, num_convs: int) -> KernelAudit:
+    """The audit of the graph that runs, provided that it has ``num_convs`` int8 convolutions and no float kernel.
+
+    Raises:
+        FloatKernelError: otherwise; the message names the float kernels.
+    """
+    audit = audit_kernels(optimised_graph(path))
+    if audit.float_kernels or audit.num_qlinear_convs != num_convs:
+        names = ", ".join(audit.float_kernels) or "none"
+        raise FloatKernelError(
+            f"{path}: ONNX Runtime runs {audit.num_qlinear_convs} convolutions in int8, expected {num_convs}; "
+            f"float kernels: {names}"
+        )
+    return audit
+
+
+def _operator(node: NodeProto) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
+def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            inner = [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
+            for subgraph in inner:
+                yield from _all_nodes(subgraph)

@@ -1,0 +1,1 @@
+"""Post-training quantisation, quantisation-aware training, the int8 program and its integer simulator."""

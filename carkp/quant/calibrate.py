@@ -1,0 +1,109 @@
+"""Calibration: one pass of a folded network over some images, then a threshold for every tensor."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.graph import IMAGE, MOVING, ConvLayer, LayerGraph, Step, scale_groups
+from carkp.quant.histogram import AbsHistogram
+from carkp.quant.observers import ObserverKind, threshold
+
+
+class CalibrationError(ValueError):
+    """Values that nothing can be calibrated with; the message names the tensor."""
+
+
+@dataclass(frozen=True)
+class Observer:
+    """How a tensor's threshold is chosen; ``percentile`` is read by the kind of that name."""
+
+    kind: ObserverKind
+    percentile: float
+
+
+def observe(graph: LayerGraph, batches: Iterable[Tensor], num_threads: int = 1) -> dict[str, AbsHistogram]:
+    """One histogram of |x| for every group of tensors that share a scale, over all batches; the image has none.
+
+    Memory does not grow with the number of batches.
+
+    Args:
+        graph: the folded network, in float.
+        batches: normalised images (B, 3, H, W).
+        num_threads: of the counting.
+
+    Raises:
+        CalibrationError: no batches, or a tensor with NaN or infinite values.
+    """
+    groups = scale_groups(graph)
+    observed = {name for name, _ in _observed(graph)}
+    histograms = {groups[name]: AbsHistogram(num_threads=num_threads) for name in observed}
+
+    def count(name: str, values: Tensor) -> None:
+        if name in observed:
+            try:
+                histograms[groups[name]].update(values.numpy())
+            except ValueError as error:
+                raise CalibrationError(f"{name}: {error}") from error
+
+    is_empty = True
+    with torch.inference_mode():
+        for images in batches:
+            is_empty = False
+            graph(images, on_tensor=count)
+    if is_empty:
+        raise CalibrationError("no images to calibrate with")
+    return histograms
+
+
+def choose_thresholds(
+    histograms: Mapping[str, AbsHistogram], num_levels: Mapping[str, int], observers: Mapping[str, Observer]
+) -> dict[str, float]:
+    """The threshold of every tensor, in real units. ``num_levels``: steps between 0 and the threshold."""
+    return {
+        name: threshold(histogram, observers[name].kind, observers[name].percentile, num_levels[name])
+        for name, histogram in histograms.items()
+    }
+
+
+def correct_biases(net: FakeQuantNet, batches: Iterable[Tensor]) -> None:
+    """Shift every bias by the mean error that rounded weights cause on the float network's inputs.
+
+    Nagel et al. 2019 (https://arxiv.org/abs/1906.04721), section 4.2, with measured means instead of computed ones.
+    """
+    totals: dict[str, Tensor] = {}
+    num_images = 0
+    for images in batches:
+        num_images += len(images)
+        for name, error in _mean_errors(net, images).items():
+            totals[name] = totals.get(name, torch.zeros_like(error)) + error * len(images)
+    for name, total in totals.items():
+        net.weight_quantiser(name).bias_shift.copy_(-total / num_images)
+
+
+def _mean_errors(net: FakeQuantNet, images: Tensor) -> dict[str, Tensor]:
+    """(O,) for every convolution: mean over images and pixels of what rounding its weights adds to its output."""
+    errors: dict[str, Tensor] = {}
+
+    def apply(step: Step, layer: nn.Module, inputs: list[Tensor]) -> Tensor:
+        if isinstance(layer, ConvLayer):
+            weight, _ = net.quantised_weights(step, layer)
+            errors[step.name] = layer.accumulate(inputs[0], weight - layer.weight, None).mean(dim=(0, 2, 3))
+        result: Tensor = layer(*inputs)
+        return result
+
+    with torch.inference_mode():
+        net.graph.execute(images, apply)
+    return errors
+
+
+def _observed(graph: LayerGraph) -> list[tuple[str, nn.Module]]:
+    """Tensors whose values are new: not the image, whose scale is fixed, and not what was only moved."""
+    groups = scale_groups(graph)
+    return [
+        (step.name, layer)
+        for step, layer in graph.items()
+        if not isinstance(layer, MOVING) and groups[step.name] != groups[IMAGE]
+    ]

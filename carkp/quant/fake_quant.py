@@ -1,0 +1,168 @@
+"""Fake quantisation: a folded network in float whose tensors and weights lie on the 8-bit grid of a target.
+
+Gradients pass straight through the rounding, and not where a value is clipped (Jacob et al. 2018,
+https://arxiv.org/abs/1712.05877), so that the same network is calibrated, evaluated and fine-tuned.
+
+Legend: O output channels, I input channels, kh kw kernel height and width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from carkp.quant.graph import IMAGE, MOVING, ConvLayer, LayerGraph, OnTensor, Step, is_non_negative, scale_groups
+from carkp.quant.target import INPUT_SCALE, MAX_WEIGHT, RANGES, Dtype, Target
+
+MAX_BIAS = 2**22
+"""Largest quantised bias: a channel whose weights are next to nothing gets coarser weights rather than a bias that
+overflows the accumulator, or that a float32 cannot hold exactly."""
+
+SMALLEST_SCALE = 1e-30
+"""Keeps the weight scale of an empty channel away from 0."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a tensor spends its 256 values: ``num_levels`` steps between 0 and the largest real value."""
+
+    dtype: Dtype
+    zero_point: int
+    num_levels: int
+
+
+def activation_grid(dtype: Dtype, can_be_negative: bool) -> Grid:
+    """The grid of a tensor on a target with this activation dtype."""
+    if dtype == "int8":
+        return Grid("int8", 0, 127)
+    return Grid("uint8", 128, 127) if can_be_negative else Grid("uint8", 0, 255)
+
+
+class ActivationQuantiser(nn.Module):
+    """Rounds a tensor to its grid; ``scale`` is a buffer that calibration sets."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.tensor(grid.zero_point, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        lowest, highest = RANGES[self.grid.dtype]
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, lowest, highest)
+
+
+class WeightQuantiser(nn.Module):
+    """Rounds the weights of a convolution; ``bias_shift`` (O,) is what bias correction adds."""
+
+    bias_shift: Tensor
+
+    def __init__(self, num_outputs: int, per_channel: bool) -> None:
+        super().__init__()
+        self.per_channel = per_channel
+        self.register_buffer("bias_shift", torch.zeros(num_outputs))
+
+    def scales(self, layer: ConvLayer, input_scale: Tensor) -> Tensor:
+        """(O,): symmetric min-max of the weights, coarser where the bias would not fit (``MAX_BIAS``)."""
+        weight, bias = layer.weight.detach(), layer.bias.detach() + self.bias_shift
+        largest = weight.abs().amax(dim=(1, 2, 3))
+        scales = torch.maximum(largest / MAX_WEIGHT, bias.abs() / (input_scale * MAX_BIAS)).clamp(min=SMALLEST_SCALE)
+        return scales if self.per_channel else scales.max().expand_as(scales).contiguous()
+
+    def forward(self, weight: Tensor, scales: Tensor) -> Tensor:
+        """``weight`` (O, I / groups, kh, kw) on the grid of ``scales`` (O,)."""
+        zero_points = torch.zeros_like(scales, dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, -MAX_WEIGHT, MAX_WEIGHT)
+
+
+class FakeQuantNet(nn.Module):
+    """A folded network with fake quantisation: images (B, 3, H, W) -> heatmaps (B, K, h, w).
+
+    ``graph`` alone is the same network in float. ``quantised_layers`` restricts the quantisation to the layers named
+    (``image`` is the input), to see what each costs; None: all.
+    """
+
+    def __init__(self, graph: LayerGraph, target: Target, per_channel_weights: bool) -> None:
+        super().__init__()
+        self.graph, self.target = graph, target
+        self.groups = scale_groups(graph)
+        self.quantised_layers: frozenset[str] | None = None
+        signs = dict.fromkeys(self.groups.values(), False)
+        for name, leader in self.groups.items():
+            signs[leader] |= not is_non_negative(graph, name)
+        self.activations = nn.ModuleDict(
+            {
+                leader: ActivationQuantiser(activation_grid(target.activation_dtype, can_be_negative))
+                for leader, can_be_negative in signs.items()
+            }
+        )
+        self.weights = nn.ModuleDict(
+            {
+                step.name: WeightQuantiser(len(layer.bias), per_channel_weights)
+                for step, layer in graph.items()
+                if isinstance(layer, ConvLayer)
+            }
+        )
+        self.quantiser(IMAGE).scale.fill_(INPUT_SCALE)
+
+    def quantiser(self, tensor: str) -> ActivationQuantiser:
+        """Of a tensor; tensors of one group share it."""
+        found = self.activations[self.groups[tensor]]
+        assert isinstance(found, ActivationQuantiser)
+        return found
+
+    def weight_quantiser(self, layer: str) -> WeightQuantiser:
+        found = self.weights[layer]
+        assert isinstance(found, WeightQuantiser)
+        return found
+
+    @property
+    def num_levels(self) -> dict[str, int]:
+        """Steps between 0 and the threshold, for every tensor that leads a group and is calibrated."""
+        leaders = dict.fromkeys(self.groups.values())
+        return {leader: self.quantiser(leader).grid.num_levels for leader in leaders if leader != self.groups[IMAGE]}
+
+    def set_thresholds(self, thresholds: Mapping[str, float]) -> None:
+        """Clip every tensor that leads a group at its threshold, in real units.
+
+        Raises:
+            ValueError: tensors are missing or unknown, or a threshold is not positive and finite.
+        """
+        if set(thresholds) != set(self.num_levels):
+            raise ValueError(f"thresholds for {sorted(thresholds)}, expected {sorted(self.num_levels)}")
+        for name, num_levels in self.num_levels.items():
+            scale = torch.tensor(thresholds[name] / num_levels, dtype=torch.float32)
+            if not (torch.isfinite(scale) and scale > 0):
+                raise ValueError(f"{name}: the threshold must be positive and finite, got {thresholds[name]}")
+            self.quantiser(name).scale.copy_(scale)
+
+    def weight_scales(self, step: Step, layer: ConvLayer) -> Tensor:
+        """(O,): of a convolution, from its weights as they are now."""
+        return self.weight_quantiser(step.name).scales(layer, self.quantiser(step.inputs[0]).scale)
+
+    def forward(self, images: Tensor, on_tensor: OnTensor | None = None) -> Tensor:
+        if self._is_quantised(IMAGE):
+            images = self.quantiser(IMAGE)(images)
+        return self.graph.execute(images, self._run_layer, on_tensor)
+
+    def quantised_weights(self, step: Step, layer: ConvLayer) -> tuple[Tensor, Tensor]:
+        """Weight and bias on their grids, in real units."""
+        quantiser = self.weight_quantiser(step.name)
+        return quantiser(layer.weight, self.weight_scales(step, layer)), layer.bias + quantiser.bias_shift
+
+    def _run_layer(self, step: Step, layer: nn.Module, inputs: list[Tensor]) -> Tensor:
+        if not self._is_quantised(step.name):
+            result: Tensor = layer(*inputs)
+            return result
+        if isinstance(layer, ConvLayer):
+            result = layer.convolve(inputs[0], *self.quantised_weights(step, layer))
+        else:
+            result = layer(*inputs)
+        return result if isinstance(layer, MOVING) else self.quantiser(step.name)(result)
+
+    def _is_quantised(self, name: str) -> bool:
+        return self.quantised_layers is None or name in self.quantised_layers

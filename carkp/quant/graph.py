@@ -1,0 +1,208 @@
+"""The folded network: a list of named layers, without batch norms and transposed convolutions.
+
+Legend: B batch, O output channels, I input channels, kh kw kernel height and width.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from carkp.quant.subpixel import Pads, depth_to_space
+
+Activation = Literal["none", "relu", "relu6"]
+
+BOUNDS: dict[Activation, tuple[float, float]] = {
+    "none": (-float("inf"), float("inf")),
+    "relu": (0.0, float("inf")),
+    "relu6": (0.0, 6.0),
+}
+"""What an activation clamps to, in real units."""
+
+IMAGE = "image"
+
+OnTensor = Callable[[str, Tensor], None]
+Size = tuple[int, int]
+
+
+class ConvLayer(nn.Module):
+    """A convolution with bias, zero padding of its own on every side, and an activation."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        stride: Size = (1, 1),
+        pads: Pads = (0, 0, 0, 0),
+        dilation: Size = (1, 1),
+        groups: int = 1,
+        activation: Activation = "none",
+    ) -> None:
+        """``weight`` (O, I / groups, kh, kw), ``bias`` (O,), ``pads`` top, left, bottom, right."""
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.stride, self.pads, self.dilation, self.groups = stride, pads, dilation, groups
+        self.activation: Activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight, self.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The layer with another weight and bias."""
+        return activate(self.accumulate(x, weight, bias), self.activation)
+
+    def accumulate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution before its activation."""
+        top, left, bottom, right = self.pads
+        padding = (top, left)
+        if (top, left) != (bottom, right):
+            x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+
+class AddLayer(nn.Module):
+    """The sum of two tensors, and an activation."""
+
+    def __init__(self, activation: Activation = "none") -> None:
+        super().__init__()
+        self.activation: Activation = activation
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return activate(first + second, self.activation)
+
+
+class ConcatLayer(nn.Module):
+    """Tensors one behind the other along the channels."""
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        return torch.cat(parts, dim=1)
+
+
+class DepthToSpaceLayer(nn.Module):
+    """Channels to blocks of pixels."""
+
+    def __init__(self, block: int) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depth_to_space(x, self.block)
+
+
+class FloatLayer(nn.Module):
+    """Any other operator. ``kind`` is its ONNX name where it has one, ``attributes`` its ONNX attributes."""
+
+    def __init__(self, module: nn.Module, kind: str, attributes: Mapping[str, Any], weights: Mapping[str, Tensor]):
+        super().__init__()
+        self.module, self.kind, self.attributes, self.weights = module, kind, dict(attributes), dict(weights)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        result: Tensor = self.module(*inputs)
+        return result
+
+
+MOVING = (ConcatLayer, DepthToSpaceLayer)
+"""Layers that move numbers without changing them."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer's place: its name is also the name of the tensor that it makes."""
+
+    name: str
+    inputs: tuple[str, ...]
+
+
+class LayerGraph(nn.Module):
+    """Layers in order of execution; the last one makes the output. Images (B, 3, H, W) -> heatmaps (B, K, h, w)."""
+
+    def __init__(self, layers: Sequence[tuple[Step, nn.Module]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """``shapes``: of every tensor, the image included, without the batch."""
+        super().__init__()
+        self.steps = tuple(step for step, _ in layers)
+        self.layers = nn.ModuleDict({step.name: layer for step, layer in layers})
+        self.shapes = dict(shapes)
+        self._dead_after = _last_uses(self.steps)
+
+    @property
+    def output(self) -> str:
+        return self.steps[-1].name
+
+    def items(self) -> Iterator[tuple[Step, nn.Module]]:
+        return ((step, self.layers[step.name]) for step in self.steps)
+
+    def forward(self, images: Tensor, on_tensor: OnTensor | None = None) -> Tensor:
+        return self.execute(images, lambda step, layer, inputs: layer(*inputs), on_tensor)
+
+    def execute(
+        self,
+        images: Tensor,
+        apply: Callable[[Step, nn.Module, list[Tensor]], Tensor],
+        on_tensor: OnTensor | None = None,
+    ) -> Tensor:
+        """Run the layers with ``apply``; ``on_tensor`` sees the image and every result. Frees what is used up."""
+        values = {IMAGE: images}
+        if on_tensor is not None:
+            on_tensor(IMAGE, images)
+        for index, (step, layer) in enumerate(self.items()):
+            values[step.name] = apply(step, layer, [values[name] for name in step.inputs])
+            if on_tensor is not None:
+                on_tensor(step.name, values[step.name])
+            for name in self._dead_after[index]:
+                del values[name]
+        return values[self.output]
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    match activation:
+        case "none":
+            return x
+        case "relu":
+            return F.relu(x)
+        case "relu6":
+            return F.relu6(x)
+
+
+def is_non_negative(graph: LayerGraph, name: str) -> bool:
+    """Whether a tensor cannot be negative, by the layers that make it."""
+    if name == IMAGE:
+        return False
+    layer = graph.layers[name]
+    if isinstance(layer, ConvLayer | AddLayer):
+        return BOUNDS[layer.activation][0] >= 0
+    if isinstance(layer, MOVING):
+        inputs = next(step.inputs for step in graph.steps if step.name == name)
+        return all(is_non_negative(graph, source) for source in inputs)
+    return isinstance(layer, FloatLayer) and layer.kind in ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
+
+
+def scale_groups(graph: LayerGraph) -> dict[str, str]:
+    """Tensor -> the tensor whose scale it shares: what is only moved keeps its scale, and a concatenation has one."""
+    leader = {name: name for name in (IMAGE, *(step.name for step in graph.steps))}
+
+    def find(name: str) -> str:
+        while leader[name] != name:
+            name = leader[name]
+        return name
+
+    for step, layer in graph.items():
+        if isinstance(layer, MOVING):
+            for other in step.inputs:
+                first, second = find(step.inputs[0]), find(other)
+                leader[second] = first
+            leader[find(step.name)] = find(step.inputs[0])
+    return {name: find(name) for name in leader}
+
+
+def _last_uses(steps: Sequence[Step]) -> list[list[str]]:
+    """For every step the tensors that no later one reads."""
+    last: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        last.update(dict.fromkeys(step.inputs, index))
+    dead: list[list[str]] = [[] for _ in steps]
+    for name, index in last.items():
+        dead[index].append(name)
+    return dead

@@ -1,0 +1,170 @@
+"""From int32 accumulators, or two 8-bit addends, to 8 bits: the two arithmetics of :data:`Requantisation`.
+
+``float32`` is ONNX Runtime's, ``fixed_point`` that of NPUs. Everything here is the plain statement in numpy; the
+simulator's kernels compute the same numbers in one pass.
+
+Legend: O output channels; acc accumulators; q quantised values.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.quant.program import Float32Array, QTensor
+from carkp.quant.target import Requantisation
+
+Int64Array = NDArray[np.int64]
+Float64Array = NDArray[np.float64]
+
+MULTIPLIER_BITS = 31
+MAX_SHIFT = 62
+
+
+class FixedPoint(NamedTuple):
+    """Scales as ``multipliers * 2**-shifts``, both (O,) int64; multipliers are in [2^30, 2^31) where shifts < 62."""
+
+    multipliers: Int64Array
+    shifts: Int64Array
+
+
+def fixed_point_multipliers(scales: NDArray[np.floating[Any]]) -> FixedPoint:
+    """The 31-bit multipliers and right shifts nearest to ``scales`` (O,).
+
+    A float32 scale is met exactly down to 2^-32. The shift ends at 62, so that ``acc * M + 2^(n-1)`` fits in int64:
+    smaller scales get fewer bits.
+
+    Raises:
+        ValueError: a scale is not finite, not positive, or so large (2^30) that it needs a shift below 1.
+    """
+    wide: Float64Array = scales.astype(np.float64)
+    if not (np.isfinite(wide).all() and (wide > 0).all()):
+        raise ValueError(f"requantisation scales must be finite and positive, got {wide.min()} to {wide.max()}")
+    _, exponents = np.frexp(wide)
+    shifts = np.minimum(MULTIPLIER_BITS - exponents.astype(np.int64), MAX_SHIFT)
+    multipliers = _times_power_of_two(wide, shifts)
+    # 1 - 2^-53 rounds up to 2^31 * 2^-31: one bit too many.
+    is_carried = multipliers == 1 << MULTIPLIER_BITS
+    multipliers, shifts = np.where(is_carried, multipliers >> 1, multipliers), shifts - is_carried
+    if (shifts < 1).any():
+        raise ValueError(f"requantisation scale {wide.max()} is too large: fixed point ends below 2^30")
+    return FixedPoint(multipliers, shifts)
+
+
+def requantise_float32(
+    accumulators: NDArray[np.integer[Any]], scales: Float32Array, zero_point: int, clamp: tuple[int, int]
+) -> Int64Array:
+    """As ONNX Runtime (MlasRequantizeOutput): float32 product, half to even.
+
+    ``accumulators`` (..., O) are converted to float32 first, to the nearest, ties to even, and are below 2^31 in
+    magnitude. ``scales`` is (O,), see :func:`carkp.quant.program.requantise_scales`. Returns q, (..., O).
+    """
+    product = accumulators.astype(np.float32) * scales
+    # Clamped before the conversion to integers: a float32 may be larger than any of them.
+    limited = np.clip(np.rint(product), clamp[0] - zero_point, clamp[1] - zero_point)
+    q: Int64Array = limited.astype(np.int64) + zero_point
+    return q
+
+
+def requantise_fixed_point(
+    accumulators: NDArray[np.integer[Any]], scales: FixedPoint, zero_point: int, clamp: tuple[int, int]
+) -> Int64Array:
+    """``((acc * M + 2^(n-1)) >> n) + zero_point``, clamped: half rounds up, towards plus infinity.
+
+    ``accumulators`` (..., O) are in [-2^31, 2^31), so that the product stays below 2^62 and the sum below 2^63: nothing
+    overflows. The form, a 31-bit multiplier and a rounding right shift, is that of gemmlowp and of Jacob et al. 2018
+    (arXiv:1712.05877), equation 6. Theirs rounds twice, first the high half of the doubled product, then the shift,
+    ties away from zero; here it is one rounding and ties go up, so results differ in ties and next to them.
+    """
+    wide = accumulators.astype(np.int64) * scales.multipliers
+    shifted = (wide + _half(scales.shifts)) >> scales.shifts
+    q: Int64Array = np.clip(shifted + zero_point, *clamp)
+    return q
+
+
+def add_table(
+    tensor_a: QTensor, tensor_b: QTensor, tensor_out: QTensor, clamp: tuple[int, int], requantisation: Requantisation
+) -> Int64Array:
+    """(256, 256): the quantised sum for every pair of inputs, at ``[q_a - lowest of a, q_b - lowest of b]``.
+
+    The ratios of the scales are float32 quotients in both arithmetics.
+    """
+    values_a, values_b = _levels(tensor_a)[:, None], _levels(tensor_b)[None, :]
+    ratio_a = np.float32(tensor_a.scale) / np.float32(tensor_out.scale)
+    ratio_b = np.float32(tensor_b.scale) / np.float32(tensor_out.scale)
+    points = (tensor_a.zero_point, tensor_b.zero_point, tensor_out.zero_point)
+    match requantisation:
+        case "float32":
+            return _add_float32(values_a, values_b, ratio_a, ratio_b, points, clamp)
+        case "fixed_point":
+            return _add_fixed_point(values_a, values_b, ratio_a, ratio_b, points, clamp)
+
+
+def fma_float32(a: Float32Array, b: Float32Array, c: Float32Array) -> Float32Array:
+    """``a * b + c`` rounded once, elementwise: the fused multiply-add that numpy does not have.
+
+    The product is exact in float64. The sum is rounded to odd there (exact error by TwoSum), after which rounding to
+    float32 gives the correctly rounded result: Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums:
+    proved algorithms using rounding to odd".
+    """
+    product: Float64Array = a.astype(np.float64) * b.astype(np.float64)
+    addend: Float64Array = c.astype(np.float64)
+    total: Float64Array = np.asarray(product + addend)
+    shadow = total - product
+    error = (product - (total - shadow)) + (addend - shadow)
+    bits = total.view(np.int64)
+    is_to_move = (error != 0) & ((bits & 1) == 0)
+    outwards = np.where((error > 0) == (total > 0), 1, -1)
+    odd: Float64Array = np.where(is_to_move, bits + outwards, bits).view(np.float64)
+    return odd.astype(np.float32)
+
+
+def _add_float32(
+    values_a: Int64Array,
+    values_b: Int64Array,
+    ratio_a: np.float32,
+    ratio_b: np.float32,
+    points: tuple[int, int, int],
+    clamp: tuple[int, int],
+) -> Int64Array:
+    """ONNX Runtime's QLinearAdd (MlasQLinearAdd) as its x86 build computes it; ``points`` are those of a, b, out.
+
+    All multiply-adds are fused, the one inside of ``zo - (ra za + rb zb)`` too, on ``ra za``.
+    """
+    zero_a, zero_b, zero_out = (np.asarray(point, np.float32) for point in points)
+    wide_a, wide_b = np.asarray(ratio_a), np.asarray(ratio_b)
+    fixed = zero_out - fma_float32(wide_a, zero_a, wide_b * zero_b)
+    inner = fma_float32(values_b.astype(np.float32), wide_b, fixed)
+    total = fma_float32(values_a.astype(np.float32), wide_a, inner)
+    return np.clip(np.rint(total), *clamp).astype(np.int64)
+
+
+def _add_fixed_point(
+    values_a: Int64Array,
+    values_b: Int64Array,
+    ratio_a: np.float32,
+    ratio_b: np.float32,
+    points: tuple[int, int, int],
+    clamp: tuple[int, int],
+) -> Int64Array:
+    """``(((a - za) Ma + (b - zb) Mb + 2^(n-1)) >> n) + zo`` with the shift of the larger ratio; far below 2^63."""
+    ratios = np.asarray([ratio_a, ratio_b])
+    shift = fixed_point_multipliers(ratios).shifts.min()
+    multiplier_a, multiplier_b = _times_power_of_two(ratios.astype(np.float64), np.asarray(shift))
+    wide = (values_a - points[0]) * multiplier_a + (values_b - points[1]) * multiplier_b
+    q: Int64Array = np.clip(((wide + _half(shift)) >> shift) + points[2], *clamp)
+    return q
+
+
+def _levels(tensor: QTensor) -> Int64Array:
+    lowest, highest = tensor.range
+    return np.arange(lowest, highest + 1, dtype=np.int64)
+
+
+def _times_power_of_two(values: Float64Array, exponents: Int64Array) -> Int64Array:
+    """``values * 2**exponents``, rounded to the nearest integer; up to 2^62."""
+    return np.rint(np.ldexp(values, exponents)).astype(np.int64)
+
+
+def _half(shifts: Int64Array) -> Int64Array:
+    return np.left_shift(np.int64(1), shifts - 1)

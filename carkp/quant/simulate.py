@@ -1,0 +1,383 @@
+"""Run a :class:`QProgram` on the CPU with the integers of its target, at the speed of a float network.
+
+Between the input's and the output's quantisation every value is an integer. Inside, a tensor is a *carrier*: float32,
+(B, H, W, C), contiguous, holding the centred integers ``q - zero_point``, so that padding is zero. Outside, quantised
+tensors are (B, C, H, W) in torch's uint8 or int8.
+
+float32 convolutions of integers are exact while no partial sum reaches 2^24, whatever the order of the additions; this
+is checked for every convolution when the program is loaded. TF32 or bfloat16 multipliers change nothing: 8 bits fit.
+
+Legend: B batch, C channels, H W height and width, K keypoints, h w of the heatmaps, O output channels.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from carkp.quant.program import (
+    FloatOp,
+    Layer,
+    QAdd,
+    QConcat,
+    QConv,
+    QDepthToSpace,
+    QProgram,
+    QTensor,
+    accumulator_bounds,
+    check_program,
+    requantise_scales,
+)
+from carkp.quant.requantise import add_table, fixed_point_multipliers
+from carkp.quant.target import Requantisation
+
+EXACT_FLOAT32 = 1 << 24
+"""float32 holds every integer below this magnitude."""
+
+MIN_ELEMENTS_A_THREAD = 1 << 15
+"""To hand rows to another thread takes about 20 us; to requantise this many elements, 13 us."""
+
+TORCH_DTYPES = {"uint8": torch.uint8, "int8": torch.int8}
+
+Rows = NDArray[np.floating[Any]]
+RowsFunction = Callable[[slice], None]
+OnTensor = Callable[[str, Tensor], None]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class UnsupportedLayerError(ValueError):
+    """A program with layers that have no integer form."""
+
+
+class AccumulatorOverflowError(ArithmeticError):
+    """A convolution's sum does not fit in the target's accumulator; the message names the layer."""
+
+
+class Simulator:
+    """The integer network of ``program``.
+
+    ``requantisation`` replaces the target's, to compare the two; ``num_threads`` 0 is torch's number.
+
+    Raises:
+        ProgramError: the program contradicts itself.
+        UnsupportedLayerError: it has layers without an integer form.
+        ValueError: a scale is out of the range of the requantisation.
+    """
+
+    def __init__(self, program: QProgram, requantisation: Requantisation | None = None, num_threads: int = 0) -> None:
+        check_program(program)
+        _refuse_float_layers(program)
+        self.program = program
+        self.requantisation: Requantisation = requantisation or program.target.requantisation
+        pool = _RowPool(num_threads or torch.get_num_threads())
+        self._steps = {layer.output: _prepare(program, layer, self.requantisation, pool) for layer in program.layers}
+        self._released = _last_uses(program)
+
+    def run(self, images: Tensor, on_tensor: OnTensor | None = None) -> Tensor:
+        """Images, float32 (B, 3, H, W), normalised -> heatmaps, float32 (B, K, h, w).
+
+        ``on_tensor(name, q)`` is called with every quantised tensor, uint8 or int8 (B, C, H, W), the input first.
+
+        Raises:
+            AccumulatorOverflowError: a sum needs more than the target's accumulator bits.
+            ValueError: the images have another shape or dtype than the program's input, or hold NaN.
+        """
+        program = self.program
+        carriers = {program.input: _quantise(program.tensors[program.input], images)}
+        if on_tensor is not None:
+            on_tensor(program.input, self._to_public(program.input, carriers[program.input]))
+        for layer, released in zip(program.layers, self._released, strict=True):
+            carriers[layer.output] = self._run_step(layer, [carriers[name] for name in layer.inputs])
+            if on_tensor is not None:
+                on_tensor(layer.output, self._to_public(layer.output, carriers[layer.output]))
+            for name in released:
+                del carriers[name]
+        return carriers[program.output].permute(0, 3, 1, 2).contiguous() * program.tensors[program.output].scale
+
+    def quantise_input(self, images: Tensor) -> Tensor:
+        """Images as in :meth:`run` -> q (B, 3, H, W): ``rint(x / scale) + zero_point``, half to even, clamped."""
+        name = self.program.input
+        return self._to_public(name, _quantise(self.program.tensors[name], images))
+
+    def run_layer(self, layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
+        """One layer of the program on quantised tensors (B, C, H, W) of the dtypes and shapes of its inputs -> q.
+
+        Raises:
+            AccumulatorOverflowError: as :meth:`run`.
+            ValueError: an input has another shape or dtype.
+        """
+        tensors = [self.program.tensors[name] for name in layer.inputs]
+        carriers = [_to_carrier(tensor, q) for tensor, q in zip(tensors, inputs, strict=True)]
+        return self._to_public(layer.output, self._run_step(layer, carriers))
+
+    def _run_step(self, layer: Layer, carriers: list[Tensor]) -> Tensor:
+        # An autocast around the call would round the sums to bfloat16.
+        with torch.no_grad(), torch.autocast(device_type="cpu", enabled=False):
+            return self._steps[layer.output](carriers)
+
+    def _to_public(self, name: str, carrier: Tensor) -> Tensor:
+        tensor = self.program.tensors[name]
+        q = (carrier + tensor.zero_point).to(TORCH_DTYPES[tensor.dtype])
+        return q.permute(0, 3, 1, 2).contiguous()
+
+
+class _RowPool:
+    """Calls a function on ranges of rows, one for each thread. The function must release the GIL."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="simulate")
+
+    def run(self, function: RowsFunction, num_rows: int, num_columns: int) -> None:
+        num_parts = max(1, min(self._num_threads, num_rows * num_columns // MIN_ELEMENTS_A_THREAD))
+        edges = [num_rows * part // num_parts for part in range(num_parts + 1)]
+        ranges = [slice(start, stop) for start, stop in pairwise(edges)]
+        others = [self._executor.submit(function, rows) for rows in ranges[1:]]
+        function(ranges[0])
+        for other in others:
+            other.result()
+
+
+Step = Callable[[list[Tensor]], Tensor]
+
+
+def _prepare(program: QProgram, layer: Layer, requantisation: Requantisation, pool: _RowPool) -> Step:
+    match layer:
+        case QConv():
+            return _prepare_conv(program, layer, requantisation, pool)
+        case QAdd():
+            return _prepare_add(program, layer, requantisation, pool)
+        case QConcat():
+            return partial(torch.cat, dim=3)
+        case QDepthToSpace():
+            return partial(_depth_to_space, block=layer.block)
+        case FloatOp():
+            raise AssertionError(f"{layer.name} should have been refused")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A convolution over some of the input channels whose sums are exact in the dtype of ``weight``, (O, I, kh, kw)."""
+
+    channels: slice
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class _ConvStep:
+    """``parts`` are one in float32 with a float32 ``bias`` (O,), else their sums are added in float64 with the bias.
+
+    ``limit``: sums must be in [-limit, limit); None where they cannot be outside.
+    ``requantise`` turns accumulators (rows, O) into centred values, in place.
+    """
+
+    conv: QConv
+    parts: tuple[_Part, ...]
+    bias: Tensor
+    limit: int | None
+    requantise: Callable[[Rows], None]
+    pool: _RowPool
+
+    def __call__(self, carriers: list[Tensor]) -> Tensor:
+        top, left, bottom, right = self.conv.pads
+        x = carriers[0].permute(0, 3, 1, 2)
+        if (top, left) != (bottom, right):
+            x = F.pad(x, (left, right, top, bottom))
+        accumulators = self._accumulate(x).permute(0, 2, 3, 1).contiguous()
+        if self.limit is not None:
+            _check_overflow(self.conv.name, accumulators, self.limit)
+        rows: Rows = accumulators.view(-1, accumulators.shape[3]).numpy()
+        self.pool.run(lambda part: self.requantise(rows[part]), *rows.shape)
+        return accumulators.float()
+
+    def _accumulate(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, O, h, w), float32 or float64, every value exact."""
+        if self.bias.dtype == torch.float32:
+            return self._convolve(x, self.parts[0].weight, self.bias)
+        total = self.bias.view(-1, 1, 1)
+        for part in self.parts:
+            total = total + self._convolve(x[:, part.channels].to(part.weight.dtype), part.weight, None)
+        return total
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        top, left, bottom, right = self.conv.pads
+        padding = (top, left) if (top, left) == (bottom, right) else (0, 0)
+        return F.conv2d(x, weight, bias, self.conv.stride, padding, self.conv.dilation, self.conv.groups)
+
+
+def _prepare_conv(program: QProgram, conv: QConv, requantisation: Requantisation, pool: _RowPool) -> _ConvStep:
+    source = program.tensors[conv.inputs[0]]
+    largest = max(abs(limit - source.zero_point) for limit in source.range)
+    bound = int(accumulator_bounds(program, conv).max())
+    limit = 1 << (program.target.accumulator_bits - 1)
+    return _ConvStep(
+        conv=conv,
+        parts=_exact_parts(conv, largest),
+        bias=torch.from_numpy(conv.bias.copy()).to(torch.float32 if bound < EXACT_FLOAT32 else torch.float64),
+        limit=limit if bound >= limit else None,
+        requantise=_row_requantiser(program, conv, requantisation),
+        pool=pool,
+    )
+
+
+def _exact_parts(conv: QConv, largest: int) -> tuple[_Part, ...]:
+    """Ranges of input channels whose sums, without the bias, are exact in float32; else everything in float64.
+
+    ``largest``: the largest magnitude of a centred input. float64 takes 2.5 to 3.4 times as long as float32, two parts
+    1.2 to 1.6 times; it is left for what channels cannot split: grouped convolutions and kernels of more than 500 taps.
+    """
+    # (O, I / groups): the largest that a channel adds.
+    shares = np.abs(conv.weight.astype(np.int64)).sum(axis=(2, 3)) * largest
+    if shares.sum(axis=1).max() < EXACT_FLOAT32:
+        return (_part(conv, slice(None), torch.float32),)
+    if conv.groups > 1 or shares.max() >= EXACT_FLOAT32:
+        return (_part(conv, slice(None), torch.float64),)
+    return tuple(_part(conv, channels, torch.float32) for channels in _split_channels(shares))
+
+
+def _split_channels(shares: NDArray[np.int64]) -> Iterable[slice]:
+    """Cut the columns of ``shares`` (O, I) into ranges in which every row's sum is below 2^24."""
+    start, sums = 0, np.zeros(len(shares), dtype=np.int64)
+    for channel, share in enumerate(shares.T):
+        sums = sums + share
+        if sums.max() >= EXACT_FLOAT32:
+            yield slice(start, channel)
+            start, sums = channel, share
+    yield slice(start, shares.shape[1])
+
+
+def _part(conv: QConv, channels: slice, dtype: torch.dtype) -> _Part:
+    weight = torch.from_numpy(conv.weight[:, channels].copy()).to(dtype)
+    return _Part(channels, weight.contiguous(memory_format=torch.channels_last))
+
+
+def _check_overflow(name: str, accumulators: Tensor, limit: int) -> None:
+    lowest, highest = (int(value) for value in torch.aminmax(accumulators))
+    if lowest < -limit or highest >= limit:
+        worst = lowest if lowest < -limit else highest
+        raise AccumulatorOverflowError(
+            f"{name}: a sum of {worst} does not fit in an accumulator of {limit.bit_length()} bits"
+        )
+
+
+def _prepare_add(program: QProgram, layer: QAdd, requantisation: Requantisation, pool: _RowPool) -> Step:
+    a, b, out = (program.tensors[name] for name in (*layer.inputs, layer.output))
+    try:
+        table = add_table(a, b, out, layer.clamp, requantisation)
+    except ValueError as error:
+        raise ValueError(f"{layer.name}: {error}") from error
+    centred = (table - out.zero_point).astype(np.float32).ravel()
+    first = np.float32(256 * (a.zero_point - a.range[0]) + b.zero_point - b.range[0])
+
+    def add(carriers: list[Tensor]) -> Tensor:
+        result = torch.empty_like(carriers[0])
+        left, right, total = (x.view(-1, x.shape[3]).numpy() for x in (*carriers, result))
+        pool.run(lambda rows: _look_up(left[rows], right[rows], centred, first, total[rows]), *total.shape)
+        return result
+
+    return add
+
+
+def _depth_to_space(carriers: list[Tensor], block: int) -> Tensor:
+    batch, height, width, channels = carriers[0].shape
+    blocks = carriers[0].view(batch, height, width, block, block, channels // (block * block))
+    return blocks.transpose(2, 3).reshape(batch, height * block, width * block, -1)
+
+
+def _quantise(tensor: QTensor, images: Tensor) -> Tensor:
+    """As ONNX QuantizeLinear: a float32 quotient, half to even."""
+    if images.dtype != torch.float32 or tuple(images.shape[1:]) != tensor.shape:
+        raise ValueError(f"images must be float32 (B, *{tensor.shape}), got {images.dtype} {tuple(images.shape)}")
+    if images.isnan().any():
+        raise ValueError("images hold NaN, which no integer stands for")
+    lowest, highest = tensor.range
+    centred = (images.detach().permute(0, 2, 3, 1) / torch.tensor(tensor.scale)).round_()
+    return centred.clamp_(lowest - tensor.zero_point, highest - tensor.zero_point).contiguous()
+
+
+def _to_carrier(tensor: QTensor, q: Tensor) -> Tensor:
+    if q.dtype != TORCH_DTYPES[tensor.dtype] or tuple(q.shape[1:]) != tensor.shape:
+        expected = f"{tensor.dtype} (B, *{tensor.shape})"
+        raise ValueError(f"{tensor.name}: must be {expected}, got {q.dtype} {tuple(q.shape)}")
+    return q.permute(0, 2, 3, 1).contiguous().float() - tensor.zero_point
+
+
+def _refuse_float_layers(program: QProgram) -> None:
+    unsupported = [f"{layer.name} ({layer.kind})" for layer in program.layers if isinstance(layer, FloatOp)]
+    if unsupported:
+        raise UnsupportedLayerError(
+            f"no integer form, so nothing to simulate: {', '.join(unsupported)}. The stage `check` shows such layers"
+        )
+
+
+def _last_uses(program: QProgram) -> list[list[str]]:
+    """For each layer the tensors that nothing behind it reads."""
+    last = {program.input: 0} | {layer.output: index for index, layer in enumerate(program.layers)}
+    last |= {name: index for index, layer in enumerate(program.layers) for name in layer.inputs}
+    last.pop(program.output)
+    return [[name for name, at in last.items() if at == index] for index in range(len(program.layers))]
+
+
+def _row_requantiser(program: QProgram, conv: QConv, requantisation: Requantisation) -> Callable[[Rows], None]:
+    """Requantise accumulators (rows, O) in place, to centred values of the output tensor."""
+    zero_point = program.tensors[conv.output].zero_point
+    lowest, highest = (limit - zero_point for limit in conv.clamp)
+    scales = requantise_scales(program, conv)
+    if not np.isfinite(scales).all():
+        raise ValueError(f"{conv.name}: a requantisation scale is beyond float32")
+    if requantisation == "float32":
+        return lambda rows: _requantise_float32(rows, scales, np.float32(lowest), np.float32(highest))
+    try:
+        fixed = fixed_point_multipliers(scales)
+    except ValueError as error:
+        raise ValueError(f"{conv.name}: {error}") from error
+    # As int32, so that the product compiles to a multiplication of 32-bit halves.
+    multipliers = fixed.multipliers.astype(np.int32)
+    return lambda rows: _requantise_fixed_point(rows, multipliers, fixed.shifts, lowest, highest)
+
+
+def _compiled(function: Function) -> Function:
+    # Without fastmath: every rounding counts.
+    return cast(Function, numba.njit(cache=True, nogil=True)(function))
+
+
+@_compiled
+def _requantise_float32(rows: Rows, scales: NDArray[np.float32], lowest: np.float32, highest: np.float32) -> None:
+    for row in range(rows.shape[0]):
+        for channel in range(rows.shape[1]):
+            value = np.float32(rows[row, channel]) * scales[channel]
+            value = lowest if value < lowest else value
+            value = highest if value > highest else value
+            rows[row, channel] = np.rint(value)
+
+
+@_compiled
+def _requantise_fixed_point(
+    rows: Rows, multipliers: NDArray[np.int32], shifts: NDArray[np.int64], lowest: int, highest: int
+) -> None:
+    for row in range(rows.shape[0]):
+        for channel in range(rows.shape[1]):
+            shift = shifts[channel]
+            # Both fit in 32 bits: the product is below 2^62.
+            product = np.int64(np.int32(rows[row, channel])) * np.int64(multipliers[channel])
+            value = (product + (np.int64(1) << (shift - 1))) >> shift
+            value = lowest if value < lowest else value
+            value = highest if value > highest else value
+            rows[row, channel] = value
+
+
+@_compiled
+def _look_up(a: Rows, b: Rows, table: NDArray[np.float32], first: np.float32, out: Rows) -> None:
+    """``out = table[256 a + b + first]``; the index is a small integer, exact in float32."""
+    for row in range(out.shape[0]):
+        for channel in range(out.shape[1]):
+            out[row, channel] = table[np.uint32(a[row, channel] * np.float32(256) + b[row, channel] + first)]

@@ -1,0 +1,37 @@
+"""What a piece of int8 hardware does: the arithmetic that a quantised network is prepared for."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Dtype = Literal["int8", "uint8"]
+Requantisation = Literal["float32", "fixed_point"]
+
+RANGES: dict[Dtype, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255)}
+"""Smallest and largest quantised value of an activation."""
+
+MAX_WEIGHT = 127
+"""Weights are symmetric int8 without -128: -127..127."""
+
+INPUT_SCALE = 1 / 128
+"""Of the normalised image (v - 128) / 128: the quantised input is the YUV byte, moved by 128."""
+
+
+class Target(BaseModel):
+    """The arithmetic of a target.
+
+    ``activation_dtype``: ``int8`` is signed and symmetric everywhere, zero point 0. ``uint8`` spends all 256 levels on
+    tensors that cannot be negative (zero point 0) and is symmetric about zero point 128 for the others.
+
+    ``requantisation``, int32 accumulator -> 8 bits: ``float32`` multiplies in float32 and rounds half to even, as ONNX
+    Runtime does; ``fixed_point`` multiplies with a 31-bit integer and shifts right with rounding, as NPUs do.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+    description: str
+    activation_dtype: Dtype
+    per_channel_weights: bool
+    accumulator_bits: Annotated[int, Field(ge=16, le=32)]
+    requantisation: Requantisation

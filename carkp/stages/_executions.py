@@ -1,0 +1,34 @@
+"""The ways to execute a model, all as functions from uint8 images to heatmaps."""
+
+import torch
+from torch import Tensor
+
+from carkp.config.loading import ConfigError
+from carkp.data.dataset import normalise
+from carkp.deploy.runtime import OnnxRunner
+from carkp.quant.program import QProgram
+from carkp.quant.simulate import Simulator, UnsupportedLayerError
+from carkp.quant.target import Requantisation
+from carkp.training.evaluate import Forward
+
+
+def simulator_forward(program: QProgram, requantisation: Requantisation | None = None) -> Forward:
+    """The integer simulator; None: with the target's own requantisation.
+
+    Raises:
+        ConfigError: the program has layers without integer arithmetic.
+    """
+    try:
+        simulator = Simulator(program, requantisation)
+    except UnsupportedLayerError as error:
+        raise ConfigError(f"int_infer: {error}") from error
+    return lambda images: simulator.run(normalise(images))
+
+
+def onnx_forward(runner: OnnxRunner) -> Forward:
+    """A session of ONNX Runtime."""
+
+    def forward(images: Tensor) -> Tensor:
+        return torch.from_numpy(runner.run(normalise(images).numpy()))
+
+    return forward

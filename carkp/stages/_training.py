@@ -1,0 +1,172 @@
+"""What every stage that trains shares: the loop with its bar and its logging, and what a trained network is worth."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.data.dataset import normalise
+from carkp.data.store import Stores
+from carkp.deploy.float_onnx import check_against_torch, export_float_onnx
+from carkp.keypoints.metrics import Scores
+from carkp.keypoints.predictions import Predictions
+from carkp.stages._build import build_codec, build_eval_dataset, build_eval_split, build_train_loader
+from carkp.stages._cli import Parameter
+from carkp.stages._scoring import mean_oracle_error_px, predict_split
+from carkp.tracking import Tracker
+from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from carkp.training.distributed import ProcessContext
+from carkp.training.evaluate import eval_forward, predict
+from carkp.training.fit import EpochResult, FitInputs, FitResult, FitSettings, Trainer, fit
+
+CHECKPOINT_DIR = "checkpoints"
+ONNX_DIR = "onnx"
+ONNX_TOLERANCE = 1e-4
+NUM_ONNX_IMAGES = 16
+
+NPROC = Parameter("nproc", "", "training processes on this machine; empty: train.nproc of the configuration")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network, what a checkpoint needs to build it again, how to train it, and the ``last.pt`` to go on from."""
+
+    net: nn.Module
+    architecture: dict[str, Any]
+    settings: FitSettings
+    resume: Path | None = None
+
+
+def parse_nproc(text: str, config: ExperimentConfig) -> int:
+    """Number of processes that a parameter asks for.
+
+    Raises:
+        ConfigError: not a number of processes.
+    """
+    if not text:
+        return config.train.nproc
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"nproc={text!r}: expected a number of processes, 1 or more")
+    return int(text)
+
+
+def train(
+    config: ExperimentConfig,
+    training: Training,
+    stores: Stores,
+    out_dir: Path,
+    tracker: Tracker,
+    context: ProcessContext,
+) -> FitResult:
+    """Train on the training split, validate every epoch; log each epoch and its checkpoints."""
+    codec = build_codec(config.heatmap, config.model.input_size)
+    split = build_eval_split(config, stores.val, context)
+
+    def validate(net: nn.Module) -> Scores:
+        forward = eval_forward(net, normalise, config.train.channels_last)
+        return predict(forward, split, codec, context).score(config.eval.alpha)
+
+    inputs = FitInputs(
+        batches=build_train_loader(config, stores.train, context),
+        codec=codec,
+        normalise=normalise,
+        validate=validate,
+        architecture=training.architecture,
+        config=config.model_dump(mode="json"),
+    )
+    trainer = Trainer(training.net, inputs, training.settings, context)
+    if training.resume is not None:
+        _resume(trainer, training.resume, out_dir, tracker)
+    if context.world_size > 1 and context.device.type == "cpu" and context.is_main:
+        tqdm.write("batch norm keeps statistics of its own in each process: synchronised batch norm needs CUDA")
+    steps, epochs = len(inputs.batches), training.settings.epochs
+    with tqdm(total=steps * epochs, initial=steps * trainer.epoch, desc="train", disable=not context.is_main) as bar:
+
+        def on_epoch(result: EpochResult) -> None:
+            _log_epoch(result.numbers(), tracker)
+            if result.is_best:  # before last.pt, which speaks of it
+                tracker.log_file(out_dir / CHECKPOINT_DIR / "best.pt", CHECKPOINT_DIR)
+            tracker.log_file(out_dir / CHECKPOINT_DIR / "last.pt", CHECKPOINT_DIR)
+            bar.write(
+                f"epoch {result.epoch}/{epochs}: loss {result.loss:.3f}, val pck {result.scores.pck:.4f}, "
+                f"mean distance {result.scores.mean_dist:.2f} px, {result.samples_per_s:.1f} samples/s"
+            )
+
+        return fit(trainer, out_dir / CHECKPOINT_DIR, on_epoch, on_step=lambda loss: _advance(bar, loss))
+
+
+def best_checkpoint(out_dir: Path, context: ProcessContext) -> Checkpoint:
+    """The checkpoint that validation chose, on every process."""
+    best = context.broadcast(load_checkpoint(out_dir / CHECKPOINT_DIR / "best.pt") if context.is_main else None)
+    assert best is not None
+    return best
+
+
+def predict_all(
+    config: ExperimentConfig, stores: Stores, net: nn.Module, context: ProcessContext
+) -> dict[str, Predictions]:
+    """Predictions on validation and, where it has samples, on test."""
+    forward = eval_forward(net, normalise, config.train.channels_last)
+    splits = {name: getattr(stores, name) for name in ("val", "test")}
+    return {name: predict_split(config, forward, store, context) for name, store in splits.items() if len(store) > 0}
+
+
+def log_float_onnx(config: ExperimentConfig, stores: Stores, net: nn.Module, out_dir: Path, tracker: Tracker) -> None:
+    """Export the float ONNX, hold it against torch on validation crops, log it as file and as MLflow model."""
+    path = out_dir / ONNX_DIR / "float.onnx"
+    metadata = {"run_id": tracker.run_id, "experiment": config.name, "stage": "float"}
+    net = net.cpu().to(memory_format=torch.contiguous_format)
+    export_float_onnx(net, config.model.input_size, path, metadata)
+    dataset = build_eval_dataset(config, stores.val)
+    images = normalise(torch.stack([dataset[i]["image"] for i in range(min(NUM_ONNX_IMAGES, len(dataset)))]))
+    difference = check_against_torch(path, net, images, ONNX_TOLERANCE)
+    tracker.log_metrics({"onnx/max_abs_difference": difference})
+    tracker.log_file(path, ONNX_DIR)
+    with torch.inference_mode():
+        tracker.log_onnx_model(path, "model", images.numpy(), net(images).numpy())
+
+
+def log_choice(config: ExperimentConfig, fitted: FitResult, predictions: Predictions, tracker: Tracker) -> None:
+    """Log which epoch was chosen, and what the codec alone gets wrong on the validation split."""
+    codec = build_codec(config.heatmap, config.model.input_size)
+    oracle_error_px = mean_oracle_error_px(codec, predictions)
+    tracker.log_metrics({"best_epoch": fitted.best_epoch, "val/oracle_error_px": oracle_error_px})
+
+
+def _advance(bar: "tqdm[Any]", loss: float) -> None:
+    bar.update()
+    bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
+
+
+def _resume(trainer: Trainer, last: Path, out_dir: Path, tracker: Tracker) -> None:
+    """Go on from ``last``; checkpoints and metrics of the epochs before come along, for no later one may be better."""
+    try:
+        trainer.resume(load_checkpoint(last))
+    except ValueError as error:
+        raise CheckpointError(f"{last}: {error}") from error
+    if trainer.context.is_main:
+        for source in (last.with_name("best.pt"), last):
+            kept = out_dir / CHECKPOINT_DIR / source.name
+            save_checkpoint(load_checkpoint(source), kept)
+            tracker.log_file(kept, CHECKPOINT_DIR)
+    for numbers in trainer.history:
+        _log_epoch(numbers, tracker)
+
+
+def _log_epoch(numbers: dict[str, float], tracker: Tracker) -> None:
+    tracker.log_metrics(
+        {
+            "train/loss": numbers["loss"],
+            "train/lr": numbers["lr"],
+            "train/samples_per_s": numbers["samples_per_s"],
+            "val/pck": numbers["pck"],
+            "val/pck_hat": numbers["pck_hat"],
+            "val/mean_dist": numbers["mean_dist"],
+        },
+        step=int(numbers["epoch"]),
+    )

@@ -1,0 +1,331 @@
+"""Entry point ``align``: does every execution of the int8 model give the same? Fails where they do not."""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from carkp.config.schema import AlignConfig, ExperimentConfig
+from carkp.data.dataset import normalise
+from carkp.deploy.cpu import CpuFeatures, cpu_features
+from carkp.deploy.int8_onnx import load_program
+from carkp.deploy.runtime import OnnxRunner
+from carkp.keypoints.codec import HeatmapCodec
+from carkp.keypoints.paired import retention
+from carkp.keypoints.predictions import Predictions
+from carkp.quant.program import QProgram
+from carkp.report import figures
+from carkp.stages._build import build_codec, prepare_torch
+from carkp.stages._cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
+from carkp.stages._data import PreparedData, require_data, require_samples
+from carkp.stages._executions import onnx_forward, simulator_forward
+from carkp.stages._models import Prepared, check_input_size, load_prepared, resolve_model
+from carkp.stages._quant import TARGET, build_target, check_target, quantisation_tags
+from carkp.stages._scoring import predict_split
+from carkp.stages._tables import write_table
+from carkp.stages.evaluate import model_kind
+from carkp.stages.export import KINDS
+from carkp.tracking import Tracker, TrackingError
+from carkp.training.checkpoint import weights_digest
+from carkp.training.distributed import ProcessContext, process_context
+from carkp.training.evaluate import Forward, eval_forward
+
+EXECUTIONS = ("float", "fake_quant", "simulated", "simulated_float32", "onnxruntime")
+"""``simulated`` requantises as the target does, ``simulated_float32`` as ONNX Runtime does."""
+
+Pair = tuple[str, str]
+
+PAIRS: tuple[Pair, ...] = (
+    ("simulated_float32", "onnxruntime"),
+    ("simulated", "onnxruntime"),
+    ("fake_quant", "simulated"),
+    ("float", "fake_quant"),
+)
+
+
+@dataclass(frozen=True)
+class AlignInputs:
+    """Prepared data, the exported file, and the calibrated checkpoint that it was made of."""
+
+    data: PreparedData
+    program: QProgram
+    path: Path
+    prepared: Prepared
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two executions on the test split.
+
+    Attributes:
+        first, second: names.
+        max_lsb: largest difference of an output element, in steps of the output's scale.
+        equal_share: share of output elements that do not differ.
+        moved_share: share of keypoints that lie further apart than the tolerance.
+        max_moved_px: largest distance between two keypoints, in input pixels.
+        pck_difference: second - first.
+    """
+
+    first: str
+    second: str
+    max_lsb: int
+    equal_share: float
+    moved_share: float
+    max_moved_px: float
+    pck_difference: float
+
+
+@dataclass(frozen=True)
+class AlignResult:
+    """Predictions of every execution, comparisons of pairs, and what is out of tolerance; empty: aligned."""
+
+    predictions: Mapping[str, Predictions]
+    comparisons: Sequence[Comparison]
+    failures: Sequence[str]
+
+
+def run(
+    config: ExperimentConfig, inputs: AlignInputs, out_dir: Path, tracker: Tracker, context: ProcessContext
+) -> AlignResult:
+    """Run the test split through every execution; log tables, the histogram of differences and the verdict."""
+    prepare_torch(config)
+    store = inputs.data.open().test
+    require_samples(store, "alignment")
+    codec = build_codec(config.heatmap, config.model.input_size)
+    lockstep = Lockstep(open_executions(config, inputs), codec, inputs.program.tensors[inputs.program.output].scale)
+    predictions = lockstep.assemble(predict_split(config, lockstep, store, context, "run all executions"))
+    comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in PAIRS]
+    result = AlignResult(predictions, comparisons, judge(config.align, comparisons))
+    _log(config, result, lockstep.steps, out_dir, tracker)
+    tracker.set_tags(
+        {
+            **quantisation_tags(inputs.prepared),
+            "carkp.data_digest": inputs.data.digest,
+            "carkp.verdict": "; ".join(result.failures) or "aligned",
+        }
+    )
+    return result
+
+
+def open_executions(config: ExperimentConfig, inputs: AlignInputs) -> dict[str, Forward]:
+    """Every way to run the model. ``float`` is the calibrated network without quantisation."""
+    runner = OnnxRunner(inputs.path, torch.get_num_threads())
+    channels_last = config.train.channels_last
+    return {
+        "float": eval_forward(inputs.prepared.net.graph, normalise, channels_last),
+        "fake_quant": eval_forward(inputs.prepared.net, normalise, channels_last),
+        "simulated": simulator_forward(inputs.program),
+        "simulated_float32": simulator_forward(inputs.program, "float32"),
+        "onnxruntime": onnx_forward(runner),
+    }
+
+
+class Lockstep:
+    """Runs all executions on a batch; returns the heatmaps of the first and keeps what the others give.
+
+    ``steps``: for every pair how many output elements differ by how many LSB (second - first).
+    """
+
+    def __init__(self, forwards: Mapping[str, Forward], codec: HeatmapCodec, output_scale: float) -> None:
+        self.forwards, self.codec, self.output_scale = forwards, codec, output_scale
+        self.steps: dict[Pair, Counter[int]] = {pair: Counter() for pair in PAIRS}
+        self._points: dict[str, list[Tensor]] = {name: [] for name in forwards}
+        self._scores: dict[str, list[Tensor]] = {name: [] for name in forwards}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        heatmaps = {name: forward(images) for name, forward in self.forwards.items()}
+        for name, found in heatmaps.items():
+            decoded = self.codec.decode(found)
+            self._points[name].append(decoded.points)
+            self._scores[name].append(decoded.scores)
+        for first, second in PAIRS:
+            steps = torch.round((heatmaps[second] - heatmaps[first]) / self.output_scale).to(torch.int64)
+            values, counts = torch.unique(steps, return_counts=True)
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+                self.steps[first, second][value] += count
+        return next(iter(heatmaps.values()))
+
+    def assemble(self, first: Predictions) -> dict[str, Predictions]:
+        """The predictions of every execution, given those of the first, which hold the labels."""
+        return {
+            name: replace(
+                first,
+                points=torch.cat(self._points[name]).numpy().astype(np.float32),
+                scores=torch.cat(self._scores[name]).numpy().astype(np.float32),
+            )
+            for name in self.forwards
+        }
+
+
+def compare(
+    config: ExperimentConfig, pair: Pair, predictions: Mapping[str, Predictions], steps: Mapping[int, int]
+) -> Comparison:
+    """Differences between two executions."""
+    first, second = (predictions[name] for name in pair)
+    moved_px = np.linalg.norm(second.points.astype(np.float64) - first.points, axis=-1)[first.validity > 0]
+    return Comparison(
+        *pair,
+        max_lsb=max(abs(step) for step in steps),
+        equal_share=steps.get(0, 0) / sum(steps.values()),
+        moved_share=float((moved_px > config.align.moved_px).mean()),
+        max_moved_px=float(moved_px.max()),
+        pck_difference=second.score(config.eval.alpha).pck - first.score(config.eval.alpha).pck,
+    )
+
+
+def judge(tolerances: AlignConfig, comparisons: Sequence[Comparison]) -> list[str]:
+    """What is out of tolerance, in words."""
+    found = {(item.first, item.second): item for item in comparisons}
+    failures = []
+    same = found["simulated_float32", "onnxruntime"]
+    if same.max_lsb > 0:
+        failures.append(
+            f"the simulator in float32 requantisation and ONNX Runtime differ by up to {same.max_lsb} LSB, expected 0: "
+            "does this CPU saturate u8s8 products?"
+        )
+    arithmetic = found["simulated", "onnxruntime"]
+    if arithmetic.moved_share > tolerances.max_moved_share:
+        failures.append(
+            f"the target's arithmetic moves {arithmetic.moved_share:.2%} of the keypoints by more than "
+            f"{tolerances.moved_px} px against ONNX Runtime, align.max_moved_share is {tolerances.max_moved_share:.2%}"
+        )
+    if arithmetic.max_lsb > tolerances.max_heatmap_lsb:
+        failures.append(
+            f"an output element differs by {arithmetic.max_lsb} LSB between the target's arithmetic and ONNX Runtime, "
+            f"align.max_heatmap_lsb is {tolerances.max_heatmap_lsb}"
+        )
+    for pair in (("simulated", "onnxruntime"), ("fake_quant", "simulated")):
+        difference = found[pair].pck_difference
+        if not abs(difference) <= tolerances.max_pck_difference:
+            failures.append(
+                f"pck of {pair[1]} - {pair[0]} is {difference:+.4f}, align.max_pck_difference is "
+                f"{tolerances.max_pck_difference}"
+            )
+    return failures
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    def work() -> int:
+        parameters = [MODEL, DATA, TARGET]
+        arguments = parse("align", "Hold all executions of an exported int8 model together.", parameters, argv)
+        with process_context() as context:
+            _execute(arguments, context)
+        return 0
+
+    return guarded(work)
+
+
+def _execute(arguments: Arguments, context: ProcessContext) -> None:
+    config = arguments.config
+    inputs = _find_inputs(arguments)
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        features = cpu_features()
+        tracker.set_tags({"carkp.cpu": features.model, "carkp.cpu_int8": " ".join(features.int8_flags)})
+        result = run(config, inputs, out_dir, tracker, context)
+        show(config, result, features)
+        if result.failures:
+            raise AlignmentError("; ".join(result.failures))
+
+    execute("align", config, work)
+
+
+def _find_inputs(arguments: Arguments) -> AlignInputs:
+    """The exported file, and by its own word the checkpoint that it was made of."""
+    config = arguments.config
+    target = build_target(config, arguments.values["target"])
+    data = require_data(config, arguments.values["data"])
+    tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest, "carkp.target": target.name}
+    model = resolve_model(arguments.values["model"], model_kind("onnxruntime", target.name), tags)
+    program = load_program(model.path)
+    check_target(program.target, target, model.path)
+    check_input_size({"input_size": program.tensors[program.input].shape[1:]}, config, model.path)
+    source = resolve_model(program.origin["model"], KINDS[program.origin["stage"]], {})
+    prepared = load_prepared(source.path)
+    if weights_digest(prepared.net.state_dict()) != program.origin["model_digest"]:
+        raise TrackingError(f"{model.path}: made of another model than {source.path} holds now: export it again")
+    return AlignInputs(data, program, model.path, prepared)
+
+
+def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -> None:
+    """Print the tables, the CPU and the verdict."""
+    console = Console()
+    scores = Table("execution", "test pck", "pck_hat", "mean dist (px)", "keeps of float", title="Executions")
+    reference = result.predictions[EXECUTIONS[0]]
+    for name, predictions in result.predictions.items():
+        found = predictions.score(config.eval.alpha)
+        kept = str(retention(reference, predictions, config.eval.alpha))
+        scores.add_row(name, f"{found.pck:.4f}", f"{found.pck_hat:.4f}", f"{found.mean_dist:.3f}", kept)
+    console.print(scores)
+    pairs = Table("pair", "max LSB", "equal elements", f"moved > {config.align.moved_px} px", "farthest (px)", "pck")
+    for item in result.comparisons:
+        pairs.add_row(
+            f"{item.first} -> {item.second}",
+            str(item.max_lsb),
+            f"{item.equal_share:.4%}",
+            f"{item.moved_share:.3%}",
+            f"{item.max_moved_px:.2f}",
+            f"{item.pck_difference:+.4f}",
+        )
+    console.print(pairs)
+    console.print(f"CPU: {features.model}; int8 instructions: {' '.join(features.int8_flags) or 'none'}")
+    if features.may_saturate:
+        console.print(
+            "[bold]warning:[/bold] no VNNI instructions found: u8s8 products can saturate in ONNX Runtime on such a "
+            "CPU, and then its numbers are not those of the program"
+        )
+    console.print("verdict: " + ("; ".join(result.failures) or "aligned"))
+
+
+def _log(
+    config: ExperimentConfig,
+    result: AlignResult,
+    steps: Mapping[Pair, Mapping[int, int]],
+    out_dir: Path,
+    tracker: Tracker,
+) -> None:
+    rows = []
+    reference = result.predictions[EXECUTIONS[0]]
+    for name, predictions in result.predictions.items():
+        found = predictions.score(config.eval.alpha)
+        kept = retention(reference, predictions, config.eval.alpha)
+        rows.append(
+            {
+                "execution": name,
+                "test_pck": found.pck,
+                "test_pck_hat": found.pck_hat,
+                "test_mean_dist": found.mean_dist,
+                "retention": kept.share,
+                "retention_low": kept.low,
+                "retention_high": kept.high,
+            }
+        )
+        tracker.log_metrics({f"align/{name}/pck": found.pck, f"align/{name}/retention": kept.share})
+    tables = {
+        "executions.csv": rows,
+        "comparisons.csv": [asdict(item) for item in result.comparisons],
+        "heatmap_lsb.csv": [
+            {"first": first, "second": second, "lsb": step, "elements": count}
+            for (first, second), counts in steps.items()
+            for step, count in sorted(counts.items())
+        ],
+    }
+    for name, table in tables.items():
+        write_table(table, out_dir / name)
+        tracker.log_file(out_dir / name, "tables")
+    for item in result.comparisons:
+        prefix = f"align/{item.first}_to_{item.second}"
+        tracker.log_metrics({f"{prefix}/max_lsb": item.max_lsb, f"{prefix}/moved_share": item.moved_share})
+    shown = {f"{first} → {second}": steps[first, second] for first, second in PAIRS}
+    tracker.log_figure(figures.lsb_figure(shown, "Heatmap elements by difference"), "figures/heatmap_lsb.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""Entry point ``calibration``: quantise the float model after training, and score it with fake quantisation."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import Module
+from tqdm import tqdm
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.data.dataset import normalise
+from carkp.data.store import Store, Stores
+from carkp.keypoints.paired import Retention, retention
+from carkp.keypoints.predictions import Predictions
+from carkp.quant.calibrate import CalibrationError, Observer, choose_thresholds, correct_biases, observe
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.fold import FoldError, fold
+from carkp.quant.histogram import AbsHistogram
+from carkp.quant.sqnr import layer_sqnr
+from carkp.quant.target import Target
+from carkp.report import figures
+from carkp.stages._build import build_observers, prepare_torch
+from carkp.stages._cli import DATA, MODEL, Arguments, execute, guarded, parse
+from carkp.stages._data import PreparedData, require_data, require_samples
+from carkp.stages._models import (
+    CALIBRATED,
+    FLOAT,
+    ModelFile,
+    Prepared,
+    check_input_size,
+    load_net,
+    prepared_architecture,
+    resolve_model,
+)
+from carkp.stages._quant import (
+    TARGET,
+    build_target,
+    calibration_batches,
+    has_per_channel_weights,
+    origin_of,
+    quantisation_tags,
+    retention_metrics,
+    write_scales,
+)
+from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet, predict_split
+from carkp.stages._tables import write_table
+from carkp.tracking import Tracker
+from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_digest
+from carkp.training.distributed import ProcessContext, process_context
+from carkp.training.evaluate import eval_forward
+
+SQNR_BATCH = 8
+"""Every tensor of a batch is kept at once."""
+
+
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """Prepared data, the float checkpoint, and what to quantise for."""
+
+    data: PreparedData
+    model: ModelFile
+    target: Target
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """The calibrated network, its predictions and those of the float network by split, and what it keeps of float."""
+
+    prepared: Prepared
+    predictions: Mapping[str, Predictions]
+    float_predictions: Mapping[str, Predictions]
+    retention: Mapping[str, Retention]
+
+
+def run(
+    config: ExperimentConfig, inputs: CalibrationInputs, out_dir: Path, tracker: Tracker, context: ProcessContext
+) -> CalibrationResult:
+    """Observe, choose thresholds, score; log scales, layer table, sweep and the calibrated checkpoint."""
+    prepare_torch(config)
+    stores = inputs.data.open()
+    require_samples(stores.train, "calibration")
+    require_samples(stores.val, "the score of the calibrated model")
+    checkpoint = load_checkpoint(inputs.model.path)
+    check_input_size(checkpoint.architecture, config, inputs.model.path)
+    net = prepare(config, checkpoint, inputs.target)
+    observers = build_observers(config.quant, net.num_levels)
+    histograms = calibrate(config, net, stores.train, observers)
+    float_predictions = _predict_all(config, net.graph, stores, context, "float")
+    float_scores = {split: found.score(config.eval.alpha) for split, found in float_predictions.items()}
+    origin = origin_of(config, inputs.model, weights_digest(checkpoint.weights), inputs.data, float_scores)
+    architecture = prepared_architecture(
+        checkpoint.architecture, inputs.target, has_per_channel_weights(config, inputs.target), origin
+    )
+    prepared = Prepared(net, origin, architecture)
+    _save(config, prepared, out_dir, tracker)
+    tracker.set_tags({"carkp.model": "calibration", **quantisation_tags(prepared)})
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "calibration")
+    predictions = _predict_all(config, net, stores, context, "calibrated")
+    scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
+    scores = log_scored_splits(config, scored, tracker, out_dir, "calibration")
+    tracker.log_metrics(retention_metrics(origin, inputs.data, scores))
+    log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
+    _log_sqnr(config, net, stores.train, out_dir, tracker)
+    if config.quant.sweep:
+        _log_sweep(config, net, histograms, observers, stores.val, float_scores["val"].pck, out_dir, tracker, context)
+    kept = {name: retention(float_predictions[name], predictions[name], config.eval.alpha) for name in predictions}
+    tracker.log_metrics(
+        {f"{name}/retention_{end}": getattr(found, end) for name, found in kept.items() for end in ("low", "high")}
+    )
+    return CalibrationResult(prepared, predictions, float_predictions, kept)
+
+
+def prepare(config: ExperimentConfig, checkpoint: Checkpoint, target: Target) -> FakeQuantNet:
+    """The float network of a checkpoint, folded, with fake quantisation that has no thresholds yet.
+
+    Raises:
+        ConfigError: the network cannot be folded.
+    """
+    try:
+        graph = fold(load_net(checkpoint), config.model.input_size)
+    except FoldError as error:
+        raise ConfigError(f"model.backbone={config.model.backbone}: {error}") from error
+    return FakeQuantNet(graph, target, has_per_channel_weights(config, target)).eval()
+
+
+def calibrate(
+    config: ExperimentConfig, net: FakeQuantNet, store: Store, observers: Mapping[str, Observer]
+) -> dict[str, AbsHistogram]:
+    """Set the thresholds of ``net`` from images of ``store``; the histograms that they come from.
+
+    Raises:
+        ConfigError: a tensor cannot be calibrated.
+    """
+    settings = config.quant
+    num_batches = -(-min(settings.num_images, len(store)) // settings.batch_size)
+    images = calibration_batches(config, store, settings.num_images)
+    try:
+        histograms = observe(net.graph, tqdm(images, "observe", num_batches, unit="batch"), torch.get_num_threads())
+    except CalibrationError as error:
+        raise ConfigError(f"calibration: {error}; the float model is broken, train it again") from error
+    net.set_thresholds(choose_thresholds(histograms, net.num_levels, observers))
+    if settings.bias_correction:
+        images = calibration_batches(config, store, settings.num_images)
+        correct_biases(net, tqdm(images, "correct biases", num_batches, unit="batch"))
+    return histograms
+
+
+def sweep_percentiles(
+    config: ExperimentConfig,
+    net: FakeQuantNet,
+    histograms: Mapping[str, AbsHistogram],
+    observers: Mapping[str, Observer],
+    store: Store,
+    context: ProcessContext,
+) -> dict[float, Predictions]:
+    """Predictions for every percentile of the configuration, out of the same histograms.
+
+    Tensors whose rule names another observer keep theirs. The thresholds of ``net`` are put back afterwards.
+    """
+    found: dict[float, Predictions] = {}
+    chosen = choose_thresholds(histograms, net.num_levels, observers)
+    is_default = Observer(config.quant.observer, config.quant.percentile)
+    for percentile in config.quant.sweep:
+        varied = {
+            name: Observer("percentile", percentile) if observer == is_default else observer
+            for name, observer in observers.items()
+        }
+        net.set_thresholds(choose_thresholds(histograms, net.num_levels, varied))
+        found[percentile] = _predict(config, net, store, context, f"percentile {percentile:g}")
+    net.set_thresholds(chosen)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    def work() -> int:
+        arguments = parse("calibration", "Calibrate the float model for int8.", [DATA, MODEL, TARGET], argv)
+        with process_context() as context:
+            _execute(arguments, context)
+        return 0
+
+    return guarded(work)
+
+
+def _execute(arguments: Arguments, context: ProcessContext) -> None:
+    config = arguments.config
+    target = build_target(config, arguments.values["target"])
+    data = require_data(config, arguments.values["data"])
+    tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
+    inputs = CalibrationInputs(data, resolve_model(arguments.values["model"], FLOAT, tags), target)
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        print(describe(config, run(config, inputs, out_dir, tracker, context)))  # noqa: T201
+
+    execute("calibration", config, work)
+
+
+def describe(config: ExperimentConfig, result: CalibrationResult) -> str:
+    """The outcome in a few lines, for a person."""
+    scores = {split: found.score(config.eval.alpha) for split, found in result.predictions.items()}
+    kept = [f"{split:>5}: keeps {found} of the float model's pck" for split, found in result.retention.items()]
+    return "\n".join([f"target {result.prepared.net.target.name}", describe_scores(scores), *kept])
+
+
+def _save(config: ExperimentConfig, prepared: Prepared, out_dir: Path, tracker: Tracker) -> None:
+    weights = {name: value.detach().cpu() for name, value in prepared.net.state_dict().items()}
+    path = out_dir / CALIBRATED
+    save_checkpoint(
+        Checkpoint(dict(prepared.architecture), weights, config.model_dump(mode="json"), epoch=0, training_state={}),
+        path,
+    )
+    tracker.log_file(path, str(Path(CALIBRATED).parent))
+    tracker.set_tags({"carkp.model_digest": weights_digest(weights)})
+    write_scales(prepared.net, out_dir / "scales.json")
+    tracker.log_file(out_dir / "scales.json", "")
+
+
+def _predict_all(
+    config: ExperimentConfig, net: Module, stores: Stores, context: ProcessContext, label: str
+) -> dict[str, Predictions]:
+    splits = {name: getattr(stores, name) for name in ("val", "test")}
+    return {
+        name: _predict(config, net, store, context, f"score {label}, {name}")
+        for name, store in splits.items()
+        if len(store) > 0
+    }
+
+
+def _predict(config: ExperimentConfig, net: Module, store: Store, context: ProcessContext, title: str) -> Predictions:
+    return predict_split(config, eval_forward(net, normalise, config.train.channels_last), store, context, title)
+
+
+def _log_sqnr(config: ExperimentConfig, net: FakeQuantNet, store: Store, out_dir: Path, tracker: Tracker) -> None:
+    settings = config.quant.model_copy(update={"batch_size": SQNR_BATCH})
+    images = calibration_batches(config.model_copy(update={"quant": settings}), store, settings.num_sqnr_images)
+    rows = layer_sqnr(net, images)
+    write_table([asdict(row) for row in rows], out_dir / "sqnr.csv")
+    tracker.log_file(out_dir / "sqnr.csv", "")
+    columns = {
+        "whole network so far": [row.total_db for row in rows],
+        "its own activations alone": [row.activations_db for row in rows],
+        "its own weights alone": [row.weights_db for row in rows],
+    }
+    tracker.log_figure(
+        figures.layer_figure([row.name for row in rows], columns, "SQNR by layer", "SQNR (dB)"), "figures/sqnr.png"
+    )
+    tracker.log_metrics({"sqnr/output_db": rows[-1].total_db, "sqnr/worst_db": min(row.total_db for row in rows)})
+
+
+def _log_sweep(
+    config: ExperimentConfig,
+    net: FakeQuantNet,
+    histograms: Mapping[str, AbsHistogram],
+    observers: Mapping[str, Observer],
+    store: Store,
+    float_pck: float,
+    out_dir: Path,
+    tracker: Tracker,
+    context: ProcessContext,
+) -> None:
+    swept = sweep_percentiles(config, net, histograms, observers, store, context)
+    pck = {percentile: found.score(config.eval.alpha).pck for percentile, found in swept.items()}
+    rows = [
+        {"percentile": percentile, "val_pck": value, "val_retention": value / float_pck if float_pck else float("nan")}
+        for percentile, value in pck.items()
+    ]
+    write_table(rows, out_dir / "percentile_sweep.csv")
+    tracker.log_file(out_dir / "percentile_sweep.csv", "")
+    tracker.log_figure(figures.sweep_figure(pck, float_pck), "figures/percentile_sweep.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Entry point ``export``: the calibrated model as an int8 program and its ONNX files."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.deploy.float_ops import UnsupportedOperatorError
+from carkp.deploy.graph_audit import require_int8_convs
+from carkp.deploy.int8_onnx import save_program
+from carkp.deploy.runtime import OnnxRunner
+from carkp.quant.convert import convert
+from carkp.quant.program import FloatOp, QProgram
+from carkp.quant.target import Target
+from carkp.stages._cli import MODEL, Arguments, Parameter, execute, guarded, parse
+from carkp.stages._models import CALIBRATION, QAT, ModelFile, Prepared, load_prepared, resolve_model
+from carkp.stages._quant import TARGET, build_target, check_target, quantisation_tags
+from carkp.tracking import Tracker
+from carkp.training.checkpoint import weights_digest
+
+KINDS = {"calibration": CALIBRATION, "qat": QAT}
+STAGE = Parameter("stage", "calibration", "whose model: calibration or qat")
+ONNX_DIR = "onnx"
+
+
+@dataclass(frozen=True)
+class ExportInputs:
+    """A calibrated checkpoint, and the stage that made it."""
+
+    model: ModelFile
+    stage: str
+    target: Target
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The program, and its files: symbolic batch, batch 1."""
+
+    program: QProgram
+    path: Path
+    path_b1: Path
+
+
+def onnx_name(target: str) -> str:
+    """File name of the program with symbolic batch."""
+    return f"int8_{target}.onnx"
+
+
+def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: Tracker) -> ExportResult:
+    """Convert, write, audit the kernels that ONNX Runtime chooses, log files and MLflow model."""
+    prepared = load_prepared(inputs.model.path)
+    check_target(prepared.net.target, inputs.target, inputs.model.path)
+    program = convert_prepared(prepared, inputs.model, inputs.stage)
+    result = write_program(program, out_dir / ONNX_DIR)
+    tracker.set_tags(
+        {
+            **quantisation_tags(prepared),
+            "carkp.source_run": inputs.model.run_id,
+            "carkp.exported_stage": inputs.stage,
+            "carkp.model_digest": program.origin["model_digest"],
+        }
+    )
+    for path in (result.path, result.path_b1):
+        tracker.log_file(path, ONNX_DIR)
+    tracker.log_metrics({"int8/num_convs": program.num_convs, "int8/onnx_bytes": result.path.stat().st_size})
+    images = np.zeros((1, *program.tensors[program.input].shape), np.float32)
+    tracker.log_onnx_model(result.path, "model", images, OnnxRunner(result.path).run(images))
+    return result
+
+
+def convert_prepared(prepared: Prepared, model: ModelFile, stage: str) -> QProgram:
+    """The int8 program of a calibrated network; it remembers the checkpoint that it comes from."""
+    origin = {
+        **prepared.origin,
+        "stage": stage,
+        "model": model.reference,
+        "model_digest": weights_digest(prepared.net.state_dict()),
+    }
+    return convert(prepared.net, origin)
+
+
+def write_program(program: QProgram, folder: Path) -> ExportResult:
+    """Write both ONNX files; where every layer is int8, hold them against the kernels that ONNX Runtime runs.
+
+    Raises:
+        ConfigError: an operator that cannot be written.
+        FloatKernelError: ONNX Runtime would run a convolution in float.
+    """
+    path = folder / onnx_name(program.target.name)
+    path_b1 = path.with_name(f"{path.stem}_b1.onnx")
+    try:
+        save_program(program, path)
+        save_program(program, path_b1, batch=1)
+    except UnsupportedOperatorError as error:
+        raise ConfigError(f"export: {error}") from error
+    if not any(isinstance(layer, FloatOp) for layer in program.layers):
+        for written in (path, path_b1):
+            require_int8_convs(written, program.num_convs)
+    return ExportResult(program, path, path_b1)
+
+
+def parse_kind(name: str) -> str:
+    """A stage whose model can be exported.
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
+    if name not in KINDS:
+        raise ConfigError(f"stage={name!r}: can export {', '.join(KINDS)}")
+    return name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    def work() -> int:
+        _execute(parse("export", "Write the int8 ONNX of a calibrated model.", [MODEL, TARGET, STAGE], argv))
+        return 0
+
+    return guarded(work)
+
+
+def _execute(arguments: Arguments) -> None:
+    config = arguments.config
+    stage = parse_kind(arguments.values["stage"])
+    target = build_target(config, arguments.values["target"])
+    tags = {"carkp.experiment": config.name, "carkp.target": target.name}
+    inputs = ExportInputs(resolve_model(arguments.values["model"], KINDS[stage], tags), stage, target)
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        print(describe(run(config, inputs, out_dir, tracker)))  # noqa: T201
+
+    execute("export", config, work)
+
+
+def describe(result: ExportResult) -> str:
+    """The outcome in a few lines, for a person."""
+    num_float = sum(isinstance(layer, FloatOp) for layer in result.program.layers)
+    audit = f"{num_float} layers stay in float" if num_float else "ONNX Runtime runs all of them as int8 kernels"
+    size = result.path.stat().st_size / 2**20
+    return (
+        f"{result.path.name} and {result.path_b1.name}: target {result.program.target.name}, "
+        f"{result.program.num_convs} convolutions, {audit}, {size:.1f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Entry point ``qat``: fine-tune the calibrated model with fake quantisation."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from carkp.config.schema import ExperimentConfig
+from carkp.stages._build import build_qat_settings, prepare_torch
+from carkp.stages._cli import DATA, MODEL, Arguments, execute, guarded, parse
+from carkp.stages._data import PreparedData, require_data, require_samples
+from carkp.stages._models import CALIBRATION, ModelFile, check_input_size, load_prepared, resolve_model
+from carkp.stages._quant import (
+    TARGET,
+    build_target,
+    check_target,
+    describe_retention,
+    quantisation_tags,
+    retention_metrics,
+    write_scales,
+)
+from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet
+from carkp.stages._training import (
+    NPROC,
+    Training,
+    best_checkpoint,
+    log_choice,
+    log_float_onnx,
+    parse_nproc,
+    predict_all,
+    train,
+)
+from carkp.tracking import Tracker
+from carkp.training.checkpoint import weights_digest
+from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context, run_under_torchrun
+
+MODULE = "carkp.stages.qat"
+
+
+@dataclass(frozen=True)
+class QatInputs:
+    """Prepared data and the calibrated checkpoint to start from."""
+
+    data: PreparedData
+    model: ModelFile
+
+
+def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tracker, context: ProcessContext) -> str:
+    """Fine-tune from the calibrated scales, which stay; log as float training does. Returns a summary for a person."""
+    stores = inputs.data.open()
+    require_samples(stores.train, "training")
+    require_samples(stores.val, "the choice of the best epoch")
+    prepare_torch(config)
+    prepared = load_prepared(inputs.model.path)
+    check_input_size(prepared.architecture, config, inputs.model.path)
+    tracker.set_tags({**quantisation_tags(prepared), "carkp.source_run": inputs.model.run_id})
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
+    settings = build_qat_settings(config, context.device)
+    training = Training(prepared.net, dict(prepared.architecture), settings)
+    fitted = train(config, training, stores, out_dir, tracker, context)
+    best = best_checkpoint(out_dir, context)
+    net = prepared.net
+    net.load_state_dict(best.weights)
+    predictions = predict_all(config, stores, net.eval(), context)
+    if not context.is_main:
+        return ""
+    scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
+    scores = log_scored_splits(config, scored, tracker, out_dir, "qat", step=config.qat.epochs)
+    kept = retention_metrics(prepared.origin, inputs.data, scores)
+    tracker.log_metrics(kept)
+    log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
+    log_choice(config, fitted, predictions["val"], tracker)
+    log_float_onnx(config, stores, net.graph, out_dir, tracker)
+    write_scales(net, out_dir / "scales.json")
+    tracker.log_file(out_dir / "scales.json", "")
+    tracker.set_tags({"carkp.model": "qat", "carkp.model_digest": weights_digest(best.weights)})
+    head = f"best epoch {fitted.best_epoch}, trained at {fitted.samples_per_s:.1f} samples/s"
+    return "\n".join([head, describe_scores(scores), describe_retention(kept)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    def work() -> int:
+        arguments = parse("qat", "Fine-tune the calibrated model for int8.", [DATA, MODEL, TARGET, NPROC], argv)
+        nproc = parse_nproc(arguments.values["nproc"], arguments.config)
+        if nproc > 1 and not is_under_torchrun():
+            return run_under_torchrun(MODULE, arguments.raw, nproc)
+        with process_context() as context:
+            _execute(arguments, context)
+        return 0
+
+    return guarded(work)
+
+
+def _execute(arguments: Arguments, context: ProcessContext) -> None:
+    config = arguments.config
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        inputs = context.broadcast(_find_inputs(arguments) if context.is_main else None)
+        assert inputs is not None
+        summary = run(config, inputs, out_dir, tracker, context)
+        if context.is_main:
+            print(summary)  # noqa: T201
+
+    execute("qat", config, work, is_main=context.is_main)
+
+
+def _find_inputs(arguments: Arguments) -> QatInputs:
+    config = arguments.config
+    target = build_target(config, arguments.values["target"])
+    data = require_data(config, arguments.values["data"])
+    tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest, "carkp.target": target.name}
+    model = resolve_model(arguments.values["model"], CALIBRATION, tags)
+    check_target(load_prepared(model.path).net.target, target, model.path)
+    return QatInputs(data, model)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
