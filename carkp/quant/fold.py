@@ -52,30 +52,34 @@ def fold(net: nn.Module, input_size: Size, in_channels: int = 3) -> LayerGraph:
     Raises:
         FoldError: the network cannot be traced, or its folded form computes something else.
     """
+    was_training = net.training
+    try:
+        return _fold(net.eval(), input_size, in_channels)
+    finally:
+        net.train(was_training)
+
+
+def _fold(net: nn.Module, input_size: Size, in_channels: int) -> LayerGraph:
     traced = _trace(net)
     images = torch.rand(2, in_channels, *input_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         ShapeProp(traced).propagate(images)
-        graph = _Folder(traced).run()
+        graph = _Folder(traced).run().eval()
         expected, got = traced(images), graph(images)
     error = float((expected - got).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not error <= EXACTNESS:
         raise FoldError(f"folding changed the output of the network by {error:.2g} of its largest value")
-    return graph.eval()
+    return graph
 
 
 def _trace(net: nn.Module) -> fx.GraphModule:
     device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
-    was_training = net.training
-    try:
-        traced = fx.symbolic_trace(net.eval())
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
-        raise FoldError(f"the network cannot be traced by torch.fx: {error}") from error
-    finally:
-        net.train(was_training)
     if device.type != "cpu":
         raise FoldError(f"the network lies on {device}; move it to the CPU")
-    return traced
+    try:
+        return fx.symbolic_trace(net)
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        raise FoldError(f"the network cannot be traced by torch.fx: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ Int64Array = NDArray[np.int64]
 Float64Array = NDArray[np.float64]
 
 MULTIPLIER_BITS = 31
+NUM_LEVELS = 256
 MAX_SHIFT = 62
 
 
@@ -87,17 +88,18 @@ def add_table(
 ) -> Int64Array:
     """(256, 256): the quantised sum for every pair of inputs, at ``[q_a - lowest of a, q_b - lowest of b]``.
 
-    The ratios of the scales are float32 quotients in both arithmetics.
+    The ratios of the scales are float32 quotients in both arithmetics. ``float32`` is ONNX Runtime's addition of
+    tensors stored as uint8, int8 ones with 128 added to values and zero point: the sum stays the same, its rounding
+    does not.
     """
-    values_a, values_b = _levels(tensor_a)[:, None], _levels(tensor_b)[None, :]
     ratio_a = np.float32(tensor_a.scale) / np.float32(tensor_out.scale)
     ratio_b = np.float32(tensor_b.scale) / np.float32(tensor_out.scale)
-    points = (tensor_a.zero_point, tensor_b.zero_point, tensor_out.zero_point)
-    match requantisation:
-        case "float32":
-            return _add_float32(values_a, values_b, ratio_a, ratio_b, points, clamp)
-        case "fixed_point":
-            return _add_fixed_point(values_a, values_b, ratio_a, ratio_b, points, clamp)
+    shift_a, shift_b, shift_out = (-tensor.range[0] for tensor in (tensor_a, tensor_b, tensor_out))
+    points = (tensor_a.zero_point + shift_a, tensor_b.zero_point + shift_b, tensor_out.zero_point + shift_out)
+    stored = np.arange(NUM_LEVELS, dtype=np.int64)
+    add = _add_float32 if requantisation == "float32" else _add_fixed_point
+    q: Int64Array = np.clip(add(stored[:, None], stored[None, :], ratio_a, ratio_b, points) - shift_out, *clamp)
+    return q
 
 
 def fma_float32(a: Float32Array, b: Float32Array, c: Float32Array) -> Float32Array:
@@ -125,7 +127,6 @@ def _add_float32(
     ratio_a: np.float32,
     ratio_b: np.float32,
     points: tuple[int, int, int],
-    clamp: tuple[int, int],
 ) -> Int64Array:
     """ONNX Runtime's QLinearAdd (MlasQLinearAdd) as its x86 build computes it; ``points`` are those of a, b, out.
 
@@ -136,7 +137,7 @@ def _add_float32(
     fixed = zero_out - fma_float32(wide_a, zero_a, wide_b * zero_b)
     inner = fma_float32(values_b.astype(np.float32), wide_b, fixed)
     total = fma_float32(values_a.astype(np.float32), wide_a, inner)
-    return np.clip(np.rint(total), *clamp).astype(np.int64)
+    return np.rint(total).astype(np.int64)
 
 
 def _add_fixed_point(
@@ -145,20 +146,14 @@ def _add_fixed_point(
     ratio_a: np.float32,
     ratio_b: np.float32,
     points: tuple[int, int, int],
-    clamp: tuple[int, int],
 ) -> Int64Array:
     """``(((a - za) Ma + (b - zb) Mb + 2^(n-1)) >> n) + zo`` with the shift of the larger ratio; far below 2^63."""
     ratios = np.asarray([ratio_a, ratio_b])
     shift = fixed_point_multipliers(ratios).shifts.min()
     multiplier_a, multiplier_b = _times_power_of_two(ratios.astype(np.float64), np.asarray(shift))
     wide = (values_a - points[0]) * multiplier_a + (values_b - points[1]) * multiplier_b
-    q: Int64Array = np.clip(((wide + _half(shift)) >> shift) + points[2], *clamp)
+    q: Int64Array = ((wide + _half(shift)) >> shift) + points[2]
     return q
-
-
-def _levels(tensor: QTensor) -> Int64Array:
-    lowest, highest = tensor.range
-    return np.arange(lowest, highest + 1, dtype=np.int64)
 
 
 def _times_power_of_two(values: Float64Array, exponents: Int64Array) -> Int64Array:

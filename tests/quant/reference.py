@@ -89,8 +89,10 @@ def add(a, b, tensor_a, tensor_b, tensor_out, clamp, requantisation):
     ratio_b = np.float32(tensor_b.scale) / np.float32(tensor_out.scale)
     zero_a, zero_b, zero_out = tensor_a.zero_point, tensor_b.zero_point, tensor_out.zero_point
     if requantisation == "float32":
+        shift = 128 if tensor_a.dtype == "int8" else 0  # stored as uint8
+        a, b, zero_a, zero_b, zero_out = (value + shift for value in (a, b, zero_a, zero_b, zero_out))
         fixed = np.float32(zero_out) - fmaf(ratio_a, zero_a, ratio_b * np.float32(zero_b))
-        q = round(float(fmaf(a, ratio_a, fmaf(b, ratio_b, fixed))))
+        q = round(float(fmaf(a, ratio_a, fmaf(b, ratio_b, fixed)))) - shift
     else:
         _, shift = multiplier_and_shift(max(float(ratio_a), float(ratio_b)))
         multiplier_a, multiplier_b = (round(Fraction(float(ratio)) * 2**shift) for ratio in (ratio_a, ratio_b))

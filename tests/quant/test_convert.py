@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+
+from carkp.deploy.graph_audit import require_int8_convs
+from carkp.deploy.int8_onnx import load_program, save_program
+from carkp.deploy.runtime import OnnxRunner
+from carkp.quant.calibrate import correct_biases
+from carkp.quant.convert import convert
+from carkp.quant.program import FloatOp, QConv, same_program
+from carkp.quant.simulate import Simulator, UnsupportedLayerError
+from tests.quant.networks import BPU, CPU, GatedNet, SmallNet, calibrated, images, with_statistics
+
+TARGETS = pytest.mark.parametrize("target", [BPU, CPU], ids=["bpu", "onnxruntime_cpu"])
+
+
+@TARGETS
+def test_program_computes_what_the_fake_quantised_network_does(target):
+    net = calibrated(with_statistics(SmallNet()), target)
+    correct_biases(net, [images()])
+    program = convert(net, {"run": "abc"})
+    scale = program.tensors[program.output].scale
+    with torch.inference_mode():
+        expected = net(images())
+    for requantisation in ("float32", "fixed_point"):
+        steps = (Simulator(program, requantisation).run(images()) - expected) / scale
+        assert steps.abs().max() < 2.5
+        assert (steps.abs() < 0.5).float().mean() > 0.9
+
+
+@TARGETS
+def test_every_execution_gives_the_same(target, tmp_path):
+    program = convert(calibrated(with_statistics(SmallNet()), target), {})
+    path = tmp_path / "int8.onnx"
+    save_program(program, path)
+    require_int8_convs(path, program.num_convs)
+    assert same_program(load_program(path), program)
+    batch = images(16, seed=7)
+    got = OnnxRunner(path).run(batch.numpy())
+    assert np.array_equal(got, Simulator(program, "float32").run(batch).numpy())
+
+
+@TARGETS
+def test_requantisations_differ_by_at_most_one_step_a_layer_on_the_same_input(target):
+    program = convert(calibrated(with_statistics(SmallNet()), target), {})
+    exact, fixed = Simulator(program, "float32"), Simulator(program, "fixed_point")
+    tensors = {program.input: exact.quantise_input(images())}
+    for layer in program.layers:
+        inputs = [tensors[name] for name in layer.inputs]
+        tensors[layer.output] = exact.run_layer(layer, inputs)
+        difference = (fixed.run_layer(layer, inputs).int() - tensors[layer.output].int()).abs()
+        assert difference.max() <= 1, layer.name
+
+
+def test_clamps_are_the_activations_in_units_of_the_target():
+    signed, unsigned = (convert(calibrated(with_statistics(SmallNet()), target), {}) for target in (BPU, CPU))
+
+    def clamp(program, name):
+        return next(layer.clamp for layer in program.layers if layer.name == name)
+
+    assert clamp(signed, "stem/1") == (0, 127)
+    assert clamp(signed, "narrow/0") == (-128, 127)
+    assert clamp(unsigned, "stem/1") == (0, 255)
+    assert unsigned.tensors["narrow/0"].zero_point == 128
+
+
+def test_relu6_binds_where_the_range_goes_beyond_it():
+    net = calibrated(with_statistics(SmallNet()), BPU)
+    net.quantiser("stem/1").scale.fill_(0.1)
+    assert next(layer.clamp for layer in convert(net, {}).layers if layer.name == "stem/1") == (0, 60)
+
+
+def test_phases_of_a_transposed_convolution_keep_a_scale_for_every_output_channel():
+    net = with_statistics(SmallNet())
+    gains = torch.logspace(-1, 1, 12)
+    with torch.no_grad():
+        net.up[0].weight.mul_(gains[None, :, None, None])  # axis 1: output channels
+    program = convert(calibrated(net, BPU), {})
+    phases = [layer for layer in program.layers if isinstance(layer, QConv) and "phase" in layer.name]
+    assert len(phases) == 4
+    for phase in phases:
+        largest = np.abs(phase.weight.reshape(12, -1)).max(axis=1)
+        assert (largest == 127).all()
+
+
+def test_unknown_operators_become_float_layers_that_the_simulator_refuses_by_name():
+    program = convert(calibrated(GatedNet().eval(), BPU), {})
+    kinds = {layer.kind for layer in program.layers if isinstance(layer, FloatOp)}
+    assert {"Silu", "Sigmoid", "Mul", "ReduceMean", "torch.cumsum"} <= kinds
+    with pytest.raises(UnsupportedLayerError, match=r"torch\.cumsum"):
+        Simulator(program)
