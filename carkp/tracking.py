@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote, urlparse
 
 import mlflow
 import mlflow.onnx
@@ -225,13 +226,16 @@ def run_id_of(reference: str) -> str | None:
 
 
 def fetch_artifact(run_id: str, path: str) -> Path:
-    """A local copy, or the local original, of an artifact of a run.
+    """The original of an artifact of a run where it lies on this machine, else a copy.
 
     Raises:
         TrackingError: the run has no such artifact.
     """
     use_default_store()
     try:
+        root = urlparse(MlflowClient().get_run(run_id).info.artifact_uri)
+        if root.scheme in ("", "file") and (original := Path(unquote(root.path)) / path).exists():
+            return original
         return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
     except (MlflowException, OSError) as error:
         raise TrackingError(f"runs:/{run_id}: the run has no artifact {path}") from error

@@ -157,13 +157,14 @@ class LayerGraph(nn.Module):
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
+    """In place: ``x`` is the fresh result of a layer."""
     match activation:
         case "none":
             return x
         case "relu":
-            return F.relu(x)
+            return F.relu(x, inplace=True)
         case "relu6":
-            return F.relu6(x)
+            return F.relu6(x, inplace=True)
 
 
 def is_non_negative(graph: LayerGraph, name: str) -> bool:

@@ -67,7 +67,7 @@ def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> M
     if not reference.startswith(("runs:", "models:")):
         path = Path(reference).expanduser()
     elif _is_bare_run(reference):
-        path = fetch_reference(f"{reference.rstrip('/')}/{kind.artifact}")
+        path = fetch_artifact(str(run_id_of(reference)), kind.artifact)
     else:
         path = fetch_reference(reference)
     if not path.is_file():

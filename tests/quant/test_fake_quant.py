@@ -32,6 +32,20 @@ def test_a_value_within_the_range_moves_by_half_a_step_at_most(values, threshold
     assert torch.equal(quantiser(quantiser(x)), quantiser(x))
 
 
+@pytest.mark.parametrize(
+    "grid", [activation_grid("int8", True), activation_grid("uint8", True), activation_grid("uint8", False)]
+)
+def test_rounding_without_gradients_is_the_same(grid):
+    quantiser = ActivationQuantiser(grid)
+    quantiser.scale.fill_(0.0371)
+    x = torch.cat(
+        [torch.randn(20000, generator=torch.Generator().manual_seed(0)) * 5, torch.arange(-300, 300) * 0.01855]
+    )
+    with torch.no_grad():
+        fast = quantiser(x)
+    assert torch.equal(fast, quantiser(x))
+
+
 def test_grids_of_the_targets():
     assert (activation_grid("int8", True).num_levels, activation_grid("int8", False).num_levels) == (127, 127)
     assert activation_grid("uint8", False).zero_point == 0

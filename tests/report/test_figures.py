@@ -9,8 +9,11 @@ from carkp.keypoints.schema import NUM_KEYPOINTS
 from carkp.report.figures import (
     TrainingCurve,
     figure_to_rgb,
+    layer_figure,
+    lsb_figure,
     pck_curve_figure,
     per_keypoint_figure,
+    sweep_figure,
     training_curves_figure,
 )
 from carkp.report.style import SERIES_COLOURS, series_style
@@ -88,3 +91,27 @@ def test_wrong_lengths_are_named() -> None:
 def test_series_stay_distinct() -> None:
     styles = [series_style(index) for index in range(4 * len(SERIES_COLOURS))]
     assert len(set(styles)) == len(styles)
+
+
+def test_layer_figure_bridges_gaps_and_names_layers() -> None:
+    figure = layer_figure(
+        ["a", "b", "c"], {"total": [30.0, 20.0, 10.0], "weights": [40.0, float("nan"), 50.0]}, "t", "dB"
+    )
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(axes.lines[1].get_xdata(), [0, 2])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="expected 2 values"):
+        layer_figure(["a", "b"], {"total": [1.0]}, "t", "dB")
+
+
+def test_sweep_figure_shows_each_percentile_and_the_float_model() -> None:
+    (axes,) = sweep_figure({99.0: 0.8, 99.975: 0.9, 100.0: 0.7}, 0.95).axes
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [0.8, 0.9, 0.7])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["99", "99.975", "100"]
+    assert "float: 95.00%" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_lsb_figure_shows_shares() -> None:
+    (axes,) = lsb_figure({"a": {0: 90, 1: 10}, "b": {0: 5, -2: 5}}, "differences").axes
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights == [0.9, 0.1, 0.5, 0.5]

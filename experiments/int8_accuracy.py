@@ -1,0 +1,204 @@
+"""How much of the float model's PCK does int8 keep, with which observer?
+
+Command:  python experiments/int8_accuracy.py     (after `mlflow run . -e float`; about ten minutes on two cores)
+Asks:     PCK of simulated int8 (the integer simulator in the target's own arithmetic) on validation and test, for both
+          targets and several ways to choose the thresholds, out of one pass over the calibration images; and what of
+          the float model's PCK each keeps, with the 95 % interval of a paired bootstrap over cars. The newest QAT run
+          of a target, where there is one, is scored too.
+Expect:   the reference's setting (percentile 99.975) keeps >= 99 % on test for both targets, and the setting that is
+          best on validation >= 99.5 %.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from carkp.config.schema import ExperimentConfig
+from carkp.data.dataset import normalise
+from carkp.data.store import Stores
+from carkp.keypoints.paired import Retention, retention
+from carkp.keypoints.predictions import Predictions
+from carkp.quant.calibrate import Observer, choose_thresholds, correct_biases
+from carkp.quant.convert import convert
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.histogram import AbsHistogram
+from carkp.stages._build import build_observers, prepare_torch
+from carkp.stages._cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.stages._data import PreparedData, require_data
+from carkp.stages._executions import simulator_forward
+from carkp.stages._models import FLOAT, QAT, ModelFile, load_prepared, resolve_model
+from carkp.stages._quant import build_target, calibration_batches
+from carkp.stages._scoring import predict_split
+from carkp.stages._tables import write_table
+from carkp.stages.calibration import calibrate, prepare
+from carkp.tracking import Tracker, TrackingError
+from carkp.training.checkpoint import load_checkpoint
+from carkp.training.distributed import ProcessContext, process_context
+from carkp.training.evaluate import Forward, eval_forward
+
+STUDY = "int8_accuracy"
+REFERENCE = "percentile 99.975"
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to choose thresholds: for all tensors, and for the heatmaps."""
+
+    name: str
+    observer: Observer
+    output: Observer
+    is_bias_corrected: bool = False
+
+
+def settings() -> Iterator[Setting]:
+    reference, finer = Observer("percentile", 99.975), Observer("percentile", 99.999)
+    minmax, mse, entropy = (Observer(kind, 100.0) for kind in ("minmax", "mse", "entropy"))
+    yield Setting(REFERENCE, reference, reference)
+    yield Setting("percentile 99.999", finer, finer)
+    yield Setting("minmax", minmax, minmax)
+    yield Setting("mse", mse, mse)
+    yield Setting("entropy", entropy, entropy)
+    yield Setting("percentile 99.975, heatmaps minmax", reference, minmax)
+    yield Setting("percentile 99.975, biases corrected", reference, reference, is_bias_corrected=True)
+    yield Setting("mse, heatmaps minmax, biases corrected", mse, minmax, is_bias_corrected=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting for one target: PCK by split and what it keeps of float."""
+
+    target: str
+    setting: str
+    pck: Mapping[str, float]
+    kept: Mapping[str, Retention]
+
+
+class Study:
+    """The float model's predictions, and every int8 model held against them."""
+
+    def __init__(self, config: ExperimentConfig, stores: Stores, context: ProcessContext, net: FakeQuantNet) -> None:
+        self.config, self.stores, self.context = config, stores, context
+        self.float_predictions = self.predict(eval_forward(net.graph, normalise, config.train.channels_last), "float")
+
+    def predict(self, forward: Forward, title: str) -> dict[str, Predictions]:
+        return {
+            split: predict_split(self.config, forward, getattr(self.stores, split), self.context, f"{title}, {split}")
+            for split in SPLITS
+        }
+
+    def row(self, target: str, setting: str, net: FakeQuantNet) -> Row:
+        alpha = self.config.eval.alpha
+        found = self.predict(simulator_forward(convert(net, {})), f"{target}, {setting}")
+        return Row(
+            target,
+            setting,
+            {split: predictions.score(alpha).pck for split, predictions in found.items()},
+            {split: retention(self.float_predictions[split], found[split], alpha) for split in SPLITS},
+        )
+
+
+def set_thresholds(
+    config: ExperimentConfig,
+    net: FakeQuantNet,
+    histograms: Mapping[str, AbsHistogram],
+    setting: Setting,
+    stores: Stores,
+) -> None:
+    output = net.groups[net.graph.output]
+    observers = {name: setting.output if name == output else setting.observer for name in net.num_levels}
+    for quantiser in net.weights.values():
+        quantiser.bias_shift.zero_()
+    net.set_thresholds(choose_thresholds(histograms, net.num_levels, observers))
+    if setting.is_bias_corrected:
+        correct_biases(net, calibration_batches(config, stores.train, config.quant.num_images))
+
+
+def run(
+    config: ExperimentConfig, data: PreparedData, model: ModelFile, targets: list[str], out_dir: Path, tracker: Tracker
+) -> tuple[float, list[Row]]:
+    prepare_torch(config)
+    stores, checkpoint = data.open(), load_checkpoint(model.path)
+    rows: list[Row] = []
+    histograms: Mapping[str, AbsHistogram] = {}
+    with process_context() as context:
+        study: Study | None = None
+        for target in targets:
+            net = prepare(config, checkpoint, build_target(config, target))
+            study = study or Study(config, stores, context, net)
+            histograms = histograms or calibrate(
+                config, net, stores.train, build_observers(config.quant, net.num_levels)
+            )
+            for setting in settings():
+                set_thresholds(config, net, histograms, setting, stores)
+                rows.append(study.row(target, setting.name, net))
+            if (tuned := find_qat(config, data, target)) is not None:
+                rows.append(study.row(target, "QAT", tuned))
+        assert study is not None
+        float_pck = study.float_predictions["test"].score(config.eval.alpha).pck
+    log(rows, float_pck, out_dir, tracker)
+    return float_pck, rows
+
+
+def find_qat(config: ExperimentConfig, data: PreparedData, target: str) -> FakeQuantNet | None:
+    tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest, "carkp.target": target}
+    try:
+        return load_prepared(resolve_model("latest", QAT, tags).path).net
+    except TrackingError:
+        return None
+
+
+def best_on_validation(rows: list[Row], target: str) -> Row:
+    return max((row for row in rows if row.target == target), key=lambda row: row.pck["val"])
+
+
+def log(rows: list[Row], float_pck: float, out_dir: Path, tracker: Tracker) -> None:
+    table = [
+        {"target": row.target, "setting": row.setting}
+        | {f"{split}_pck": row.pck[split] for split in SPLITS}
+        | {f"{split}_retention": row.kept[split].share for split in SPLITS}
+        | {"test_low": row.kept["test"].low, "test_high": row.kept["test"].high}
+        for row in rows
+    ]
+    write_table(table, out_dir / f"{STUDY}.csv")
+    tracker.log_file(out_dir / f"{STUDY}.csv", "tables")
+    tracker.log_metrics({"float/test_pck": float_pck})
+    for target in dict.fromkeys(row.target for row in rows):
+        reference = next(row for row in rows if row.target == target and row.setting == REFERENCE)
+        best = best_on_validation(rows, target)
+        tracker.set_tags({f"carkp.best_setting.{target}": best.setting})
+        tracker.log_metrics(
+            {
+                f"{target}/reference_retention": reference.kept["test"].share,
+                f"{target}/best_retention": best.kept["test"].share,
+            }
+        )
+
+
+def show(float_pck: float, rows: list[Row]) -> None:
+    table = Table("target", "setting", "val pck", "test pck", "test: kept of float", title=f"float: {float_pck:.4f}")
+    for row in rows:
+        is_best = row is best_on_validation(rows, row.target)
+        name = f"{row.setting} (best on val)" if is_best else row.setting
+        table.add_row(row.target, name, f"{row.pck['val']:.4f}", f"{row.pck['test']:.4f}", str(row.kept["test"]))
+    Console(width=120).print(table)
+
+
+def main() -> int:
+    parameters = [DATA, MODEL, Parameter("targets", "bpu onnxruntime_cpu", "targets, separated by spaces")]
+    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    config = arguments.config
+    data = require_data(config, arguments.values["data"])
+    tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
+    model = resolve_model(arguments.values["model"], FLOAT, tags)
+    targets = arguments.values["targets"].split()
+    execute(STUDY, config, lambda tracker, out_dir: show(*run(config, data, model, targets, out_dir, tracker)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

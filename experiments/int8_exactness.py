@@ -1,0 +1,155 @@
+"""Is the integer simulator exactly what ONNX Runtime computes, and is it fast enough to score with?
+
+Command:  python experiments/int8_exactness.py     (after `mlflow run . -e export` for both targets; two minutes)
+Asks:     on 256 test crops: how many elements of the heatmaps differ between the simulator in float32 requantisation
+          and ONNX Runtime, for the file with symbolic batch and the one with batch 1; by how many LSB at most
+          fixed-point requantisation differs from float32 in any layer that is fed the same input; and the time of the
+          simulator on these crops over that of the float network in torch, in interleaved rounds.
+Expect:   no element differs; at most 1 LSB a layer; at most 5 times the time.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from tqdm import tqdm
+
+from carkp.config.schema import ExperimentConfig
+from carkp.data.dataset import normalise
+from carkp.deploy.int8_onnx import load_program
+from carkp.deploy.runtime import OnnxRunner
+from carkp.quant.program import QProgram
+from carkp.quant.simulate import Simulator
+from carkp.stages._build import build_eval_dataset, prepare_torch
+from carkp.stages._cli import DATA, Parameter, execute, guarded, parse
+from carkp.stages._data import PreparedData, require_data
+from carkp.stages._models import FLOAT, ModelFile, load_net, resolve_model
+from carkp.stages.evaluate import model_kind
+from carkp.tracking import Tracker, fetch_artifact
+from carkp.training.checkpoint import load_checkpoint
+
+STUDY = "int8_exactness"
+BATCH = 64
+ROUNDS = 5
+LIMITS = {"different_elements": 0, "different_elements_b1": 0, "max_lsb_a_layer": 1, "time_to_float": 5}
+
+
+def load_batches(config: ExperimentConfig, data: PreparedData, num_crops: int) -> list[Tensor]:
+    dataset = build_eval_dataset(config, data.open().test)
+    chosen = np.linspace(0, len(dataset) - 1, min(num_crops, len(dataset))).astype(int)
+    images = normalise(torch.stack([dataset[int(index)]["image"] for index in chosen]))
+    return list(images.split(BATCH))
+
+
+def count_different(program: QProgram, path: Path, path_b1: Path, batches: list[Tensor]) -> dict[str, float]:
+    simulator = Simulator(program, "float32")
+    runner, runner_b1 = OnnxRunner(path, torch.get_num_threads()), OnnxRunner(path_b1, 1)
+    totals = {"different_elements": 0, "different_elements_b1": 0, "elements": 0}
+    for images in tqdm(batches, f"{program.target.name}: compare"):
+        expected = simulator.run(images).numpy()
+        totals["elements"] += expected.size
+        totals["different_elements"] += int((runner.run(images.numpy()) != expected).sum())
+        singles = np.concatenate([runner_b1.run(image[None].numpy()) for image in images])
+        totals["different_elements_b1"] += int((singles != expected).sum())
+    return {name: float(value) for name, value in totals.items()}
+
+
+def largest_lsb_a_layer(program: QProgram, batches: list[Tensor]) -> tuple[int, float]:
+    """Largest difference, and the share of different elements, over all layers fed by the float32 arithmetic."""
+    exact, fixed = Simulator(program, "float32"), Simulator(program, "fixed_point")
+    largest, num_different, num_elements = 0, 0, 0
+    for images in tqdm(batches, f"{program.target.name}: layers"):
+        tensors = {program.input: exact.quantise_input(images)}
+        for layer in program.layers:
+            inputs = [tensors[name] for name in layer.inputs]
+            tensors[layer.output] = exact.run_layer(layer, inputs)
+            difference = (fixed.run_layer(layer, inputs).int() - tensors[layer.output].int()).abs()
+            largest = max(largest, int(difference.max()))
+            num_different += int((difference > 0).sum())
+            num_elements += difference.numel()
+    return largest, num_different / num_elements
+
+
+def time_ratios(programs: dict[str, QProgram], float_net: torch.nn.Module, batches: list[Tensor]) -> dict[str, float]:
+    """Median over interleaved rounds of simulator time over float time, for every target's own arithmetic."""
+
+    def run_float(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            found: Tensor = float_net(images.contiguous(memory_format=torch.channels_last))
+            return found
+
+    contestants: dict[str, Callable[[Tensor], Tensor]] = {"float": run_float}
+    contestants |= {name: Simulator(program).run for name, program in programs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in tqdm(range(ROUNDS + 1), "time"):
+        for name, run_batch in contestants.items():
+            start = time.perf_counter()
+            for images in batches:
+                run_batch(images)
+            seconds[name].append(time.perf_counter() - start)
+    rounds = {name: np.array(values[1:]) for name, values in seconds.items()}  # the first one warms up
+    return {name: float(np.median(rounds[name] / rounds["float"])) for name in programs}
+
+
+def run(
+    config: ExperimentConfig,
+    data: PreparedData,
+    model: ModelFile,
+    files: dict[str, tuple[Path, Path]],
+    num_crops: int,
+    tracker: Tracker,
+) -> dict[str, dict[str, float]]:
+    prepare_torch(config)
+    batches = load_batches(config, data, num_crops)
+    programs = {target: load_program(path) for target, (path, _) in files.items()}
+    net = load_net(load_checkpoint(model.path)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ratios = time_ratios(programs, net, batches)
+    found: dict[str, dict[str, float]] = {}
+    for target, program in programs.items():
+        found[target] = count_different(program, *files[target], batches)
+        largest, share = largest_lsb_a_layer(program, batches)
+        found[target] |= {"max_lsb_a_layer": largest, "different_share_a_layer": share, "time_to_float": ratios[target]}
+        tracker.log_metrics({f"{target}/{name}": value for name, value in found[target].items()})
+    return found
+
+
+def show(found: dict[str, dict[str, float]]) -> None:
+    table = Table("target", "quantity", "value", "at most", title="Simulator against ONNX Runtime")
+    for target, values in found.items():
+        for name, value in values.items():
+            table.add_row(target, name, f"{value:.4g}", str(LIMITS.get(name, "")))
+    Console().print(table)
+
+
+def find_files(target: str, tags: dict[str, str]) -> tuple[Path, Path]:
+    """Of the newest export: symbolic batch, batch 1."""
+    kind = model_kind("int_infer", target)
+    file = resolve_model("latest", kind, {**tags, "carkp.target": target})
+    return file.path, fetch_artifact(file.run_id, kind.artifact.replace(".onnx", "_b1.onnx"))
+
+
+def main() -> int:
+    parameters = [
+        DATA,
+        Parameter("crops", "256", "test crops"),
+        Parameter("targets", "bpu onnxruntime_cpu", "targets, separated by spaces"),
+    ]
+    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    config, values = arguments.config, arguments.values
+    data = require_data(config, values["data"])
+    tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
+    model = resolve_model("latest", FLOAT, tags)
+    files = {target: find_files(target, tags) for target in values["targets"].split()}
+    num_crops = int(values["crops"])
+    execute(STUDY, config, lambda tracker, out_dir: show(run(config, data, model, files, num_crops, tracker)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

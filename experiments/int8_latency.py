@@ -1,0 +1,380 @@
+"""Does the exported int8 network run at least twice as fast as the float one?
+
+Command:  python experiments/int8_latency.py   (after `mlflow run . -e float`; minutes)
+Asks:     milliseconds of one run in ONNX Runtime at ORT_ENABLE_ALL, the models in turn and in an order of its own in
+          every round, on training crops, at batch 1 and 16 with one thread and at batch 1 with two:
+            float               the float stage's ONNX,
+            onnxruntime_cpu     the exported int8 ONNX of that target,
+            bpu                 that of the reference's target,
+            transposes          onnxruntime_cpu with every DepthToSpace written as transposes and reshapes, of which
+                                ONNX Runtime cancels the outer ones: the same bits,
+            static_qdq,
+            static_qoperator    quantize_static's of the float ONNX: pre-processed, uint8 activations, int8 weights per
+                                channel, 32 images, MinMax.
+          The int8 models are calibrated here, with few images: the time does not depend on the scales. Ratios are of
+          runs of one round, float / int8; their median comes with a bootstrap 95 % interval. Where the milliseconds go
+          is in profile.csv, by operator.
+Expect:   float / onnxruntime_cpu >= 2.0 at batch 1 with one thread (2.3 aimed at), and faster than both static models.
+          Needs a CPU with int8 instructions; machines are noisy: read the ratios.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import NodeProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from carkp.config.schema import ExperimentConfig
+from carkp.data.store import Store
+from carkp.deploy.cpu import cpu_features
+from carkp.deploy.float_onnx import export_float_onnx
+from carkp.deploy.runtime import INPUT_NAME, Float32Array, OnnxRunner
+from carkp.quant.convert import convert
+from carkp.stages._build import build_observers, prepare_torch
+from carkp.stages._cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.stages._data import require_data, require_samples
+from carkp.stages._models import FLOAT, ModelFile, check_input_size, load_net, resolve_model
+from carkp.stages._quant import build_target, calibration_batches
+from carkp.stages._tables import write_table
+from carkp.stages.calibration import calibrate, prepare
+from carkp.stages.export import write_program
+from carkp.tracking import Tracker, fetch_artifact
+from carkp.training.checkpoint import load_checkpoint
+
+STUDY = "int8_latency"
+FLOAT_ONNX = "onnx/float.onnx"
+NUM_IMAGES, NUM_STATIC_IMAGES = 64, 32
+NUM_WARM_UP, NUM_PROFILED = 5, 20
+SECONDS_TO_SETTLE = 0.005  # for the threads of the session before to stop spinning
+NUM_RESAMPLES = 2000
+LIMITS = {
+    "float_to_onnxruntime_cpu": 2.0,
+    "static_qdq_to_onnxruntime_cpu": 1.0,
+    "static_qoperator_to_onnxruntime_cpu": 1.0,
+}
+PROFILED = ("float", "onnxruntime_cpu", "transposes", "static_qdq", "static_qoperator")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the models run; ``share`` of the runs asked for are made."""
+
+    batch: int
+    num_threads: int
+    share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return f"batch{self.batch}_threads{self.num_threads}"
+
+
+SETTINGS = (Setting(1, 1), Setting(16, 1, 0.125), Setting(1, 2))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of paired ratios and its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One line of the table: a model in a setting, and float / model."""
+
+    batch: int
+    num_threads: int
+    model: str
+    num_runs: int
+    median_ms: float
+    float_to_model: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """Milliseconds of a run that a model spends in an operator."""
+
+    model: str
+    operator: str
+    ms: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """All latencies, ratios at batch 1 with one thread, and profiles."""
+
+    latencies: list[Latency]
+    ratios: dict[str, Ratio]
+    profiled: list[Profiled]
+
+
+def build_models(config: ExperimentConfig, store: Store, model: ModelFile, folder: Path) -> dict[str, Path]:
+    """The contestants' files."""
+    quant = config.quant.model_copy(update={"num_images": NUM_IMAGES, "batch_size": 16})
+    config = config.model_copy(update={"quant": quant})
+    checkpoint = load_checkpoint(model.path)
+    check_input_size(checkpoint.architecture, config, model.path)
+    paths = {"float": folder / "float.onnx"}
+    if model.run_id:
+        paths["float"] = fetch_artifact(model.run_id, FLOAT_ONNX)
+    else:
+        export_float_onnx(load_net(checkpoint), config.model.input_size, paths["float"], {})
+    for name in ("onnxruntime_cpu", "bpu"):
+        net = prepare(config, checkpoint, build_target(config, name))
+        calibrate(config, net, store, build_observers(config.quant, net.num_levels))
+        paths[name] = write_program(convert(net, {"study": STUDY}), folder).path
+    paths["transposes"] = folder / "transposes.onnx"
+    onnx.save(without_depth_to_space(onnx.load(paths["onnxruntime_cpu"])), paths["transposes"])
+    images = load_images(config, store, NUM_STATIC_IMAGES)
+    for name, quant_format in (("static_qdq", QuantFormat.QDQ), ("static_qoperator", QuantFormat.QOperator)):
+        paths[name] = folder / f"{name}.onnx"
+        quantise_statically(paths["float"], quant_format, images, paths[name])
+    return paths
+
+
+def load_images(config: ExperimentConfig, store: Store, num_images: int) -> Float32Array:
+    """(num_images, 3, H, W), normalised, in C order; those of a smaller split repeat."""
+    batches = [batch.contiguous().numpy() for batch in calibration_batches(config, store, num_images)]
+    images = np.concatenate(batches)
+    return np.ascontiguousarray(images[np.arange(num_images) % len(images)])
+
+
+class Reader(CalibrationDataReader):
+    """Images one by one, as quantize_static asks for them."""
+
+    def __init__(self, images: Float32Array) -> None:
+        self.images = iter(images)
+
+    def get_next(self) -> dict[str, Float32Array] | None:
+        image = next(self.images, None)
+        return None if image is None else {INPUT_NAME: image[None]}
+
+
+def quantise_statically(source: Path, quant_format: QuantFormat, images: Float32Array, path: Path) -> None:
+    prepared = path.with_name(f"{path.stem}_prepared.onnx")
+    with quiet():
+        quant_pre_process(str(source), str(prepared))
+        quantize_static(
+            prepared,
+            path,
+            Reader(images),
+            quant_format=quant_format,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps onnxruntime's prints and warnings to itself."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def without_depth_to_space(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with DepthToSpace (DCR) nodes replaced; ``model`` itself is changed."""
+    shapes = {
+        info.name: [length.dim_value for length in info.type.tensor_type.shape.dim] for info in model.graph.value_info
+    }
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        nodes.extend(transposed(node, shapes[node.input[0]], model.graph) if node.op_type == "DepthToSpace" else [node])
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def transposed(node: NodeProto, shape: list[int], graph: onnx.GraphProto) -> list[NodeProto]:
+    """A DepthToSpace of (B, b b C, H, W) to (B, C, H b, W b) in NHWC."""
+    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    assert attributes.get("mode", b"DCR") == b"DCR"
+    block, (_, depth, height, width) = attributes["blocksize"], shape
+    channels = depth // block**2
+    base = node.output[0]
+    split, joined = f"{base}.split_shape", f"{base}.joined_shape"
+    graph.initializer.append(
+        numpy_helper.from_array(np.array([0, height, width, block, block, channels], np.int64), split)
+    )
+    graph.initializer.append(
+        numpy_helper.from_array(np.array([0, height * block, width * block, channels], np.int64), joined)
+    )
+    return [
+        helper.make_node("Transpose", [node.input[0]], [f"{base}.nhwc"], perm=(0, 2, 3, 1)),
+        helper.make_node("Reshape", [f"{base}.nhwc", split], [f"{base}.split"]),
+        helper.make_node("Transpose", [f"{base}.split"], [f"{base}.swapped"], perm=(0, 1, 3, 2, 4, 5)),
+        helper.make_node("Reshape", [f"{base}.swapped", joined], [f"{base}.joined"]),
+        helper.make_node("Transpose", [f"{base}.joined"], [base], perm=(0, 3, 1, 2)),
+    ]
+
+
+def timed_runs(
+    paths: Mapping[str, Path], images: Float32Array, setting: Setting, num_runs: int, rng: np.random.Generator
+) -> dict[str, NDArray[np.float64]]:
+    """(num_runs,) milliseconds of every model; a round has the same images for all."""
+    runners = {name: OnnxRunner(path, setting.num_threads) for name, path in paths.items()}
+    batches = [images[start : start + setting.batch] for start in range(0, len(images), setting.batch)]
+    batches = [batch for batch in batches if len(batch) == setting.batch]
+    for runner in runners.values():
+        for _ in range(NUM_WARM_UP):
+            runner.run(batches[0])
+    times: dict[str, list[float]] = {name: [] for name in paths}
+    for number in tqdm(range(num_runs), setting.name):
+        for name in rng.permutation(list(paths)):
+            if setting.num_threads > 1:
+                time.sleep(SECONDS_TO_SETTLE)
+            start = time.perf_counter()
+            runners[name].run(batches[number % len(batches)])
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def paired_ratio(above: NDArray[np.float64], below: NDArray[np.float64], rng: np.random.Generator) -> Ratio:
+    ratios = above / below
+    chosen = rng.integers(0, len(ratios), (NUM_RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(ratios[chosen], axis=1), [2.5, 97.5])
+    return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+def profile(path: Path, image: Float32Array, folder: Path) -> dict[str, float]:
+    """Milliseconds of a run by operator, batch 1 and one thread, the longest first; profiling itself costs some."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
+    options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for _ in range(NUM_WARM_UP + NUM_PROFILED):
+        session.run(None, {INPUT_NAME: image})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    num_nodes = len(kernels) // (NUM_WARM_UP + NUM_PROFILED)
+    spent: Counter[str] = Counter()
+    for event in kernels[num_nodes * NUM_WARM_UP :]:
+        spent[event["args"]["op_name"]] += event["dur"] / 1000 / NUM_PROFILED
+    return dict(spent.most_common())
+
+
+def require_same_bits(paths: Mapping[str, Path], images: Float32Array) -> None:
+    expected, got = (OnnxRunner(paths[name]).run(images) for name in ("onnxruntime_cpu", "transposes"))
+    if not np.array_equal(expected, got):
+        raise AssertionError(f"{paths['transposes']} computes something else than {paths['onnxruntime_cpu']}")
+
+
+def measure(paths: Mapping[str, Path], images: Float32Array, num_runs: int) -> tuple[list[Latency], dict[str, Ratio]]:
+    """All latencies, and the ratios at batch 1 with one thread that are asked for."""
+    rng = np.random.default_rng(0)
+    rows: list[Latency] = []
+    ratios: dict[str, Ratio] = {}
+    for setting in SETTINGS:
+        times = timed_runs(paths, images, setting, max(round(num_runs * setting.share), 2), rng)
+        for name, values in times.items():
+            ratio = paired_ratio(times["float"], values, rng)
+            median_ms = float(np.median(values))
+            run_as = (setting.batch, setting.num_threads, name, len(values))
+            rows.append(Latency(*run_as, median_ms, ratio.median, ratio.low, ratio.high))
+        if setting == SETTINGS[0]:
+            ours = times["onnxruntime_cpu"]
+            above = [name for name in paths if name != "onnxruntime_cpu"]
+            ratios = {f"{name}_to_onnxruntime_cpu": paired_ratio(times[name], ours, rng) for name in above}
+    return rows, ratios
+
+
+def profile_all(paths: Mapping[str, Path], image: Float32Array, folder: Path) -> list[Profiled]:
+    return [
+        Profiled(name, operator, milliseconds)
+        for name in PROFILED
+        for operator, milliseconds in profile(paths[name], image, folder).items()
+    ]
+
+
+def log(found: Found, tracker: Tracker, out_dir: Path) -> None:
+    for row in found.latencies:
+        name = f"{Setting(row.batch, row.num_threads).name}/{row.model}"
+        tracker.log_metrics({f"{name}/median_ms": row.median_ms, f"{name}/float_to_model": row.float_to_model})
+    for name, ratio in found.ratios.items():
+        tracker.log_metrics({name: ratio.median, f"{name}/low": ratio.low, f"{name}/high": ratio.high})
+    for file, rows in (("latency.csv", found.latencies), ("profile.csv", found.profiled)):
+        write_table([asdict(row) for row in rows], out_dir / file)
+        tracker.log_file(out_dir / file, "")
+
+
+def show(found: Found) -> None:
+    latencies = Table("batch", "threads", "model", "ms", "float / model", title=f"Median latency ({versions()})")
+    for row in found.latencies:
+        ratio = f"{row.float_to_model:.2f} ({row.low:.2f} to {row.high:.2f})"
+        latencies.add_row(str(row.batch), str(row.num_threads), row.model, f"{row.median_ms:.2f}", ratio)
+    ratios = Table("batch 1, one thread", "median", "95 % interval", "at least")
+    for name, ratio in found.ratios.items():
+        interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
+        ratios.add_row(name, f"{ratio.median:.3f}", interval, str(LIMITS.get(name, "")))
+    operators = Table("model", "operator", "ms a run", title="Where the time goes (batch 1, one thread, profiled)")
+    for line in found.profiled:
+        operators.add_row(line.model, line.operator, f"{line.ms:.3f}")
+    Console().print(latencies, ratios, operators)
+
+
+def versions() -> str:
+    cpu = cpu_features()
+    return f"{cpu.model}, {' '.join(cpu.int8_flags) or 'no int8 flags'}, onnxruntime {onnxruntime.__version__}"
+
+
+def main() -> int:
+    parameters = [DATA, MODEL, Parameter("runs", "200", "interleaved runs at batch 1; an eighth of them at batch 16")]
+    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    config = arguments.config
+    num_runs = int(arguments.values["runs"])
+    data = require_data(config, arguments.values["data"])
+    tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
+    model = resolve_model(arguments.values["model"], FLOAT, tags)
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        prepare_torch(config)
+        store = data.open().train
+        require_samples(store, "calibration")
+        tracker.set_tags({"carkp.float_model": model.reference, "carkp.versions": versions()})
+        paths = build_models(config, store, model, out_dir)
+        images = load_images(config, store, NUM_IMAGES)
+        require_same_bits(paths, images[:16])
+        rows, ratios = measure(paths, images, num_runs)
+        found = Found(rows, ratios, profile_all(paths, images[:1], out_dir))
+        log(found, tracker, out_dir)
+        show(found)
+
+    execute(STUDY, config, work)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

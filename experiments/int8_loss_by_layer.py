@@ -1,0 +1,160 @@
+"""Which layers cost accuracy when they are quantised?
+
+Command:  python experiments/int8_loss_by_layer.py     (after `mlflow run . -e float`; minutes)
+Asks:     for every layer, how far keypoints move from where the float model puts them when this layer alone is
+          quantised, and when all but this one are: mean shift in input pixels on validation cars, and the PCK. A shift
+          is a finer measure than a PCK: it sees every keypoint.
+Expect:   a few layers stand out; they are the ones to give another observer (quant.rules). The shift of all layers
+          together is below the float model's own mean error.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from tqdm import tqdm
+
+from carkp.config.schema import ExperimentConfig
+from carkp.data.dataset import normalise
+from carkp.keypoints import metrics
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.graph import IMAGE, MOVING
+from carkp.report.figures import layer_figure
+from carkp.stages._build import build_codec, build_eval_dataset, build_observers, prepare_torch
+from carkp.stages._cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.stages._data import PreparedData, require_data
+from carkp.stages._models import FLOAT, ModelFile, resolve_model
+from carkp.stages._quant import TARGET, build_target
+from carkp.stages._tables import write_table
+from carkp.stages.calibration import calibrate, prepare
+from carkp.tracking import Tracker
+from carkp.training.checkpoint import load_checkpoint
+
+STUDY = "int8_loss_by_layer"
+BATCH = 64
+
+Row = dict[str, str | float]
+
+
+class Sample:
+    """Some validation cars: batches of normalised images, and labels."""
+
+    def __init__(self, config: ExperimentConfig, data: PreparedData, num_cars: int) -> None:
+        dataset = build_eval_dataset(config, data.open().val)
+        chosen = np.linspace(0, len(dataset) - 1, min(num_cars, len(dataset))).astype(int)
+        samples = [dataset[int(index)] for index in chosen]
+        images = normalise(torch.stack([sample["image"] for sample in samples]))
+        self.batches = images.contiguous(memory_format=torch.channels_last).split(BATCH)
+        self.targets = torch.stack([sample["points"] for sample in samples]).double().numpy()
+        self.validity = torch.stack([sample["validity"] for sample in samples]).numpy()
+        self.codec = build_codec(config.heatmap, config.model.input_size)
+        self.alpha = config.eval.alpha
+
+    def points(self, net: torch.nn.Module) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([self.codec.decode(net(batch)).points for batch in self.batches])
+
+    def mean_shift_px(self, points: Tensor, reference: Tensor) -> float:
+        shift = torch.linalg.norm(points.double() - reference.double(), dim=-1).numpy()
+        return float(shift[self.validity > 0].mean())
+
+    def pck(self, points: Tensor) -> float:
+        lengths = metrics.labelled_extent(self.targets, self.validity)
+        is_scored = (self.validity > 0) & (lengths > 0)[:, None]
+        return metrics.pck(metrics.distances(points.double().numpy(), self.targets), lengths, is_scored, self.alpha)
+
+
+def measure(net: FakeQuantNet, sample: Sample) -> list[Row]:
+    """A row for all layers, then one for each layer that computes."""
+    names = [IMAGE, *(step.name for step, layer in net.graph.items() if not isinstance(layer, MOVING))]
+    reference = sample.points(net.graph)
+
+    def shift_and_pck(layers: frozenset[str]) -> tuple[float, float]:
+        net.quantised_layers = layers
+        points = sample.points(net)
+        return sample.mean_shift_px(points, reference), sample.pck(points)
+
+    everything = frozenset(names)
+    shift_px, pck = shift_and_pck(everything)
+    nothing: Row = {"only_shift_px": 0.0, "only_pck": sample.pck(reference)}
+    rows: list[Row] = [{"layer": "all", **nothing, "without_shift_px": shift_px, "without_pck": pck}]
+    for name in tqdm(names, "layers"):
+        only, without = shift_and_pck(frozenset([name])), shift_and_pck(everything - {name})
+        rows.append(
+            {
+                "layer": name,
+                "only_shift_px": only[0],
+                "only_pck": only[1],
+                "without_shift_px": without[0],
+                "without_pck": without[1],
+            }
+        )
+    return rows
+
+
+def run(
+    config: ExperimentConfig,
+    data: PreparedData,
+    model: ModelFile,
+    target: str,
+    num_cars: int,
+    out_dir: Path,
+    tracker: Tracker,
+) -> Sequence[Row]:
+    prepare_torch(config)
+    net = prepare(config, load_checkpoint(model.path), build_target(config, target))
+    calibrate(config, net, data.open().train, build_observers(config.quant, net.num_levels))
+    rows = measure(net, Sample(config, data, num_cars))
+    write_table(rows, out_dir / f"{STUDY}.csv")
+    tracker.log_file(out_dir / f"{STUDY}.csv", "tables")
+    layers = rows[1:]
+    shifts: Mapping[str, list[float]] = {
+        "this layer alone quantised": [float(row["only_shift_px"]) for row in layers],
+        "all but this layer quantised": [float(row["without_shift_px"]) for row in layers],
+    }
+    names = [str(row["layer"]) for row in layers]
+    figure = layer_figure(names, shifts, "Mean shift of keypoints from the float model's", "shift (input px)")
+    tracker.log_figure(figure, f"figures/{STUDY}.png")
+    tracker.log_metrics({"all/shift_px": float(rows[0]["without_shift_px"]), "all/pck": float(rows[0]["without_pck"])})
+    return rows
+
+
+def show(rows: Sequence[Row]) -> None:
+    everything, *layers = rows
+    table = Table(
+        "layer",
+        "shift, it alone (px)",
+        "shift, all but it (px)",
+        "pck, all but it",
+        title="The twelve costliest layers",
+    )
+    table.add_row("(all)", "", f"{everything['without_shift_px']:.3f}", f"{everything['without_pck']:.4f}")
+    for row in sorted(layers, key=lambda row: -float(row["only_shift_px"]))[:12]:
+        shifts = f"{row['only_shift_px']:.3f}", f"{row['without_shift_px']:.3f}"
+        table.add_row(str(row["layer"]), *shifts, f"{row['without_pck']:.4f}")
+    Console(width=110).print(table)
+    Console().print(f"float pck on these cars: {everything['only_pck']:.4f}")
+
+
+def main() -> int:
+    parameters = [DATA, MODEL, TARGET, Parameter("cars", "256", "validation cars to measure on")]
+    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    config, values = arguments.config, arguments.values
+    data = require_data(config, values["data"])
+    model = resolve_model(values["model"], FLOAT, {"carkp.experiment": config.name, "carkp.data_digest": data.digest})
+    num_cars = int(values["cars"])
+    execute(
+        STUDY,
+        config,
+        lambda tracker, out_dir: show(run(config, data, model, values["target"], num_cars, out_dir, tracker)),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
