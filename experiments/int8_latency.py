@@ -6,8 +6,6 @@ Asks:     milliseconds of one run in ONNX Runtime at ORT_ENABLE_ALL, the models 
             float               the float stage's ONNX,
             onnxruntime_cpu     the exported int8 ONNX of that target,
             bpu                 that of the reference's target,
-            transposes          onnxruntime_cpu with every DepthToSpace written as transposes and reshapes, of which
-                                ONNX Runtime cancels the outer ones: the same bits,
             static_qdq,
             static_qoperator    quantize_static's of the float ONNX: pre-processed, uint8 activations, int8 weights per
                                 channel, 32 images, MinMax.
@@ -30,10 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -74,7 +70,7 @@ LIMITS = {
     "static_qdq_to_onnxruntime_cpu": 1.0,
     "static_qoperator_to_onnxruntime_cpu": 1.0,
 }
-PROFILED = ("float", "onnxruntime_cpu", "transposes", "static_qdq", "static_qoperator")
+PROFILED = ("float", "onnxruntime_cpu", "static_qdq", "static_qoperator")
 
 
 @dataclass(frozen=True)
@@ -149,8 +145,6 @@ def build_models(config: ExperimentConfig, store: Store, model: ModelFile, folde
         net = prepare(config, checkpoint, build_target(config, name))
         calibrate(config, net, store, build_observers(config.quant, net.num_levels))
         paths[name] = write_program(convert(net, {"study": STUDY}), folder).path
-    paths["transposes"] = folder / "transposes.onnx"
-    onnx.save(without_depth_to_space(onnx.load(paths["onnxruntime_cpu"])), paths["transposes"])
     images = load_images(config, store, NUM_STATIC_IMAGES)
     for name, quant_format in (("static_qdq", QuantFormat.QDQ), ("static_qoperator", QuantFormat.QOperator)):
         paths[name] = folder / f"{name}.onnx"
@@ -204,43 +198,6 @@ def quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def without_depth_to_space(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with DepthToSpace (DCR) nodes replaced; ``model`` itself is changed."""
-    shapes = {
-        info.name: [length.dim_value for length in info.type.tensor_type.shape.dim] for info in model.graph.value_info
-    }
-    nodes: list[NodeProto] = []
-    for node in model.graph.node:
-        nodes.extend(transposed(node, shapes[node.input[0]], model.graph) if node.op_type == "DepthToSpace" else [node])
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def transposed(node: NodeProto, shape: list[int], graph: onnx.GraphProto) -> list[NodeProto]:
-    """A DepthToSpace of (B, b b C, H, W) to (B, C, H b, W b) in NHWC."""
-    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    assert attributes.get("mode", b"DCR") == b"DCR"
-    block, (_, depth, height, width) = attributes["blocksize"], shape
-    channels = depth // block**2
-    base = node.output[0]
-    split, joined = f"{base}.split_shape", f"{base}.joined_shape"
-    graph.initializer.append(
-        numpy_helper.from_array(np.array([0, height, width, block, block, channels], np.int64), split)
-    )
-    graph.initializer.append(
-        numpy_helper.from_array(np.array([0, height * block, width * block, channels], np.int64), joined)
-    )
-    return [
-        helper.make_node("Transpose", [node.input[0]], [f"{base}.nhwc"], perm=(0, 2, 3, 1)),
-        helper.make_node("Reshape", [f"{base}.nhwc", split], [f"{base}.split"]),
-        helper.make_node("Transpose", [f"{base}.split"], [f"{base}.swapped"], perm=(0, 1, 3, 2, 4, 5)),
-        helper.make_node("Reshape", [f"{base}.swapped", joined], [f"{base}.joined"]),
-        helper.make_node("Transpose", [f"{base}.joined"], [base], perm=(0, 3, 1, 2)),
-    ]
-
-
 def timed_runs(
     paths: Mapping[str, Path], images: Float32Array, setting: Setting, num_runs: int, rng: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
@@ -284,12 +241,6 @@ def profile(path: Path, image: Float32Array, folder: Path) -> dict[str, float]:
     for event in kernels[num_nodes * NUM_WARM_UP :]:
         spent[event["args"]["op_name"]] += event["dur"] / 1000 / NUM_PROFILED
     return dict(spent.most_common())
-
-
-def require_same_bits(paths: Mapping[str, Path], images: Float32Array) -> None:
-    expected, got = (OnnxRunner(paths[name]).run(images) for name in ("onnxruntime_cpu", "transposes"))
-    if not np.array_equal(expected, got):
-        raise AssertionError(f"{paths['transposes']} computes something else than {paths['onnxruntime_cpu']}")
 
 
 def measure(paths: Mapping[str, Path], images: Float32Array, num_runs: int) -> tuple[list[Latency], dict[str, Ratio]]:
@@ -366,7 +317,6 @@ def main() -> int:
         tracker.set_tags({"carkp.float_model": model.reference, "carkp.versions": versions()})
         paths = build_models(config, store, model, out_dir)
         images = load_images(config, store, NUM_IMAGES)
-        require_same_bits(paths, images[:16])
         rows, ratios = measure(paths, images, num_runs)
         found = Found(rows, ratios, profile_all(paths, images[:1], out_dir))
         log(found, tracker, out_dir)

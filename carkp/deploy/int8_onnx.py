@@ -4,6 +4,12 @@ All activations are stored as uint8: an int8 tensor of the program holds q + 128
 ONNX Runtime's kernels for signed activations are slower, and a signed tensor with zero point 0 behind an activation
 keeps it from running the convolution in int8 at all.
 
+Three things are written otherwise than the program says them, with the same numbers, for ONNX Runtime's sake:
+
+- depth to space as transpositions and reshapes, of which ONNX Runtime, which computes in NHWC, drops the outer ones;
+- convolutions of fewer than 16 output channels with 16, and a Slice behind; those of input channels that 4 does not
+  divide with empty ones, and a Pad in front. Only so does it use its direct kernels (MlasConvSym), and no im2col.
+
 The program is in the metadata as JSON, its arrays are the graph's own initializers, of which the JSON has digests. A
 file is read back only where its graph is the one that its program gives.
 
@@ -28,7 +34,6 @@ from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME
 from carkp.quant.program import (
     FloatOp,
     Layer,
-    ProgramError,
     QAdd,
     QConcat,
     QConv,
@@ -47,6 +52,9 @@ OPSET, IR_VERSION = 18, 8
 
 SIGNED_OFFSET = 128
 """What an int8 value is moved by to be stored as uint8."""
+
+KERNEL_OUTPUTS, KERNEL_INPUTS = 16, 4
+"""Fewest output channels, and the divisor of the input channels, of ONNX Runtime's direct convolutions on x86."""
 
 PREFIX = "carkp."
 PROGRAM_KEY, DIGEST_KEY = "carkp.program", "carkp.program_sha256"
@@ -113,7 +121,7 @@ def program_to_onnx(program: QProgram, batch: int | None) -> ModelProto:
     """
     if batch is not None and batch < 1:
         raise Int8OnnxError(f"batch must be at least 1, or None for any, got {batch}")
-    _check(program)
+    check_program(program)
     parts = GraphParts()
     image, heatmaps = program.tensors[program.input], program.tensors[program.output]
     parts.node("QuantizeLinear", [INPUT_NAME, *_units(parts, image)], _stored(image))
@@ -121,14 +129,6 @@ def program_to_onnx(program: QProgram, batch: int | None) -> ModelProto:
         _write_layer(parts, program, layer)
     parts.node("DequantizeLinear", [_stored(heatmaps), *_units(parts, heatmaps)], OUTPUT_NAME)
     return _assemble(program, parts, "batch" if batch is None else batch)
-
-
-def _check(program: QProgram) -> None:
-    check_program(program)
-    names = [layer.name for layer in program.layers]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ProgramError(f"layers must have names of their own, there are several of {twice}")
 
 
 def _assemble(program: QProgram, parts: GraphParts, batch: int | str) -> ModelProto:
@@ -177,11 +177,12 @@ def _write_layer(parts: GraphParts, program: QProgram, layer: Layer) -> None:
             _write_conv(parts, layer, sources[0], result)
         case QAdd():
             total = parts.node("Add", _dequantise(parts, layer, sources), f"{layer.name}.sum")
-            _write_clamped(parts, layer, result, "QuantizeLinear", [total, *_units(parts, result)])
+            parts.node("QuantizeLinear", [total, *_units(parts, result)], _raw(layer, result))
+            _write_clip(parts, layer, result)
         case QConcat():
             parts.node("Concat", [_stored(source) for source in sources], _stored(result), axis=1)
         case QDepthToSpace():
-            parts.node("DepthToSpace", [_stored(sources[0])], _stored(result), blocksize=layer.block, mode="DCR")
+            _write_depth_to_space(parts, layer, sources[0], result)
         case FloatOp():
             has_matrix = "weight" in layer.weights
             values = tuple((_dequantise_channels if has_matrix else _dequantise)(parts, layer, sources))
@@ -191,14 +192,19 @@ def _write_layer(parts: GraphParts, program: QProgram, layer: Layer) -> None:
 
 
 def _write_conv(parts: GraphParts, conv: QConv, source: QTensor, result: QTensor) -> None:
-    zeros = np.zeros(len(conv.weight), np.int8)
+    num_outputs, num_inputs = conv.weight.shape[:2]
+    is_dense = conv.groups == 1
+    extra_outputs = max(0, KERNEL_OUTPUTS - num_outputs) if is_dense else 0
+    extra_inputs = -num_inputs % KERNEL_INPUTS if is_dense else 0
+    name, outputs = conv.name, (0, extra_outputs)
     inputs = [
-        *(_stored(source), *_units(parts, source)),
-        parts.constant(f"{conv.name}.weight", conv.weight),
-        parts.constant(f"{conv.name}.weight_scale", conv.weight_scale),
-        parts.constant(f"{conv.name}.weight_zero_point", zeros),
+        _padded_channels(parts, conv, source, extra_inputs) if extra_inputs else _stored(source),
+        *_units(parts, source),
+        parts.constant(f"{name}.weight", np.pad(conv.weight, (outputs, (0, extra_inputs), (0, 0), (0, 0)))),
+        parts.constant(f"{name}.weight_scale", np.pad(conv.weight_scale, outputs, constant_values=1)),
+        parts.constant(f"{name}.weight_zero_point", np.zeros(num_outputs + extra_outputs, np.int8)),
         *_units(parts, result),
-        parts.constant(f"{conv.name}.bias", conv.bias),
+        parts.constant(f"{name}.bias", np.pad(conv.bias, outputs)),
     ]
     attributes = {
         "kernel_shape": conv.weight.shape[2:],
@@ -207,23 +213,56 @@ def _write_conv(parts: GraphParts, conv: QConv, source: QTensor, result: QTensor
         "dilations": conv.dilation,
         "group": conv.groups,
     }
-    _write_clamped(parts, conv, result, "QLinearConv", inputs, **attributes)
+    raw = _raw(conv, result)
+    made = parts.node("QLinearConv", inputs, f"{name}.padded" if extra_outputs else raw, **attributes)
+    if extra_outputs:
+        bounds = [("start", 0), ("end", num_outputs), ("axis", 1)]
+        limits = [parts.constant(f"{name}.slice_{role}", np.array([value], np.int64)) for role, value in bounds]
+        parts.node("Slice", [made, *limits], raw)
+    _write_clip(parts, conv, result)
 
 
-def _write_clamped(
-    parts: GraphParts, layer: QConv | QAdd, result: QTensor, kind: str, inputs: list[str], **attributes: Any
-) -> None:
-    """A node that makes ``result``, with a Clip where the clamp is narrower than uint8."""
-    clamp = tuple(limit + _offset(result) for limit in layer.clamp)
-    if clamp == RANGES["uint8"]:
-        parts.node(kind, inputs, _stored(result), **attributes)
+def _padded_channels(parts: GraphParts, conv: QConv, source: QTensor, num: int) -> str:
+    """The input with ``num`` more channels, all zero."""
+    pads = parts.constant(f"{conv.name}.channel_pads", np.array([0, 0, 0, 0, 0, num, 0, 0], np.int64))
+    return parts.node("Pad", [_stored(source), pads, _units(parts, source)[1]], f"{conv.name}.input_padded")
+
+
+def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTensor, result: QTensor) -> None:
+    channels, height, width = result.shape
+    block, name = layer.block, layer.name
+    blocks = [0, height // block, width // block, block, block, channels]  # 0: the batch, as it is
+    rows = [0, height, width, channels]
+    shapes = [
+        parts.constant(f"{name}.{role}_shape", np.array(shape, np.int64))
+        for role, shape in (("blocks", blocks), ("rows", rows))
+    ]
+    nhwc = parts.node("Transpose", [_stored(source)], f"{name}.nhwc", perm=(0, 2, 3, 1))
+    split = parts.node("Reshape", [nhwc, shapes[0]], f"{name}.blocks")
+    ordered = parts.node("Transpose", [split], f"{name}.rows_of_blocks", perm=(0, 1, 3, 2, 4, 5))
+    joined = parts.node("Reshape", [ordered, shapes[1]], f"{name}.rows")
+    parts.node("Transpose", [joined], _stored(result), perm=(0, 3, 1, 2))
+
+
+def _raw(layer: QConv | QAdd, result: QTensor) -> str:
+    """Where a layer's values go before its clamp, if uint8 itself is no clamp tight enough."""
+    return _stored(result) if _stored_clamp(layer, result) == RANGES["uint8"] else f"{layer.name}.unclamped"
+
+
+def _write_clip(parts: GraphParts, layer: QConv | QAdd, result: QTensor) -> None:
+    raw = _raw(layer, result)
+    if raw == _stored(result):
         return
     limits = [
         parts.constant(f"{layer.name}.clamp_{role}", np.asarray(limit, np.uint8))
-        for role, limit in zip(("min", "max"), clamp, strict=True)
+        for role, limit in zip(("min", "max"), _stored_clamp(layer, result), strict=True)
     ]
-    raw = parts.node(kind, inputs, f"{layer.name}.unclamped", **attributes)
     parts.node("Clip", [raw, *limits], _stored(result))
+
+
+def _stored_clamp(layer: QConv | QAdd, result: QTensor) -> tuple[int, int]:
+    lowest, highest = layer.clamp
+    return lowest + _offset(result), highest + _offset(result)
 
 
 def _dequantise(parts: GraphParts, layer: Layer, sources: list[QTensor]) -> list[str]:
@@ -295,7 +334,8 @@ def _encode_layer(layer: Layer) -> dict[str, Any]:
         for item in fields(layer)
         if item.name != "weights" and item.name not in arrays
     }
-    return {"type": type(layer).__name__, **plain, "arrays": {role: _digest(arrays[role]) for role in arrays}}
+    described = {role: {"shape": list(array.shape), "sha256": _digest(array)} for role, array in arrays.items()}
+    return {"type": type(layer).__name__, **plain, "arrays": described}
 
 
 def _arrays(layer: Layer) -> Mapping[str, NDArray[Any]]:
@@ -331,12 +371,20 @@ def _decode_program(document: dict[str, Any], model: ModelProto) -> QProgram:
 
 
 def _decode_layer(item: dict[str, Any], initializers: Mapping[str, TensorProto]) -> Layer:
-    arrays = {role: numpy_helper.to_array(initializers[f"{item['name']}.{role}"]) for role in item["arrays"]}
+    arrays = {
+        role: _cropped(numpy_helper.to_array(initializers[f"{item['name']}.{role}"]), described["shape"])
+        for role, described in item["arrays"].items()
+    }
     plain = {name: value for name, value in item.items() if name not in ("type", "arrays", "attributes")}
     if item["type"] == FloatOp.__name__:
         return FloatOp(**_with_tuples(plain), attributes=item["attributes"], weights=arrays)
     make: Callable[..., Layer] = LAYER_TYPES[item["type"]]
     return make(**_with_tuples(plain), **arrays)
+
+
+def _cropped(array: NDArray[Any], shape: list[int]) -> NDArray[Any]:
+    """Without the channels that were added for the kernels."""
+    return np.array(array[tuple(slice(length) for length in shape)])
 
 
 def _with_tuples(item: dict[str, Any]) -> dict[str, Any]:
