@@ -106,7 +106,7 @@ def per_keypoint_figure(
 
 
 def layer_figure(
-    names: Sequence[str], values: Mapping[str, ArrayLike], title: str, y_label: str, max_ticks: int = 60
+    names: Sequence[str], values: Mapping[str, ArrayLike], title: str, y_label: str, max_ticks: int = 80
 ) -> Figure:
     """A line a quantity over the layers of a network, in order of execution.
 
