@@ -1,20 +1,7 @@
 """A quantised program as one ONNX file of standard operators, and back.
 
-All activations are stored as uint8: an int8 tensor of the program holds q + 128 with its zero point moved likewise.
-ONNX Runtime's kernels for signed activations are slower, and a signed tensor with zero point 0 behind an activation
-keeps it from running the convolution in int8 at all.
-
-Three things are written otherwise than the program says them, with the same numbers, for ONNX Runtime's sake:
-
-- depth to space as transpositions and reshapes, of which ONNX Runtime, which computes in NHWC, drops the outer ones;
-- convolutions of fewer than 16 output channels with 16, and a Slice behind; those of input channels that 4 does not
-  divide with empty ones, and a Pad in front. Only so does it use its direct kernels (MlasConvSym), and no im2col.
-
 The program is in the metadata as JSON, its arrays are the graph's own initializers, of which the JSON has digests. A
 file is read back only where its graph is the one that its program gives.
-
-Values in the graph are named after the tensors and layers: ``<tensor>.q``, ``.q_scale`` and ``.q_zero_point``;
-``<layer>.weight`` and the like.
 """
 
 import hashlib
@@ -27,10 +14,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from carkp.deploy.float_ops import FloatSite, GraphParts, write_float_op
-from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME
+from carkp.deploy.int8_graph import program_to_graph
 from carkp.quant.program import (
     FloatOp,
     Layer,
@@ -42,19 +28,13 @@ from carkp.quant.program import (
     QTensor,
     check_program,
 )
-from carkp.quant.target import RANGES, Target
+from carkp.quant.target import Target
 
 FORMAT = 1
 """Of the JSON in the metadata; goes up when older files can no longer be read."""
 
 OPSET, IR_VERSION = 18, 8
 """The operator set, and the oldest file format that has it."""
-
-SIGNED_OFFSET = 128
-"""What an int8 value is moved by to be stored as uint8."""
-
-KERNEL_OUTPUTS, KERNEL_INPUTS = 16, 4
-"""Fewest output channels, and the divisor of the input channels, of ONNX Runtime's direct convolutions on x86."""
 
 PREFIX = "carkp."
 PROGRAM_KEY, DIGEST_KEY = "carkp.program", "carkp.program_sha256"
@@ -122,174 +102,12 @@ def program_to_onnx(program: QProgram, batch: int | None) -> ModelProto:
     if batch is not None and batch < 1:
         raise Int8OnnxError(f"batch must be at least 1, or None for any, got {batch}")
     check_program(program)
-    parts = GraphParts()
-    image, heatmaps = program.tensors[program.input], program.tensors[program.output]
-    parts.node("QuantizeLinear", [INPUT_NAME, *_units(parts, image)], _stored(image))
-    for layer in program.layers:
-        _write_layer(parts, program, layer)
-    parts.node("DequantizeLinear", [_stored(heatmaps), *_units(parts, heatmaps)], OUTPUT_NAME)
-    return _assemble(program, parts, "batch" if batch is None else batch)
-
-
-def _assemble(program: QProgram, parts: GraphParts, batch: int | str) -> ModelProto:
-    tensors = program.tensors
-    made = [tensors[name] for name in (program.input, *(layer.output for layer in program.layers))]
-    graph = helper.make_graph(
-        parts.nodes,
-        program.target.name,
-        [_value_info(INPUT_NAME, TensorProto.FLOAT, batch, tensors[program.input])],
-        [_value_info(OUTPUT_NAME, TensorProto.FLOAT, batch, tensors[program.output])],
-        list(parts.initializers.values()),
-        value_info=[_value_info(_stored(tensor), TensorProto.UINT8, batch, tensor) for tensor in made],
-    )
+    graph = program_to_graph(program, "batch" if batch is None else batch)
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="carkp"
     )
     helper.set_model_props(model, _metadata(program))
     return model
-
-
-def _value_info(name: str, kind: int, batch: int | str, tensor: QTensor) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, [batch, *tensor.shape])
-
-
-def _stored(tensor: QTensor) -> str:
-    return f"{tensor.name}.q"
-
-
-def _offset(tensor: QTensor) -> int:
-    return SIGNED_OFFSET if tensor.dtype == "int8" else 0
-
-
-def _units(parts: GraphParts, tensor: QTensor) -> list[str]:
-    """The names of a tensor's scale and of its zero point as it is stored."""
-    zero_point = np.asarray(tensor.zero_point + _offset(tensor), np.uint8)
-    return [
-        parts.constant(f"{tensor.name}.q_scale", np.asarray(tensor.scale, np.float32)),
-        parts.constant(f"{tensor.name}.q_zero_point", zero_point),
-    ]
-
-
-def _write_layer(parts: GraphParts, program: QProgram, layer: Layer) -> None:
-    sources, result = [program.tensors[name] for name in layer.inputs], program.tensors[layer.output]
-    match layer:
-        case QConv():
-            _write_conv(parts, layer, sources[0], result)
-        case QAdd():
-            total = parts.node("Add", _dequantise(parts, layer, sources), f"{layer.name}.sum")
-            parts.node("QuantizeLinear", [total, *_units(parts, result)], _raw(layer, result))
-            _write_clip(parts, layer, result)
-        case QConcat():
-            parts.node("Concat", [_stored(source) for source in sources], _stored(result), axis=1)
-        case QDepthToSpace():
-            _write_depth_to_space(parts, layer, sources[0], result)
-        case FloatOp():
-            has_matrix = "weight" in layer.weights
-            values = tuple((_dequantise_channels if has_matrix else _dequantise)(parts, layer, sources))
-            shapes = tuple(source.shape for source in sources)
-            value = write_float_op(FloatSite(parts, layer, values, shapes, result.shape))
-            parts.node("QuantizeLinear", [value, *_units(parts, result)], _stored(result))
-
-
-def _write_conv(parts: GraphParts, conv: QConv, source: QTensor, result: QTensor) -> None:
-    num_outputs, num_inputs = conv.weight.shape[:2]
-    is_dense = conv.groups == 1
-    extra_outputs = max(0, KERNEL_OUTPUTS - num_outputs) if is_dense else 0
-    extra_inputs = -num_inputs % KERNEL_INPUTS if is_dense else 0
-    name, outputs = conv.name, (0, extra_outputs)
-    inputs = [
-        _padded_channels(parts, conv, source, extra_inputs) if extra_inputs else _stored(source),
-        *_units(parts, source),
-        parts.constant(f"{name}.weight", np.pad(conv.weight, (outputs, (0, extra_inputs), (0, 0), (0, 0)))),
-        parts.constant(f"{name}.weight_scale", np.pad(conv.weight_scale, outputs, constant_values=1)),
-        parts.constant(f"{name}.weight_zero_point", np.zeros(num_outputs + extra_outputs, np.int8)),
-        *_units(parts, result),
-        parts.constant(f"{name}.bias", np.pad(conv.bias, outputs)),
-    ]
-    attributes = {
-        "kernel_shape": conv.weight.shape[2:],
-        "strides": conv.stride,
-        "pads": conv.pads,
-        "dilations": conv.dilation,
-        "group": conv.groups,
-    }
-    raw = _raw(conv, result)
-    made = parts.node("QLinearConv", inputs, f"{name}.padded" if extra_outputs else raw, **attributes)
-    if extra_outputs:
-        bounds = [("start", 0), ("end", num_outputs), ("axis", 1)]
-        limits = [parts.constant(f"{name}.slice_{role}", np.array([value], np.int64)) for role, value in bounds]
-        parts.node("Slice", [made, *limits], raw)
-    _write_clip(parts, conv, result)
-
-
-def _padded_channels(parts: GraphParts, conv: QConv, source: QTensor, num: int) -> str:
-    """The input with ``num`` more channels, all zero."""
-    pads = parts.constant(f"{conv.name}.channel_pads", np.array([0, 0, 0, 0, 0, num, 0, 0], np.int64))
-    return parts.node("Pad", [_stored(source), pads, _units(parts, source)[1]], f"{conv.name}.input_padded")
-
-
-def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTensor, result: QTensor) -> None:
-    channels, height, width = result.shape
-    block, name = layer.block, layer.name
-    blocks = [0, height // block, width // block, block, block, channels]  # 0: the batch, as it is
-    rows = [0, height, width, channels]
-    shapes = [
-        parts.constant(f"{name}.{role}_shape", np.array(shape, np.int64))
-        for role, shape in (("blocks", blocks), ("rows", rows))
-    ]
-    nhwc = parts.node("Transpose", [_stored(source)], f"{name}.nhwc", perm=(0, 2, 3, 1))
-    split = parts.node("Reshape", [nhwc, shapes[0]], f"{name}.blocks")
-    ordered = parts.node("Transpose", [split], f"{name}.rows_of_blocks", perm=(0, 1, 3, 2, 4, 5))
-    joined = parts.node("Reshape", [ordered, shapes[1]], f"{name}.rows")
-    parts.node("Transpose", [joined], _stored(result), perm=(0, 3, 1, 2))
-
-
-def _raw(layer: QConv | QAdd, result: QTensor) -> str:
-    """Where a layer's values go before its clamp, if uint8 itself is no clamp tight enough."""
-    return _stored(result) if _stored_clamp(layer, result) == RANGES["uint8"] else f"{layer.name}.unclamped"
-
-
-def _write_clip(parts: GraphParts, layer: QConv | QAdd, result: QTensor) -> None:
-    raw = _raw(layer, result)
-    if raw == _stored(result):
-        return
-    limits = [
-        parts.constant(f"{layer.name}.clamp_{role}", np.asarray(limit, np.uint8))
-        for role, limit in zip(("min", "max"), _stored_clamp(layer, result), strict=True)
-    ]
-    parts.node("Clip", [raw, *limits], _stored(result))
-
-
-def _stored_clamp(layer: QConv | QAdd, result: QTensor) -> tuple[int, int]:
-    lowest, highest = layer.clamp
-    return lowest + _offset(result), highest + _offset(result)
-
-
-def _dequantise(parts: GraphParts, layer: Layer, sources: list[QTensor]) -> list[str]:
-    """Float values of a layer's inputs, its own ones: ONNX Runtime fuses none that two layers share."""
-    return [
-        parts.node("DequantizeLinear", [_stored(source), *_units(parts, source)], f"{layer.name}.input{index}")
-        for index, source in enumerate(sources)
-    ]
-
-
-def _dequantise_channels(parts: GraphParts, layer: Layer, sources: list[QTensor]) -> list[str]:
-    """The same values, by one scale a channel, all equal.
-
-    Behind a DequantizeLinear with a single scale, ONNX Runtime (1.31, WeightBiasQuantization) makes int8 of the float
-    weights of Gemm and ConvTranspose, with one scale for all outputs. It leaves them alone here, unless the tensor has
-    one channel only.
-    """
-    values = []
-    for index, source in enumerate(sources):
-        name, num_channels = f"{layer.name}.input{index}", source.shape[0]
-        zero_points = np.full(num_channels, source.zero_point + _offset(source), np.uint8)
-        units = [
-            parts.constant(f"{name}_scale", np.full(num_channels, source.scale, np.float32)),
-            parts.constant(f"{name}_zero_point", zero_points),
-        ]
-        values.append(parts.node("DequantizeLinear", [_stored(source), *units], name, axis=1))
-    return values
 
 
 def _metadata(program: QProgram) -> dict[str, str]:
