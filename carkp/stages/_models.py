@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from carkp.config.schema import ExperimentConfig
-from carkp.model.pose_net import PoseNet, pose_net_from_architecture
+from carkp.model.pose_net import pose_net_from_architecture
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.fold import fold
 from carkp.quant.target import Target
@@ -19,7 +19,8 @@ from carkp.tracking import (
     find_unfinished_run,
     run_id_of,
 )
-from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from carkp.training.checkpoint import CheckpointError, load_checkpoint
+from carkp.training.checkpoint import load_net as load_net
 
 BEST = "checkpoints/best.pt"
 LAST = "checkpoints/last.pt"
@@ -61,7 +62,7 @@ def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> M
     if reference == LATEST:
         run = find_latest_run(kind.stage, tags)
         if run is None:
-            wanted = ", ".join(f"{name.removeprefix('carkp.')} {value}" for name, value in tags.items())
+            wanted = ", ".join(f"{name.removeprefix('carkp.')} {value[:20]}" for name, value in tags.items())
             raise TrackingError(f"no finished {kind.stage} run ({wanted}): run `mlflow run . -e {kind.stage}` first")
         return ModelFile(fetch_artifact(run.run_id, kind.artifact), run.run_id)
     if not reference.startswith(("runs:", "models:")):
@@ -100,22 +101,6 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
             )
         run_id = run.run_id
     return fetch_artifact(run_id, str(Path(LAST).parent)) / Path(LAST).name
-
-
-def load_net(checkpoint: Checkpoint) -> PoseNet:
-    """The float network of a checkpoint in evaluation mode.
-
-    Raises:
-        CheckpointError: weights and architecture do not fit.
-    """
-    if "fake_quant" in checkpoint.architecture:
-        raise CheckpointError("the checkpoint holds a calibrated network, here a float one is wanted (stage float)")
-    try:
-        net = pose_net_from_architecture(checkpoint.architecture)
-        net.load_state_dict(checkpoint.weights)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"the checkpoint holds no network of this architecture: {error}") from error
-    return net.eval()
 
 
 @dataclass(frozen=True)

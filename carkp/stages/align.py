@@ -257,7 +257,14 @@ def _find_inputs(arguments: Arguments) -> AlignInputs:
 def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -> None:
     """Print the tables, the CPU and the verdict."""
     console = Console()
-    scores = Table("execution", "test pck", "pck_hat", "mean dist (px)", "keeps of float", title="Executions")
+    scores = Table(
+        "execution",
+        "test pck",
+        "pck_hat",
+        "mean dist (px)",
+        "keeps of float",
+        title="Executions (float: the same weights, not quantised)",
+    )
     reference = result.predictions[EXECUTIONS[0]]
     for name, predictions in result.predictions.items():
         found = predictions.score(config.eval.alpha)
