@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from carkp.quant.histogram import AbsHistogram
+from carkp.quant.histogram import AbsHistogram, Bins
 
 ObserverKind = Literal["percentile", "minmax", "mse", "entropy"]
 
@@ -80,12 +80,13 @@ def mse_threshold(histogram: AbsHistogram, num_levels: int) -> float:
     _require_levels(num_levels)
     _require_values(histogram)
     largest = histogram.largest
-    if largest == 0:
-        return UNIT_THRESHOLD
+    if _holds_only_zeros(histogram):
+        return _valid(largest)
     coarse = np.geomspace(_SMALLEST_SHARE * largest, largest, _NUM_COARSE)
-    best = int(np.argmin(_squared_errors(histogram, coarse, num_levels)))
+    bins = histogram.nonzero_bins()
+    best = int(np.argmin(_squared_errors(bins, coarse, num_levels)))
     fine = np.linspace(coarse[max(best - 1, 0)], coarse[min(best + 1, _NUM_COARSE - 1)], _NUM_FINE)
-    return _valid(float(fine[np.argmin(_squared_errors(histogram, fine, num_levels))]))
+    return _valid(float(fine[np.argmin(_squared_errors(bins, fine, num_levels))]))
 
 
 def entropy_threshold(histogram: AbsHistogram, num_levels: int) -> float:
@@ -93,7 +94,7 @@ def entropy_threshold(histogram: AbsHistogram, num_levels: int) -> float:
 
     Source: S. Migacz, "8-bit Inference with TensorRT", GTC 2017, with its 2048 bins and num_levels + 1 groups of them.
     What the talk leaves open is decided thus:
-    - Exact zeros are left out of both distributions: quantisation keeps them, and in a ReLU's output they would
+    - Zeros are left out of both distributions: quantisation keeps them, and in a ReLU's output they would
       outweigh everything else in the first bin.
     - What is clipped is added to the last bin of the reference distribution only; the quantised one is made of what
       lies below the threshold. So clipping costs.
@@ -107,11 +108,9 @@ def entropy_threshold(histogram: AbsHistogram, num_levels: int) -> float:
     """
     _require_levels(num_levels)
     _require_values(histogram)
-    if histogram.largest == 0:
-        return UNIT_THRESHOLD
-    factor = max(histogram.num_bins // _NUM_ENTROPY_BINS, 1)
-    counts = _nonzero_counts(histogram).reshape(-1, factor).sum(axis=1)
-    width = histogram.bin_width * factor
+    if _holds_only_zeros(histogram):
+        return _valid(histogram.largest)
+    counts, width = histogram.uniform_bins(_NUM_ENTROPY_BINS)
     num_used = int(histogram.largest / width) + 1
     num_kept = np.arange(min(num_levels + 1, num_used), num_used + 1)
     divergences = _divergences(counts, num_kept, num_levels + 1)
@@ -119,16 +118,15 @@ def entropy_threshold(histogram: AbsHistogram, num_levels: int) -> float:
     return _valid(min(float(best * width), histogram.largest))
 
 
-def _squared_errors(histogram: AbsHistogram, thresholds: NDArray[np.float64], num_levels: int) -> NDArray[np.float64]:
+def _squared_errors(bins: Bins, thresholds: NDArray[np.float64], num_levels: int) -> NDArray[np.float64]:
     """(thresholds,): the sum of squared errors of all values, those of a bin taken as uniformly distributed over it.
 
     A bin's integral is the difference of the antiderivative at its edges, so it is exact for bins wider than a step and
-    for narrower ones. The sum over bins is rearranged to one over edges.
+    for narrower ones. The sum over bins is rearranged to one over edges, as neighbours share one. Zeros have no error.
     """
-    num_used = int(histogram.largest / histogram.bin_width) + 1
-    edges = histogram.edges()[: num_used + 1]
-    counts = _nonzero_counts(histogram)[:num_used]
-    weights = -np.diff(counts, prepend=0.0, append=0.0) / histogram.bin_width
+    density = bins.counts / (bins.upper - bins.lower)
+    edges, positions = np.unique(np.concatenate([bins.lower, bins.upper]), return_inverse=True)
+    weights = np.bincount(positions, weights=np.concatenate([-density, density]))
     steps = thresholds / num_levels
     return np.array([(_integral(edges / step, num_levels) @ weights) * step**3 for step in steps])
 
@@ -176,11 +174,9 @@ def _x_log_x(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _nonzero_counts(histogram: AbsHistogram) -> NDArray[np.float64]:
-    """(num_bins,): the counts without the values that are exactly zero."""
-    counts = histogram.counts.astype(np.float64)
-    counts[0] -= histogram.num_zeros
-    return counts
+def _holds_only_zeros(histogram: AbsHistogram) -> bool:
+    """Also if some are too small for the histogram to tell them from zero."""
+    return histogram.num_zeros == histogram.count
 
 
 def _require_values(histogram: AbsHistogram) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 from carkp.quant.calibrate import CalibrationError, Observer, choose_thresholds, correct_biases, observe
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.fold import fold
+from carkp.quant.histogram import RESOLUTION
 from tests.quant.networks import BPU, SIZE, SmallNet, calibrated, images, with_statistics
 
 
@@ -22,7 +23,7 @@ def test_histograms_are_those_of_the_float_network():
         assert histograms[name].count == values.size
         assert histograms[name].largest == values.max()
         expected = np.percentile(values, 99, method="inverted_cdf")
-        assert abs(histograms[name].quantile(0.99) - expected) <= histograms[name].bin_width
+        assert abs(histograms[name].quantile(0.99) - expected) <= RESOLUTION * expected
 
 
 def test_every_calibrated_tensor_has_a_histogram_and_the_phases_share_one():
