@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlparse
 
 import mlflow
 import mlflow.onnx
+import mlflow.pyfunc
 import numpy as np
 import onnx
 from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.models import infer_signature
+from mlflow.models import ModelSignature, infer_signature
 from mlflow.tracking import MlflowClient
 
 LATEST = "latest"
@@ -37,6 +38,25 @@ class TrackingError(Exception):
     """A run or artifact that cannot be found; the message says what was looked for and what to do."""
 
 
+@dataclass(frozen=True)
+class PyfuncModel:
+    """A model to register.
+
+    Attributes:
+        code: a script that calls ``mlflow.models.set_model``; what it imports must be installed where it is loaded.
+        artifacts: title -> file, which the model gets beside it as ``artifacts/<file name>``.
+        signature: of its inputs and outputs.
+        example: an input that it answers.
+        requirements: of pip.
+    """
+
+    code: Path
+    artifacts: Mapping[str, Path]
+    signature: ModelSignature
+    example: Any
+    requirements: Sequence[str]
+
+
 class Tracker(Protocol):
     """Where a stage reports to. Names of metrics, tags and artifacts are the stage's."""
 
@@ -50,6 +70,7 @@ class Tracker(Protocol):
     def log_text(self, text: str, name: str) -> None: ...
     def log_onnx_model(self, path: Path, name: str, inputs: np.ndarray, outputs: np.ndarray) -> None: ...
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None: ...
+    def register_pyfunc(self, name: str, alias: str, model: PyfuncModel) -> str: ...
     def child(self, stage: str, experiment: str) -> AbstractContextManager["Tracker"]: ...
 
 
@@ -81,6 +102,10 @@ class NullTracker:
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         del name, digest, source, context
+
+    def register_pyfunc(self, name: str, alias: str, model: PyfuncModel) -> str:
+        del name, alias, model
+        return "unregistered"
 
     @contextmanager
     def child(self, stage: str, experiment: str) -> Iterator[Tracker]:
@@ -134,6 +159,21 @@ class MlflowTracker:
         origin = CodeDatasetSource(tags={"path": source})
         dataset = MetaDataset(origin, name=name, digest=digest[:_DIGEST_LENGTH])  # type: ignore[abstract]
         mlflow.log_input(dataset, context=context)
+
+    def register_pyfunc(self, name: str, alias: str, model: PyfuncModel) -> str:
+        """Log a pyfunc as a new version of the registered model ``name`` and point ``alias`` at it; the version."""
+        logged = mlflow.pyfunc.log_model(
+            name=f"registered_{name}",
+            python_model=str(model.code),
+            artifacts={title: str(path) for title, path in model.artifacts.items()},
+            signature=model.signature,
+            input_example=model.example,
+            pip_requirements=list(model.requirements),
+            registered_model_name=name,
+        )
+        version = str(logged.registered_model_version)
+        MlflowClient().set_registered_model_alias(name, alias, version)
+        return version
 
     @contextmanager
     def child(self, stage: str, experiment: str) -> Iterator[Tracker]:

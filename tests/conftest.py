@@ -3,3 +3,13 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from tests.tiny_models import TinyModels, build_tiny_models
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """One untrained network as float checkpoint, float ONNX and int8 ONNX."""
+    return build_tiny_models(tmp_path_factory.mktemp("tiny_models"))

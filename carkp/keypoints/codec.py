@@ -4,9 +4,10 @@ Legend: B batch, K keypoints, H W heatmap height and width, k decoder window. Po
 A heatmap cell (column i, row j) stands for the input pixel (stride * i, stride * j): no half-pixel shift.
 """
 
+import json
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +17,12 @@ DecoderKind = Literal["averaged", "dark"]
 
 GAUSSIAN_RADIUS_SIGMAS = 3.0
 """The target counts as nonzero within this many sigmas of its centre."""
+
+HEATMAP_STRIDE = 4
+"""Input pixels a cell, of every network of carkp."""
+
+CODEC_KEY = "codec"
+"""Of the codec, as JSON, among the notes that travel with a model."""
 
 _TINY = 1e-10
 
@@ -103,6 +110,44 @@ class HeatmapCodec:
         return Decoded(cells * self.stride, scores)
 
 
+def codec_for_input(
+    input_size: tuple[int, int],
+    sigma: float,
+    decoder: DecoderKind,
+    window: int | Literal["auto"],
+    background_weight: float,
+) -> HeatmapCodec:
+    """The codec of a network whose input has (height, width) ``input_size``; the window ``auto`` is tied to sigma."""
+    height, width = input_size
+    return HeatmapCodec(
+        heatmap_size=(height // HEATMAP_STRIDE, width // HEATMAP_STRIDE),
+        stride=HEATMAP_STRIDE,
+        sigma=sigma,
+        window=tied_window(sigma) if window == "auto" else window,
+        decoder=decoder,
+        background_weight=background_weight,
+    )
+
+
+def codec_to_json(codec: HeatmapCodec) -> str:
+    """What a model file keeps of its codec."""
+    return json.dumps(asdict(codec))
+
+
+def codec_from_json(text: str) -> HeatmapCodec:
+    """The codec that ``codec_to_json`` wrote.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    found = json.loads(text)
+    names = {item.name for item in fields(HeatmapCodec)}
+    if not isinstance(found, dict) or set(found) != names or found["decoder"] not in get_args(DecoderKind):
+        raise ValueError(f"not a codec, which has {', '.join(sorted(names))}: {text[:200]}")
+    height, width = found.pop("heatmap_size")
+    return HeatmapCodec(heatmap_size=(int(height), int(width)), **found)
+
+
 def oracle_errors_px(codec: HeatmapCodec, points: Tensor, validity: Tensor) -> Tensor:
     """Round-trip error in input pixels of each labelled point (N,) of ``points`` (B, K, 2): decode(encode(p)) - p.
 
@@ -144,13 +189,13 @@ def _gaussian_kernel(sigma: float, device: torch.device) -> Tensor:
     return line / line.sum()
 
 
-def _smooth(heatmaps: Tensor, sigma: float) -> Tensor:
+def _smoothed_neighbours(heatmaps: Tensor, peaks: Tensor, sigma: float) -> Tensor:
+    """The (B, K, 3, 3) neighbourhoods of ``peaks`` in the smoothed maps; no other cell of them is computed."""
     kernel = _gaussian_kernel(sigma, heatmaps.device)
-    radius = kernel.numel() // 2
-    maps = heatmaps.flatten(0, 1).unsqueeze(1)
-    maps = F.conv2d(maps, kernel.view(1, 1, 1, -1), padding=(0, radius))
-    maps = F.conv2d(maps, kernel.view(1, 1, -1, 1), padding=(radius, 0))
-    return maps.view_as(heatmaps)
+    rows = torch.stack([F.pad(kernel, (shift, 2 - shift)) for shift in range(3)])
+    around = _windows(heatmaps.clamp_min(0), peaks, rows.shape[1])
+    smoothed: Tensor = rows @ around @ rows.T
+    return smoothed
 
 
 def _taylor_step(heatmaps: Tensor, peaks: Tensor, sigma: float) -> Tensor:
@@ -159,8 +204,7 @@ def _taylor_step(heatmaps: Tensor, peaks: Tensor, sigma: float) -> Tensor:
     At the border of the map, where the second difference would read beyond it, the peak stays put.
     """
     height, width = heatmaps.shape[-2:]
-    log_maps = _smooth(heatmaps.clamp_min(0), sigma / 2).clamp_min(_TINY).log()
-    around = _windows(log_maps, peaks, 3)
+    around = _smoothed_neighbours(heatmaps, peaks, sigma / 2).clamp_min(_TINY).log()
     dx = (around[..., 1, 2] - around[..., 1, 0]) / 2
     dy = (around[..., 2, 1] - around[..., 0, 1]) / 2
     dxx = around[..., 1, 2] - 2 * around[..., 1, 1] + around[..., 1, 0]

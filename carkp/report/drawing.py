@@ -25,6 +25,11 @@ SCORE_THRESHOLDS = (0.1, 0.3)
 
 INK = (34, 34, 34)
 
+MIN_EXTENT_FOR_SCORES_PX = 300
+"""Boxes this large have room for a number beside each keypoint."""
+
+CAR_TEXT_SCALE, KEYPOINT_TEXT_SCALE = 0.5, 0.33
+
 
 def validity_from_scores(
     scores: NDArray[np.floating[Any]], thresholds: tuple[float, float] = SCORE_THRESHOLDS
@@ -69,6 +74,37 @@ def draw_keypoints(
             draw_line(canvas, points[[start, end]], scale, line_colour, size, is_visible)
     draw_dots(canvas, points, validity, scale, colour, size)
     return canvas
+
+
+def draw_cars(image: RgbImage, boxes: Points, points: Points, scores: NDArray[np.floating[Any]]) -> RgbImage:
+    """The picture with every car's box, skeleton and keypoints, and confidences.
+
+    At the box stands the mean score of the car, beside the keypoints of a large car their own. Keypoints are drawn by
+    their scores, see :func:`validity_from_scores`.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it is not changed.
+        boxes: (N, 4) x, y, width, height in its pixels.
+        points: (N, K, 2) in its pixels.
+        scores: (N, K).
+    """
+    canvas = image.copy()
+    for box, car_points, car_scores in zip(boxes, points, scores, strict=True):
+        canvas = draw_keypoints(canvas, car_points, validity_from_scores(car_scores), scale=1)
+        left, top, width, height = np.rint(np.clip(box, -(2.0**15), 2.0**15)).astype(int).tolist()
+        cv2.rectangle(canvas, (left, top), (left + width, top + height), MIDDLE_RGB, 1, cv2.LINE_AA)
+        _write(canvas, f"{car_scores.mean():.2f}", (max(left, 0), max(top - 3, 12)), CAR_TEXT_SCALE)
+        if max(width, height) >= MIN_EXTENT_FOR_SCORES_PX:
+            for index in np.flatnonzero(_is_drawn(car_points, validity_from_scores(car_scores))).tolist():
+                x, y = np.rint(car_points[index]).astype(int).tolist()
+                _write(canvas, f"{car_scores[index]:.2f}", (x + 7, y - 5), KEYPOINT_TEXT_SCALE)
+    return canvas
+
+
+def _write(canvas: RgbImage, text: str, left_bottom: tuple[int, int], scale: float) -> None:
+    """Light text with a dark rim, in place."""
+    for colour, thickness in ((INK, 3), (MIDDLE_RGB, 1)):
+        cv2.putText(canvas, text, left_bottom, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
 
 
 def draw_dots(

@@ -10,7 +10,7 @@ from carkp.config.schema import ExperimentConfig, HeatmapConfig, QuantConfig, Tr
 from carkp.data.dataset import CropDataset, TrainLoader, eval_loader, train_loader
 from carkp.data.store import Store
 from carkp.data.transforms import EvalTransform, TrainTransform
-from carkp.keypoints.codec import HeatmapCodec, tied_window
+from carkp.keypoints.codec import HeatmapCodec, codec_for_input
 from carkp.model.cpu_memory import keep_freed_memory
 from carkp.model.pose_net import BuiltModel, build_pose_net
 from carkp.quant.calibrate import Observer
@@ -18,19 +18,9 @@ from carkp.training.distributed import ProcessContext
 from carkp.training.evaluate import EvalSplit
 from carkp.training.fit import FitSettings
 
-HEATMAP_STRIDE = 4
-
 
 def build_codec(heatmap: HeatmapConfig, input_size: tuple[int, int]) -> HeatmapCodec:
-    height, width = input_size
-    return HeatmapCodec(
-        heatmap_size=(height // HEATMAP_STRIDE, width // HEATMAP_STRIDE),
-        stride=HEATMAP_STRIDE,
-        sigma=heatmap.sigma,
-        window=tied_window(heatmap.sigma) if heatmap.window == "auto" else heatmap.window,
-        decoder=heatmap.decoder,
-        background_weight=heatmap.background_weight,
-    )
+    return codec_for_input(input_size, **heatmap.model_dump())
 
 
 def build_model(config: ExperimentConfig) -> BuiltModel:

@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from carkp.config.loading import ConfigError, dump_yaml, flatten, load_config, split_overrides
 from carkp.config.schema import ExperimentConfig
 from carkp.data.issues import DataError
+from carkp.deploy.compiled import CompiledMismatchError
 from carkp.deploy.graph_audit import FloatKernelError
 from carkp.deploy.int8_onnx import Int8OnnxError
+from carkp.predictor import ModelError
 from carkp.quant.simulate import AccumulatorOverflowError
 from carkp.tracking import NullTracker, Tracker, TrackingError, project_root, tracked_run
 from carkp.training.checkpoint import CheckpointError
@@ -21,6 +24,10 @@ DEFAULT_CONFIG = "configs/synthetic.yaml"
 
 class AlignmentError(Exception):
     """Executions of one model that differ by more than the tolerances."""
+
+
+class UnsupportedModelError(Exception):
+    """A model with layers that the target cannot run."""
 
 
 USER_ERRORS = (
@@ -33,17 +40,21 @@ USER_ERRORS = (
     FloatKernelError,
     AccumulatorOverflowError,
     AlignmentError,
+    CompiledMismatchError,
+    UnsupportedModelError,
+    ModelError,
 )
 """Errors whose message tells a user what, where and what to do: shown without a traceback."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """A parsed command line: the resolved configuration, the stage's own parameters, and the raw words."""
+    """A parsed command line: the resolved configuration, the stage's parameters and flags, and the raw words."""
 
     config: ExperimentConfig
     values: Mapping[str, str]
     raw: Sequence[str]
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -60,9 +71,16 @@ MODEL = Parameter("model", "latest", "model: latest, a local file, runs:/<id>/<p
 
 
 def parse(
-    stage: str, summary: str, parameters: Sequence[Parameter], argv: Sequence[str] | None, prog: str = ""
+    stage: str,
+    summary: str,
+    parameters: Sequence[Parameter],
+    argv: Sequence[str] | None,
+    prog: str = "",
+    flags: Mapping[str, str] = MappingProxyType({}),
 ) -> Arguments:
     """Read the command line of ``stage``; ``prog`` is how the program is called, if not as a stage.
+
+    ``flags``: name -> help of switches that the command line alone has, and the entry point not.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -77,11 +95,14 @@ def parse(
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="one setting; may be repeated")
     for parameter in parameters:
         parser.add_argument(f"--{parameter.name}", default=parameter.default, help=parameter.help)
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", dest=name, action="store_true", help=text)
     raw = list(sys.argv[1:] if argv is None else argv)
     values = vars(parser.parse_args(raw))
     overrides = [*split_overrides(values["overrides"]), *values["set"]]
     config = load_config(find_config(values["config"]), overrides)
-    return Arguments(config, {parameter.name: values[parameter.name] for parameter in parameters}, raw)
+    chosen = {parameter.name: values[parameter.name] for parameter in parameters}
+    return Arguments(config, chosen, raw, frozenset(name for name in flags if values[name]))
 
 
 def find_config(name: str) -> Path:

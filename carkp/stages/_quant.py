@@ -13,11 +13,13 @@ from carkp.config.loading import ConfigError, load_yaml
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
 from carkp.data.store import Store
+from carkp.deploy.hardware import Hardware, TargetFile
+from carkp.keypoints.codec import CODEC_KEY, codec_to_json
 from carkp.keypoints.metrics import Scores
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.graph import ConvLayer
 from carkp.quant.target import Target
-from carkp.stages._build import build_eval_dataset
+from carkp.stages._build import build_codec, build_eval_dataset
 from carkp.stages._cli import Parameter, find_config
 from carkp.stages._data import PreparedData
 from carkp.stages._models import ModelFile, Prepared
@@ -31,9 +33,28 @@ def build_target(config: ExperimentConfig, parameter: str) -> Target:
     Raises:
         ConfigError: there is no such target, or its file is malformed.
     """
+    return _load_target(config, parameter).arithmetic
+
+
+def build_hardware(config: ExperimentConfig, parameter: str) -> Hardware:
+    """The hardware of the target that ``parameter``, or else the configuration, names.
+
+    Raises:
+        ConfigError: there is no such target, its file is malformed, or it describes no hardware.
+    """
+    target = _load_target(config, parameter)
+    if target.hardware is None:
+        raise ConfigError(
+            f"the target {target.name} says nothing about its hardware: add `hardware:` to its file, as in "
+            "configs/targets/bpu.yaml"
+        )
+    return target.hardware
+
+
+def _load_target(config: ExperimentConfig, parameter: str) -> TargetFile:
     name = parameter or config.quant.target
     is_path = name.endswith((".yaml", ".yml"))
-    return load_yaml(find_config(name if is_path else f"configs/targets/{name}.yaml"), Target)
+    return load_yaml(find_config(name if is_path else f"configs/targets/{name}.yaml"), TargetFile)
 
 
 def has_per_channel_weights(config: ExperimentConfig, target: Target) -> bool:
@@ -60,6 +81,7 @@ def origin_of(
         "float_model": model.reference,
         "float_digest": model_digest,
         "data_digest": data.digest,
+        CODEC_KEY: codec_to_json(build_codec(config.heatmap, config.model.input_size)),
         **{f"float_{split}_pck": repr(found.pck) for split, found in scores.items()},
     }
 

@@ -13,6 +13,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
 from carkp.data.store import Stores
 from carkp.deploy.float_onnx import check_against_torch, export_float_onnx
+from carkp.keypoints.codec import CODEC_KEY, codec_to_json
 from carkp.keypoints.metrics import Scores
 from carkp.keypoints.predictions import Predictions
 from carkp.stages._build import build_codec, build_eval_dataset, build_eval_split, build_train_loader
@@ -119,7 +120,13 @@ def predict_all(
 def log_float_onnx(config: ExperimentConfig, stores: Stores, net: nn.Module, out_dir: Path, tracker: Tracker) -> None:
     """Export the float ONNX, hold it against torch on validation crops, log it as file and as MLflow model."""
     path = out_dir / ONNX_DIR / "float.onnx"
-    metadata = {"run_id": tracker.run_id, "experiment": config.name, "stage": "float"}
+    codec = build_codec(config.heatmap, config.model.input_size)
+    metadata = {
+        "run_id": tracker.run_id,
+        "experiment": config.name,
+        "stage": "float",
+        CODEC_KEY: codec_to_json(codec),
+    }
     net = net.cpu().to(memory_format=torch.contiguous_format)
     export_float_onnx(net, config.model.input_size, path, metadata)
     dataset = build_eval_dataset(config, stores.val)

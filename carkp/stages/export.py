@@ -1,8 +1,9 @@
 """Entry point ``export``: the calibrated model as an int8 program and its ONNX files."""
 
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from carkp.deploy.runtime import OnnxRunner
 from carkp.quant.convert import convert
 from carkp.quant.program import FloatOp, QProgram
 from carkp.quant.target import Target
+from carkp.serving import REGISTERED_NAME, register
 from carkp.stages._cli import MODEL, Arguments, Parameter, execute, guarded, parse
 from carkp.stages._models import CALIBRATION, QAT, ModelFile, Prepared, load_prepared, resolve_model
 from carkp.stages._quant import TARGET, build_target, check_target, quantisation_tags
@@ -24,25 +26,28 @@ from carkp.training.checkpoint import weights_digest
 
 KINDS = {"calibration": CALIBRATION, "qat": QAT}
 STAGE = Parameter("stage", "calibration", "whose model: calibration or qat")
+ALIAS = Parameter("alias", "", "register the model as carkp under this alias, for example champion; empty: do not")
 ONNX_DIR = "onnx"
 
 
 @dataclass(frozen=True)
 class ExportInputs:
-    """A calibrated checkpoint, and the stage that made it."""
+    """A calibrated checkpoint, the stage that made it, and the alias to register the model under; "": none."""
 
     model: ModelFile
     stage: str
     target: Target
+    alias: str = ""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The program, and its files: symbolic batch, batch 1."""
+    """The program, its files with symbolic batch and batch 1, and its version as a registered model, "" for none."""
 
     program: QProgram
     path: Path
     path_b1: Path
+    version: str = ""
 
 
 def onnx_name(target: str) -> str:
@@ -69,7 +74,9 @@ def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: 
     tracker.log_metrics({"int8/num_convs": program.num_convs, "int8/onnx_bytes": result.path.stat().st_size})
     images = np.zeros((1, *program.tensors[program.input].shape), np.float32)
     tracker.log_onnx_model(result.path, "model", images, OnnxRunner(result.path).run(images))
-    return result
+    if not inputs.alias:
+        return result
+    return replace(result, version=register(result.path, inputs.alias, out_dir / "registered", tracker))
 
 
 def convert_prepared(prepared: Prepared, model: ModelFile, stage: str) -> QProgram:
@@ -114,9 +121,20 @@ def parse_kind(name: str) -> str:
     return name
 
 
+def parse_alias(name: str) -> str:
+    """An alias that MLflow takes, or "".
+
+    Raises:
+        ConfigError: it takes none like this.
+    """
+    if name and (not re.fullmatch(r"[A-Za-z][\w-]{0,254}", name) or re.fullmatch(r"(?i)latest|v\d+", name)):
+        raise ConfigError(f"alias={name!r}: expected letters, digits, - and _, and neither latest nor a version (v1)")
+    return name
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        _execute(parse("export", "Write the int8 ONNX of a calibrated model.", [MODEL, TARGET, STAGE], argv))
+        _execute(parse("export", "Write the int8 ONNX of a calibrated model.", [MODEL, TARGET, STAGE, ALIAS], argv))
         return 0
 
     return guarded(work)
@@ -125,12 +143,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(arguments: Arguments) -> None:
     config = arguments.config
     stage = parse_kind(arguments.values["stage"])
+    alias = parse_alias(arguments.values["alias"])
     target = build_target(config, arguments.values["target"])
     tags = {"carkp.experiment": config.name, "carkp.target": target.name}
-    inputs = ExportInputs(resolve_model(arguments.values["model"], KINDS[stage], tags), stage, target)
+    inputs = ExportInputs(resolve_model(arguments.values["model"], KINDS[stage], tags), stage, target, alias)
 
     def work(tracker: Tracker, out_dir: Path) -> None:
-        print(describe(run(config, inputs, out_dir, tracker)))  # noqa: T201
+        result = run(config, inputs, out_dir, tracker)
+        print(describe(result))  # noqa: T201
+        if result.version:
+            print(f"registered as models:/{REGISTERED_NAME}@{alias}, version {result.version}")  # noqa: T201
 
     execute("export", config, work)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carkp.config.schema import ExperimentConfig
-from carkp.stages._build import build_qat_settings, prepare_torch
+from carkp.keypoints.codec import CODEC_KEY, codec_to_json
+from carkp.stages._build import build_codec, build_qat_settings, prepare_torch
 from carkp.stages._cli import DATA, MODEL, Arguments, execute, guarded, parse
 from carkp.stages._data import PreparedData, require_data, require_samples
 from carkp.stages._models import CALIBRATION, ModelFile, check_input_size, load_prepared, resolve_model
@@ -56,7 +57,9 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
     tracker.set_tags({**quantisation_tags(prepared), "carkp.source_run": inputs.model.run_id})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     settings = build_qat_settings(config, context.device)
-    training = Training(prepared.net, dict(prepared.architecture), settings)
+    codec = codec_to_json(build_codec(config.heatmap, config.model.input_size))
+    origin = {**prepared.origin, CODEC_KEY: codec}  # trained for it from here on
+    training = Training(prepared.net, {**prepared.architecture, "origin": origin}, settings)
     fitted = train(config, training, stores, out_dir, tracker, context)
     best = best_checkpoint(out_dir, context)
     net = prepared.net

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from carkp.model.pose_net import PoseNet, pose_net_from_architecture
+
 FORMAT_VERSION = 1
 
 _REQUIRED = ("format_version", "architecture", "weights", "config", "epoch")
@@ -70,7 +72,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict) or any(name not in content for name in _REQUIRED):
         raise CheckpointError(f"{path}: not a carkp checkpoint, it lacks one of {', '.join(_REQUIRED)}")
@@ -85,3 +87,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         epoch=content["epoch"],
         training_state=content.get("training_state", {}),
     )
+
+
+def load_net(checkpoint: Checkpoint) -> PoseNet:
+    """The float network of a checkpoint in evaluation mode.
+
+    Raises:
+        CheckpointError: weights and architecture do not fit.
+    """
+    if "fake_quant" in checkpoint.architecture:
+        raise CheckpointError("the checkpoint holds a calibrated network, here a float one is wanted (stage float)")
+    try:
+        net = pose_net_from_architecture(checkpoint.architecture)
+        net.load_state_dict(checkpoint.weights)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"the checkpoint holds no network of this architecture: {error}") from error
+    return net.eval()

@@ -1,0 +1,331 @@
+"""The Python API: a picture and the boxes of its cars in, their keypoints in the picture's pixels out.
+
+Legend: N cars, K keypoints, H W height and width of the network's input, h w of the heatmaps.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from carkp.data import colour, geometry
+from carkp.data.crops import MIN_CROP_EXTENT_PX, CropRectangle, crop_rectangle
+from carkp.data.dataset import INPUT_SCALE, INPUT_ZERO
+from carkp.data.frames import Box
+from carkp.data.geometry import Placement, Size
+from carkp.deploy.int8_onnx import ORIGIN_PREFIX, PROGRAM_KEY
+from carkp.deploy.runtime import OnnxRunner
+from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_for_input, codec_from_json
+from carkp.keypoints.schema import NUM_KEYPOINTS
+from carkp.training.checkpoint import load_checkpoint, load_net
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+MODEL_FILES = ("artifacts/model.onnx", "model.onnx")
+"""Where the model lies in a folder that stands for one: the registered model, an ONNX model of MLflow."""
+
+DECIMALS = 3
+"""Of numbers in JSON."""
+
+_SHOWN = 200
+_ZIP_START = b"PK\x03\x04"
+_THREADS_LOCK = threading.RLock()
+
+
+class ModelError(ValueError):
+    """A file that no predictor can be made of; the message names it and what to do."""
+
+
+class BoxError(ValueError):
+    """A box that holds no part of the picture; the message says which."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The cars of a picture, in the order of their boxes.
+
+    Attributes:
+        points: (N, K, 2) float32, (x, y) in pixels of the picture; ``carkp.keypoints.schema`` has the names.
+        scores: (N, K) float32 heatmap peaks, about 1 for a sure keypoint and 0 for none.
+        boxes: (N, 4) float64 x, y, width, height, as they were given.
+    """
+
+    points: Floats
+    scores: Floats
+    boxes: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def cars(self) -> list[dict[str, Any]]:
+        """``{"box": [4], "points": [[x, y] * K], "scores": [K]}`` a car, as JSON keeps it."""
+        rows = zip(self.boxes, self.points, self.scores, strict=True)
+        return [
+            {"box": _rounded(box), "points": _rounded(points), "scores": _rounded(scores)}
+            for box, points, scores in rows
+        ]
+
+
+class Inputs(NamedTuple):
+    """What the network sees of a picture, and the way back.
+
+    Attributes:
+        images: (N, 3, H, W) float32 normalised YUV444.
+        corners: (N, 2) float32, (x, y) of each crop's top left pixel in the picture.
+        scales: (N,) float32, input pixels a pixel of the picture.
+    """
+
+    images: Floats
+    corners: Floats
+    scales: Floats
+
+
+Forward = Callable[[Floats], Floats]
+"""Normalised images (N, 3, H, W) -> heatmaps (N, K, h, w)."""
+
+
+class Predictor:
+    """``predictor(image, boxes)``; :meth:`load` opens a model file.
+
+    The threads of cv2 and torch are limited to ``num_threads`` inside a call and put back afterwards; both settings are
+    the process's, so calls from several Python threads wait for each other there, but not while ONNX Runtime runs.
+    """
+
+    def __init__(self, forward: Forward, codec: HeatmapCodec, input_size: Size, kind: str, num_threads: int) -> None:
+        self.codec, self.input_size, self.kind, self.num_threads = codec, input_size, kind, num_threads
+        self._forward = forward
+        expected = codec.heatmap_size[0] * codec.stride, codec.heatmap_size[1] * codec.stride
+        if expected != tuple(input_size):
+            raise ModelError(f"the codec is for inputs of {expected} (height, width), the network takes {input_size}")
+
+    @classmethod
+    def load(cls, path: Path | str, num_threads: int = 1, codec: HeatmapCodec | None = None) -> Self:
+        """Opens a float checkpoint, a float ONNX or an int8 ONNX file; what it is, its content says.
+
+        Args:
+            path: the file, or a folder that holds ``artifacts/model.onnx`` (the registered model) or ``model.onnx``.
+            num_threads: of one operator, at least 1.
+            codec: how to read the heatmaps; None: as the model itself says, which files of the first versions do not.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ModelError: not such a model, or one that does not say its codec where none is given.
+            CheckpointError: a checkpoint that cannot be read.
+        """
+        if num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+        file = find_model_file(Path(path).expanduser())
+        with file.open("rb") as content:
+            is_checkpoint = content.read(len(_ZIP_START)) == _ZIP_START
+        return (cls._load_checkpoint if is_checkpoint else cls._load_onnx)(file, num_threads, codec)
+
+    @classmethod
+    def _load_checkpoint(cls, path: Path, num_threads: int, codec: HeatmapCodec | None) -> Self:
+        checkpoint = load_checkpoint(path)
+        if "fake_quant" in checkpoint.architecture:
+            raise ModelError(f"{path}: holds a calibrated network: run export on it, and give the ONNX file")
+        net = load_net(checkpoint).to(memory_format=torch.channels_last)
+        height, width = checkpoint.architecture["input_size"]
+        try:
+            codec = codec or codec_for_input((height, width), **checkpoint.config["heatmap"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: its configuration says no codec ({error}): give one") from error
+
+        def forward(images: Floats) -> Floats:
+            with torch.inference_mode(), _limited_threads(num_threads):
+                inputs = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+                heatmaps: Floats = net(inputs).numpy()
+                return heatmaps
+
+        return cls(forward, codec, (height, width), "float checkpoint", num_threads)
+
+    @classmethod
+    def _load_onnx(cls, path: Path, num_threads: int, codec: HeatmapCodec | None) -> Self:
+        try:
+            runner = OnnxRunner(path, num_threads)
+        except ValueError as error:
+            raise ModelError(str(error)) from error
+        kind = "int8 ONNX" if PROGRAM_KEY in runner.metadata else "float ONNX"
+        codec = codec or _codec_in(path, runner.metadata)
+        return cls(_in_batches_of(runner), codec, runner.input_size, kind, num_threads)
+
+    def __call__(self, image: Image, boxes: ArrayLike | None = None) -> Prediction:
+        """Keypoints of every car.
+
+        Args:
+            image: (height, width, 3) uint8 RGB, of any size and strides; it is neither changed nor copied.
+            boxes: (N, 4) x, y, width, height in pixels of ``image``; None: one box, the whole of it; N may be 0.
+
+        Raises:
+            ValueError: an image of another type or shape.
+            BoxError: boxes of another shape, or one with values that are not finite, without extent, or off the image.
+        """
+        checked = check_boxes(image, boxes)
+        if not len(checked):
+            nothing = np.zeros((0, NUM_KEYPOINTS, 2), np.float32)
+            return Prediction(nothing, nothing[..., 0], checked)
+        inputs = self.prepare(image, checked)
+        points, scores = self.locate(self.heatmaps(inputs.images), inputs)
+        return Prediction(points, scores, checked)
+
+    def prepare(self, image: Image, boxes: NDArray[np.float64]) -> Inputs:
+        """Every car's crop as the network's input, by the rule and the transforms of evaluation; ``boxes`` checked.
+
+        A crop of twice the input's size or more is first reduced by 2, 4 or 8, as the data set decodes its JPEG.
+        """
+        height, width = self.input_size
+        rectangles = [crop_rectangle(Box(*box), image.shape[:2]) for box in boxes.tolist()]
+        planes = np.empty((len(rectangles), 3, height, width), np.uint8)
+        scales = np.empty(len(rectangles), np.float32)
+        with _limited_threads(self.num_threads):
+            for index, (x1, y1, x2, y2) in enumerate(rectangles):
+                planes[index], scales[index] = _network_input(image[y1:y2, x1:x2], self.input_size)
+        images = np.subtract(planes, INPUT_ZERO, dtype=np.float32)
+        images *= INPUT_SCALE
+        return Inputs(images, np.array([rectangle[:2] for rectangle in rectangles], np.float32), scales)
+
+    def heatmaps(self, images: Floats) -> Floats:
+        """Heatmaps (N, K, h, w) of normalised images (N, 3, H, W)."""
+        return self._forward(images)
+
+    def locate(self, heatmaps: Floats, inputs: Inputs) -> tuple[Floats, Floats]:
+        """Points (N, K, 2) in pixels of the picture and scores (N, K)."""
+        if heatmaps.shape[1] != NUM_KEYPOINTS:
+            raise ModelError(f"the model gives {heatmaps.shape[1]} heatmaps, a car has {NUM_KEYPOINTS} keypoints")
+        with torch.inference_mode(), _limited_threads(self.num_threads):
+            decoded = self.codec.decode(torch.from_numpy(heatmaps))
+        points = decoded.points.numpy() / inputs.scales[:, None, None] + inputs.corners[:, None]
+        return points.astype(np.float32), decoded.scores.numpy()
+
+
+def find_model_file(path: Path) -> Path:
+    """The model at ``path``: the file itself, or that in a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if path.is_file():
+        return path
+    for name in MODEL_FILES:
+        if (path / name).is_file():
+            return path / name
+    what = f"holds none of {', '.join(MODEL_FILES)}" if path.is_dir() else "no such model file"
+    raise FileNotFoundError(f"{path}: {what}")
+
+
+def check_boxes(image: Image, boxes: ArrayLike | None) -> NDArray[np.float64]:
+    """The boxes (N, 4) as float64; None is the whole of ``image``.
+
+    Raises:
+        ValueError: an image of another type or shape than (height, width, 3) uint8.
+        BoxError: boxes of another shape, or one with values that are not finite, without extent, or off the image.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"expected an RGB image (height, width, 3) of uint8, got {found}")
+    height, width = image.shape[:2]
+    if min(height, width) < MIN_CROP_EXTENT_PX:
+        raise ValueError(f"the image is {width}x{height} pixels: too small to hold a car")
+    if boxes is None:
+        return np.array([[0.0, 0.0, width, height]])
+    checked = _box_array(boxes)
+    for index, values in enumerate(checked.tolist()):
+        problem = _problem_of_box(Box(*values), (height, width))
+        if problem:
+            raise BoxError(f"box {index} {[float(f'{value:g}') for value in values]}: {problem}")
+    return checked
+
+
+def _box_array(boxes: ArrayLike) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(boxes)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BoxError(f"boxes must be (N, 4), x, y, width, height a car: {error}") from error
+    if array.shape == (0,):
+        return np.zeros((0, 4))
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise BoxError(f"boxes must be (N, 4), x, y, width, height a car, got shape {array.shape}")
+    if array.dtype.kind not in "iuf":
+        raise BoxError(f"boxes must be numbers, x, y, width, height a car, got {array.tolist()}"[:_SHOWN])
+    return np.array(array, np.float64)
+
+
+def _problem_of_box(box: Box, image_size: Size) -> str:
+    if not np.isfinite(box).all():
+        return "x, y, width and height must be finite"
+    if box.width <= 0 or box.height <= 0:
+        return "width and height must be positive"
+    height, width = image_size
+    is_off = box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0
+    if is_off:
+        return f"lies off the image of {width}x{height} pixels"
+    if min(_extent(crop_rectangle(box, image_size))) < MIN_CROP_EXTENT_PX:
+        return f"less than {MIN_CROP_EXTENT_PX} pixels of it lie in the image of {width}x{height} pixels"
+    return ""
+
+
+def _extent(rectangle: CropRectangle) -> Size:
+    return rectangle.y2 - rectangle.y1, rectangle.x2 - rectangle.x1
+
+
+def _network_input(crop: Image, input_size: Size) -> tuple[Image, float]:
+    """(3, H, W) YUV444 of an RGB crop as ``EvalTransform`` makes it, and the scale of its placement."""
+    size = crop.shape[0], crop.shape[1]
+    scale = geometry.fit_scale(size, input_size)
+    reduced = geometry.reduce_image(crop, geometry.choose_reduction(size, input_size, 1.0))
+    placed = geometry.place(reduced, Placement(False, scale, 0.0, (0.0, 0.0)), size, input_size)
+    return colour.rgb_to_yuv(placed), scale
+
+
+def _codec_in(path: Path, metadata: dict[str, str]) -> HeatmapCodec:
+    text = metadata.get(CODEC_KEY) or metadata.get(ORIGIN_PREFIX + CODEC_KEY)
+    if text is None:
+        raise ModelError(
+            f"{path}: does not say how to read its heatmaps (no codec in its metadata: a file of an older carkp, or "
+            "not of carkp): run calibration and export again, or give Predictor.load the codec"
+        )
+    try:
+        return codec_from_json(text)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path}: the codec in its metadata cannot be read: {error}") from error
+
+
+def _in_batches_of(runner: OnnxRunner) -> Forward:
+    """All images in one run; a file with a fixed batch runs as often as needed, the last time filled up with zeros."""
+    batch = runner.image_shape[0]
+    if not isinstance(batch, int):
+        return runner.run
+
+    def forward(images: Floats) -> Floats:
+        padded = np.pad(images, ((0, -len(images) % batch), (0, 0), (0, 0), (0, 0)))
+        parts = [runner.run(padded[start : start + batch]) for start in range(0, len(padded), batch)]
+        return np.concatenate(parts)[: len(images)]
+
+    return forward
+
+
+@contextmanager
+def _limited_threads(num_threads: int) -> Iterator[None]:
+    """cv2 and torch on ``num_threads``; the process's own settings are put back."""
+    with _THREADS_LOCK:
+        previous = cv2.getNumThreads(), torch.get_num_threads()
+        cv2.setNumThreads(num_threads)
+        torch.set_num_threads(num_threads)
+        try:
+            yield
+        finally:
+            cv2.setNumThreads(previous[0])
+            torch.set_num_threads(previous[1])
+
+
+def _rounded(values: Sequence[Any] | NDArray[Any]) -> list[Any]:
+    rounded: list[Any] = np.round(np.asarray(values, np.float64), DECIMALS).tolist()
+    return rounded

@@ -1,0 +1,112 @@
+"""Int8 programs by reference: an export, a calibrated or float checkpoint, or a network that is still to be trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.deploy.int8_onnx import load_program
+from carkp.model.pose_net import PoseNet
+from carkp.quant.convert import convert
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.fold import FoldError, fold
+from carkp.quant.program import QProgram
+from carkp.quant.target import Target
+from carkp.stages._build import build_model
+from carkp.stages._cli import Parameter
+from carkp.stages._models import ModelFile, load_net, load_prepared, resolve_model
+from carkp.stages._quant import has_per_channel_weights
+from carkp.stages.evaluate import model_kind
+from carkp.tracking import LATEST, TrackingError
+from carkp.training.checkpoint import load_checkpoint
+
+FROM_CONFIG = "config"
+ANY_MODEL = Parameter(
+    "model",
+    LATEST,
+    "latest (the target's newest export), an int8 ONNX or a checkpoint (file, runs:/<id>/<path>), or config: the "
+    "network of the configuration with random weights",
+)
+
+
+@dataclass(frozen=True)
+class FoundProgram:
+    """A program, what it was read from, and the file where it is one."""
+
+    program: QProgram
+    reference: str
+    path: Path | None = None
+    run_id: str = ""
+
+    def describe(self, target: Target) -> str:
+        """Where it comes from, and whose arithmetic it has where that is not ``target``'s."""
+        own = self.program.target
+        foreign = "" if own == target else f"; its arithmetic is that of {own.name}, not of {target.name}"
+        return f"{self.reference}{foreign}"
+
+
+def find_export(config: ExperimentConfig, reference: str, target: Target) -> ModelFile:
+    """The int8 ONNX that ``reference`` names.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    tags = {"carkp.experiment": config.name, "carkp.target": target.name}
+    return resolve_model(reference, model_kind("onnxruntime", target.name), tags)
+
+
+def find_program(config: ExperimentConfig, reference: str, target: Target) -> FoundProgram:
+    """The program that ``reference`` names; a checkpoint becomes one here.
+
+    Where nothing was calibrated the scales mean nothing: layers, shapes and sizes are right.
+
+    Raises:
+        TrackingError: there is no such model.
+        CheckpointError, Int8OnnxError: it cannot be used.
+        ConfigError: its network cannot be built or folded.
+    """
+    if reference == FROM_CONFIG:
+        untrained = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
+        net = build_model(untrained).net.eval()
+        what = f"{config.model.backbone} of the configuration, untrained"
+        return FoundProgram(uncalibrated_program(config, net, target), what)
+    model = _find_file(config, reference, target)
+    if model.path.suffix != ".pt":
+        return FoundProgram(load_program(model.path), model.reference, model.path, model.run_id)
+    return FoundProgram(_program_of_checkpoint(config, model.path, target), model.reference, model.path, model.run_id)
+
+
+def uncalibrated_program(config: ExperimentConfig, net: PoseNet, target: Target) -> QProgram:
+    """The program of a float network, with every threshold at 1.
+
+    Raises:
+        ConfigError: the network cannot be folded.
+    """
+    try:
+        graph = fold(net, config.model.input_size)
+    except FoldError as error:
+        raise ConfigError(f"model.backbone={config.model.backbone}: {error}") from error
+    prepared = FakeQuantNet(graph, target, has_per_channel_weights(config, target)).eval()
+    prepared.set_thresholds(dict.fromkeys(prepared.num_levels, 1.0))
+    return convert(prepared, {"calibrated": "no"})
+
+
+def _find_file(config: ExperimentConfig, reference: str, target: Target) -> ModelFile:
+    try:
+        return find_export(config, reference, target)
+    except TrackingError as error:
+        if reference != LATEST:
+            raise
+        hint = "or give model=config for the untrained network, or the path of a model"
+        raise TrackingError(f"{error} -P target={target.name}; {hint}") from error
+
+
+def _program_of_checkpoint(config: ExperimentConfig, path: Path, target: Target) -> QProgram:
+    checkpoint = load_checkpoint(path)
+    if "fake_quant" in checkpoint.architecture:
+        prepared = load_prepared(path)
+        return convert(prepared.net, prepared.origin)
+    size: Mapping[str, tuple[int, int]] = {"input_size": tuple(checkpoint.architecture["input_size"])}
+    trained = config.model_copy(update={"model": config.model.model_copy(update=size)})
+    return uncalibrated_program(trained, load_net(checkpoint), target)

@@ -1,0 +1,163 @@
+"""Entry point ``check``: which layers the target's hardware takes, and what to change; fails on impossible ones."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from carkp.deploy.check import CheckSummary, LayerVerdict, judge_program, summarise
+from carkp.deploy.hardware import ASSUMED, Hardware
+from carkp.quant.target import Target
+from carkp.stages._cli import Arguments, UnsupportedModelError, execute, guarded, parse
+from carkp.stages._programs import ANY_MODEL, FoundProgram, find_program
+from carkp.stages._quant import TARGET, build_hardware, build_target
+from carkp.stages._tables import write_table
+from carkp.tracking import Tracker
+
+MAX_NAMED = 4
+STYLES = {"int8": "green", "fallback": "yellow", "impossible": "bold red"}
+
+
+@dataclass(frozen=True)
+class CheckInputs:
+    """A program, and the target that it is held against."""
+
+    model: FoundProgram
+    target: Target
+    hardware: Hardware
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A verdict a layer, and their counts."""
+
+    verdicts: Sequence[LayerVerdict]
+    summary: CheckSummary
+
+
+def run(inputs: CheckInputs, out_dir: Path, tracker: Tracker) -> CheckResult:
+    """Judge every layer; log table, counts and verdict."""
+    verdicts = judge_program(inputs.model.program, inputs.hardware)
+    result = CheckResult(verdicts, summarise(verdicts))
+    log_check(result, out_dir, tracker)
+    tracker.set_tags(
+        {
+            "carkp.target": inputs.target.name,
+            "carkp.arithmetic": inputs.model.program.target.name,
+            "carkp.source_run": inputs.model.run_id,
+            "carkp.verdict": describe_verdict(result.summary),
+        }
+    )
+    return result
+
+
+def log_check(result: CheckResult, out_dir: Path, tracker: Tracker) -> None:
+    """The table of verdicts and their counts."""
+    path = out_dir / "check.csv"
+    write_table([table_row(item) for item in result.verdicts], path)
+    tracker.log_file(path, "tables")
+    summary = result.summary
+    tracker.log_metrics(
+        {
+            "check/num_int8": summary.num_int8,
+            "check/num_fallback": summary.num_fallback,
+            "check/num_impossible": summary.num_impossible,
+            "check/int8_mac_share": summary.int8_mac_share,
+        }
+    )
+
+
+def table_row(item: LayerVerdict) -> dict[str, Any]:
+    breach = item.breach
+    return {
+        "layer": item.layer,
+        "operator": item.operator,
+        "output_shape": "x".join(map(str, item.output_shape)),
+        "macs": item.macs,
+        "verdict": item.verdict,
+        "limit": breach.limit if breach else "",
+        "found": breach.found if breach else "",
+        "allowed": breach.allowed if breach else "",
+        "origin": breach.origin if breach else "",
+        "change": breach.advice if breach else "",
+    }
+
+
+def describe_verdict(summary: CheckSummary) -> str:
+    """``fits``, or how many layers do not."""
+    found = {"fall back": summary.num_fallback, "are impossible": summary.num_impossible}
+    return ", ".join(f"{count} layers {what}" for what, count in found.items() if count) or "fits"
+
+
+def require_possible(verdicts: Sequence[LayerVerdict], target: str) -> None:
+    """Refuse a model with layers that nothing on the target runs.
+
+    Raises:
+        UnsupportedModelError: there are such layers.
+    """
+    impossible = [item for item in verdicts if item.verdict == "impossible"]
+    if impossible:
+        breach = impossible[0].breach
+        why = f" ({breach.limit}: {breach.found}, {breach.allowed}; {breach.advice})" if breach else ""
+        raise UnsupportedModelError(
+            f"{len(impossible)} of {len(verdicts)} layers cannot run on {target}, the first is "
+            f"{impossible[0].layer}{why}"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    def work() -> int:
+        summary = "Hold a model against the operators and limits of a target's hardware."
+        _execute(parse("check", summary, [ANY_MODEL, TARGET], argv))
+        return 0
+
+    return guarded(work)
+
+
+def _execute(arguments: Arguments) -> None:
+    config = arguments.config
+    name = arguments.values["target"]
+    target, hardware = build_target(config, name), build_hardware(config, name)
+    inputs = CheckInputs(find_program(config, arguments.values["model"], target), target, hardware)
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        result = run(inputs, out_dir, tracker)
+        show(inputs, result)
+        require_possible(result.verdicts, target.name)
+
+    execute("check", config, work)
+
+
+def show(inputs: CheckInputs, result: CheckResult) -> None:
+    """Print the table and the counts."""
+    console = Console()
+    table = Table("layer", "operator", "verdict", "limit that it breaks", title=inputs.hardware.device)
+    table.columns[0].overflow = "fold"
+    changes: defaultdict[str, list[str]] = defaultdict(list)
+    for item in result.verdicts:
+        limit = ""
+        if (breach := item.breach) is not None:
+            guess = " (assumed)" if breach.origin == ASSUMED else ""
+            limit = f"{breach.limit}: {breach.found}, {breach.allowed}{guess}"
+            changes[breach.advice].append(item.layer)
+        table.add_row(item.layer, item.operator, item.verdict, limit, style=STYLES[item.verdict])
+    console.print(table)
+    for change, layers in changes.items():
+        more = f" and {len(layers) - MAX_NAMED} more" if len(layers) > MAX_NAMED else ""
+        console.print(f"change: {change} - in {', '.join(layers[:MAX_NAMED])}{more}", markup=False)
+    summary = result.summary
+    console.print(f"model: {inputs.model.describe(inputs.target)}", markup=False)
+    console.print(
+        f"int8: {summary.num_int8} layers with {summary.int8_mac_share:.2%} of the multiply-accumulates, fallback: "
+        f"{summary.num_fallback}, impossible: {summary.num_impossible}"
+    )
+    console.print(f"verdict: {describe_verdict(summary)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""The registered model: its pyfunc in this process, and the real server over HTTP."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from carkp.data import jpeg
+from carkp.predictor import ModelError, Predictor
+from carkp.serving import example_row, register
+from carkp.tracking import NullTracker, tracked_run
+from tests.tiny_models import ROOT, TinyModels
+
+BOXES = [[5, 5, 60, 40], [20.5, 10, 30, 30]]
+START_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A tracking store in which ``carkp`` was registered twice; champion is the second version."""
+
+    folder: Path
+    uri: str
+
+
+def encoded(image: np.ndarray) -> str:
+    return base64.b64encode(jpeg.encode_bgr(image, 95)).decode()
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """(80, 120, 3) BGR."""
+    image = np.random.default_rng(0).integers(0, 256, (80, 120, 3)).astype(np.uint8)
+    return cv2.GaussianBlur(image, (0, 0), 3)
+
+
+@pytest.fixture(scope="module")
+def registry(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        mlflow.set_tracking_uri(uri)
+        for expected in ("1", "2"):
+            with tracked_run("export", "tiny", 10.0) as tracker:
+                assert register(tiny_models.int8_onnx, "champion", folder / expected, tracker) == expected
+        yield Registry(folder, uri)
+
+
+@pytest.fixture(scope="module")
+def served(registry: Registry) -> Any:
+    mlflow.set_tracking_uri(registry.uri)
+    return mlflow.pyfunc.load_model("models:/carkp@champion")
+
+
+def test_registered_model_is_the_onnx_file_and_no_pickle(
+    registry: Registry, served: Any, tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    assert MlflowClient(registry.uri).get_model_version_by_alias("carkp", "champion").version in (2, "2")
+    assert served.metadata.signature.inputs.input_names() == ["image", "boxes"]
+    mlflow.set_tracking_uri(registry.uri)
+    folder = Path(mlflow.artifacts.download_artifacts("models:/carkp@champion", dst_path=str(tmp_path)))
+    assert (folder / "artifacts" / "model.onnx").read_bytes() == tiny_models.int8_onnx.read_bytes()
+    assert not list(folder.rglob("*.pkl"))
+    assert Predictor.load(folder).kind == "int8 ONNX"
+
+
+def test_answers_as_the_predictor_does(served: Any, tiny_models: TinyModels, picture: np.ndarray) -> None:
+    rows = pd.DataFrame([{"image": encoded(picture), "boxes": BOXES}, {"image": encoded(picture)}])
+    with_boxes, whole = served.predict(rows)
+    decoded = jpeg.decode_rgb(jpeg.encode_bgr(picture, 95))
+    assert decoded is not None
+    predictor = Predictor.load(tiny_models.int8_onnx)
+    assert with_boxes == {"width": 120, "height": 80, "cars": predictor(decoded, BOXES).cars()}
+    assert whole["cars"] == predictor(decoded).cars()
+    json.dumps([with_boxes, whole])
+
+
+def test_example_is_answered(served: Any) -> None:
+    (found,) = served.predict(pd.DataFrame([example_row()]))
+    assert len(found["cars"]) == 1
+
+
+BAD_ROWS = {
+    "no image": ({"boxes": BOXES}, "image"),
+    "null image": ({"image": None}, "image: expected a picture file in base64"),
+    "broken base64": ({"image": "$$$"}, "row 0: image: not base64"),
+    "cut base64": ({"image": "abcde"}, "row 0: image: not base64"),
+    "no picture": ({"image": base64.b64encode(b"hello").decode()}, "image cannot be decoded"),
+    "short box": ({"boxes": [[1, 2, 3]]}, "boxes must be (N, 4)"),
+    "flat boxes": ({"boxes": [1, 2, 3, 4]}, "boxes must be (N, 4)"),
+    "ragged boxes": ({"boxes": [[1, 2, 3, 4], [1, 2]]}, "boxes must be (N, 4)"),
+    "text boxes": ({"boxes": "all"}, "boxes must be (N, 4)"),
+    "text in a box": ({"boxes": [["a", 2, 3, 4]]}, "boxes must be numbers"),
+    "box off the image": (
+        {"boxes": [[1, 1, 9, 9], [500, 2, 3, 4]]},
+        "box 1 [500.0, 2.0, 3.0, 4.0]: lies off the image",
+    ),
+}
+
+
+def bad_row(name: str, picture: np.ndarray) -> dict[str, Any]:
+    row = BAD_ROWS[name][0]
+    return row if "image" in row or name == "no image" else {"image": encoded(picture), **row}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_malformed_rows_are_named(served: Any, picture: np.ndarray, name: str) -> None:
+    with pytest.raises(MlflowException) as failed:
+        served.predict(pd.DataFrame([bad_row(name, picture)]))
+    assert BAD_ROWS[name][1] in failed.value.message
+    assert failed.value.get_http_status_code() == 400
+
+
+def test_what_cannot_be_served_is_not_registered(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(ModelError, match="not a readable ONNX file"):
+        register(tmp_path / "text.onnx", "champion", tmp_path / "out", NullTracker())
+
+
+@pytest.fixture(scope="module")
+def server(registry: Registry) -> Iterator[str]:
+    """The address of ``mlflow models serve`` on the registered model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": registry.uri}
+    command = ["mlflow", "models", "serve", "-m", "models:/carkp@champion", "--env-manager", "local", "-p", str(port)]
+    log = registry.folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=registry.folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(address, process, log)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/ping", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(f"the server does not answer: {log.read_text()}")
+
+
+def post(address: str, body: bytes) -> tuple[int, Any]:
+    """Status and JSON of the answer."""
+    request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.slow
+def test_server_answers_good_and_bad_requests(server: str, tiny_models: TinyModels, picture: np.ndarray) -> None:
+    row = {"image": encoded(picture), "boxes": BOXES}
+    decoded = jpeg.decode_rgb(jpeg.encode_bgr(picture, 95))
+    assert decoded is not None
+    expected = {"width": 120, "height": 80, "cars": Predictor.load(tiny_models.int8_onnx)(decoded, BOXES).cars()}
+    for body in ({"dataframe_records": [row, row]}, {"inputs": [row, row]}):
+        assert post(server, json.dumps(body).encode()) == (200, {"predictions": [expected, expected]})
+    for name, (_, message) in BAD_ROWS.items():
+        status, answer = post(server, json.dumps({"dataframe_records": [bad_row(name, picture)]}).encode())
+        assert (name, status) == (name, 400)
+        assert message in answer["message"]
+        assert "Traceback" not in json.dumps(answer)
+    for body in (b"", b"no json", b"{}", b"[]", b'{"dataframe_records": 5}', b'{"dataframe_records": []}'):
+        status, answer = post(server, body)
+        assert (body, status) == (body, 400)
+        assert "Traceback" not in json.dumps(answer)
+    assert post(server, json.dumps({"inputs": [row]}).encode())[0] == 200
