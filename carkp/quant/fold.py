@@ -61,11 +61,11 @@ def fold(net: nn.Module, input_size: Size, in_channels: int = 3) -> LayerGraph:
 
 def _fold(net: nn.Module, input_size: Size, in_channels: int) -> LayerGraph:
     traced = _trace(net)
-    images = torch.rand(2, in_channels, *input_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.rand(1, in_channels, *input_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        ShapeProp(traced).propagate(images)
+        expected = ShapeProp(traced).propagate(images)
         graph = _Folder(traced).run().eval()
-        expected, got = traced(images), graph(images)
+        got = graph(images)
     error = float((expected - got).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not error <= EXACTNESS:
         raise FoldError(f"folding changed the output of the network by {error:.2g} of its largest value")
