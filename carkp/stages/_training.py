@@ -1,8 +1,9 @@
 """What every stage that trains shares: the loop with its bar and its logging, and what a trained network is worth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,13 +18,15 @@ from carkp.keypoints.codec import CODEC_KEY, codec_to_json
 from carkp.keypoints.metrics import Scores
 from carkp.keypoints.predictions import Predictions
 from carkp.stages._build import build_codec, build_eval_dataset, build_eval_split, build_train_loader
-from carkp.stages._cli import Parameter
+from carkp.stages._cli import Arguments, Parameter, execute
 from carkp.stages._scoring import mean_oracle_error_px, predict_split
 from carkp.tracking import Tracker
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from carkp.training.distributed import ProcessContext
+from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context, run_under_torchrun
 from carkp.training.evaluate import eval_forward, predict
 from carkp.training.fit import EpochResult, FitInputs, FitResult, FitSettings, Trainer, fit
+
+Inputs = TypeVar("Inputs")
 
 CHECKPOINT_DIR = "checkpoints"
 ONNX_DIR = "onnx"
@@ -54,6 +57,32 @@ def parse_nproc(text: str, config: ExperimentConfig) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"nproc={text!r}: expected a number of processes, 1 or more")
     return int(text)
+
+
+def run_on_ranks(
+    stage: str,
+    arguments: Arguments,
+    find_inputs: Callable[[Arguments, Tracker], Inputs],
+    run: Callable[[ExperimentConfig, Inputs, Path, Tracker, ProcessContext], str],
+) -> int:
+    """Run a stage that trains, in as many processes as it asks for; the main one finds the inputs and prints what
+    ``run`` says. The exit status.
+    """
+    config = arguments.config
+    nproc = parse_nproc(arguments.values[NPROC.name], config)
+    if nproc > 1 and not is_under_torchrun():
+        return run_under_torchrun(f"carkp.stages.{stage}", arguments.raw, nproc)
+    with process_context() as context:
+
+        def work(tracker: Tracker, out_dir: Path) -> None:
+            inputs = context.broadcast(find_inputs(arguments, tracker) if context.is_main else None)
+            assert inputs is not None
+            summary = run(config, inputs, out_dir, tracker, context)
+            if context.is_main:
+                print(summary)  # noqa: T201
+
+        execute(stage, config, work, is_main=context.is_main)
+    return 0
 
 
 def train(

@@ -9,7 +9,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.keypoints.metrics import Scores
 from carkp.stages import data as data_stage
 from carkp.stages._build import build_fit_settings, build_model, prepare_torch
-from carkp.stages._cli import DATA, Arguments, Parameter, execute, guarded, parse
+from carkp.stages._cli import DATA, Arguments, Parameter, guarded, parse
 from carkp.stages._data import PreparedData, find_data, require_samples
 from carkp.stages._models import load_net, resolve_resume
 from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet
@@ -19,15 +19,13 @@ from carkp.stages._training import (
     best_checkpoint,
     log_choice,
     log_float_onnx,
-    parse_nproc,
     predict_all,
+    run_on_ranks,
     train,
 )
 from carkp.tracking import Tracker
 from carkp.training.checkpoint import weights_digest
-from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context, run_under_torchrun
-
-MODULE = "carkp.stages.float"
+from carkp.training.distributed import ProcessContext
 
 
 @dataclass(frozen=True)
@@ -89,27 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse(
             "float", "Train the float model; prepares the data where that is still to do.", parameters, argv
         )
-        nproc = parse_nproc(arguments.values["nproc"], arguments.config)
-        if nproc > 1 and not is_under_torchrun():
-            return run_under_torchrun(MODULE, arguments.raw, nproc)
-        with process_context() as context:
-            _execute(arguments, context)
-        return 0
+        return run_on_ranks("float", arguments, _prepare_inputs, _run_and_describe)
 
     return guarded(work)
 
 
-def _execute(arguments: Arguments, context: ProcessContext) -> None:
-    config = arguments.config
-
-    def work(tracker: Tracker, out_dir: Path) -> None:
-        inputs = context.broadcast(_prepare_inputs(arguments, tracker) if context.is_main else None)
-        assert inputs is not None
-        result = run(config, inputs, out_dir, tracker, context)
-        if context.is_main:
-            print(describe(result))  # noqa: T201
-
-    execute("float", config, work, is_main=context.is_main)
+def _run_and_describe(
+    config: ExperimentConfig, inputs: FloatInputs, out_dir: Path, tracker: Tracker, context: ProcessContext
+) -> str:
+    return describe(run(config, inputs, out_dir, tracker, context))
 
 
 def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:

@@ -8,7 +8,7 @@ from pathlib import Path
 from carkp.config.schema import ExperimentConfig
 from carkp.keypoints.codec import CODEC_KEY, codec_to_json
 from carkp.stages._build import build_codec, build_qat_settings, prepare_torch
-from carkp.stages._cli import DATA, MODEL, Arguments, execute, guarded, parse
+from carkp.stages._cli import DATA, MODEL, Arguments, guarded, parse
 from carkp.stages._data import PreparedData, require_data, require_samples
 from carkp.stages._models import CALIBRATION, ModelFile, check_input_size, load_prepared, resolve_model
 from carkp.stages._quant import (
@@ -27,15 +27,13 @@ from carkp.stages._training import (
     best_checkpoint,
     log_choice,
     log_float_onnx,
-    parse_nproc,
     predict_all,
+    run_on_ranks,
     train,
 )
 from carkp.tracking import Tracker
 from carkp.training.checkpoint import weights_digest
-from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context, run_under_torchrun
-
-MODULE = "carkp.stages.qat"
+from carkp.training.distributed import ProcessContext
 
 
 @dataclass(frozen=True)
@@ -84,30 +82,13 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         arguments = parse("qat", "Fine-tune the calibrated model for int8.", [DATA, MODEL, TARGET, NPROC], argv)
-        nproc = parse_nproc(arguments.values["nproc"], arguments.config)
-        if nproc > 1 and not is_under_torchrun():
-            return run_under_torchrun(MODULE, arguments.raw, nproc)
-        with process_context() as context:
-            _execute(arguments, context)
-        return 0
+        return run_on_ranks("qat", arguments, _find_inputs, run)
 
     return guarded(work)
 
 
-def _execute(arguments: Arguments, context: ProcessContext) -> None:
-    config = arguments.config
-
-    def work(tracker: Tracker, out_dir: Path) -> None:
-        inputs = context.broadcast(_find_inputs(arguments) if context.is_main else None)
-        assert inputs is not None
-        summary = run(config, inputs, out_dir, tracker, context)
-        if context.is_main:
-            print(summary)  # noqa: T201
-
-    execute("qat", config, work, is_main=context.is_main)
-
-
-def _find_inputs(arguments: Arguments) -> QatInputs:
+def _find_inputs(arguments: Arguments, tracker: Tracker) -> QatInputs:
+    del tracker
     config = arguments.config
     target = build_target(config, arguments.values["target"])
     data = require_data(config, arguments.values["data"])
