@@ -155,7 +155,7 @@ class Predictor:
             raise ModelError(str(error)) from error
         kind = "int8 ONNX" if PROGRAM_KEY in runner.metadata else "float ONNX"
         codec = codec or _codec_in(path, runner.metadata)
-        return cls(_in_batches_of(runner), codec, runner.input_size, kind, num_threads)
+        return cls(runner.run_all, codec, runner.input_size, kind, num_threads)
 
     def __call__(self, image: Image, boxes: ArrayLike | None = None) -> Prediction:
         """Keypoints of every car.
@@ -296,20 +296,6 @@ def _codec_in(path: Path, metadata: dict[str, str]) -> HeatmapCodec:
         return codec_from_json(text)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{path}: the codec in its metadata cannot be read: {error}") from error
-
-
-def _in_batches_of(runner: OnnxRunner) -> Forward:
-    """All images in one run; a file with a fixed batch runs as often as needed, the last time filled up with zeros."""
-    batch = runner.image_shape[0]
-    if not isinstance(batch, int):
-        return runner.run
-
-    def forward(images: Floats) -> Floats:
-        padded = np.pad(images, ((0, -len(images) % batch), (0, 0), (0, 0), (0, 0)))
-        parts = [runner.run(padded[start : start + batch]) for start in range(0, len(padded), batch)]
-        return np.concatenate(parts)[: len(images)]
-
-    return forward
 
 
 @contextmanager

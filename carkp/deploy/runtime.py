@@ -43,6 +43,15 @@ class OnnxRunner:
         height, width = self.image_shape[2:]
         return int(height), int(width)
 
+    def run_all(self, images: Float32Array) -> Float32Array:
+        """``run`` for any number of images: a file with a fixed batch runs as often as needed, at last filled up."""
+        batch = self.image_shape[0]
+        if not isinstance(batch, int):
+            return self.run(images)
+        padded = np.pad(images, ((0, -len(images) % batch), (0, 0), (0, 0), (0, 0)))
+        parts = [self.run(padded[start : start + batch]) for start in range(0, len(padded), batch)]
+        return np.concatenate(parts)[: len(images)]
+
     def run(self, images: Float32Array) -> Float32Array:
         """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV.
 

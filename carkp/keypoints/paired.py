@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Retention:
-    """Share of the reference's PCK that another model keeps, with its 95 % interval."""
+    """Share of the reference's PCK that another model keeps, with its 95 % interval; NaN of a PCK of 0."""
 
     share: float
     low: float
@@ -35,13 +35,13 @@ def retention(
     1993).
 
     Raises:
-        ValueError: the predictions are of different samples, or the reference has no correct keypoint.
+        ValueError: the predictions are of different samples.
     """
     if not np.array_equal(reference.sample_ids, other.sample_ids):
         raise ValueError("the two predictions are not of the same samples in the same order")
     ours, theirs = _num_correct(reference, alpha), _num_correct(other, alpha)
     if not ours.any():
-        raise ValueError("the reference model has no correct keypoint, so that nothing can be kept of its PCK")
+        return Retention(float("nan"), float("nan"), float("nan"))
     num_samples = len(ours)
     generator = np.random.default_rng(seed)
     draws = generator.multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=num_resamples)

@@ -48,11 +48,17 @@ def observe(graph: LayerGraph, batches: Iterable[Tensor], num_threads: int = 1) 
             except ValueError as error:
                 raise CalibrationError(f"{name}: {error}") from error
 
+    def see(name: str, values: Tensor) -> None:
+        if name in beside_image and (largest := float(values.abs().max())) > 1:
+            raise CalibrationError(f"{name}: is joined to the image and shares its scale, but reaches {largest:g} > 1")
+        count(name, values)
+
+    beside_image = {name for name, leader in groups.items() if leader == groups[IMAGE]} - {IMAGE}
     is_empty = True
     with torch.inference_mode():
         for images in batches:
             is_empty = False
-            graph(images, on_tensor=count)
+            graph(images, on_tensor=see)
     if is_empty:
         raise CalibrationError("no images to calibrate with")
     return histograms

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.float_layers import float_weights
 from carkp.quant.graph import (
     BOUNDS,
     IMAGE,
@@ -64,7 +65,7 @@ def _layer(net: FakeQuantNet, step: Step) -> Layer:
         case DepthToSpaceLayer():
             return QDepthToSpace(step.name, (step.inputs[0],), step.name, layer.block)
         case FloatLayer():
-            weights = {name: _array(value) for name, value in layer.weights.items()}
+            weights = {name: _array(value) for name, value in float_weights(layer).items()}
             return FloatOp(step.name, layer.kind, step.inputs, step.name, layer.attributes, weights)
     raise AssertionError(f"{step.name}: {type(layer).__name__} is no layer of a folded network")
 

@@ -84,6 +84,14 @@ BINARY: dict[Any, str] = {
 }
 
 
+IN_PLACE: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
 def float_layer(traced: fx.GraphModule, node: fx.Node) -> tuple[FloatLayer, list[fx.Node]]:
     """The operator at ``node`` with all that it needs and that is no tensor, and the tensors that it reads."""
     graph, copies, sources = fx.Graph(), dict[fx.Node, fx.Node](), list[fx.Node]()
@@ -102,8 +110,30 @@ def float_layer(traced: fx.GraphModule, node: fx.Node) -> tuple[FloatLayer, list
     graph.output(copied(node))
     graph.lint()
     found = describe(traced, node)
-    weights = {name: value.detach().clone() for name, value in found.weights.items()}
-    return FloatLayer(copy.deepcopy(fx.GraphModule(traced, graph)), found.kind, found.attributes, weights), sources
+    module = _out_of_place(copy.deepcopy(fx.GraphModule(traced, graph)))
+    return FloatLayer(module, found.kind, found.attributes), sources
+
+
+def float_weights(layer: FloatLayer) -> dict[str, Tensor]:
+    """The operator's weights by their role, as they are now: loading or training a network changes them."""
+    (output,) = [node for node in layer.module.graph.nodes if node.op == "output"]
+    return dict(describe(layer.module, output.args[0]).weights)
+
+
+def _out_of_place(module: fx.GraphModule) -> fx.GraphModule:
+    """``module`` without operators that write over their input: other layers read it, too."""
+    for child in module.modules():
+        if hasattr(child, "inplace"):
+            setattr(child, "inplace", False)  # noqa: B010 - no attribute that nn.Module knows
+    for node in module.graph.nodes:
+        if "inplace" in node.kwargs:
+            node.kwargs = {**node.kwargs, "inplace": False}
+        if node.op == "call_method":
+            node.target = node.target.rstrip("_")
+        if node.op == "call_function":
+            node.target = IN_PLACE.get(node.target, node.target)
+    module.recompile()
+    return module
 
 
 def describe(traced: fx.GraphModule, node: fx.Node) -> Operator:

@@ -78,7 +78,7 @@ def _trace(net: nn.Module) -> fx.GraphModule:
         raise FoldError(f"the network lies on {device}; move it to the CPU")
     try:
         return fx.symbolic_trace(net)
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+    except (fx.proxy.TraceError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise FoldError(f"the network cannot be traced by torch.fx: {error}") from error
 
 
@@ -114,7 +114,8 @@ class _Folder:
                 self._handler(node)(node)
         if output is None or self.names.get(output) != self.layers[-1][0].name:
             raise FoldError("the network's output is not the result of its last layer")
-        return LayerGraph(self.layers, self.shapes)
+        made = {IMAGE, *(step.name for step, _ in self.layers)}
+        return LayerGraph(self.layers, {name: shape for name, shape in self.shapes.items() if name in made})
 
     def _handler(self, node: fx.Node) -> Callable[[fx.Node], None]:
         module = self._module(node)
@@ -161,7 +162,8 @@ class _Folder:
         (height, width), (out_height, out_width) = _shape(source)[1:], _shape(node)[1:]
         padding = _pair(conv.padding)
         phases = subpixel_phases(weight, conv.groups, block, padding, (height, width), (out_height, out_width))
-        base = str(node.target).replace(".", "/")
+        base = self._unique(str(node.target).replace(".", "/"))
+        self.shapes[base] = _shape(node)  # the name is taken
         names = [f"{base}/phase_{index // block}{index % block}" for index in range(len(phases))]
         shape = (len(bias), out_height // block, out_width // block)
         for name, phase in zip(names, phases, strict=True):
@@ -192,7 +194,7 @@ class _Folder:
         self._emit(_scope(node, "add"), list(node.args[:2]), AddLayer(tail.activation), tail.last)  # type: ignore[arg-type]
 
     def _concat(self, node: fx.Node) -> None:
-        parts = node.args[0]
+        parts = node.kwargs.get("tensors", node.args[0] if node.args else ())
         self._emit(_scope(node, "concat"), list(parts), ConcatLayer(), node)  # type: ignore[arg-type]
 
     def _float(self, node: fx.Node) -> None:

@@ -5,10 +5,10 @@ Legend: B batch, O output channels, I input channels, kh kw kernel height and wi
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from carkp.quant.subpixel import Pads, depth_to_space
@@ -93,11 +93,18 @@ class DepthToSpaceLayer(nn.Module):
 
 
 class FloatLayer(nn.Module):
-    """Any other operator. ``kind`` is its ONNX name where it has one, ``attributes`` its ONNX attributes."""
+    """Any other operator. ``kind`` is its ONNX name where it has one, ``attributes`` its ONNX attributes.
 
-    def __init__(self, module: nn.Module, kind: str, attributes: Mapping[str, Any], weights: Mapping[str, Tensor]):
+    It stays in evaluation mode: a batch norm that could not be folded is frozen.
+    """
+
+    def __init__(self, module: fx.GraphModule, kind: str, attributes: Mapping[str, Any]) -> None:
         super().__init__()
-        self.module, self.kind, self.attributes, self.weights = module, kind, dict(attributes), dict(weights)
+        self.module, self.kind, self.attributes = module, kind, dict(attributes)
+
+    def train(self, mode: bool = True) -> Self:
+        del mode
+        return super().train(False)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         result: Tensor = self.module(*inputs)

@@ -12,9 +12,11 @@ from carkp.config.loading import ConfigError, dump_yaml, flatten, load_config, s
 from carkp.config.schema import ExperimentConfig
 from carkp.data.issues import DataError
 from carkp.deploy.compiled import CompiledMismatchError
+from carkp.deploy.float_onnx import ExportMismatchError
 from carkp.deploy.graph_audit import FloatKernelError
 from carkp.deploy.int8_onnx import Int8OnnxError
 from carkp.predictor import ModelError
+from carkp.quant.program import ProgramError
 from carkp.quant.simulate import AccumulatorOverflowError
 from carkp.tracking import NullTracker, Tracker, TrackingError, project_root, tracked_run
 from carkp.training.checkpoint import CheckpointError
@@ -38,6 +40,8 @@ USER_ERRORS = (
     FloatingPointError,
     Int8OnnxError,
     FloatKernelError,
+    ExportMismatchError,
+    ProgramError,
     AccumulatorOverflowError,
     AlignmentError,
     CompiledMismatchError,

@@ -7,7 +7,7 @@ from carkp.config.loading import ConfigError
 from carkp.data.dataset import normalise
 from carkp.deploy.runtime import OnnxRunner
 from carkp.quant.program import QProgram
-from carkp.quant.simulate import Simulator, UnsupportedLayerError
+from carkp.quant.simulate import Simulator
 from carkp.quant.target import Requantisation
 from carkp.training.evaluate import Forward
 
@@ -20,15 +20,15 @@ def simulator_forward(program: QProgram, requantisation: Requantisation | None =
     """
     try:
         simulator = Simulator(program, requantisation)
-    except UnsupportedLayerError as error:
+    except ValueError as error:
         raise ConfigError(f"int_infer: {error}") from error
-    return lambda images: simulator.run(normalise(images))
+    return lambda images: simulator.run(normalise(images.cpu()))
 
 
 def onnx_forward(runner: OnnxRunner) -> Forward:
-    """A session of ONNX Runtime."""
+    """A session of ONNX Runtime on the CPU."""
 
     def forward(images: Tensor) -> Tensor:
-        return torch.from_numpy(runner.run(normalise(images).numpy()))
+        return torch.from_numpy(runner.run_all(normalise(images.cpu()).numpy()))
 
     return forward

@@ -29,15 +29,11 @@ CALIBRATED = "calibration/model.pt"
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model on this machine, and the run that it comes from; "" where it is a file alone."""
+    """A model on this machine, the run that it comes from ("" for a file alone), and what names it elsewhere."""
 
     path: Path
     run_id: str
-
-    @property
-    def reference(self) -> str:
-        """What names it elsewhere."""
-        return f"runs:/{self.run_id}" if self.run_id else str(self.path)
+    reference: str
 
 
 @dataclass(frozen=True)
@@ -64,16 +60,21 @@ def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> M
         if run is None:
             wanted = ", ".join(f"{name.removeprefix('carkp.')} {value[:20]}" for name, value in tags.items())
             raise TrackingError(f"no finished {kind.stage} run ({wanted}): run `mlflow run . -e {kind.stage}` first")
-        return ModelFile(fetch_artifact(run.run_id, kind.artifact), run.run_id)
+        path = fetch_artifact(run.run_id, kind.artifact)
+        return ModelFile(path, run.run_id, f"runs:/{run.run_id}/{kind.artifact}")
     if not reference.startswith(("runs:", "models:")):
-        path = Path(reference).expanduser()
+        path = Path(reference).expanduser().resolve()
+        reference = str(path)
     elif _is_bare_run(reference):
         path = fetch_artifact(str(run_id_of(reference)), kind.artifact)
+        reference = f"{reference.rstrip('/')}/{kind.artifact}"
     else:
         path = fetch_reference(reference)
     if not path.is_file():
-        raise TrackingError(f"{reference}: no such file; give a file, latest, or runs:/<id>")
-    return ModelFile(path, run_id_of(reference) or "")
+        raise TrackingError(
+            f"{reference}: no such file; give a file, latest, runs:/<id>, or models:/<name>@<alias>/<path>"
+        )
+    return ModelFile(path, run_id_of(reference) or "", reference)
 
 
 def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -> Path | None:

@@ -81,14 +81,22 @@ def origin_of(
         "float_model": model.reference,
         "float_digest": model_digest,
         "data_digest": data.digest,
+        "alpha": repr(config.eval.alpha),
         CODEC_KEY: codec_to_json(build_codec(config.heatmap, config.model.input_size)),
         **{f"float_{split}_pck": repr(found.pck) for split, found in scores.items()},
     }
 
 
-def retention_metrics(origin: Mapping[str, str], data: PreparedData, scores: Mapping[str, Scores]) -> dict[str, float]:
-    """Share of the float model's PCK kept, for every split that it was scored on; nothing on other data."""
-    if origin.get("data_digest") != data.digest:
+def retention_metrics(
+    config: ExperimentConfig, origin: Mapping[str, str], data: PreparedData, scores: Mapping[str, Scores]
+) -> dict[str, float]:
+    """Share of the float model's PCK kept, for every split; nothing where that was scored otherwise."""
+    scored_as = {
+        "data_digest": data.digest,
+        "alpha": repr(config.eval.alpha),
+        CODEC_KEY: codec_to_json(build_codec(config.heatmap, config.model.input_size)),
+    }
+    if any(origin.get(name) != value for name, value in scored_as.items()):
         return {}
     known = {split: float(origin[key]) for split in scores if (key := f"float_{split}_pck") in origin}
     return {f"{split}/retention": scores[split].pck / pck for split, pck in known.items() if pck > 0}

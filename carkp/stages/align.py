@@ -34,7 +34,7 @@ from carkp.stages.evaluate import model_kind
 from carkp.stages.export import KINDS
 from carkp.tracking import Tracker, TrackingError
 from carkp.training.checkpoint import weights_digest
-from carkp.training.distributed import ProcessContext, process_context
+from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.training.evaluate import Forward, eval_forward
 
 EXECUTIONS = ("float", "fake_quant", "simulated", "simulated_float32", "onnxruntime")
@@ -215,8 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         parameters = [MODEL, DATA, TARGET]
         arguments = parse("align", "Hold all executions of an exported int8 model together.", parameters, argv)
-        with process_context() as context:
-            _execute(arguments, context)
+        _execute(arguments, cpu_context())
         return 0
 
     return guarded(work)
@@ -247,6 +246,9 @@ def _find_inputs(arguments: Arguments) -> AlignInputs:
     program = load_program(model.path)
     check_target(program.target, target, model.path)
     check_input_size({"input_size": program.tensors[program.input].shape[1:]}, config, model.path)
+    missing = [name for name in ("model", "stage", "model_digest") if name not in program.origin]
+    if missing:
+        raise TrackingError(f"{model.path}: does not say what it was made of ({', '.join(missing)}): run export")
     source = resolve_model(program.origin["model"], KINDS[program.origin["stage"]], {})
     prepared = load_prepared(source.path)
     if weights_digest(prepared.net.state_dict()) != program.origin["model_digest"]:

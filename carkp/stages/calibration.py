@@ -49,7 +49,7 @@ from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet,
 from carkp.stages._tables import write_table
 from carkp.tracking import Tracker
 from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_digest
-from carkp.training.distributed import ProcessContext, process_context
+from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.training.evaluate import eval_forward
 
 SQNR_BATCH = 8
@@ -101,7 +101,7 @@ def run(
     predictions = _predict_all(config, net, stores, context, "calibrated")
     scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
     scores = log_scored_splits(config, scored, tracker, out_dir, "calibration")
-    tracker.log_metrics(retention_metrics(origin, inputs.data, scores))
+    tracker.log_metrics(retention_metrics(config, origin, inputs.data, scores))
     log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
     _log_sqnr(config, net, stores.train, out_dir, tracker)
     if config.quant.sweep:
@@ -177,8 +177,7 @@ def sweep_percentiles(
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         arguments = parse("calibration", "Calibrate the float model for int8.", [DATA, MODEL, TARGET], argv)
-        with process_context() as context:
-            _execute(arguments, context)
+        _execute(arguments, cpu_context())
         return 0
 
     return guarded(work)

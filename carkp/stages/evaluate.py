@@ -86,7 +86,7 @@ def run(
         for name, store in splits.items()
     }
     scores = log_scored_splits(config, scored, tracker, out_dir, inputs.stage)
-    kept = retention_metrics(executable.origin, inputs.data, scores)
+    kept = retention_metrics(config, executable.origin, inputs.data, scores)
     tracker.log_metrics(kept)
     first_split, (store, predictions) = next(iter(scored.items()))
     codec = build_codec(config.heatmap, config.model.input_size)

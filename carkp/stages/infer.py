@@ -118,8 +118,8 @@ def find_model(config: ExperimentConfig, reference: str) -> ModelFile:
     if run_id is not None and reference.rstrip("/").endswith(run_id):
         return _model_of(find_run(run_id))
     if reference.startswith(("runs:", "models:")):
-        return ModelFile(fetch_reference(reference), run_id or "")
-    return ModelFile(Path(reference).expanduser(), "")
+        return ModelFile(fetch_reference(reference), run_id or "", reference)
+    return ModelFile(Path(reference).expanduser(), "", reference)
 
 
 def open_model(model: ModelFile) -> Predictor:
@@ -145,7 +145,7 @@ def _model_of(run: FoundRun) -> ModelFile:
             raise TrackingError(
                 f"runs:/{run.run_id}: a run of {stage}; give one of export or float, or an artifact's path"
             )
-    return ModelFile(fetch_artifact(run.run_id, kind.artifact), run.run_id)
+    return ModelFile(fetch_artifact(run.run_id, kind.artifact), run.run_id, f"runs:/{run.run_id}/{kind.artifact}")
 
 
 def _num_images(pictures: Sequence[Path]) -> int:

@@ -52,7 +52,8 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
     prepare_torch(config)
     prepared = load_prepared(inputs.model.path)
     check_input_size(prepared.architecture, config, inputs.model.path)
-    tracker.set_tags({**quantisation_tags(prepared), "carkp.source_run": inputs.model.run_id})
+    tags = {"carkp.data_digest": inputs.data.digest, "carkp.source_run": inputs.model.run_id}
+    tracker.set_tags({**quantisation_tags(prepared), **tags})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     settings = build_qat_settings(config, context.device)
     codec = codec_to_json(build_codec(config.heatmap, config.model.input_size))
@@ -67,10 +68,11 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
         return ""
     scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
     scores = log_scored_splits(config, scored, tracker, out_dir, "qat", step=config.qat.epochs)
-    kept = retention_metrics(prepared.origin, inputs.data, scores)
+    kept = retention_metrics(config, prepared.origin, inputs.data, scores)
     tracker.log_metrics(kept)
     log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
     log_choice(config, fitted, predictions["val"], tracker)
+    net = net.cpu()
     log_float_onnx(config, stores, net.graph, out_dir, tracker)
     write_scales(net, out_dir / "scales.json")
     tracker.log_file(out_dir / "scales.json", "")

@@ -58,6 +58,11 @@ class ProcessContext:
         return box
 
 
+def cpu_context() -> ProcessContext:
+    """One process on the CPU, whatever devices there are: for what runs in integers or counts values there."""
+    return ProcessContext(rank=0, world_size=1, device=torch.device("cpu"))
+
+
 @contextmanager
 def process_context() -> Iterator[ProcessContext]:
     """Join the process group that torchrun announced, or stand alone; leave the group at the end."""

@@ -62,6 +62,21 @@ def test_dead_and_constant_activations_get_valid_scales():
         torch.testing.assert_close(result, torch.full_like(result, 0.7), rtol=0, atol=0.01)
 
 
+def test_what_is_joined_to_the_image_must_fit_its_scale():
+    class Joined(nn.Module):
+        def __init__(self, gain: float) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+            nn.init.constant_(self.conv.weight, gain)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, self.conv(x)], 1)
+
+    observe(fold(Joined(0.1).eval(), SIZE), [images()])
+    with pytest.raises(CalibrationError, match="conv: is joined to the image"):
+        observe(fold(Joined(10.0).eval(), SIZE), [images()])
+
+
 def test_no_images_are_refused():
     with pytest.raises(CalibrationError, match="no images"):
         observe(fold(with_statistics(SmallNet()), SIZE), [])

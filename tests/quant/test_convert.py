@@ -1,15 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from carkp.deploy.graph_audit import require_int8_convs
 from carkp.deploy.int8_onnx import load_program, save_program
 from carkp.deploy.runtime import OnnxRunner
 from carkp.quant.calibrate import correct_biases
 from carkp.quant.convert import convert
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.fold import fold
 from carkp.quant.program import FloatOp, QConv, same_program
 from carkp.quant.simulate import Simulator, UnsupportedLayerError
-from tests.quant.networks import BPU, CPU, GatedNet, SmallNet, calibrated, images, with_statistics
+from tests.quant.networks import BPU, CPU, SIZE, GatedNet, SmallNet, calibrated, images, with_statistics
 
 TARGETS = pytest.mark.parametrize("target", [BPU, CPU], ids=["bpu", "onnxruntime_cpu"])
 
@@ -81,6 +84,50 @@ def test_phases_of_a_transposed_convolution_keep_a_scale_for_every_output_channe
     for phase in phases:
         largest = np.abs(phase.weight.reshape(12, -1)).max(axis=1)
         assert (largest == 127).all()
+
+
+class LateNorm(nn.Module):
+    """A batch norm that no convolution can take in, and an activation in place whose input is read again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(inplace=True), nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(self.act(self.first(images))))
+
+
+def test_float_layers_are_written_with_the_weights_that_were_loaded(tmp_path):
+    trained = calibrated(with_statistics(LateNorm()), CPU)
+    fresh = FakeQuantNet(fold(LateNorm().eval(), SIZE), CPU, True).eval()
+    fresh.load_state_dict(trained.state_dict())
+    assert same_program(convert(fresh, {}), convert(trained, {}))
+    path = tmp_path / "int8.onnx"
+    save_program(convert(fresh, {}), path)
+    with torch.inference_mode():
+        steps = (torch.from_numpy(OnnxRunner(path).run(images().numpy())) - trained(images())) / float(
+            trained.quantiser("last").scale
+        )
+    assert steps.abs().max() < 2.5
+
+
+def test_unfolded_batch_norm_is_frozen_in_training():
+    net = calibrated(with_statistics(LateNorm()), CPU).train()
+    before = {name: value.clone() for name, value in net.state_dict().items() if "running" in name}
+    assert before
+    net(images())
+    after = net.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_activations_in_place_do_not_write_over_what_others_see():
+    net = calibrated(with_statistics(LateNorm()), CPU)
+    seen: dict[str, torch.Tensor] = {}
+    with torch.inference_mode():
+        net.graph(images(), on_tensor=lambda name, values: seen.setdefault(name, values))
+        expected = net.graph.layers["first"](images())
+    assert torch.equal(seen["first"], expected)
 
 
 def test_unknown_operators_become_float_layers_that_the_simulator_refuses_by_name():

@@ -115,6 +115,20 @@ def test_a_transposed_convolution_that_cannot_be_rewritten_stays_in_float():
     assert layer.kind == "ConvTranspose"
 
 
+def test_a_transposed_convolution_used_twice_and_named_arguments():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose2d(3, 3, 4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.up(self.up(x))
+            return torch.cat(tensors=[y, y], dim=1)
+
+    net = Twice().eval()
+    torch.testing.assert_close(fold(net, SIZE)(images()), net(images()), rtol=1e-5, atol=1e-5)
+
+
 def test_a_network_that_branches_on_its_input_is_refused():
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def test_float_run_keeps_what_is_worth_keeping(trained: Project) -> None:
     assert trained.artifacts(run, "onnx") == {"onnx/float.onnx"}
     assert {"figures/pck_curve.png", "figures/pck_per_keypoint.png"} <= trained.artifacts(run, "figures")
     assert trained.artifacts(run, "pictures") == {"pictures/val_predictions.jpg"}
-    assert not list((trained.path / "runs").iterdir())
+    assert not (trained.path / "runs" / run.info.run_id).exists()
 
 
 def test_predictions_file_gives_the_logged_score(trained: Project) -> None:

@@ -50,7 +50,7 @@ def test_calibration_logs_scores_scales_and_tables(exported: Project, target: st
         expected = metrics["test/pck"] / float_run.data.metrics["test/pck"]
         assert metrics["test/retention"] == pytest.approx(expected)
     assert run.data.tags["carkp.model"] == "calibration"
-    assert run.data.tags["carkp.float_model"] == f"runs:/{float_run.info.run_id}"
+    assert run.data.tags["carkp.float_model"] == f"runs:/{float_run.info.run_id}/checkpoints/best.pt"
     assert exported.artifacts(run) >= {"scales.json", "sqnr.csv", "percentile_sweep.csv"}
     assert exported.artifacts(run, "calibration") == {"calibration/model.pt"}
     assert {"figures/sqnr.png", "figures/percentile_sweep.png"} <= exported.artifacts(run, "figures")
@@ -80,7 +80,7 @@ def test_export_writes_what_onnxruntime_runs_in_int8(exported: Project, target: 
         assert [dim.dim_value for dim in dims[1:]] == [3, 64, 64]
         program = load_program(path)
         assert require_int8_convs(path, program.num_convs).num_qlinear_convs == 49 + 3 * 4
-        assert program.origin["model"] == f"runs:/{source.info.run_id}"
+        assert program.origin["model"] == f"runs:/{source.info.run_id}/calibration/model.pt"
         assert program.target.name == target
         metadata = {item.key: item.value for item in model.metadata_props}
         assert metadata["carkp.target"] == target
