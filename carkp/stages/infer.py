@@ -261,8 +261,7 @@ def _execute(arguments: Arguments) -> None:
     if boxes is not None and boxes.unnamed is not None and len(pictures) > 1:
         raise DataError(f"{boxes.source}: boxes without names for {len(pictures)} pictures; name the picture of each")
     model = find_model(config, values["model"])
-    name = values["model"] if values["model"].startswith("models:") else model.reference
-    inputs = InferInputs(pictures, boxes, open_model(model), name)
+    inputs = InferInputs(pictures, boxes, open_model(model), model.reference)
 
     def work(tracker: Tracker, _: Path) -> None:
         result = run(inputs, out_dir, tracker)
