@@ -107,10 +107,8 @@ def test_evaluate_scores_every_execution(exported: Project, target: str) -> None
         assert run.data.tags["carkp.model"] == stage
         assert run.data.tags["carkp.target"] == target
         scores[stage] = {name: run.data.metrics[name] for name in HEADLINE}
-        assert (
-            "test/retention" in run.data.metrics
-            or "test/retention" not in newest(exported, "calibration", target).data.metrics
-        )
+        calibrated = newest(exported, "calibration", target).data.metrics
+        assert ("test/retention" in run.data.metrics) == ("test/retention" in calibrated)
     assert scores["calibration"] == {
         name: newest(exported, "calibration", target).data.metrics[name] for name in HEADLINE
     }
@@ -182,8 +180,8 @@ def test_qat_trains_from_the_calibration_and_exports(exported: Project) -> None:
     before = torch.load(fetched(exported, source, "calibration/model.pt"), weights_only=True)["weights"]
     after = torch.load(fetched(exported, run, "checkpoints/best.pt"), weights_only=True)["weights"]
     for name, value in after.items():
-        is_trained = name.startswith("graph.")
-        assert torch.equal(value, before[name]) is not is_trained or not is_trained, name
+        if not name.startswith("graph."):  # scales, zero points and bias shifts stay as calibrated
+            assert torch.equal(value, before[name]), name
     assert not torch.equal(after["graph.layers.head/final.weight"], before["graph.layers.head/final.weight"])
     done = exported.stage("export", "--target", "onnxruntime_cpu", "--stage", "qat", "--set", "name=tiny")
     assert done.returncode == 0, done.stderr
