@@ -28,7 +28,7 @@ from carkp.data import jpeg
 from carkp.data.issues import DataError
 from carkp.data.pictures import decode_picture
 from carkp.predictor import Predictor
-from carkp.tracking import PyfuncModel, Tracker
+from carkp.tracking.tracker import PyfuncModel, Tracker
 
 REGISTERED_NAME = "carkp"
 ARTIFACT = "model"

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from carkp.quant.target import Target
     from carkp.stages._data import PreparedData
     from carkp.stages._models import ModelFile
-    from carkp.tracking import Tracker
+    from carkp.tracking.tracker import Tracker
 
 # What else a run needs is imported where it is needed: the processes of quantize_static import this module too, and
 # their memory is not to include torch.
@@ -396,7 +396,7 @@ def main() -> int:
     from carkp.stages._cli import DATA, MODEL, Parameter, execute, parse
     from carkp.stages._data import require_data
     from carkp.stages._models import FLOAT, resolve_model
-    from carkp.tracking import Tracker
+    from carkp.tracking.tracker import Tracker
 
     parameters = [
         DATA,

@@ -27,7 +27,7 @@ from carkp.keypoints.schema import OCCLUDED
 from carkp.stages._build import build_eval_dataset
 from carkp.stages._cli import DATA, execute, guarded, parse
 from carkp.stages._data import PreparedData, require_data, require_samples
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 
 STUDY = "data_difficulty"
 LIMITS = {

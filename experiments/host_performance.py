@@ -43,7 +43,7 @@ from carkp.stages._quant import build_hardware, build_target
 from carkp.stages._tables import write_table
 from carkp.stages.compile import comparison_metrics
 from carkp.stages.evaluate import model_kind
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 
 STUDY, TARGET_NAME = "host_performance", "onnxruntime_cpu"
 TESTED = "tested"

@@ -35,7 +35,8 @@ from carkp.stages._quant import build_target, calibration_batches
 from carkp.stages._scoring import predict_split
 from carkp.stages._tables import write_table
 from carkp.stages.calibration import calibrate, prepare
-from carkp.tracking import Tracker, TrackingError
+from carkp.tracking.store import TrackingError
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.evaluate import Forward, eval_forward

@@ -31,7 +31,8 @@ from carkp.stages._cli import DATA, Parameter, execute, guarded, parse
 from carkp.stages._data import PreparedData, require_data
 from carkp.stages._models import FLOAT, ModelFile, load_net, resolve_model
 from carkp.stages.evaluate import model_kind
-from carkp.tracking import Tracker, fetch_artifact
+from carkp.tracking.runs import fetch_artifact
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 
 STUDY = "int8_exactness"

@@ -21,7 +21,6 @@ import io
 import json
 import logging
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -46,7 +45,8 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.store import Store
 from carkp.deploy.cpu import cpu_features
 from carkp.deploy.float_onnx import export_float_onnx
-from carkp.deploy.runtime import INPUT_NAME, Float32Array, OnnxRunner
+from carkp.deploy.latency import NUM_WARM_UP, Ratio, interleaved_times, paired_ratio
+from carkp.deploy.runtime import INPUT_NAME, Float32Array
 from carkp.quant.convert import convert
 from carkp.stages._build import build_observers, prepare_torch
 from carkp.stages._cli import DATA, MODEL, Parameter, execute, guarded, parse
@@ -56,15 +56,14 @@ from carkp.stages._quant import build_target, calibration_batches
 from carkp.stages._tables import write_table
 from carkp.stages.calibration import calibrate, prepare
 from carkp.stages.export import write_program
-from carkp.tracking import Tracker, fetch_artifact
+from carkp.tracking.runs import fetch_artifact
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 
 STUDY = "int8_latency"
 FLOAT_ONNX = "onnx/float.onnx"
 NUM_IMAGES, NUM_STATIC_IMAGES = 64, 32
-NUM_WARM_UP, NUM_PROFILED = 5, 20
-SECONDS_TO_SETTLE = 0.005  # for the threads of the session before to stop spinning
-NUM_RESAMPLES = 2000
+NUM_PROFILED = 20
 LIMITS = {
     "float_to_onnxruntime_cpu": 2.0,
     "static_qdq_to_onnxruntime_cpu": 1.0,
@@ -87,15 +86,6 @@ class Setting:
 
 
 SETTINGS = (Setting(1, 1), Setting(16, 1, 0.125), Setting(1, 2))
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """The median of paired ratios and its 95 % interval."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -202,28 +192,10 @@ def timed_runs(
     paths: Mapping[str, Path], images: Float32Array, setting: Setting, num_runs: int, rng: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
     """(num_runs,) milliseconds of every model; a round has the same images for all."""
-    runners = {name: OnnxRunner(path, setting.num_threads) for name, path in paths.items()}
-    batches = [images[start : start + setting.batch] for start in range(0, len(images), setting.batch)]
-    batches = [batch for batch in batches if len(batch) == setting.batch]
-    for runner in runners.values():
-        for _ in range(NUM_WARM_UP):
-            runner.run(batches[0])
-    times: dict[str, list[float]] = {name: [] for name in paths}
-    for number in tqdm(range(num_runs), setting.name):
-        for name in rng.permutation(list(paths)):
-            if setting.num_threads > 1:
-                time.sleep(SECONDS_TO_SETTLE)
-            start = time.perf_counter()
-            runners[name].run(batches[number % len(batches)])
-            times[name].append(1000 * (time.perf_counter() - start))
-    return {name: np.array(values) for name, values in times.items()}
-
-
-def paired_ratio(above: NDArray[np.float64], below: NDArray[np.float64], rng: np.random.Generator) -> Ratio:
-    ratios = above / below
-    chosen = rng.integers(0, len(ratios), (NUM_RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(ratios[chosen], axis=1), [2.5, 97.5])
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+    with tqdm(total=num_runs, desc=setting.name) as bar:
+        return interleaved_times(
+            paths, images, num_runs, rng, setting.batch, setting.num_threads, on_round=lambda: bar.update()
+        )
 
 
 def profile(path: Path, image: Float32Array, folder: Path) -> dict[str, float]:

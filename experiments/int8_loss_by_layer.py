@@ -32,7 +32,7 @@ from carkp.stages._models import FLOAT, ModelFile, resolve_model
 from carkp.stages._quant import TARGET, build_target
 from carkp.stages._tables import write_table
 from carkp.stages.calibration import calibrate, prepare
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 
 STUDY = "int8_loss_by_layer"

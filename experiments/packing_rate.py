@@ -120,7 +120,7 @@ def main() -> int:
     from rich.table import Table
 
     from carkp.stages._cli import Parameter, execute, parse
-    from carkp.tracking import Tracker
+    from carkp.tracking.tracker import Tracker
 
     parameters = [
         Parameter("frames", "120", "raw frames to make"),

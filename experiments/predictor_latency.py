@@ -46,7 +46,7 @@ from carkp.stages._quant import build_target
 from carkp.stages._tables import write_table
 from carkp.stages.calibration import calibrate, prepare
 from carkp.stages.export import write_program
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 
 STUDY = "predictor_latency"

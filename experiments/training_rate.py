@@ -36,7 +36,7 @@ from carkp.keypoints.metrics import Scores
 from carkp.stages._build import build_codec, build_fit_settings, build_model, build_train_loader, prepare_torch
 from carkp.stages._cli import DATA, Parameter, execute, guarded, parse
 from carkp.stages._data import PreparedData, open_prepared, require_data, require_samples
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.fit import FitInputs, Trainer
 

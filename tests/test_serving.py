@@ -26,7 +26,7 @@ from mlflow.tracking import MlflowClient
 from carkp.data import jpeg
 from carkp.predictor import ModelError, Predictor
 from carkp.serving import example_row, register
-from carkp.tracking import NullTracker, tracked_run
+from carkp.tracking.tracker import NullTracker, tracked_run
 from tests.tiny_models import ROOT, TinyModels
 
 BOXES = [[5, 5, 60, 40], [20.5, 10, 30, 30]]

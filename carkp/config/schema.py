@@ -89,6 +89,9 @@ class TrainConfig(_Section):
 
     epochs: PositiveInt = 30
     batch_size: Annotated[PositiveInt, Field(description="samples a process and step")] = 32
+    num_samples: Annotated[
+        NonNegativeInt, Field(description="of the training split, a random choice by the seed; 0: all")
+    ] = 0
     lr: PositiveFloat = 1.0e-3
     weight_decay: NonNegativeFloat = 5.0e-2
     warmup_epochs: NonNegativeFloat = 0.0

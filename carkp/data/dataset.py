@@ -10,6 +10,7 @@ from typing import NamedTuple, TypedDict
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -95,10 +96,10 @@ class CropDataset(Dataset[Sample]):
 class ShuffledSampler(Sampler[EpochIndex]):
     """A rank's share of a shuffled epoch: as many full batches on every rank, the odd rest left out."""
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-        self.num_batches = num_samples // (batch_size * world_size)
+    def __init__(self, indices: NDArray[np.int64], batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        self.num_batches = len(indices) // (batch_size * world_size)
         self.epoch = 0
-        self._num_samples = num_samples
+        self._indices = indices
         self._num_drawn = self.num_batches * batch_size * world_size
         self._seed, self._rank, self._world_size = seed, rank, world_size
 
@@ -106,7 +107,7 @@ class ShuffledSampler(Sampler[EpochIndex]):
         return self._num_drawn // self._world_size
 
     def __iter__(self) -> Iterator[EpochIndex]:
-        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._num_samples)
+        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._indices)
         for index in order[self._rank : self._num_drawn : self._world_size].tolist():
             yield EpochIndex(self.epoch, index)
 
@@ -138,17 +139,20 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    num_samples: int = 0,
 ) -> TrainLoader:
     """Shuffled full batches of ``batch_size`` samples a rank.
+
+    ``num_samples``: how many of the data set are used, a random choice that is the same in every epoch; 0: all.
 
     Raises:
         DataError: the data set makes no full batch on every rank.
     """
-    sampler = ShuffledSampler(len(dataset), batch_size, seed, rank, world_size)
+    sampler = ShuffledSampler(_chosen(len(dataset), num_samples, seed), batch_size, seed, rank, world_size)
     if sampler.num_batches == 0:
         raise DataError(
-            f"{dataset.store.path} holds {len(dataset)} samples, too few for one batch of {batch_size} on {world_size} "
-            "process(es): lower the batch size or prepare more data"
+            f"{dataset.store.path}: {num_samples or len(dataset)} of {len(dataset)} samples are too few for one batch "
+            f"of {batch_size} on {world_size} process(es): lower the batch size or prepare more data"
         )
     loader = _loader(dataset, sampler, batch_size, num_workers, pin_memory)
     return TrainLoader(loader, sampler)
@@ -185,6 +189,12 @@ def _loader(
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),  # keeps torch's global generator out of it
     )
+
+
+def _chosen(num_there: int, num_wanted: int, seed: int) -> NDArray[np.int64]:
+    if num_wanted == 0 or num_wanted >= num_there:
+        return np.arange(num_there)
+    return np.sort(np.random.default_rng(seed).choice(num_there, num_wanted, replace=False))
 
 
 def _start_worker(worker_id: int) -> None:

@@ -54,6 +54,7 @@ def build_train_loader(config: ExperimentConfig, store: Store, context: ProcessC
         rank=context.rank,
         world_size=context.world_size,
         pin_memory=context.device.type == "cuda",
+        num_samples=config.train.num_samples,
     )
 
 

@@ -12,13 +12,15 @@ from carkp.config.loading import ConfigError, dump_yaml, flatten, load_config, s
 from carkp.config.schema import ExperimentConfig
 from carkp.data.issues import DataError
 from carkp.deploy.compiled import CompiledMismatchError
+from carkp.deploy.cpu import cpu_features
 from carkp.deploy.float_onnx import ExportMismatchError
 from carkp.deploy.graph_audit import FloatKernelError
 from carkp.deploy.int8_onnx import Int8OnnxError
 from carkp.predictor import ModelError
 from carkp.quant.program import ProgramError
 from carkp.quant.simulate import AccumulatorOverflowError
-from carkp.tracking import NullTracker, Tracker, TrackingError, project_root, tracked_run
+from carkp.tracking.store import TrackingError, project_root
+from carkp.tracking.tracker import NullTracker, Tracker, tracked_run
 from carkp.training.checkpoint import CheckpointError
 
 DEFAULT_CONFIG = "configs/synthetic.yaml"
@@ -30,6 +32,10 @@ class AlignmentError(Exception):
 
 class UnsupportedModelError(Exception):
     """A model with layers that the target cannot run."""
+
+
+class PipelineError(Exception):
+    """A step that failed, or that an earlier pipeline still works on."""
 
 
 USER_ERRORS = (
@@ -46,6 +52,7 @@ USER_ERRORS = (
     AlignmentError,
     CompiledMismatchError,
     UnsupportedModelError,
+    PipelineError,
     ModelError,
 )
 """Errors whose message tells a user what, where and what to do: shown without a traceback."""
@@ -53,12 +60,16 @@ USER_ERRORS = (
 
 @dataclass(frozen=True)
 class Arguments:
-    """A parsed command line: the resolved configuration, the stage's parameters and flags, and the raw words."""
+    """A parsed command line: the resolved configuration, the stage's parameters and flags, and the raw words.
+
+    ``config_words`` are those that give another stage the same configuration.
+    """
 
     config: ExperimentConfig
     values: Mapping[str, str]
     raw: Sequence[str]
     flags: frozenset[str] = frozenset()
+    config_words: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,8 @@ def parse(
     overrides = [*split_overrides(values["overrides"]), *values["set"]]
     config = load_config(find_config(values["config"]), overrides)
     chosen = {parameter.name: values[parameter.name] for parameter in parameters}
-    return Arguments(config, chosen, raw, frozenset(name for name in flags if values[name]))
+    config_words = ["--config", values["config"], *(word for text in overrides for word in ("--set", text))]
+    return Arguments(config, chosen, raw, frozenset(name for name in flags if values[name]), config_words)
 
 
 def find_config(name: str) -> Path:
@@ -150,6 +162,8 @@ def run_in_folder(config: ExperimentConfig, tracker: Tracker, work: Callable[[Tr
 
 
 def log_config(config: ExperimentConfig, tracker: Tracker) -> None:
-    """The resolved configuration as parameters under ``config.`` and as the artifact config.yaml."""
+    """The resolved configuration as parameters under ``config.`` and as the artifact config.yaml; the CPU as tags."""
+    cpu = cpu_features()
+    tracker.set_tags({"carkp.cpu": cpu.model, "carkp.cpu_int8": " ".join(cpu.int8_flags)})
     tracker.log_params(flatten(config.model_dump(mode="json"), "config"))
     tracker.log_text(dump_yaml(config), "config.yaml")

@@ -9,7 +9,8 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.issues import DataError
 from carkp.data.store import SCHEMA_VERSION, Store, Stores, data_digest, open_stores
 from carkp.synthetic.generate import GENERATOR_VERSION, SyntheticSpec
-from carkp.tracking import LATEST, find_latest_run, find_run, project_root, run_id_of
+from carkp.tracking.runs import LATEST, find_latest_run, find_run, run_id_of
+from carkp.tracking.store import project_root
 
 SYNTHETIC = "synthetic"
 

@@ -10,15 +10,8 @@ from carkp.model.pose_net import pose_net_from_architecture
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.fold import fold
 from carkp.quant.target import Target
-from carkp.tracking import (
-    LATEST,
-    TrackingError,
-    fetch_artifact,
-    fetch_reference,
-    find_latest_run,
-    find_unfinished_run,
-    run_id_of,
-)
+from carkp.tracking.runs import LATEST, fetch_artifact, fetch_reference, find_latest_run, find_unfinished_run, run_id_of
+from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import CheckpointError, load_checkpoint
 from carkp.training.checkpoint import load_net as load_net
 

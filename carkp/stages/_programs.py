@@ -18,7 +18,8 @@ from carkp.stages._cli import Parameter
 from carkp.stages._models import ModelFile, load_net, load_prepared, resolve_model
 from carkp.stages._quant import has_per_channel_weights
 from carkp.stages.evaluate import model_kind
-from carkp.tracking import LATEST, TrackingError
+from carkp.tracking.runs import LATEST
+from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import load_checkpoint
 
 FROM_CONFIG = "config"

@@ -23,7 +23,7 @@ from carkp.report import figures
 from carkp.report.sheets import prediction_sheet
 from carkp.stages._build import build_codec, build_eval_dataset, build_eval_split
 from carkp.stages._sheets import write_jpeg
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import ProcessContext
 from carkp.training.evaluate import Forward, predict
 

@@ -20,7 +20,7 @@ from carkp.keypoints.predictions import Predictions
 from carkp.stages._build import build_codec, build_eval_dataset, build_eval_split, build_train_loader
 from carkp.stages._cli import Arguments, Parameter, execute
 from carkp.stages._scoring import mean_oracle_error_px, predict_split
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context, run_under_torchrun
 from carkp.training.evaluate import eval_forward, predict
@@ -38,12 +38,21 @@ NPROC = Parameter("nproc", "", "training processes on this machine; empty: train
 
 @dataclass(frozen=True)
 class Training:
-    """A network, what a checkpoint needs to build it again, how to train it, and the ``last.pt`` to go on from."""
+    """A training to do.
+
+    Attributes:
+        net: the network.
+        architecture: what a checkpoint needs to build it again.
+        settings: how to train it.
+        resume: the ``last.pt`` to go on from.
+        keeps_last: whether ``last.pt`` is logged, for a training that can be gone on with.
+    """
 
     net: nn.Module
     architecture: dict[str, Any]
     settings: FitSettings
     resume: Path | None = None
+    keeps_last: bool = True
 
 
 def parse_nproc(text: str, config: ExperimentConfig) -> int:
@@ -92,8 +101,9 @@ def train(
     out_dir: Path,
     tracker: Tracker,
     context: ProcessContext,
+    on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> FitResult:
-    """Train on the training split, validate every epoch; log each epoch and its checkpoints."""
+    """Train on the training split, validate every epoch; log each epoch and its checkpoints, then call ``on_epoch``."""
     codec = build_codec(config.heatmap, config.model.input_size)
     split = build_eval_split(config, stores.val, context)
 
@@ -117,17 +127,19 @@ def train(
     steps, epochs = len(inputs.batches), training.settings.epochs
     with tqdm(total=steps * epochs, initial=steps * trainer.epoch, desc="train", disable=not context.is_main) as bar:
 
-        def on_epoch(result: EpochResult) -> None:
+        def log(result: EpochResult) -> None:
             _log_epoch(result.numbers(), tracker)
             if result.is_best:  # before last.pt, which speaks of it
                 tracker.log_file(out_dir / CHECKPOINT_DIR / "best.pt", CHECKPOINT_DIR)
-            tracker.log_file(out_dir / CHECKPOINT_DIR / "last.pt", CHECKPOINT_DIR)
+            if training.keeps_last:
+                tracker.log_file(out_dir / CHECKPOINT_DIR / "last.pt", CHECKPOINT_DIR)
             bar.write(
                 f"epoch {result.epoch}/{epochs}: loss {result.loss:.3f}, val pck {result.scores.pck:.4f}, "
                 f"mean distance {result.scores.mean_dist:.2f} px, {result.samples_per_s:.1f} samples/s"
             )
+            on_epoch(result)
 
-        return fit(trainer, out_dir / CHECKPOINT_DIR, on_epoch, on_step=lambda loss: _advance(bar, loss))
+        return fit(trainer, out_dir / CHECKPOINT_DIR, log, on_step=lambda loss: _advance(bar, loss))
 
 
 def best_checkpoint(out_dir: Path, context: ProcessContext) -> Checkpoint:

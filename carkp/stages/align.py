@@ -32,7 +32,8 @@ from carkp.stages._scoring import predict_split
 from carkp.stages._tables import write_table
 from carkp.stages.evaluate import model_kind
 from carkp.stages.export import KINDS
-from carkp.tracking import Tracker, TrackingError
+from carkp.tracking.store import TrackingError
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.training.evaluate import Forward, eval_forward
@@ -227,7 +228,6 @@ def _execute(arguments: Arguments, context: ProcessContext) -> None:
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         features = cpu_features()
-        tracker.set_tags({"carkp.cpu": features.model, "carkp.cpu_int8": " ".join(features.int8_flags)})
         result = run(config, inputs, out_dir, tracker, context)
         show(config, result, features)
         if result.failures:

@@ -47,7 +47,7 @@ from carkp.stages._quant import (
 )
 from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet, predict_split
 from carkp.stages._tables import write_table
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_digest
 from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.training.evaluate import eval_forward

@@ -13,7 +13,7 @@ from carkp.model.opcount import LayerOps, TotalOps, count_ops, total_ops
 from carkp.stages._build import build_model
 from carkp.stages._cli import execute, guarded, parse
 from carkp.stages._tables import write_table
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from carkp.stages._cli import Arguments, UnsupportedModelError, execute, guarded
 from carkp.stages._programs import ANY_MODEL, FoundProgram, find_program
 from carkp.stages._quant import TARGET, build_hardware, build_target
 from carkp.stages._tables import write_table
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 
 MAX_NAMED = 4
 STYLES = {"int8": "green", "fallback": "yellow", "impossible": "bold red"}

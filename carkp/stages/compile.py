@@ -30,7 +30,7 @@ from carkp.stages._programs import find_export
 from carkp.stages._quant import TARGET, build_hardware, build_target, check_target
 from carkp.stages._tables import write_table
 from carkp.stages.check import CheckResult, log_check, require_possible
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 
 HOST = "onnxruntime_cpu"
 """The target that this machine is."""
@@ -272,8 +272,6 @@ def _log(inputs: CompileInputs, result: CompileResult, out_dir: Path, tracker: T
     if comparison is not None:
         tracker.log_metrics(comparison_metrics(comparison))
         tracker.log_figure(draw_comparison(prediction, comparison), "figures/predicted_measured.png")
-        cpu = cpu_features()
-        tracker.set_tags({"carkp.cpu": cpu.model, "carkp.cpu_int8": " ".join(cpu.int8_flags)})
 
 
 def _hardware_rows(hardware: Hardware) -> list[list[str]]:

@@ -16,7 +16,7 @@ from carkp.stages._cli import Parameter, execute, guarded, parse, run_in_folder
 from carkp.stages._data import PreparedData
 from carkp.stages._sheets import data_sheet, write_jpeg
 from carkp.synthetic.generate import generate, is_complete
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 
 RAW_DIR = "raw"
 ARTIFACT_DIR = "data"

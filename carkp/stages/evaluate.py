@@ -34,7 +34,7 @@ from carkp.stages._models import (
 from carkp.stages._quant import TARGET, build_target, check_target, describe_retention, retention_metrics
 from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet, mean_oracle_error_px, predict_split
 from carkp.stages.export import ONNX_DIR, onnx_name
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.evaluate import Forward, eval_forward

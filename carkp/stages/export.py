@@ -21,7 +21,7 @@ from carkp.serving import REGISTERED_NAME, register
 from carkp.stages._cli import MODEL, Arguments, Parameter, execute, guarded, parse
 from carkp.stages._models import CALIBRATION, QAT, ModelFile, Prepared, load_prepared, resolve_model
 from carkp.stages._quant import TARGET, build_target, check_target, quantisation_tags
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 
 KINDS = {"calibration": CALIBRATION, "qat": QAT}

@@ -23,7 +23,7 @@ from carkp.stages._training import (
     run_on_ranks,
     train,
 )
-from carkp.tracking import Tracker
+from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.training.distributed import ProcessContext
 

@@ -25,18 +25,9 @@ from carkp.stages._cli import MODEL, Arguments, Parameter, execute, guarded, par
 from carkp.stages._models import FLOAT, ModelFile
 from carkp.stages._sheets import write_jpeg
 from carkp.stages.evaluate import model_kind
-from carkp.tracking import (
-    LATEST,
-    FoundRun,
-    NullTracker,
-    Tracker,
-    TrackingError,
-    fetch_artifact,
-    fetch_reference,
-    find_latest_run,
-    find_run,
-    run_id_of,
-)
+from carkp.tracking.runs import LATEST, FoundRun, fetch_artifact, fetch_reference, find_latest_run, find_run, run_id_of
+from carkp.tracking.store import TrackingError
+from carkp.tracking.tracker import NullTracker, Tracker
 
 ARTIFACT_DIR = "infer"
 JSON_NAME = "keypoints.json"

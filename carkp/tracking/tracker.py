@@ -1,16 +1,19 @@
-"""Experiment tracking: the ``Tracker`` protocol and MLflow behind it. Only here and in serving is mlflow imported."""
+"""The ``Tracker`` protocol that stages report through, and MLflow behind it."""
 
 import importlib.metadata
+import json
 import logging
 import os
+import platform
 import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlparse
 
 import mlflow
 import mlflow.onnx
@@ -20,22 +23,18 @@ import onnx
 from matplotlib.figure import Figure
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.tracking import MlflowClient
 
-LATEST = "latest"
-PROJECT_FILE = "MLproject"
+from carkp.tracking.runs import create_child_run
+from carkp.tracking.store import use_default_store
 
 _GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 _MAX_PARAM_LENGTH = 6000
 _FIGURE_DPI = 110
 _DIGEST_LENGTH = 36
-
-
-class TrackingError(Exception):
-    """A run or artifact that cannot be found; the message says what was looked for and what to do."""
+_NAME_TAG, _NOTE_TAG = "mlflow.runName", "mlflow.note.content"
+_RECORDED_PACKAGES = ("carkp", "torch", "timm", "onnx", "onnxruntime", "numpy", "opencv-python-headless", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Tracker(Protocol):
     def log_onnx_model(self, path: Path, name: str, inputs: np.ndarray, outputs: np.ndarray) -> None: ...
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None: ...
     def register_pyfunc(self, name: str, alias: str, model: PyfuncModel) -> str: ...
+    def describe(self, note: str, label: str = "") -> None: ...
     def child(self, stage: str, experiment: str) -> AbstractContextManager["Tracker"]: ...
 
 
@@ -107,6 +107,9 @@ class NullTracker:
         del name, alias, model
         return "unregistered"
 
+    def describe(self, note: str, label: str = "") -> None:
+        del note, label
+
     @contextmanager
     def child(self, stage: str, experiment: str) -> Iterator[Tracker]:
         del stage, experiment
@@ -116,8 +119,9 @@ class NullTracker:
 class MlflowTracker:
     """The active MLflow run."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, default_name: str) -> None:
         self._run_id = run_id
+        self._default_name = default_name
 
     @property
     def run_id(self) -> str:
@@ -145,7 +149,7 @@ class MlflowTracker:
 
     def log_onnx_model(self, path: Path, name: str, inputs: np.ndarray, outputs: np.ndarray) -> None:
         """Log an ONNX file as an MLflow model whose signature is inferred from an example."""
-        requirements = [f"{package}=={version}" for package, version in _versions("onnx", "onnxruntime", "numpy")]
+        requirements = [f"{package}=={version}" for package, version in _versions(("onnx", "onnxruntime", "numpy"))]
         mlflow.onnx.log_model(
             onnx.load(str(path)),
             name=name,
@@ -175,12 +179,30 @@ class MlflowTracker:
         MlflowClient().set_registered_model_alias(name, alias, version)
         return version
 
+    def describe(self, note: str, label: str = "") -> None:
+        """The run's description in Markdown, and words that its name ends with, unless a user has named it."""
+        mlflow.set_tag(_NOTE_TAG, note)
+        name = mlflow.get_run(self._run_id).info.run_name or ""
+        default = self._default_name
+        if label and (name == default or name.startswith(f"{default} ")):
+            mlflow.set_tag(_NAME_TAG, f"{default} {label}")
+
     @contextmanager
     def child(self, stage: str, experiment: str) -> Iterator[Tracker]:
         """A nested run in the experiment of this one."""
-        with mlflow.start_run(run_name=_run_name(stage, experiment), nested=True) as run:
-            tracker = MlflowTracker(run.info.run_id)
-            _describe(tracker, stage, experiment)
+        with nested_run(self._run_id, stage, experiment) as tracker:
+            yield tracker
+
+
+@contextmanager
+def nested_run(parent_run_id: str, stage: str, experiment: str) -> Iterator[Tracker]:
+    """A run below another one, which may have been opened by another process, in the experiment of that one."""
+    use_default_store()
+    name = _run_name(stage, experiment)
+    with mlflow.start_run(run_id=create_child_run(parent_run_id, name), nested=True) as run:
+        tracker = MlflowTracker(run.info.run_id, name)
+        _describe(tracker, stage, experiment)
+        with _error_kept():
             yield tracker
 
 
@@ -196,117 +218,24 @@ def tracked_run(stage: str, experiment: str, system_metrics_interval_s: float) -
     is_under_mlflow_run = "MLFLOW_RUN_ID" in os.environ
     if not is_under_mlflow_run:
         mlflow.set_experiment(experiment)
-    name = None if is_under_mlflow_run else _run_name(stage, experiment)
-    with mlflow.start_run(run_name=name, log_system_metrics=True) as run:
+    name = _run_name(stage, experiment)
+    with mlflow.start_run(run_name=None if is_under_mlflow_run else name, log_system_metrics=True) as run:
         if _GENERATED_NAME.fullmatch(run.info.run_name or ""):
-            mlflow.set_tag("mlflow.runName", _run_name(stage, experiment))
-        tracker = MlflowTracker(run.info.run_id)
+            mlflow.set_tag(_NAME_TAG, name)
+        tracker = MlflowTracker(run.info.run_id, name)
         _describe(tracker, stage, experiment)
-        try:
+        with _error_kept():
             yield tracker
-        except BaseException as error:
-            mlflow.set_tag("carkp.error", f"{type(error).__name__}: {error}"[:_MAX_PARAM_LENGTH])
-            raise
 
 
-def use_default_store() -> None:
-    """Track to mlflow.db in the project unless MLFLOW_TRACKING_URI says otherwise."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        mlflow.set_tracking_uri(f"sqlite:///{project_root() / 'mlflow.db'}")
-
-
-def project_root() -> Path:
-    """The working directory where it holds the MLproject file, else the checkout that this module lies in, if any."""
-    checkout = Path(__file__).resolve().parent.parent
-    is_elsewhere = not (Path.cwd() / PROJECT_FILE).is_file()
-    return checkout if is_elsewhere and (checkout / PROJECT_FILE).is_file() else Path.cwd()
-
-
-@dataclass(frozen=True)
-class FoundRun:
-    """A run that answers a reference."""
-
-    run_id: str
-    name: str
-    tags: Mapping[str, str]
-
-
-def find_latest_run(stage: str, tags: Mapping[str, str]) -> FoundRun | None:
-    """The newest finished run of ``stage`` with these tags, over all experiments of the tracking server."""
-    runs = _search(stage, tags, "attributes.status = 'FINISHED'", max_results=1)
-    return _found(runs[0]) if runs else None
-
-
-def find_unfinished_run(stage: str, tags: Mapping[str, str], artifact: str) -> FoundRun | None:
-    """The newest run of ``stage`` with these tags that failed, was killed or is said to go on, and has ``artifact``."""
-    for run in _search(stage, tags, "attributes.status != 'FINISHED'", max_results=20):
-        folder, _, _ = artifact.rpartition("/")
-        if any(item.path == artifact for item in MlflowClient().list_artifacts(run.info.run_id, folder)):
-            return _found(run)
-    return None
-
-
-def find_run(run_id: str) -> FoundRun:
-    """The run of this id.
-
-    Raises:
-        TrackingError: the tracking server has none.
-    """
-    use_default_store()
+@contextmanager
+def _error_kept() -> Iterator[None]:
+    """What ends the active run is kept as its tag ``carkp.error``."""
     try:
-        return _found(MlflowClient().get_run(run_id))
-    except MlflowException as error:
-        raise TrackingError(f"runs:/{run_id}: no such run in {mlflow.get_tracking_uri()}") from error
-
-
-def run_id_of(reference: str) -> str | None:
-    """The run id in ``runs:/<id>[/path]``; None for another kind of reference."""
-    match = re.match(r"runs:/+([0-9a-f]+)", reference)
-    return match.group(1) if match else None
-
-
-def fetch_artifact(run_id: str, path: str) -> Path:
-    """The original of an artifact of a run where it lies on this machine, else a copy.
-
-    Raises:
-        TrackingError: the run has no such artifact.
-    """
-    use_default_store()
-    try:
-        root = urlparse(MlflowClient().get_run(run_id).info.artifact_uri)
-        if root.scheme in ("", "file") and (original := Path(unquote(root.path)) / path).exists():
-            return original
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
-    except (MlflowException, OSError) as error:
-        raise TrackingError(f"runs:/{run_id}: the run has no artifact {path}") from error
-
-
-def fetch_reference(reference: str) -> Path:
-    """A local copy of a ``runs:/…`` or ``models:/…`` artifact.
-
-    Raises:
-        TrackingError: there is none.
-    """
-    use_default_store()
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=reference))
-    except (MlflowException, OSError) as error:
-        raise TrackingError(f"{reference}: no such artifact in {mlflow.get_tracking_uri()}") from error
-
-
-def _search(stage: str, tags: Mapping[str, str], condition: str, max_results: int) -> list[Run]:
-    use_default_store()
-    client = MlflowClient()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    wanted = {"carkp.stage": stage, **tags}
-    query = " and ".join([*(f"tags.`{name}` = '{value}'" for name, value in wanted.items()), condition])
-    return list(
-        client.search_runs(experiments, query, order_by=["attributes.start_time DESC"], max_results=max_results)
-    )
-
-
-def _found(run: Run) -> FoundRun:
-    return FoundRun(run.info.run_id, run.info.run_name or run.info.run_id, dict(run.data.tags))
+        yield
+    except BaseException as error:
+        mlflow.set_tag("carkp.error", f"{type(error).__name__}: {error}"[:_MAX_PARAM_LENGTH])
+        raise
 
 
 def _run_name(stage: str, experiment: str) -> str:
@@ -321,6 +250,9 @@ def _describe(tracker: Tracker, stage: str, experiment: str) -> None:
             "carkp.experiment": experiment,
             "carkp.git_commit": commit,
             "carkp.git_dirty": str(is_dirty).lower(),
+            "carkp.command": shlex.join(["python", *sys.orig_argv[1:]])[:_MAX_PARAM_LENGTH],
+            "carkp.versions": json.dumps({"python": platform.python_version(), **dict(_versions())}),
+            "carkp.machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         }
     )
 
@@ -340,5 +272,12 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def _versions(*packages: str) -> list[tuple[str, str]]:
-    return [(package, importlib.metadata.version(package)) for package in packages]
+def _versions(packages: Sequence[str] = _RECORDED_PACKAGES) -> list[tuple[str, str]]:
+    """Versions of the packages that are installed."""
+    found = []
+    for package in packages:
+        try:
+            found.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

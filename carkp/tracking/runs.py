@@ -1,0 +1,169 @@
+"""Runs that are already there: found by tags, read, and their artifacts fetched."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from carkp.tracking.store import TrackingError, use_default_store
+
+LATEST = "latest"
+STAGE_TAG = "carkp.stage"
+PARENT_TAG = "mlflow.parentRunId"
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run as the tracking server has it.
+
+    Attributes:
+        run_id, name, tags, params, metrics: as in MLflow; of a metric the last value.
+        experiment_id: of MLflow's experiment.
+        status: RUNNING, SCHEDULED, FINISHED, FAILED or KILLED.
+        started: in UTC.
+    """
+
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    experiment_id: str
+    status: str
+    started: datetime
+
+
+def find_runs(tags: Mapping[str, str], is_finished: bool = True, max_results: int = 1000) -> list[FoundRun]:
+    """Runs with these tags, the newest first, over all experiments of the tracking server.
+
+    ``is_finished`` False: those that failed, were killed or are said to go on.
+    """
+    use_default_store()
+    client = MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    wanted = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    query = " and ".join([*wanted, f"attributes.status {'=' if is_finished else '!='} 'FINISHED'"])
+    found = client.search_runs(experiments, query, order_by=["attributes.start_time DESC"], max_results=max_results)
+    return [_found(run) for run in found]
+
+
+def find_latest_run(stage: str, tags: Mapping[str, str]) -> FoundRun | None:
+    """The newest finished run of ``stage`` with these tags."""
+    runs = find_runs({STAGE_TAG: stage, **tags}, max_results=1)
+    return runs[0] if runs else None
+
+
+def find_unfinished_run(stage: str, tags: Mapping[str, str], artifact: str) -> FoundRun | None:
+    """The newest run of ``stage`` with these tags that failed, was killed or is said to go on, and has ``artifact``."""
+    runs = find_runs({STAGE_TAG: stage, **tags}, is_finished=False, max_results=20)
+    return next((run for run in runs if has_artifact(run.run_id, artifact)), None)
+
+
+def has_artifact(run_id: str, path: str) -> bool:
+    """Whether a run has the artifact ``path``."""
+    return path in list_artifacts(run_id, path.rpartition("/")[0])
+
+
+def list_artifacts(run_id: str, folder: str = "") -> list[str]:
+    """Paths of what lies in a folder of a run's artifacts, folders included; empty where there is no such folder."""
+    use_default_store()
+    try:
+        return [item.path for item in MlflowClient().list_artifacts(run_id, folder or None)]
+    except (MlflowException, OSError):
+        return []
+
+
+def metric_history(run_id: str, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric in the order of the steps."""
+    use_default_store()
+    history = MlflowClient().get_metric_history(run_id, name)
+    return sorted((metric.step, metric.value) for metric in history)
+
+
+def create_child_run(parent_run_id: str, name: str) -> str:
+    """A new run below another one, in its experiment; its id. It runs until ``end_run`` or a process that joins it."""
+    use_default_store()
+    client = MlflowClient()
+    parent = client.get_run(parent_run_id)
+    run = client.create_run(parent.info.experiment_id, tags={PARENT_TAG: parent_run_id}, run_name=name)
+    return str(run.info.run_id)
+
+
+def adopt_run(run_id: str, parent_run_id: str) -> None:
+    """Make a run a child of another one."""
+    use_default_store()
+    MlflowClient().set_tag(run_id, PARENT_TAG, parent_run_id)
+
+
+def end_run(run_id: str, status: str) -> None:
+    """Say that a run whose process is gone has ended."""
+    use_default_store()
+    MlflowClient().set_terminated(run_id, status)
+
+
+def find_run(run_id: str) -> FoundRun:
+    """The run of this id.
+
+    Raises:
+        TrackingError: the tracking server has none.
+    """
+    use_default_store()
+    try:
+        return _found(MlflowClient().get_run(run_id))
+    except MlflowException as error:
+        raise TrackingError(f"runs:/{run_id}: no such run in {mlflow.get_tracking_uri()}") from error
+
+
+def run_id_of(reference: str) -> str | None:
+    """The run id in ``runs:/<id>[/path]``; None for another kind of reference."""
+    match = re.match(r"runs:/+([0-9a-f]+)", reference)
+    return match.group(1) if match else None
+
+
+def fetch_artifact(run_id: str, path: str) -> Path:
+    """The original of an artifact of a run where it lies on this machine, else a copy.
+
+    Raises:
+        TrackingError: the run has no such artifact.
+    """
+    use_default_store()
+    try:
+        root = urlparse(MlflowClient().get_run(run_id).info.artifact_uri)
+        if root.scheme in ("", "file") and (original := Path(unquote(root.path)) / path).exists():
+            return original
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"runs:/{run_id}: the run has no artifact {path}") from error
+
+
+def fetch_reference(reference: str) -> Path:
+    """A local copy of a ``runs:/…`` or ``models:/…`` artifact.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    use_default_store()
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=reference))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"{reference}: no such artifact in {mlflow.get_tracking_uri()}") from error
+
+
+def _found(run: Run) -> FoundRun:
+    return FoundRun(
+        run_id=run.info.run_id,
+        name=run.info.run_name or run.info.run_id,
+        tags=dict(run.data.tags),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        experiment_id=run.info.experiment_id,
+        status=run.info.status,
+        started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+    )
