@@ -1,7 +1,7 @@
 """``build_*``: a sub-configuration in, an object out. Below the stages nothing takes a configuration."""
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -96,6 +96,13 @@ def build_observers(quant: QuantConfig, tensors: Iterable[str]) -> dict[str, Obs
         percentile = quant.percentile if rule.percentile is None else rule.percentile
         observers |= dict.fromkeys(matching, Observer(rule.observer, percentile))
     return observers
+
+
+def vary_percentile(observers: Mapping[str, Observer], quant: QuantConfig, percentile: float) -> dict[str, Observer]:
+    """``observers`` with another percentile; tensors whose rule names another observer keep theirs."""
+    own = Observer(quant.observer, quant.percentile)
+    varied = Observer("percentile", percentile)
+    return {name: varied if observer == own else observer for name, observer in observers.items()}
 
 
 def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:

@@ -22,6 +22,7 @@ from carkp.quant.simulate import AccumulatorOverflowError
 from carkp.tracking.store import TrackingError, project_root
 from carkp.tracking.tracker import NullTracker, Tracker, tracked_run
 from carkp.training.checkpoint import CheckpointError
+from carkp.tuning.errors import StorageError
 
 DEFAULT_CONFIG = "configs/synthetic.yaml"
 
@@ -54,6 +55,7 @@ USER_ERRORS = (
     UnsupportedModelError,
     PipelineError,
     ModelError,
+    StorageError,
 )
 """Errors whose message tells a user what, where and what to do: shown without a traceback."""
 

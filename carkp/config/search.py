@@ -1,0 +1,58 @@
+"""What a study searches, and what it may cost: configs/search/*.yaml."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from carkp.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, _Section
+
+
+class Range(_Section):
+    """Values from ``low`` to ``high``."""
+
+    low: PositiveFloat
+    high: PositiveFloat
+
+    @model_validator(mode="after")
+    def _ascends(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        return self
+
+
+class SearchSpace(_Section):
+    """Ranges of the three parameters."""
+
+    sigma: Annotated[Range, Field(description="of the heatmaps, in cells; the decoder's window is tied to it")]
+    lr: Annotated[Range, Field(description="learning rate, searched on a logarithmic scale")]
+    q: Annotated[Range, Field(description="calibration percentile as -log10(1 - p / 100): 2 is 99 %, 5 is 99.999 %")]
+
+
+class SearchBudget(_Section):
+    """What a trial costs."""
+
+    epochs: PositiveInt = 3
+    num_train_samples: Annotated[
+        NonNegativeInt, Field(description="of the training split, a random choice; 0: all")
+    ] = 0
+    num_scored_samples: Annotated[
+        NonNegativeInt, Field(description="of the validation split that the objective is computed on; 0: all")
+    ] = 0
+
+
+class SearchConfig(_Section):
+    """A study. Its objective is the PCK of the simulated int8 model on the validation split."""
+
+    num_trials: Annotated[PositiveInt, Field(description="trainings; the first is the configuration's own")] = 12
+    space: SearchSpace
+    budget: SearchBudget = SearchBudget()
+    num_startup_trainings: Annotated[PositiveInt, Field(description="trainings with random parameters")] = 5
+    num_trainings_before_pruning: Annotated[
+        PositiveInt, Field(description="trainings that must have reached an epoch before another is pruned at it")
+    ] = 4
+    num_swept_percentiles: Annotated[
+        NonNegativeInt, Field(description="further values of q, evenly spaced, that every trained model is scored at")
+    ] = 7
+    num_confirmation_seeds: Annotated[
+        NonNegativeInt, Field(description="new seeds that the best and the default are trained with at the end")
+    ] = 3

@@ -1,0 +1,174 @@
+"""A study's trials as MLflow runs, worked on by one process or several."""
+
+import multiprocessing
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tqdm import tqdm
+
+from carkp.config.schema import ExperimentConfig
+from carkp.stages._trial import LR, SIGMA, Q, TrialInputs, percentile_of, run_trial
+from carkp.tracking.runs import end_run, find_run
+from carkp.tracking.store import TrackingError
+from carkp.tracking.tracker import Tracker, nested_run
+from carkp.training.fit import EpochResult
+from carkp.tuning.study import Alternative, Axis, Job, Outcome, Pruned, StudySettings, Trial, TrialRecord, TuningStudy
+
+RUN_ID, SEED, TEST_PCK = "run_id", "seed", "test_int8_pck"
+FLOAT_PCK, ORACLE, SCORING_SHARE = "val_float_pck", "oracle_error_px", "scoring_share"
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """What a worker needs: the database, the study, the jobs that it starts with, and what each trial works on.
+
+    ``is_pruned``: whether trials report their epochs to be stopped early.
+    """
+
+    storage: str
+    settings: StudySettings
+    seed: int
+    inputs: TrialInputs
+    is_pruned: bool = True
+
+    def open(self) -> TuningStudy:
+        return TuningStudy(self.storage, self.settings, self.seed)
+
+
+def run_workers(spec: StudySpec, num_workers: int) -> None:
+    """Work on the study in ``num_workers`` processes of this machine until nothing is left.
+
+    What a worker that was killed leaves behind is done here in the end.
+    """
+    if num_workers > 1:
+        shared = _with_threads(spec, max(1, len(os.sched_getaffinity(0)) // num_workers))
+        context = multiprocessing.get_context("spawn")
+        workers = [context.Process(target=work, args=(shared,), name=f"worker {i}") for i in range(num_workers)]
+        for worker in workers:
+            worker.start()
+        try:
+            for worker in workers:
+                worker.join()
+        except KeyboardInterrupt:
+            for worker in workers:
+                worker.join()
+            raise
+    work(spec)
+
+
+def work(spec: StudySpec) -> None:
+    """Take trials of the study until nothing is left."""
+    study = spec.open()
+    study.run(lambda trial: run_tracked(spec, study, trial), lambda record: _tell(study, record))
+
+
+def run_tracked(spec: StudySpec, study: TuningStudy, trial: Trial) -> Outcome:
+    """A trial as a run below the study's.
+
+    Raises:
+        Pruned: it need not go on.
+    """
+    _end_killed(trial.notes.get(RUN_ID))
+    pruned: Pruned | None = None
+    config = _seeded(spec.inputs.config, trial.notes)
+    with nested_run(study.notes()[RUN_ID], "trial", config.name) as tracker:
+        trial.note(RUN_ID, tracker.run_id)
+        _introduce(spec, trial, tracker)
+        try:
+            outcome = _run(replace(spec.inputs, config=config), spec.is_pruned, trial, tracker)
+        except Pruned as reason:
+            pruned = reason
+            tracker.set_tags({"carkp.trial_state": "pruned"})
+            tracker.describe(f"Pruned: {reason}.")
+    if pruned is not None:
+        raise pruned
+    return outcome
+
+
+def _run(inputs: TrialInputs, is_pruned: bool, trial: Trial, tracker: Tracker) -> Outcome:
+    def report(result: EpochResult) -> None:
+        if is_pruned:
+            trial.report(result.scores.pck, result.epoch)
+
+    result = run_trial(inputs, trial.params, tracker, report)
+    split = next(iter(inputs.num_scored))
+    own_q = trial.params[Q]
+    own = result.int8_pck[own_q]
+    trial.note(FLOAT_PCK, result.float_pck)
+    trial.note(ORACLE, result.oracle_error_px)
+    trial.note(SCORING_SHARE, result.scoring_share)
+    if "test" in own:
+        trial.note(TEST_PCK, own["test"])
+    tracker.set_tags({"carkp.trial_state": "complete"})
+    tracker.describe(
+        f"PCK of the simulated int8 model on validation **{own[split]:.4f}** (float, best epoch: "
+        f"{result.float_pck:.4f}). The codec alone is {result.oracle_error_px:.3f} px off on the labels."
+    )
+    others = [Alternative({**trial.params, Q: q}, by[split]) for q, by in result.int8_pck.items() if q != own_q]
+    return Outcome(own[split], others)
+
+
+def _introduce(spec: StudySpec, trial: Trial, tracker: Tracker) -> None:
+    params = trial.params
+    words = f"sigma {params[SIGMA]:.2f}, lr {params[LR]:.1e}, percentile {percentile_of(params[Q]):g}"
+    tracker.set_tags(
+        {
+            "carkp.study": spec.settings.name,
+            "carkp.trial": str(trial.number),
+            "carkp.trained": "true",
+            "carkp.data_digest": spec.inputs.data.digest,
+            "carkp.target": spec.inputs.target.name,
+        }
+    )
+    tracker.describe(f"Under way with {words}.", f"{trial.number}: {words}")
+
+
+def _tell(study: TuningStudy, record: TrialRecord) -> None:
+    """One line on a trial that has ended."""
+    trained = [other for other in study.records() if other.is_trained]
+    num_left = sum(other.state in ("waiting", "running") for other in trained)
+    complete = [other.value for other in study.records() if other.value is not None]
+    best = f", best so far {max(complete):.4f}" if complete else ""
+    value = f" {record.value:.4f}" if record.value is not None else ""
+    tqdm.write(
+        f"trial {record.number}: {record.state}{value} in {record.seconds:.0f} s{best}; "
+        f"{len(trained) - num_left} trainings ended, {num_left} to go"
+    )
+
+
+def _end_killed(run_id: str | None) -> None:
+    """The run of an earlier attempt whose process was killed still says that it is running."""
+    if run_id is None:
+        return
+    try:
+        is_open = find_run(run_id).status == "RUNNING"
+    except TrackingError:
+        return
+    if is_open:
+        end_run(run_id, "KILLED")
+
+
+def _seeded(config: ExperimentConfig, notes: Mapping[str, Any]) -> ExperimentConfig:
+    return config.model_copy(update={"seed": notes[SEED]}) if SEED in notes else config
+
+
+def _with_threads(spec: StudySpec, num_threads: int) -> StudySpec:
+    """Each of several workers keeps to its share of the cores."""
+    config = spec.inputs.config
+    changes = {"num_threads": num_threads, "num_workers": min(config.train.num_workers, num_threads)}
+    config = config.model_copy(update={"train": config.train.model_copy(update=changes)})
+    return replace(spec, inputs=replace(spec.inputs, config=config))
+
+
+def axes_of(space: Mapping[str, tuple[float, float]], log: str) -> dict[str, Axis]:
+    """Axes of ranges; the one called ``log`` is logarithmic."""
+    return {name: Axis(low, high, is_log=name == log) for name, (low, high) in space.items()}
+
+
+def queue_jobs(spec: StudySpec, jobs: list[Job]) -> TuningStudy:
+    """Open the study and put into its queue what was never there."""
+    study = spec.open()
+    study.queue(jobs)
+    return study

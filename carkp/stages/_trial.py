@@ -1,0 +1,223 @@
+"""One trial of a study: train shortly, calibrate, and score the simulated int8 model at several percentiles."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from carkp.config.schema import ExperimentConfig
+from carkp.config.search import SearchBudget
+from carkp.data.dataset import CropDataset
+from carkp.data.store import Store, Stores
+from carkp.keypoints.predictions import Predictions
+from carkp.quant.calibrate import choose_thresholds
+from carkp.quant.convert import convert
+from carkp.quant.program import QProgram
+from carkp.quant.target import Target
+from carkp.stages._build import (
+    build_codec,
+    build_eval_dataset,
+    build_fit_settings,
+    build_model,
+    build_observers,
+    prepare_torch,
+    vary_percentile,
+)
+from carkp.stages._cli import log_config
+from carkp.stages._data import PreparedData
+from carkp.stages._executions import simulator_forward
+from carkp.stages._scoring import mean_oracle_error_px
+from carkp.stages._tables import write_table
+from carkp.stages._training import Training, best_checkpoint, train
+from carkp.stages.calibration import calibrate, prepare
+from carkp.tracking.store import project_root
+from carkp.tracking.tracker import Tracker
+from carkp.training.checkpoint import Checkpoint
+from carkp.training.distributed import cpu_context, process_context
+from carkp.training.evaluate import EvalSplit, Forward, predict
+from carkp.training.fit import EpochResult, FitResult
+
+SIGMA, LR, Q = "sigma", "lr", "q"
+PERCENTILE_DIGITS = 7
+
+_SUBSET_SEED = 0
+"""Every trial of every study is scored on the same choice of samples."""
+
+
+@dataclass(frozen=True)
+class TrialInputs:
+    """What every trial of a study works on.
+
+    Attributes:
+        config: what trials vary.
+        budget: of a training.
+        data: prepared.
+        target: whose arithmetic is simulated.
+        num_scored: split -> how many of its samples are scored, 0 for all; the first is the objective's.
+        swept_q: further values of q that are scored.
+    """
+
+    config: ExperimentConfig
+    budget: SearchBudget
+    data: PreparedData
+    target: Target
+    num_scored: Mapping[str, int]
+    swept_q: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial found.
+
+    Attributes:
+        float_pck: of the best epoch on validation.
+        int8_pck: q -> split -> PCK of the simulated int8 model.
+        oracle_error_px: what the codec alone gets wrong on the labels.
+        scoring_share: of the trial's time that scoring every q took.
+    """
+
+    float_pck: float
+    int8_pck: Mapping[float, Mapping[str, float]]
+    oracle_error_px: float
+    scoring_share: float
+
+
+def percentile_of(q: float) -> float:
+    """``100 (1 - 10^-q)``: 99 for 2, 99.999 for 5."""
+    return round(100 * (1 - 10**-q), PERCENTILE_DIGITS)
+
+
+def q_of(percentile: float) -> float:
+    """``-log10(1 - percentile / 100)``; infinite for 100."""
+    return -math.log10(1 - percentile / 100) if percentile < 100 else math.inf
+
+
+def tuned_config(config: ExperimentConfig, params: Mapping[str, float]) -> ExperimentConfig:
+    """``config`` with the sigma, lr and calibration percentile of a trial; the decoder's window follows sigma."""
+    heatmap = config.heatmap.model_copy(update={"sigma": params[SIGMA], "window": "auto"})
+    quant = config.quant.model_copy(update={"observer": "percentile", "percentile": percentile_of(params[Q])})
+    train_config = config.train.model_copy(update={"lr": params[LR]})
+    return config.model_copy(update={"heatmap": heatmap, "quant": quant, "train": train_config})
+
+
+def budgeted_config(config: ExperimentConfig, budget: SearchBudget) -> ExperimentConfig:
+    """``config`` with the short training of a study."""
+    changes = {"epochs": budget.epochs, "num_samples": budget.num_train_samples}
+    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+
+
+def run_trial(
+    inputs: TrialInputs,
+    params: Mapping[str, float],
+    tracker: Tracker,
+    on_epoch: Callable[[EpochResult], None] = lambda result: None,
+) -> TrialResult:
+    """Train with ``params``, then score their q and the swept ones out of one pass of calibration.
+
+    Logs the configuration, every epoch, the best checkpoint, the scores and the table of percentiles. What ``on_epoch``
+    raises ends the trial.
+    """
+    start = time.perf_counter()
+    config = budgeted_config(tuned_config(inputs.config, params), inputs.budget)
+    log_config(config, tracker)
+    tracker.log_params({SIGMA: params[SIGMA], LR: params[LR], "percentile": config.quant.percentile})
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
+    stores = inputs.data.open()
+    out_dir = project_root() / "runs" / tracker.run_id
+    try:
+        fitted, checkpoint = _train(config, stores, out_dir, tracker, on_epoch)
+        found, scoring_s = score_percentiles(config, inputs, stores, checkpoint, params[Q])
+        result = _result(config, fitted, found, scoring_s / (time.perf_counter() - start))
+        _log(result, params[Q], out_dir, tracker)
+    finally:
+        shutil.rmtree(out_dir, ignore_errors=True)
+    return result
+
+
+def score_percentiles(
+    config: ExperimentConfig, inputs: TrialInputs, stores: Stores, checkpoint: Checkpoint, own_q: float
+) -> tuple[dict[float, dict[str, Predictions]], float]:
+    """Predictions of the simulated int8 model by q, the own one and the swept ones, and split; and their seconds.
+
+    Tensors whose rule names another observer keep theirs. Calibration itself is not in the seconds.
+    """
+    net = prepare(config, checkpoint, inputs.target)
+    observers = build_observers(config.quant, net.num_levels)
+    histograms = calibrate(config, net, stores.train, observers)
+    start = time.perf_counter()
+    scorers = {split: int8_scorer(config, getattr(stores, split), num) for split, num in inputs.num_scored.items()}
+    found = {}
+    for q in dict.fromkeys((own_q, *inputs.swept_q)):
+        varied = vary_percentile(observers, config.quant, percentile_of(q))
+        net.set_thresholds(choose_thresholds(histograms, net.num_levels, varied))
+        program = convert(net, {})
+        found[q] = {split: score(program) for split, score in scorers.items()}
+    return found, time.perf_counter() - start
+
+
+def int8_scorer(config: ExperimentConfig, store: Store, num_samples: int) -> Callable[[QProgram], Predictions]:
+    """Predictions of int8 programs on ``num_samples`` samples of a split, 0 for all, which are read once."""
+    chosen = chosen_samples(len(store), num_samples)
+    split = _split_in_memory(build_eval_dataset(config, store), chosen, config.eval.batch_size)
+    codec = build_codec(config.heatmap, config.model.input_size)
+
+    def score(program: QProgram) -> Predictions:
+        forward: Forward = simulator_forward(program)
+        return predict(forward, split, codec, cpu_context())
+
+    return score
+
+
+def chosen_samples(num_there: int, num_wanted: int) -> list[int]:
+    """The samples that a study scores, in the order of the store; ``num_wanted`` 0 for all."""
+    if num_wanted == 0 or num_wanted >= num_there:
+        return list(range(num_there))
+    chosen = np.random.default_rng(_SUBSET_SEED).choice(num_there, num_wanted, replace=False)
+    return [int(index) for index in np.sort(chosen)]
+
+
+def _split_in_memory(dataset: CropDataset, chosen: list[int], batch_size: int) -> EvalSplit:
+    samples = [{**dataset[index], "index": torch.tensor(place)} for place, index in enumerate(chosen)]
+    batches = [default_collate(samples[start : start + batch_size]) for start in range(0, len(samples), batch_size)]
+    ids = [dataset.store.sample_id(index) for index in chosen]
+    return EvalSplit(batches, ids, dataset.transform.input_size)
+
+
+def _train(
+    config: ExperimentConfig, stores: Stores, out_dir: Path, tracker: Tracker, on_epoch: Callable[[EpochResult], None]
+) -> tuple[FitResult, Checkpoint]:
+    prepare_torch(config)
+    model = build_model(config)
+    with process_context() as context:
+        settings = build_fit_settings(config.train, context.device)
+        training = Training(model.net, model.architecture, settings, keeps_last=False)
+        fitted = train(config, training, stores, out_dir, tracker, context, on_epoch)
+        return fitted, best_checkpoint(out_dir, context)
+
+
+def _result(
+    config: ExperimentConfig, fitted: FitResult, found: Mapping[float, Mapping[str, Predictions]], share: float
+) -> TrialResult:
+    codec = build_codec(config.heatmap, config.model.input_size)
+    labels = next(iter(next(iter(found.values())).values()))
+    scores = {q: {split: item.score(config.eval.alpha).pck for split, item in by.items()} for q, by in found.items()}
+    return TrialResult(fitted.best_pck, scores, mean_oracle_error_px(codec, labels), share)
+
+
+def _log(result: TrialResult, own_q: float, out_dir: Path, tracker: Tracker) -> None:
+    own = result.int8_pck[own_q]
+    tracker.log_metrics({f"{split}/int8_pck": pck for split, pck in own.items()})
+    tracker.log_metrics({"val/float_pck": result.float_pck, "val/oracle_error_px": result.oracle_error_px})
+    tracker.log_metrics({"scoring_share": result.scoring_share})
+    rows = [
+        {Q: q, "percentile": percentile_of(q)} | {f"{split}_int8_pck": pck for split, pck in by.items()}
+        for q, by in sorted(result.int8_pck.items())
+    ]
+    write_table(rows, out_dir / "percentile_sweep.csv")
+    tracker.log_file(out_dir / "percentile_sweep.csv", "")

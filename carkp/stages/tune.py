@@ -1,0 +1,380 @@
+"""Entry point ``tune``: search heatmap sigma, learning rate and calibration percentile; confirm what is found."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from carkp.config.loading import ConfigError, dump_yaml, load_yaml
+from carkp.config.schema import ExperimentConfig
+from carkp.config.search import SearchConfig
+from carkp.report.study_figures import StudyPoint, history_figure, importance_figure
+from carkp.stages import data as data_stage
+from carkp.stages._cli import Arguments, Parameter, execute, find_config, guarded, parse
+from carkp.stages._data import PreparedData, find_data, require_samples
+from carkp.stages._quant import TARGET, build_target
+from carkp.stages._study import (
+    FLOAT_PCK,
+    ORACLE,
+    RUN_ID,
+    SCORING_SHARE,
+    SEED,
+    TEST_PCK,
+    StudySpec,
+    axes_of,
+    queue_jobs,
+    run_workers,
+)
+from carkp.stages._tables import write_table
+from carkp.stages._trial import LR, SIGMA, Q, TrialInputs, percentile_of, q_of, tuned_config
+from carkp.tracking.runs import LATEST, adopt_run, find_run
+from carkp.tracking.store import TrackingError, project_root
+from carkp.tracking.tracker import Tracker
+from carkp.tuning.confirm import MeanDifference, mean_difference
+from carkp.tuning.study import Job, StudySettings, TrialRecord, TuningStudy
+
+DEFAULT_SEARCH = "configs/search/default.yaml"
+SEARCH = Parameter("search", DEFAULT_SEARCH, "YAML file with the space and the budget of the study")
+TRIALS = Parameter("trials", "", "trainings of the study; empty: as in the search file; more than there are: go on")
+WORKERS = Parameter("workers", "", "processes of this machine that train at the same time; empty: 1")
+STORAGE = Parameter(
+    "storage",
+    "",
+    "database of studies, such as postgresql://user:password@host/name for many machines; empty: optuna.db here",
+)
+DATA = Parameter("data", LATEST, "prepared data: latest, a directory, or runs:/<id of a data run>")
+DEFAULT_ROLE, BEST_ROLE = "default", "best"
+ROLE = "role"
+BEST_FILE = "best.yaml"
+SHOWN_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class TuneInputs:
+    """What is searched, in which database, by how many processes."""
+
+    search: SearchConfig
+    spec: StudySpec
+    num_trials: int
+    num_workers: int
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Simulated int8 PCK of default and best, a value a seed, by split; and their differences."""
+
+    pck: Mapping[str, Mapping[str, Sequence[float]]]
+    differences: Mapping[str, MeanDifference]
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """Every trial, the best of them, the configuration that it gives, and whether new seeds bear it out.
+
+    ``confirmation`` is None where the default is the best, or no seeds were asked for.
+    """
+
+    records: Sequence[TrialRecord]
+    best: TrialRecord
+    config: ExperimentConfig
+    importances: Mapping[str, float]
+    confirmation: Confirmation | None
+
+
+def run(config: ExperimentConfig, inputs: TuneInputs, out_dir: Path, tracker: Tracker) -> TuneResult:
+    """Work until the study is complete, here or elsewhere, then confirm its best configuration; log both.
+
+    Raises:
+        ConfigError: every training failed.
+    """
+    stores = inputs.spec.inputs.data.open()
+    require_samples(stores.train, "training")
+    require_samples(stores.val, "the study's objective")
+    study = queue_jobs(inputs.spec, study_jobs(config, inputs))
+    attach(study, tracker)
+    tracker.set_tags({"carkp.study": inputs.spec.settings.name, "carkp.target": inputs.spec.inputs.target.name})
+    tracker.set_tags({"carkp.data_digest": inputs.spec.inputs.data.digest})
+    tracker.log_dataset(config.name, inputs.spec.inputs.data.digest, config.data.source, "tuning")
+    run_workers(inputs.spec, inputs.num_workers)
+    records = study.records()
+    complete = [record for record in records if record.value is not None]
+    if not complete:
+        raise ConfigError(f"study {inputs.spec.settings.name}: every training failed; the trials' runs say why")
+    best = max(complete, key=lambda record: record.value or 0.0)
+    found = tuned_config(config, best.params)
+    result = TuneResult(records, best, found, study.importances(config.seed), confirm(inputs, best, tracker))
+    _log(inputs, result, out_dir, tracker)
+    return result
+
+
+def study_jobs(config: ExperimentConfig, inputs: TuneInputs) -> list[Job]:
+    """The default configuration first, then what the sampler proposes.
+
+    Raises:
+        ConfigError: the default lies outside of the space.
+    """
+    default = default_params(config)
+    for name, value in default.items():
+        axis = inputs.spec.settings.axes[name]
+        if not axis.low <= value <= axis.high:
+            raise ConfigError(
+                f"{name} = {value:.6g} of the configuration is outside of the search space, {axis.low:g} to "
+                f"{axis.high:g}: widen the space, for the default is the first trial"
+            )
+    return [Job(default), *[Job()] * (inputs.num_trials - 1)]
+
+
+def default_params(config: ExperimentConfig) -> dict[str, float]:
+    return {SIGMA: config.heatmap.sigma, LR: config.train.lr, Q: q_of(config.quant.percentile)}
+
+
+def attach(study: TuningStudy, tracker: Tracker) -> None:
+    """Make this run the one that the study's trials lie below, the earlier ones too."""
+    study.note(RUN_ID, tracker.run_id)
+    for record in study.records():
+        run_id = record.notes.get(RUN_ID)
+        if run_id is not None and _is_there(run_id):
+            adopt_run(run_id, tracker.run_id)
+
+
+def confirm(inputs: TuneInputs, best: TrialRecord, tracker: Tracker) -> Confirmation | None:
+    """Train default and best with new seeds at the study's budget, and compare them seed by seed."""
+    config = inputs.spec.inputs.config
+    default = default_params(config)
+    num_seeds = inputs.search.num_confirmation_seeds
+    if num_seeds == 0 or best.params == default:
+        return None
+    spec = confirmation_spec(inputs.spec, best.params)
+    seeds = range(config.seed + 1, config.seed + 1 + num_seeds)
+    roles = {DEFAULT_ROLE: default, BEST_ROLE: best.params}
+    jobs = [Job(params, {ROLE: role, SEED: seed}) for seed in seeds for role, params in roles.items()]
+    study = queue_jobs(spec, jobs)
+    attach(study, tracker)
+    run_workers(spec, inputs.num_workers)
+    return compare(study.records())
+
+
+def confirmation_spec(spec: StudySpec, best: Mapping[str, float]) -> StudySpec:
+    """Whole splits, no other percentiles, no pruning."""
+    stores = spec.inputs.data.open()
+    num_scored = {"val": 0, **({"test": 0} if len(stores.test) > 0 else {})}
+    name = f"{spec.settings.name}-confirmation-{_digest(best)}"
+    return replace(
+        spec,
+        settings=replace(spec.settings, name=name),
+        inputs=replace(spec.inputs, num_scored=num_scored, swept_q=()),
+        is_pruned=False,
+    )
+
+
+def compare(records: Sequence[TrialRecord]) -> Confirmation | None:
+    """Pairs of trainings that differ in their parameters alone; None where no seed has both."""
+    values: dict[str, dict[int, dict[str, float]]] = {DEFAULT_ROLE: {}, BEST_ROLE: {}}
+    for record in records:
+        if record.value is not None:
+            test = record.notes.get(TEST_PCK)
+            scored = {"val": record.value, **({} if test is None else {"test": test})}
+            values[record.notes[ROLE]][record.notes[SEED]] = scored
+    seeds = sorted(set(values[DEFAULT_ROLE]) & set(values[BEST_ROLE]))
+    if not seeds:
+        return None
+    splits = list(values[DEFAULT_ROLE][seeds[0]])
+    pck = {split: {role: [values[role][seed][split] for seed in seeds] for role in values} for split in splits}
+    differences = {split: mean_difference(by[DEFAULT_ROLE], by[BEST_ROLE]) for split, by in pck.items()}
+    return Confirmation(pck, differences)
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "") -> int:
+    """Command line of the entry point; ``prog``: how the program is called, if not as a stage."""
+
+    def work() -> int:
+        summary = "Search heatmap sigma, learning rate and calibration percentile; goes on where it was stopped."
+        arguments = parse("tune", summary, [DATA, TARGET, SEARCH, TRIALS, WORKERS, STORAGE], argv, prog)
+        _execute(arguments)
+        return 0
+
+    return guarded(work)
+
+
+def _execute(arguments: Arguments) -> None:
+    config = arguments.config
+    search = load_yaml(find_config(arguments.values[SEARCH.name]), SearchConfig)
+    num_trials = _positive(TRIALS, arguments, search.num_trials)
+    num_workers = _positive(WORKERS, arguments, 1)
+    target = build_target(config, arguments.values[TARGET.name])
+    storage = arguments.values[STORAGE.name] or f"sqlite:///{project_root() / 'optuna.db'}"
+    found = find_data(config, arguments.values[DATA.name])
+
+    def inputs_on(data: PreparedData) -> TuneInputs:
+        spec = study_spec(config, search, storage, TrialInputs(config, search.budget, data, target, {}))
+        return TuneInputs(search, spec, num_trials, num_workers)
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        inputs = inputs_on(found or data_stage.run_as_child(config, tracker).prepared)
+        show(inputs, run(config, inputs, out_dir, tracker))
+
+    if found is not None:
+        _join_earlier_run(inputs_on(found).spec)
+    execute("tune", config, work)
+
+
+def study_spec(config: ExperimentConfig, search: SearchConfig, storage: str, inputs: TrialInputs) -> StudySpec:
+    """The study of a configuration, a search, data and a target: any other of them is another study."""
+    identity = {
+        "config": config.model_dump(mode="json", exclude={"tracking"}),
+        "search": search.model_dump(mode="json", exclude={"num_trials", "num_confirmation_seeds"}),
+        "data": inputs.data.digest,
+        "target": inputs.target.model_dump(mode="json"),
+    }
+    space = {name: (axis.low, axis.high) for name, axis in search.space}
+    settings = StudySettings(
+        name=f"{config.name}-{inputs.target.name}-{_digest(identity)}",
+        axes=axes_of(space, log=LR),
+        num_startup_trials=search.num_startup_trainings * (1 + search.num_swept_percentiles),
+        num_trainings_before_pruning=search.num_trainings_before_pruning,
+    )
+    swept = np.linspace(search.space.q.low, search.space.q.high, search.num_swept_percentiles).tolist()
+    inputs = replace(inputs, num_scored={"val": search.budget.num_scored_samples}, swept_q=tuple(swept))
+    return StudySpec(storage, settings, config.seed, inputs)
+
+
+def _join_earlier_run(spec: StudySpec) -> None:
+    """Started directly, a study that goes on does so in the run that it was started in."""
+    run_id = spec.open().notes().get(RUN_ID)
+    if run_id is not None and "MLFLOW_RUN_ID" not in os.environ and _is_there(run_id):
+        os.environ["MLFLOW_RUN_ID"] = run_id
+
+
+def _is_there(run_id: str) -> bool:
+    try:
+        find_run(run_id)
+    except TrackingError:
+        return False
+    return True
+
+
+def _positive(parameter: Parameter, arguments: Arguments, default: int) -> int:
+    text = arguments.values[parameter.name]
+    if text and (not text.isdecimal() or int(text) < 1):
+        raise ConfigError(f"{parameter.name}={text!r}: expected a number, 1 or more")
+    return int(text) if text else default
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:SHOWN_DIGITS]
+
+
+def show(inputs: TuneInputs, result: TuneResult) -> None:
+    """Print the trainings, the best, and what new seeds say."""
+    table = Table("trial", "state", "sigma", "lr", "percentile", "float pck", "int8 pck", "codec error px", "s")
+    for record in result.records:
+        if record.is_trained:
+            table.add_row(*_cells(record))
+    console = Console(width=120)
+    console.print(table)
+    for line in describe(inputs, result):
+        console.print(line, markup=False)
+
+
+def describe(inputs: TuneInputs, result: TuneResult) -> list[str]:
+    """The outcome in words."""
+    best = result.best
+    own = "" if best.is_trained else f", scored beside its own by trial {best.training}"
+    lines = [
+        f"best on validation: pck {best.value:.4f} with {_words(best.params)}{own}; the configuration: {BEST_FILE} of "
+        "the study's run"
+    ]
+    trained = [record for record in result.records if record.is_trained]
+    costs = [record.notes[SCORING_SHARE] for record in trained if SCORING_SHARE in record.notes]
+    lines.append(
+        f"{len(trained)} trainings, {sum(np.nan_to_num([record.seconds for record in trained])) / 60:.1f} minutes of "
+        f"workers; scoring all percentiles took {np.mean(costs):.1%} of a complete trial"
+    )
+    if result.importances:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importances.items())
+        lines.append(f"share of the objective's variance: {shares}")
+    if result.confirmation is None:
+        reason = "the default is the best" if best.params == default_params(inputs.spec.inputs.config) else "no pairs"
+        return [*lines, f"not confirmed with new seeds: {reason}"]
+    for split, difference in result.confirmation.differences.items():
+        lines.append(f"best - default with new seeds, pck of the simulated int8 model on {split}: {difference}")
+    return lines
+
+
+def _words(params: Mapping[str, float]) -> str:
+    return f"sigma {params[SIGMA]:.3f}, lr {params[LR]:.2e}, percentile {percentile_of(params[Q]):g}"
+
+
+def _cells(record: TrialRecord) -> list[str]:
+    params = record.params
+    shown = [f"{params[SIGMA]:.2f}", f"{params[LR]:.1e}", f"{percentile_of(params[Q]):g}"] if params else ["", "", ""]
+    numbers = [record.notes.get(FLOAT_PCK), record.value, record.notes.get(ORACLE)]
+    scores = ["" if number is None else f"{number:.4f}" for number in numbers]
+    return [str(record.number), record.state, *shown, *scores, f"{record.seconds:.0f}"]
+
+
+def _log(inputs: TuneInputs, result: TuneResult, out_dir: Path, tracker: Tracker) -> None:
+    best = result.best
+    (out_dir / BEST_FILE).write_text(
+        f"# The best of the study {inputs.spec.settings.name}: pck {best.value:.4f} at its budget.\n"
+        + dump_yaml(result.config)
+    )
+    write_table([_row(record) for record in result.records], out_dir / "trials.csv")
+    for name in (BEST_FILE, "trials.csv"):
+        tracker.log_file(out_dir / name, "")
+    points = [
+        StudyPoint(record.training, record.value, record.is_trained)
+        for record in result.records
+        if record.value is not None
+    ]
+    tracker.log_figure(history_figure(points, "validation PCK, simulated int8"), "figures/history.png")
+    if result.importances:
+        tracker.log_figure(importance_figure(result.importances), "figures/importance.png")
+        tracker.log_metrics({f"importance/{name}": share for name, share in result.importances.items()})
+    tracker.log_metrics({"best/val_int8_pck": best.value or 0.0, **{f"best/{k}": v for k, v in best.params.items()}})
+    if result.confirmation is not None:
+        _log_confirmation(result.confirmation, out_dir, tracker)
+    tracker.describe("\n\n".join(describe(inputs, result)))
+
+
+def _log_confirmation(confirmation: Confirmation, out_dir: Path, tracker: Tracker) -> None:
+    rows = [
+        {"split": split, "pair": pair, **{role: by[role][pair] for role in by}}
+        for split, by in confirmation.pck.items()
+        for pair in range(len(by[DEFAULT_ROLE]))
+    ]
+    write_table(rows, out_dir / "confirmation.csv")
+    tracker.log_file(out_dir / "confirmation.csv", "")
+    for split, found in confirmation.differences.items():
+        numbers = {"mean": found.mean, "low": found.low, "high": found.high}
+        tracker.log_metrics({f"confirmation/{split}_{name}": value for name, value in numbers.items()})
+        tracker.set_tags({f"carkp.confirmation.{split}": str(found)})
+
+
+def _row(record: TrialRecord) -> dict[str, Any]:
+    params = record.params
+    return {
+        "trial": record.number,
+        "training": record.training,
+        "trained": record.is_trained,
+        "state": record.state,
+        **{name: params.get(name, "") for name in (SIGMA, LR, Q)},
+        "percentile": percentile_of(params[Q]) if params else "",
+        "val_int8_pck": "" if record.value is None else record.value,
+        FLOAT_PCK: record.notes.get(FLOAT_PCK, "") if record.is_trained else "",
+        ORACLE: record.notes.get(ORACLE, "") if record.is_trained else "",
+        "seconds": record.seconds if record.is_trained else "",
+        RUN_ID: record.notes.get(RUN_ID, ""),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
