@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +12,12 @@ from tqdm import tqdm
 from carkp.config.schema import ExperimentConfig
 from carkp.stages._trial import LR, SIGMA, Q, TrialInputs, percentile_of, run_trial
 from carkp.tracking.runs import end_run, find_run
-from carkp.tracking.store import TrackingError
+from carkp.tracking.store import TrackingError, project_root
 from carkp.tracking.tracker import Tracker, nested_run
 from carkp.training.fit import EpochResult
 from carkp.tuning.study import Alternative, Axis, Job, Outcome, Pruned, StudySettings, Trial, TrialRecord, TuningStudy
 
-RUN_ID, SEED, TEST_PCK = "run_id", "seed", "test_int8_pck"
+RUN_ID, ROLE, SEED, TEST_PCK = "run_id", "role", "seed", "test_int8_pck"
 FLOAT_PCK, ORACLE, SCORING_SHARE = "val_float_pck", "oracle_error_px", "scoring_share"
 
 
@@ -113,8 +114,10 @@ def _run(inputs: TrialInputs, is_pruned: bool, trial: Trial, tracker: Tracker) -
 def _introduce(spec: StudySpec, trial: Trial, tracker: Tracker) -> None:
     params = trial.params
     words = f"sigma {params[SIGMA]:.2f}, lr {params[LR]:.1e}, percentile {percentile_of(params[Q]):g}"
+    role = f"{trial.notes[ROLE]}, seed {trial.notes[SEED]}" if ROLE in trial.notes else ""
     tracker.set_tags(
         {
+            "carkp.role": role or "search",
             "carkp.study": spec.settings.name,
             "carkp.trial": str(trial.number),
             "carkp.trained": "true",
@@ -122,7 +125,7 @@ def _introduce(spec: StudySpec, trial: Trial, tracker: Tracker) -> None:
             "carkp.target": spec.inputs.target.name,
         }
     )
-    tracker.describe(f"Under way with {words}.", f"{trial.number}: {words}")
+    tracker.describe(f"Under way with {words}.", role or f"{trial.number}: {words}")
 
 
 def _tell(study: TuningStudy, record: TrialRecord) -> None:
@@ -148,6 +151,7 @@ def _end_killed(run_id: str | None) -> None:
         return
     if is_open:
         end_run(run_id, "KILLED")
+    shutil.rmtree(project_root() / "runs" / run_id, ignore_errors=True)
 
 
 def _seeded(config: ExperimentConfig, notes: Mapping[str, Any]) -> ExperimentConfig:

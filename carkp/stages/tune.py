@@ -24,6 +24,7 @@ from carkp.stages._quant import TARGET, build_target
 from carkp.stages._study import (
     FLOAT_PCK,
     ORACLE,
+    ROLE,
     RUN_ID,
     SCORING_SHARE,
     SEED,
@@ -52,7 +53,6 @@ STORAGE = Parameter(
 )
 DATA = Parameter("data", LATEST, "prepared data: latest, a directory, or runs:/<id of a data run>")
 DEFAULT_ROLE, BEST_ROLE = "default", "best"
-ROLE = "role"
 BEST_FILE = "best.yaml"
 SHOWN_DIGITS = 8
 

@@ -44,12 +44,15 @@ class Project:
 
     def call(self, *command: str) -> subprocess.CompletedProcess[str]:
         """A command in the project, in the environment that the tests run in."""
+        return subprocess.run(
+            command, cwd=self.path, env=self.environment(), capture_output=True, text=True, timeout=600, check=False
+        )
+
+    def environment(self) -> dict[str, str]:
+        """For processes in the project."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        environment = {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": self.uri}
-        return subprocess.run(
-            command, cwd=self.path, env=environment, capture_output=True, text=True, timeout=600, check=False
-        )
+        return {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": self.uri}
 
     def stage(self, name: str, *arguments: str) -> Outcome:
         """``python -m carkp.stages.<name>`` on the tiny configuration, in this process to save the imports."""

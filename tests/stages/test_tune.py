@@ -1,0 +1,151 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+
+from carkp.config.loading import load_config
+from carkp.config.schema import ExperimentConfig
+from carkp.stages._trial import chosen_samples, percentile_of, q_of, tuned_config
+from carkp.stages.tune import compare
+from carkp.tuning.study import TrialRecord
+from tests.stages.conftest import Outcome, Project
+
+SEARCH = """
+num_trials: 2
+space: {sigma: {low: 0.8, high: 2.5}, lr: {low: 3.0e-4, high: 5.0e-3}, q: {low: 2.0, high: 5.0}}
+budget: {epochs: 1, num_train_samples: 8, num_scored_samples: 4}
+num_swept_percentiles: 3
+num_confirmation_seeds: 0
+"""
+
+
+@pytest.fixture(scope="module")
+def search(trained: Project) -> Path:
+    path = trained.path / "search.yaml"
+    path.write_text(SEARCH)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tuned(trained: Project, search: Path) -> Outcome:
+    return trained.stage("tune", "--search", str(search))
+
+
+def trials_of(project: Project, study: Run) -> list[Run]:
+    return [run for run in project.runs("trial") if run.data.tags["mlflow.parentRunId"] == study.info.run_id]
+
+
+@pytest.mark.parametrize("percentile", [99.0, 99.9, 99.975, 99.99, 99.999])
+def test_q_and_percentile_are_inverse(percentile: float) -> None:
+    assert percentile_of(q_of(percentile)) == pytest.approx(percentile, abs=1e-9)
+
+
+def test_a_trial_changes_the_three_settings_and_ties_the_window() -> None:
+    config = ExperimentConfig()
+    found = tuned_config(config, {"sigma": 2.0, "lr": 0.01, "q": 3.0})
+    assert (found.heatmap.sigma, found.heatmap.window, found.train.lr, found.quant.percentile) == (
+        2.0,
+        "auto",
+        0.01,
+        99.9,
+    )
+    assert found.model == config.model
+
+
+def test_the_same_samples_are_scored_in_every_trial() -> None:
+    assert chosen_samples(100, 10) == chosen_samples(100, 10)
+    assert len(set(chosen_samples(100, 10))) == 10
+    assert chosen_samples(5, 0) == chosen_samples(5, 9) == [0, 1, 2, 3, 4]
+
+
+def test_trials_lie_below_the_study(trained: Project, tuned: Outcome) -> None:
+    assert tuned.returncode == 0, tuned.stdout + tuned.stderr
+    study = trained.runs("tune")[0]
+    trials = trials_of(trained, study)
+    assert len(trials) == 2
+    first = min(trials, key=lambda run: int(run.data.tags["carkp.trial"]))
+    assert float(first.data.params["lr"]) == load_config(Path("configs/tiny.yaml")).train.lr
+    assert "val/int8_pck" in first.data.metrics
+    assert "percentile_sweep.csv" in trained.artifacts(first)
+    assert not any((trained.path / "runs").glob("*"))
+
+
+def test_the_best_configuration_can_be_trained_with(trained: Project, tuned: Outcome) -> None:
+    study = trained.runs("tune")[0]
+    path = Path(trained.client.download_artifacts(study.info.run_id, "best.yaml"))
+    best = load_config(path)
+    base = load_config(Path("configs/tiny.yaml"))
+    assert best.train.epochs == base.train.epochs
+    assert best.train.num_samples == 0
+    assert best.heatmap.sigma == study.data.metrics["best/sigma"]
+    assert {"trials.csv", "figures"} <= trained.artifacts(study)
+
+
+def test_a_complete_study_trains_nothing_and_stays_in_its_run(trained: Project, tuned: Outcome, search: Path) -> None:
+    num_trials, studies = len(trained.runs("trial")), len(trained.runs("tune"))
+    again = trained.stage("tune", "--search", str(search))
+    assert again.returncode == 0, again.stderr
+    assert len(trained.runs("trial")) == num_trials
+    assert len(trained.runs("tune")) == studies
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--trials", "none"), "trials='none': expected a number"),
+        (("--workers", "0"), "workers='0'"),
+        (("--storage", "nodatabase://x"), "cannot be used as a database"),
+        (("--set", "heatmap.sigma=9.0"), "outside of the search space"),
+    ],
+)
+def test_mistakes_are_named(trained: Project, search: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = trained.stage("tune", "--search", str(search), *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def record(number: int, role: str, seed: int, value: float | None, test: float) -> TrialRecord:
+    notes = {"role": role, "seed": seed, "test_int8_pck": test}
+    return TrialRecord(number, "complete" if value is not None else "fail", {}, value, notes, True, number, False, 1.0)
+
+
+def test_confirmation_pairs_seeds() -> None:
+    records = [
+        record(0, "default", 1, 0.80, 0.70),
+        record(1, "best", 1, 0.82, 0.74),
+        record(2, "best", 2, 0.84, 0.75),
+        record(3, "default", 2, 0.80, 0.71),
+        record(4, "default", 3, 0.99, 0.99),
+        record(5, "best", 3, None, 0.0),
+    ]
+    found = compare(records)
+    assert found is not None
+    assert found.pck["val"] == {"default": [0.80, 0.80], "best": [0.82, 0.84]}
+    assert found.differences["val"].mean == pytest.approx(0.03)
+    assert found.differences["test"].mean == pytest.approx(0.04)
+    assert compare(records[:1]) is None
+
+
+@pytest.mark.slow
+def test_killed_in_a_trial_it_goes_on_and_confirms(trained: Project) -> None:
+    command = [sys.executable, "-m", "carkp.stages.tune", "--config", "configs/tiny.yaml"]
+    command += ["--search", "configs/search/tiny.yaml", "--workers", "2", "--set", "seed=7"]
+    environment = trained.environment()
+    process = subprocess.Popen(command, cwd=trained.path, env=environment, start_new_session=True)
+    while not any(run.data.tags.get("carkp.trial") == "0" and run.data.metrics for run in trained.runs("trial")[:4]):
+        time.sleep(1)
+        assert process.poll() is None
+    subprocess.run(["pkill", "-9", "-s", str(process.pid)], check=False)
+    process.wait()
+    done = subprocess.run(command, cwd=trained.path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    study = trained.runs("tune")[0]
+    states = [run.info.status for run in trials_of(trained, study)]
+    assert "RUNNING" not in states
+    searched = [run for run in trials_of(trained, study) if run.data.tags["carkp.role"] == "search"]
+    assert sum(run.info.status == "FINISHED" for run in searched) == 3
+    assert "confirmation.csv" in trained.artifacts(study)
+    assert "no difference shown" in done.stdout or "better" in done.stdout or "worse" in done.stdout
