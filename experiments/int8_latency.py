@@ -51,7 +51,7 @@ from carkp.quant.convert import convert
 from carkp.stages._build import build_observers, prepare_torch
 from carkp.stages._cli import DATA, MODEL, Parameter, execute, guarded, parse
 from carkp.stages._data import require_data, require_samples
-from carkp.stages._models import FLOAT, ModelFile, check_input_size, load_net, resolve_model
+from carkp.stages._models import FLOAT, FLOAT_ONNX, ModelFile, check_input_size, load_net, resolve_model
 from carkp.stages._quant import build_target, calibration_batches
 from carkp.stages._tables import write_table
 from carkp.stages.calibration import calibrate, prepare
@@ -61,7 +61,6 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 
 STUDY = "int8_latency"
-FLOAT_ONNX = "onnx/float.onnx"
 NUM_IMAGES, NUM_STATIC_IMAGES = 64, 32
 NUM_PROFILED = 20
 LIMITS = {

@@ -35,6 +35,7 @@ def pck_curve_figure(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
     title: str = "PCK over the distance threshold",
     marked_alpha: float = MARKED_ALPHA,
+    decimals: int = 1,
 ) -> Figure:
     """Share of keypoints found, over the threshold alpha.
 
@@ -42,6 +43,7 @@ def pck_curve_figure(
         curves: label -> (alphas (A,), pck (A,)), both as shares in 0..1.
         title: of the chart.
         marked_alpha: a vertical line, at which the legend quotes each curve's value.
+        decimals: of these, in percent.
 
     Raises:
         ValueError: no curves, or alphas and pck of different lengths.
@@ -54,7 +56,7 @@ def pck_curve_figure(
         alphas, pck = _aligned(label, *pair)
         colour, line = series_style(index)
         value = float(np.interp(marked_alpha, alphas, pck))
-        text = f"{label}: {value:.1%} at {marked_alpha:g}"
+        text = f"{label}: {value:.{decimals}%} at {marked_alpha:g}"
         axes.plot(alphas, pck, color=colour, linestyle=line, linewidth=2, label=text)
         largest = max(largest, float(alphas.max()))
     axes.axvline(marked_alpha, color="#888888", linewidth=1, linestyle=":")

@@ -18,6 +18,7 @@ from carkp.training.checkpoint import load_net as load_net
 BEST = "checkpoints/best.pt"
 LAST = "checkpoints/last.pt"
 CALIBRATED = "calibration/model.pt"
+FLOAT_ONNX = "onnx/float.onnx"
 
 
 @dataclass(frozen=True)

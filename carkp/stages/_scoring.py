@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -58,6 +59,22 @@ def describe_scores(scores: Mapping[str, Scores]) -> str:
         f"mean distance {found.mean_dist:.2f} px over {found.num_points} keypoints"
         for split, found in scores.items()
     )
+
+
+def describe_run(
+    tracker: Tracker,
+    what: str,
+    scores: Mapping[str, Scores],
+    kept: Mapping[str, float] = MappingProxyType({}),
+    target: str = "",
+) -> None:
+    """Describe a run that scored a model: ``what`` was done, and a table; ``kept``: shares of the float model's PCK."""
+    rows = [
+        f"| {split} | {found.pck:.4f} | {found.pck_hat:.4f} | {found.mean_dist:.2f} | {_share(kept, split)} |"
+        for split, found in scores.items()
+    ]
+    head = "| split | pck | pck_hat | mean distance (px) | of float |\n|---|---|---|---|---|"
+    tracker.describe("\n".join([what, "", head, *rows]), target)
 
 
 def keypoint_metrics(split: str, scores: Scores) -> dict[str, float]:
@@ -128,6 +145,11 @@ def save_crops(dataset: CropDataset, predictions: Predictions, num_each: int, pa
             for place, index in enumerate(indices):
                 name = f"{folder}/{place:03d}__{str(predictions.sample_ids[index]).replace('/', '__')}.jpg"
                 archive.writestr(zipfile.ZipInfo(name), _jpeg(_input_rgb(dataset, int(index))))
+
+
+def _share(kept: Mapping[str, float], split: str) -> str:
+    value = kept.get(f"{split}/retention")
+    return "" if value is None else f"{value:.2%}"
 
 
 def _advance(bar: "tqdm[Any]", num_samples: int) -> None:

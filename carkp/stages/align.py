@@ -14,6 +14,7 @@ from torch import Tensor
 
 from carkp.config.schema import AlignConfig, ExperimentConfig
 from carkp.data.dataset import normalise
+from carkp.data.store import Store
 from carkp.deploy.cpu import CpuFeatures, cpu_features
 from carkp.deploy.int8_onnx import load_program
 from carkp.deploy.runtime import OnnxRunner
@@ -22,13 +23,14 @@ from carkp.keypoints.paired import retention
 from carkp.keypoints.predictions import Predictions
 from carkp.quant.program import QProgram
 from carkp.report import figures
-from carkp.stages._build import build_codec, prepare_torch
+from carkp.stages._build import build_codec, build_eval_dataset, prepare_torch
 from carkp.stages._cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
 from carkp.stages._data import PreparedData, require_data, require_samples
 from carkp.stages._executions import onnx_forward, simulator_forward
-from carkp.stages._models import Prepared, check_input_size, load_prepared, resolve_model
+from carkp.stages._inputs import INPUTS_TAG, host_digest, inputs_digest, target_digest
+from carkp.stages._models import ModelFile, Prepared, check_input_size, load_prepared, resolve_model
 from carkp.stages._quant import TARGET, build_target, check_target, quantisation_tags
-from carkp.stages._scoring import predict_split
+from carkp.stages._scoring import CROPS_NAME, PREDICTIONS_DIR, predict_split, save_crops
 from carkp.stages._tables import write_table
 from carkp.stages.evaluate import model_kind
 from carkp.stages.export import KINDS
@@ -57,7 +59,7 @@ class AlignInputs:
 
     data: PreparedData
     program: QProgram
-    path: Path
+    model: ModelFile
     prepared: Prepared
 
 
@@ -104,20 +106,17 @@ def run(
     predictions = lockstep.assemble(predict_split(config, lockstep, store, context, "run all executions"))
     comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in PAIRS]
     result = AlignResult(predictions, comparisons, judge(config.align, comparisons))
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "evaluation")
+    tracker.set_tags(_tags(config, inputs, result))
     _log(config, result, lockstep.steps, out_dir, tracker)
-    tracker.set_tags(
-        {
-            **quantisation_tags(inputs.prepared),
-            "carkp.data_digest": inputs.data.digest,
-            "carkp.verdict": "; ".join(result.failures) or "aligned",
-        }
-    )
+    _log_predictions(config, store, predictions, out_dir, tracker)
+    tracker.describe(_note(config, inputs, result), inputs.program.target.name)
     return result
 
 
 def open_executions(config: ExperimentConfig, inputs: AlignInputs) -> dict[str, Forward]:
     """Every way to run the model. ``float`` is the calibrated network without quantisation."""
-    runner = OnnxRunner(inputs.path, torch.get_num_threads())
+    runner = OnnxRunner(inputs.model.path, torch.get_num_threads())
     channels_last = config.train.channels_last
     return {
         "float": eval_forward(inputs.prepared.net.graph, normalise, channels_last),
@@ -253,7 +252,7 @@ def _find_inputs(arguments: Arguments) -> AlignInputs:
     prepared = load_prepared(source.path)
     if weights_digest(prepared.net.state_dict()) != program.origin["model_digest"]:
         raise TrackingError(f"{model.path}: made of another model than {source.path} holds now: export it again")
-    return AlignInputs(data, program, model.path, prepared)
+    return AlignInputs(data, program, model, prepared)
 
 
 def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -> None:
@@ -291,6 +290,50 @@ def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -
             "CPU, and then its numbers are not those of the program"
         )
     console.print("verdict: " + ("; ".join(result.failures) or "aligned"))
+
+
+def _tags(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) -> dict[str, str]:
+    model_digest = inputs.program.origin["model_digest"]
+    upstream = {
+        "data": inputs.data.digest,
+        "model": model_digest,
+        "target": target_digest(inputs.program.target),
+        "host": host_digest(),
+    }
+    return {
+        **quantisation_tags(inputs.prepared),
+        INPUTS_TAG: inputs_digest("align", config, upstream),
+        "carkp.data_digest": inputs.data.digest,
+        "carkp.source_run": inputs.model.run_id,
+        "carkp.model_digest": model_digest,
+        "carkp.verdict": "; ".join(result.failures) or "aligned",
+    }
+
+
+def _note(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) -> str:
+    """The description of the run, in Markdown."""
+    pck = {name: found.score(config.eval.alpha).pck for name, found in result.predictions.items()}
+    rows = [f"| {name} | {value:.4f} |" for name, value in pck.items()]
+    head = [
+        f"Every execution of `{inputs.model.reference}` on the test split.",
+        "",
+        "| execution | test pck |",
+        "|---|---|",
+    ]
+    return "\n".join([*head, *rows, "", f"Verdict: {'; '.join(result.failures) or 'aligned'}"])
+
+
+def _log_predictions(
+    config: ExperimentConfig, store: Store, predictions: Mapping[str, Predictions], out_dir: Path, tracker: Tracker
+) -> None:
+    """The predictions of every execution, and the crops that the simulated one finds worst."""
+    for name, found in predictions.items():
+        folder = f"{PREDICTIONS_DIR}/{name}"
+        found.save(out_dir / folder / "test.npz")
+        tracker.log_file(out_dir / folder / "test.npz", folder)
+    crops = out_dir / PREDICTIONS_DIR / CROPS_NAME
+    save_crops(build_eval_dataset(config, store), predictions["simulated"], config.tracking.num_kept_crops, crops)
+    tracker.log_file(crops, PREDICTIONS_DIR)
 
 
 def _log(

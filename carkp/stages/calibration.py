@@ -22,9 +22,10 @@ from carkp.quant.histogram import AbsHistogram
 from carkp.quant.sqnr import layer_sqnr
 from carkp.quant.target import Target
 from carkp.report import figures
-from carkp.stages._build import build_observers, prepare_torch
+from carkp.stages._build import build_observers, prepare_torch, vary_percentile
 from carkp.stages._cli import DATA, MODEL, Arguments, execute, guarded, parse
 from carkp.stages._data import PreparedData, require_data, require_samples
+from carkp.stages._inputs import INPUTS_TAG, inputs_digest, target_digest
 from carkp.stages._models import (
     CALIBRATED,
     FLOAT,
@@ -45,7 +46,7 @@ from carkp.stages._quant import (
     retention_metrics,
     write_scales,
 )
-from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet, predict_split
+from carkp.stages._scoring import describe_run, describe_scores, log_scored_splits, log_sheet, predict_split
 from carkp.stages._tables import write_table
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_digest
@@ -90,18 +91,26 @@ def run(
     histograms = calibrate(config, net, stores.train, observers)
     float_predictions = _predict_all(config, net.graph, stores, context, "float")
     float_scores = {split: found.score(config.eval.alpha) for split, found in float_predictions.items()}
-    origin = origin_of(config, inputs.model, weights_digest(checkpoint.weights), inputs.data, float_scores)
+    model_digest = weights_digest(checkpoint.weights)
+    origin = origin_of(config, inputs.model, model_digest, inputs.data, float_scores)
     architecture = prepared_architecture(
         checkpoint.architecture, inputs.target, has_per_channel_weights(config, inputs.target), origin
     )
     prepared = Prepared(net, origin, architecture)
     _save(config, prepared, out_dir, tracker)
+    upstream = {"data": inputs.data.digest, "model": model_digest, "target": target_digest(inputs.target)}
+    tracker.set_tags(
+        {INPUTS_TAG: inputs_digest("calibration", config, upstream), "carkp.source_run": inputs.model.run_id}
+    )
     tracker.set_tags({"carkp.model": "calibration", **quantisation_tags(prepared)})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "calibration")
     predictions = _predict_all(config, net, stores, context, "calibrated")
     scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
     scores = log_scored_splits(config, scored, tracker, out_dir, "calibration")
-    tracker.log_metrics(retention_metrics(config, origin, inputs.data, scores))
+    shares = retention_metrics(config, origin, inputs.data, scores)
+    tracker.log_metrics(shares)
+    what = f"Calibrated `{inputs.model.reference}` for {inputs.target.name} ({config.quant.observer})."
+    describe_run(tracker, what, scores, shares, inputs.target.name)
     log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
     _log_sqnr(config, net, stores.train, out_dir, tracker)
     if config.quant.sweep:
@@ -162,12 +171,8 @@ def sweep_percentiles(
     """
     found: dict[float, Predictions] = {}
     chosen = choose_thresholds(histograms, net.num_levels, observers)
-    is_default = Observer(config.quant.observer, config.quant.percentile)
     for percentile in config.quant.sweep:
-        varied = {
-            name: Observer("percentile", percentile) if observer == is_default else observer
-            for name, observer in observers.items()
-        }
+        varied = vary_percentile(observers, config.quant, percentile)
         net.set_thresholds(choose_thresholds(histograms, net.num_levels, varied))
         found[percentile] = _predict(config, net, store, context, f"percentile {percentile:g}")
     net.set_thresholds(chosen)

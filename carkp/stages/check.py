@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from carkp.config.schema import ExperimentConfig
 from carkp.deploy.check import CheckSummary, LayerVerdict, judge_program, summarise
 from carkp.deploy.hardware import ASSUMED, Hardware
 from carkp.quant.target import Target
 from carkp.stages._cli import Arguments, UnsupportedModelError, execute, guarded, parse
+from carkp.stages._inputs import INPUTS_TAG, hardware_digest, inputs_digest, target_digest
 from carkp.stages._programs import ANY_MODEL, FoundProgram, find_program
 from carkp.stages._quant import TARGET, build_hardware, build_target
 from carkp.stages._tables import write_table
@@ -40,19 +42,29 @@ class CheckResult:
     summary: CheckSummary
 
 
-def run(inputs: CheckInputs, out_dir: Path, tracker: Tracker) -> CheckResult:
+def run(config: ExperimentConfig, inputs: CheckInputs, out_dir: Path, tracker: Tracker) -> CheckResult:
     """Judge every layer; log table, counts and verdict."""
-    verdicts = judge_program(inputs.model.program, inputs.hardware)
+    program = inputs.model.program
+    verdicts = judge_program(program, inputs.hardware)
     result = CheckResult(verdicts, summarise(verdicts))
     log_check(result, out_dir, tracker)
     tracker.set_tags(
         {
             "carkp.target": inputs.target.name,
-            "carkp.arithmetic": inputs.model.program.target.name,
+            "carkp.arithmetic": program.target.name,
             "carkp.source_run": inputs.model.run_id,
             "carkp.verdict": describe_verdict(result.summary),
         }
     )
+    if model_digest := program.origin.get("model_digest"):
+        upstream = {
+            "model": model_digest,
+            "target": target_digest(inputs.target),
+            "hardware": hardware_digest(inputs.hardware),
+        }
+        tracker.set_tags({"carkp.model_digest": model_digest, INPUTS_TAG: inputs_digest("check", config, upstream)})
+    what = f"Held `{inputs.model.describe(inputs.target)}` against {inputs.hardware.device}."
+    tracker.describe(f"{what}\n\n{describe_counts(result.summary)}", inputs.target.name)
     return result
 
 
@@ -94,6 +106,13 @@ def describe_verdict(summary: CheckSummary) -> str:
     return ", ".join(f"{count} layers {what}" for what, count in found.items() if count) or "fits"
 
 
+def describe_counts(summary: CheckSummary) -> str:
+    return (
+        f"int8: {summary.num_int8} layers with {summary.int8_mac_share:.2%} of the multiply-accumulates, fallback: "
+        f"{summary.num_fallback}, impossible: {summary.num_impossible}"
+    )
+
+
 def require_possible(verdicts: Sequence[LayerVerdict], target: str) -> None:
     """Refuse a model with layers that nothing on the target runs.
 
@@ -126,7 +145,7 @@ def _execute(arguments: Arguments) -> None:
     inputs = CheckInputs(find_program(config, arguments.values["model"], target), target, hardware)
 
     def work(tracker: Tracker, out_dir: Path) -> None:
-        result = run(inputs, out_dir, tracker)
+        result = run(config, inputs, out_dir, tracker)
         show(inputs, result)
         require_possible(result.verdicts, target.name)
 
@@ -150,13 +169,9 @@ def show(inputs: CheckInputs, result: CheckResult) -> None:
     for change, layers in changes.items():
         more = f" and {len(layers) - MAX_NAMED} more" if len(layers) > MAX_NAMED else ""
         console.print(f"change: {change} - in {', '.join(layers[:MAX_NAMED])}{more}", markup=False)
-    summary = result.summary
     console.print(f"model: {inputs.model.describe(inputs.target)}", markup=False)
-    console.print(
-        f"int8: {summary.num_int8} layers with {summary.int8_mac_share:.2%} of the multiply-accumulates, fallback: "
-        f"{summary.num_fallback}, impossible: {summary.num_impossible}"
-    )
-    console.print(f"verdict: {describe_verdict(summary)}")
+    console.print(describe_counts(result.summary))
+    console.print(f"verdict: {describe_verdict(result.summary)}")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from carkp.config.schema import ExperimentConfig
 from carkp.deploy.check import LayerVerdict, judge_program, summarise
 from carkp.deploy.compiled import compile_for_onnxruntime, file_digest, require_same_outputs
 from carkp.deploy.cpu import cpu_features
 from carkp.deploy.hardware import Hardware, flat_numbers
 from carkp.deploy.int8_onnx import load_program
+from carkp.deploy.latency import Ratio, interleaved_times, paired_ratio
 from carkp.deploy.layer_profile import measure_program
 from carkp.deploy.perf import Comparison, LayerTime, Prediction, compare, predict
 from carkp.quant.program import QProgram
@@ -25,11 +27,14 @@ from carkp.quant.target import Target
 from carkp.report.roofline import Roof, predicted_figure, roofline_figure
 from carkp.report.standalone import Heading, PageTable, Paragraph, Part, standalone_page
 from carkp.stages._cli import MODEL, Arguments, execute, guarded, parse
-from carkp.stages._models import ModelFile
+from carkp.stages._inputs import INPUTS_TAG, hardware_digest, host_digest, inputs_digest, target_digest
+from carkp.stages._models import FLOAT_ONNX, ModelFile
 from carkp.stages._programs import find_export
 from carkp.stages._quant import TARGET, build_hardware, build_target, check_target
 from carkp.stages._tables import write_table
 from carkp.stages.check import CheckResult, log_check, require_possible
+from carkp.tracking.runs import fetch_artifact, run_id_of
+from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
 
 HOST = "onnxruntime_cpu"
@@ -37,6 +42,7 @@ HOST = "onnxruntime_cpu"
 
 COMPILED_DIR = "compiled"
 NUM_PROFILED = 50
+NUM_ROUNDS, MAX_SECONDS = 300, 6.0
 LARGE = 1000
 
 
@@ -51,23 +57,36 @@ class CompileInputs:
 
 
 @dataclass(frozen=True)
+class HostLatency:
+    """Milliseconds of an image in ONNX Runtime on this machine, one thread, whatever the target is; float / int8."""
+
+    float_ms: float
+    int8_ms: float
+    ratio: Ratio
+
+
+@dataclass(frozen=True)
 class CompileResult:
-    """The deployable file, its prediction, and on the host what was measured."""
+    """The deployable file, its prediction, where the target is this machine its layers' times, and float against int8.
+
+    ``latency`` is None where the float model cannot be had.
+    """
 
     path: Path
     verdicts: Sequence[LayerVerdict]
     prediction: Prediction
     comparison: Comparison | None
+    latency: HostLatency | None
 
 
-def run(inputs: CompileInputs, out_dir: Path, tracker: Tracker) -> CompileResult:
+def run(config: ExperimentConfig, inputs: CompileInputs, out_dir: Path, tracker: Tracker) -> CompileResult:
     """Check, write the file, predict, on the host measure; log file, page, tables and figures.
 
     Raises:
         UnsupportedModelError: the target cannot run a layer.
     """
     program, hardware = inputs.program, inputs.hardware
-    tracker.set_tags({"carkp.target": inputs.target.name, "carkp.source_run": inputs.model.run_id})
+    tracker.set_tags(_tags(config, inputs))
     verdicts = judge_program(program, hardware)
     log_check(CheckResult(verdicts, summarise(verdicts)), out_dir, tracker)
     require_possible(verdicts, inputs.target.name)
@@ -78,9 +97,32 @@ def run(inputs: CompileInputs, out_dir: Path, tracker: Tracker) -> CompileResult
     if inputs.target.name == HOST:
         times = measure_program(program, NUM_PROFILED)
         comparison = compare(prediction, times.layers_us, times.run_us)
-    result = CompileResult(path, verdicts, prediction, comparison)
+    result = CompileResult(path, verdicts, prediction, comparison, measure_latency(inputs))
     _log(inputs, result, out_dir, tracker)
     return result
+
+
+def measure_latency(inputs: CompileInputs) -> HostLatency | None:
+    """Float and int8 in turn; None where the float model that the int8 one was made of cannot be had."""
+    path = find_float_onnx(inputs.program)
+    if path is None:
+        return None
+    rng = np.random.default_rng(0)
+    bytes_ = rng.integers(0, 256, (1, *inputs.program.tensors[inputs.program.input].shape))
+    images = ((bytes_ - 128) / 128).astype(np.float32)
+    paths = {"float": path, "int8": inputs.model.path}
+    times = interleaved_times(paths, images, NUM_ROUNDS, rng, max_seconds=MAX_SECONDS)
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    return HostLatency(medians["float"], medians["int8"], paired_ratio(times["float"], times["int8"], rng))
+
+
+def find_float_onnx(program: QProgram) -> Path | None:
+    """The float ONNX of the run that trained the network; None where the program names no run that has it."""
+    run_id = run_id_of(program.origin.get("float_model", ""))
+    try:
+        return None if run_id is None else fetch_artifact(run_id, FLOAT_ONNX)
+    except TrackingError:
+        return None
 
 
 def write_deployable(inputs: CompileInputs, folder: Path) -> Path:
@@ -127,6 +169,16 @@ def comparison_metrics(comparison: Comparison) -> dict[str, float]:
         "host/run_us": comparison.run_us,
         "host/total_ratio": comparison.total_ratio,
         "host/rank_correlation": comparison.rank_correlation,
+    }
+
+
+def latency_metrics(latency: HostLatency) -> dict[str, float]:
+    return {
+        "host/float_ms": latency.float_ms,
+        "host/int8_ms": latency.int8_ms,
+        "host/latency_ratio": latency.ratio.median,
+        "host/latency_ratio_low": latency.ratio.low,
+        "host/latency_ratio_high": latency.ratio.high,
     }
 
 
@@ -200,16 +252,30 @@ def facts(result: CompileResult) -> list[list[str]]:
         ["peak of activations", f"{prediction.peak_activation_bytes / 1024:,.0f} KiB, in {prediction.peak_layer}"],
     ]
     if (comparison := result.comparison) is not None:
-        cpu = cpu_features()
         rows += [
             ["measured, whole run", f"{comparison.run_us / 1e3:.3f} ms"],
             ["measured, sum of the layers", f"{comparison.profiled_us / 1e3:.3f} ms"],
             ["predicted / whole run", f"{comparison.total_ratio:.2f}"],
             ["rank correlation over the layers", f"{comparison.rank_correlation:.2f}"],
-            ["measured with", f"onnxruntime {onnxruntime.__version__}, one thread, {cpu.model}"],
-            ["int8 instructions", " ".join(cpu.int8_flags) or "none"],
         ]
-    return rows
+    cpu = cpu_features()
+    return [
+        *rows,
+        *latency_facts(result.latency),
+        ["measured with", f"onnxruntime {onnxruntime.__version__}, one thread, {cpu.model}"],
+        ["int8 instructions", " ".join(cpu.int8_flags) or "none"],
+    ]
+
+
+def latency_facts(latency: HostLatency | None) -> list[list[str]]:
+    """Float against int8 on this machine, in words."""
+    if latency is None:
+        return [["float against int8 on this machine", "not measured: the float run and its ONNX cannot be had"]]
+    return [
+        ["float on this machine", f"{latency.float_ms:.2f} ms"],
+        ["int8 on this machine", f"{latency.int8_ms:.2f} ms"],
+        ["float / int8", str(latency.ratio)],
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -229,7 +295,7 @@ def _execute(arguments: Arguments) -> None:
     program = load_program(model.path)
     check_target(program.target, target, model.path)
     inputs = CompileInputs(model, program, target, hardware)
-    execute("compile", config, lambda tracker, out_dir: show(inputs, run(inputs, out_dir, tracker)))
+    execute("compile", config, lambda tracker, out_dir: show(inputs, run(config, inputs, out_dir, tracker)))
 
 
 def show(inputs: CompileInputs, result: CompileResult) -> None:
@@ -269,9 +335,36 @@ def _log(inputs: CompileInputs, result: CompileResult, out_dir: Path, tracker: T
         }
     )
     tracker.set_tags({"carkp.compiled_sha256": file_digest(result.path)})
+    if result.latency is not None:
+        tracker.log_metrics(latency_metrics(result.latency))
     if comparison is not None:
         tracker.log_metrics(comparison_metrics(comparison))
         tracker.log_figure(draw_comparison(prediction, comparison), "figures/predicted_measured.png")
+    tracker.describe(_note(inputs, result), inputs.target.name)
+
+
+def _note(inputs: CompileInputs, result: CompileResult) -> str:
+    """The description of the run, in Markdown."""
+    rows = [f"| {what} | {value} |" for what, value in facts(result)]
+    head = [
+        f"Compiled `{inputs.model.reference}` for {inputs.hardware.device}.",
+        "",
+        "| quantity | value |",
+        "|---|---|",
+    ]
+    return "\n".join([*head, *rows])
+
+
+def _tags(config: ExperimentConfig, inputs: CompileInputs) -> dict[str, str]:
+    tags = {"carkp.target": inputs.target.name, "carkp.source_run": inputs.model.run_id}
+    model_digest = inputs.program.origin.get("model_digest", "")
+    upstream = {
+        "model": model_digest,
+        "target": target_digest(inputs.target),
+        "hardware": hardware_digest(inputs.hardware),
+        "host": host_digest(),
+    }
+    return tags | {"carkp.model_digest": model_digest, INPUTS_TAG: inputs_digest("compile", config, upstream)}
 
 
 def _hardware_rows(hardware: Hardware) -> list[list[str]]:

@@ -14,6 +14,7 @@ from carkp.data.summary import SUMMARY_FILE, DataSummary
 from carkp.stages import _data
 from carkp.stages._cli import Parameter, execute, guarded, parse, run_in_folder
 from carkp.stages._data import PreparedData
+from carkp.stages._inputs import INPUTS_TAG, inputs_digest
 from carkp.stages._sheets import data_sheet, write_jpeg
 from carkp.synthetic.generate import generate, is_complete
 from carkp.tracking.tracker import Tracker
@@ -118,9 +119,11 @@ def _raw_source(config: ExperimentConfig, inputs: DataInputs, directory: Path) -
 
 def _log(config: ExperimentConfig, raw: Path, result: DataResult, out_dir: Path, tracker: Tracker) -> None:
     prepared = result.prepared
+    key = _data.data_key(config)
     tracker.set_tags(
         {
-            "carkp.data_key": _data.data_key(config),
+            INPUTS_TAG: inputs_digest("data", config, {"key": key}),
+            "carkp.data_key": key,
             "carkp.data_digest": prepared.digest,
             "carkp.data_dir": str(prepared.directory),
         }
@@ -133,6 +136,7 @@ def _log(config: ExperimentConfig, raw: Path, result: DataResult, out_dir: Path,
     sheet_path = out_dir / "contact_sheet.jpg"
     write_jpeg(sheet_path, data_sheet(raw, prepared.open(), seed=config.seed))
     tracker.log_file(sheet_path, ARTIFACT_DIR)
+    tracker.describe(f"Prepared `{config.data.source}`.\n\n```\n{describe(result)}\n```")
 
 
 if __name__ == "__main__":

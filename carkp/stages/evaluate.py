@@ -32,7 +32,14 @@ from carkp.stages._models import (
     resolve_model,
 )
 from carkp.stages._quant import TARGET, build_target, check_target, describe_retention, retention_metrics
-from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet, mean_oracle_error_px, predict_split
+from carkp.stages._scoring import (
+    describe_run,
+    describe_scores,
+    log_scored_splits,
+    log_sheet,
+    mean_oracle_error_px,
+    predict_split,
+)
 from carkp.stages.export import ONNX_DIR, onnx_name
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
@@ -88,6 +95,7 @@ def run(
     scores = log_scored_splits(config, scored, tracker, out_dir, inputs.stage)
     kept = retention_metrics(config, executable.origin, inputs.data, scores)
     tracker.log_metrics(kept)
+    describe_run(tracker, f"Scored `{inputs.model.reference}` as {inputs.stage}.", scores, kept, executable.target)
     first_split, (store, predictions) = next(iter(scored.items()))
     codec = build_codec(config.heatmap, config.model.input_size)
     tracker.log_metrics({f"{first_split}/oracle_error_px": mean_oracle_error_px(codec, predictions)})

@@ -19,6 +19,7 @@ from carkp.quant.program import FloatOp, QProgram
 from carkp.quant.target import Target
 from carkp.serving import REGISTERED_NAME, register
 from carkp.stages._cli import MODEL, Arguments, Parameter, execute, guarded, parse
+from carkp.stages._inputs import INPUTS_TAG, inputs_digest, target_digest
 from carkp.stages._models import CALIBRATION, QAT, ModelFile, Prepared, load_prepared, resolve_model
 from carkp.stages._quant import TARGET, build_target, check_target, quantisation_tags
 from carkp.tracking.tracker import Tracker
@@ -61,8 +62,10 @@ def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: 
     check_target(prepared.net.target, inputs.target, inputs.model.path)
     program = convert_prepared(prepared, inputs.model, inputs.stage)
     result = write_program(program, out_dir / ONNX_DIR)
+    upstream = {"model": program.origin["model_digest"], "target": target_digest(inputs.target)}
     tracker.set_tags(
         {
+            INPUTS_TAG: inputs_digest("export", config, upstream),
             **quantisation_tags(prepared),
             "carkp.source_run": inputs.model.run_id,
             "carkp.exported_stage": inputs.stage,
@@ -74,6 +77,7 @@ def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: 
     tracker.log_metrics({"int8/num_convs": program.num_convs, "int8/onnx_bytes": result.path.stat().st_size})
     images = np.zeros((1, *program.tensors[program.input].shape), np.float32)
     tracker.log_onnx_model(result.path, "model", images, OnnxRunner(result.path).run(images))
+    tracker.describe(f"Exported `{inputs.model.reference}` ({inputs.stage}).\n\n{describe(result)}", inputs.target.name)
     if not inputs.alias:
         return result
     return replace(result, version=register(result.path, inputs.alias, out_dir / "registered", tracker))

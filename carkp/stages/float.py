@@ -11,14 +11,16 @@ from carkp.stages import data as data_stage
 from carkp.stages._build import build_fit_settings, build_model, prepare_torch
 from carkp.stages._cli import DATA, Arguments, Parameter, guarded, parse
 from carkp.stages._data import PreparedData, find_data, require_samples
+from carkp.stages._inputs import INPUTS_TAG, inputs_digest
 from carkp.stages._models import load_net, resolve_resume
-from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet
+from carkp.stages._scoring import describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.stages._training import (
     NPROC,
     Training,
     best_checkpoint,
     log_choice,
     log_float_onnx,
+    parse_nproc,
     predict_all,
     run_on_ranks,
     train,
@@ -74,6 +76,8 @@ def run(
     log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
     log_choice(config, fitted, predictions["val"], tracker)
     tracker.set_tags({"carkp.model": "float", "carkp.model_digest": weights_digest(best.weights)})
+    what = f"Trained `{config.model.backbone}` for {config.train.epochs} epochs; the best is epoch {result.best_epoch}."
+    describe_run(tracker, what, scores)
     return result
 
 
@@ -104,6 +108,8 @@ def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
     data = find_data(config, arguments.values["data"])
     if data is None:
         data = data_stage.run_as_child(config, tracker).prepared
+    nproc = parse_nproc(arguments.values[NPROC.name], config)
+    tracker.set_tags({INPUTS_TAG: inputs_digest("float", config, {"data": data.digest, "nproc": str(nproc)})})
     return FloatInputs(data, resolve_resume(arguments.values["resume"], config, data.digest))
 
 

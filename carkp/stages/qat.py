@@ -20,7 +20,7 @@ from carkp.stages._quant import (
     retention_metrics,
     write_scales,
 )
-from carkp.stages._scoring import describe_scores, log_scored_splits, log_sheet
+from carkp.stages._scoring import describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.stages._training import (
     NPROC,
     Training,
@@ -70,6 +70,8 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
     scores = log_scored_splits(config, scored, tracker, out_dir, "qat", step=config.qat.epochs)
     kept = retention_metrics(config, prepared.origin, inputs.data, scores)
     tracker.log_metrics(kept)
+    what = f"Fine-tuned `{inputs.model.reference}` for {config.qat.epochs} epochs with fake quantisation."
+    describe_run(tracker, what, scores, kept, prepared.net.target.name)
     log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
     log_choice(config, fitted, predictions["val"], tracker)
     net = net.cpu()

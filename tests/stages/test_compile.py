@@ -11,6 +11,7 @@ import pytest
 from carkp.deploy.compiled import PREFIX, CompiledMismatchError, require_same_outputs
 from carkp.deploy.int8_onnx import PROGRAM_KEY, Int8OnnxError, load_program
 from carkp.deploy.runtime import OnnxRunner
+from carkp.stages import compile as compile_stage
 from tests.stages.conftest import ROOT, Project
 
 TARGETS = ("bpu", "onnxruntime_cpu")
@@ -134,8 +135,23 @@ def test_compile_leaves_a_page_of_its_own_with_every_number_s_origin(exported: P
     assert {row["bound"] for row in rows} <= {"compute", "memory", "overhead"}
     assert all(row["source"] for row in rows_of(exported, run, "tables/hardware.csv"))
     assert exported.artifacts(run, "figures") == {"figures/roofline.png"}
+    metrics = run.data.metrics
+    assert metrics["host/float_ms"] > 0 < metrics["host/int8_ms"]
+    assert metrics["host/latency_ratio_low"] <= metrics["host/latency_ratio"] <= metrics["host/latency_ratio_high"]
+    assert run.data.tags["carkp.model_digest"] == exported.runs("export")[1].data.tags["carkp.model_digest"]
+    assert "float / int8" in run.data.tags["mlflow.note.content"]
     compiled = fetched(exported, run, "compiled/bpu.onnx")
     assert load_program(compiled).target.name == "bpu"
+
+
+def test_compile_without_the_float_run_says_what_was_not_measured(
+    exported: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compile_stage, "FLOAT_ONNX", "onnx/gone.onnx")
+    done = exported.stage("compile", "--target", "bpu")
+    assert done.returncode == 0, done.stderr
+    assert "not measured: the float run" in done.stdout
+    assert "host/latency_ratio" not in exported.runs("compile")[0].data.metrics
 
 
 def test_files_that_differ_are_noticed(exported: Project) -> None:

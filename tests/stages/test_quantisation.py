@@ -14,6 +14,7 @@ import torch
 from carkp.config.schema import AlignConfig
 from carkp.deploy.graph_audit import require_int8_convs
 from carkp.deploy.int8_onnx import load_program
+from carkp.keypoints.predictions import load_predictions
 from carkp.stages import align
 from carkp.stages.align import PAIRS, Comparison, judge
 from tests.stages.conftest import Project, copy_project
@@ -129,6 +130,19 @@ def test_align_finds_the_executions_equal(exported: Project) -> None:
         f"tables/{name}.csv" for name in ("comparisons", "executions", "heatmap_lsb")
     }
     assert "figures/heatmap_lsb.png" in exported.artifacts(run, "figures")
+    assert run.data.tags["carkp.source_run"] == newest(exported, "export", "onnxruntime_cpu").info.run_id
+    assert (
+        run.data.tags["carkp.model_digest"]
+        == newest(exported, "export", "onnxruntime_cpu").data.tags["carkp.model_digest"]
+    )
+    assert "test/pck" not in run.data.metrics  # it scores several
+    assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["tiny"]
+    for row in rows:
+        path = fetched(exported, run, f"predictions/{row['execution']}/test.npz")
+        assert load_predictions(path).score(0.1).pck == pytest.approx(float(row["test_pck"]))
+    assert "predictions/crops.zip" in exported.artifacts(run, "predictions")
+    assert run.info.run_name == "align tiny onnxruntime_cpu"
+    assert "Verdict: aligned" in run.data.tags["mlflow.note.content"]
 
 
 def test_align_out_of_tolerance_fails_and_keeps_its_tables(exported: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,85 @@
+"""How long ONNX files take on this machine, next to each other: the ratios hold on a noisy one too."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.deploy.runtime import Float32Array, OnnxRunner
+
+NUM_WARM_UP = 5
+NUM_RESAMPLES = 2000
+SECONDS_TO_SETTLE = 0.005
+"""For the threads of the session before to stop spinning."""
+
+Milliseconds = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of paired ratios and its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def interleaved_times(
+    paths: Mapping[str, Path],
+    images: Float32Array,
+    num_runs: int,
+    rng: np.random.Generator,
+    batch: int = 1,
+    num_threads: int = 1,
+    max_seconds: float = float("inf"),
+    on_round: Callable[[], object] = bool,
+) -> dict[str, Milliseconds]:
+    """(number of rounds,) milliseconds of every model; in a round each runs once on the same images, in random order.
+
+    Args:
+        paths: name -> ONNX file.
+        images: (N, 3, H, W), at least ``batch`` of them; the batches are taken in turn.
+        num_runs: rounds.
+        rng: of the order within a round.
+        batch: images a run.
+        num_threads: of one operator.
+        max_seconds: after them no new round begins; 2 are made in any case.
+        on_round: called after every round.
+
+    Raises:
+        ValueError: fewer images than ``batch``, or less than 2 rounds.
+    """
+    if len(images) < batch or num_runs < 2:
+        raise ValueError(f"expected {batch} images and 2 runs at least, got {len(images)} and {num_runs}")
+    runners = {name: OnnxRunner(path, num_threads) for name, path in paths.items()}
+    batches = [images[start : start + batch] for start in range(0, len(images) - batch + 1, batch)]
+    for runner in runners.values():
+        for _ in range(NUM_WARM_UP):
+            runner.run(batches[0])
+    times: dict[str, list[float]] = {name: [] for name in paths}
+    begin = time.perf_counter()
+    for number in range(num_runs):
+        if number >= 2 and time.perf_counter() - begin > max_seconds:
+            break
+        for name in rng.permutation(list(paths)):
+            if num_threads > 1:
+                time.sleep(SECONDS_TO_SETTLE)
+            start = time.perf_counter()
+            runners[name].run(batches[number % len(batches)])
+            times[name].append(1000 * (time.perf_counter() - start))
+        on_round()
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def paired_ratio(above: Milliseconds, below: Milliseconds, rng: np.random.Generator) -> Ratio:
+    """Median of ``above / below``, round by round, with the percentile interval of a bootstrap over rounds."""
+    ratios = above / below
+    chosen = rng.integers(0, len(ratios), (NUM_RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(ratios[chosen], axis=1), [2.5, 97.5])
+    return Ratio(float(np.median(ratios)), float(low), float(high))

@@ -1,0 +1,188 @@
+"""Where a model goes wrong: scores by visibility, car size and truncation, and sides that are taken for each other.
+
+Legend: N samples (cars), K keypoints. Points are (x, y).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.keypoints import metrics
+from carkp.keypoints.paired import NUM_RESAMPLES, Interval, correct_keypoints, ratio_intervals
+from carkp.keypoints.predictions import Predictions
+from carkp.keypoints.schema import FLIP_ORDER, FLIP_PAIRS, KEYPOINT_NAMES, OCCLUDED, VISIBLE
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+SIZE_EDGES_PX = (96, 192, 384)
+"""Bounds of the groups by size: the larger extent of the crop in the frame."""
+
+TRUNCATION = {0: "whole", 1: "cut by the frame", -1: "unknown"}
+MIN_PAIRS_TO_MIRROR = 2
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """Some keypoints of some cars.
+
+    Attributes:
+        name: of the group.
+        pck, mean_dist: with intervals over cars; the mean distance in input pixels. NaN for an empty group.
+        num_cars: cars with at least one keypoint in it.
+        num_points: labelled keypoints.
+    """
+
+    name: str
+    pck: Interval
+    mean_dist: Interval
+    num_cars: int
+    num_points: int
+
+
+@dataclass(frozen=True)
+class SideConfusion:
+    """Keypoints of one flip pair whose partner is labelled too.
+
+    Attributes:
+        name: of the pair, without its side.
+        own, partner, neither: shares that add up to 1, NaN without any keypoint: predictions within the threshold of
+            their own label, of the partner's and nearer to it, of neither.
+        num_points: keypoints counted.
+    """
+
+    name: str
+    own: float
+    partner: float
+    neither: float
+    num_points: int
+
+
+@dataclass(frozen=True)
+class MirroredCars:
+    """Cars whose two sides are exchanged as a whole, among those with enough labelled pairs to tell."""
+
+    num_mirrored: int
+    num_cars: int
+
+    @property
+    def share(self) -> float:
+        return self.num_mirrored / self.num_cars if self.num_cars else float("nan")
+
+
+def visibility_masks(predictions: Predictions) -> dict[str, Bools]:
+    """(N, K) masks of visible and occluded keypoints."""
+    return {"visible": predictions.validity == VISIBLE, "occluded": predictions.validity == OCCLUDED}
+
+
+def size_masks(predictions: Predictions, edges_px: Sequence[int] = SIZE_EDGES_PX) -> dict[str, Bools]:
+    """(N, K) masks of labelled keypoints by the larger extent of the crop in frame pixels, smallest first."""
+    extent = predictions.crop_size.max(axis=1)
+    names = [f"below {edges_px[0]} px"]
+    names += [f"{low} to {high - 1} px" for low, high in pairwise(edges_px)]
+    names.append(f"{edges_px[-1]} px and more")
+    places = np.digitize(extent, edges_px)
+    return {name: _of_cars(predictions, places == place) for place, name in enumerate(names)}
+
+
+def truncation_masks(predictions: Predictions) -> dict[str, Bools]:
+    """(N, K) masks of labelled keypoints of whole cars, cars that the frame cuts, and cars of which that is unknown."""
+    return {name: _of_cars(predictions, predictions.truncated == code) for code, name in TRUNCATION.items()}
+
+
+def score_groups(
+    predictions: Predictions,
+    masks: Mapping[str, Bools],
+    alpha: float,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> list[GroupScore]:
+    """PCK, mean distance and counts of each group of keypoints, in the order of ``masks`` (name -> (N, K))."""
+    is_labelled = predictions.validity > 0
+    has_length = is_labelled & (predictions.lengths > 0)[:, None]
+    is_correct = correct_keypoints(predictions, alpha)
+    dist = _distances(predictions, predictions.targets)
+    groups = [mask & is_labelled for mask in masks.values()]
+    numerators = [is_correct & group for group in groups] + [np.where(group, dist, 0) for group in groups]
+    denominators = [has_length & group for group in groups] + groups
+    found = ratio_intervals(_summed(numerators), _summed(denominators), num_resamples, seed)
+    return [
+        GroupScore(name, found[index], found[len(groups) + index], int(group.any(axis=1).sum()), int(group.sum()))
+        for index, (name, group) in enumerate(zip(masks, groups, strict=True))
+    ]
+
+
+def score_keypoints(
+    predictions: Predictions, alpha: float, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> list[GroupScore]:
+    """A group a keypoint, in the order of the schema."""
+    masks = {}
+    for index, name in enumerate(KEYPOINT_NAMES):
+        masks[name] = np.zeros(predictions.validity.shape, dtype=np.bool_)
+        masks[name][:, index] = True
+    return score_groups(predictions, masks, alpha, num_resamples, seed)
+
+
+def side_confusion(predictions: Predictions, alpha: float) -> list[SideConfusion]:
+    """For each flip pair: how often the model finds the car's other side instead.
+
+    Counted are labelled keypoints whose partner is labelled too. Where both labels are within alpha times the car's
+    length of a prediction, the nearer one counts.
+    """
+    to_own, to_partner, is_counted, reach = _side_distances(predictions, alpha)
+    is_partner = (to_partner < reach) & (to_partner < to_own)
+    is_own = (to_own < reach) & ~is_partner
+    found = []
+    for pair in FLIP_PAIRS:
+        columns = list(pair)
+        counted = is_counted[:, columns]
+        own, partner = (_share(mask[:, columns], counted) for mask in (is_own, is_partner))
+        name = KEYPOINT_NAMES[pair[0]].removeprefix("right_")
+        found.append(SideConfusion(name, own, partner, 1 - own - partner, int(counted.sum())))
+    return found
+
+
+def mirrored_cars(predictions: Predictions, alpha: float) -> MirroredCars:
+    """Cars that are predicted mirrored: the keypoints of labelled pairs are on average within alpha times the car's
+    length of their partners' labels, and farther than that from their own.
+
+    Cars with fewer than two labelled pairs are not counted.
+    """
+    to_own, to_partner, is_counted, reach = _side_distances(predictions, alpha)
+    num_points = is_counted.sum(axis=1)
+    can_tell = num_points >= 2 * MIN_PAIRS_TO_MIRROR
+    own, partner = (
+        np.where(is_counted, dist, 0).sum(axis=1) / np.maximum(num_points, 1) for dist in (to_own, to_partner)
+    )
+    is_mirrored = can_tell & (partner < reach[:, 0]) & (own >= reach[:, 0])
+    return MirroredCars(int(is_mirrored.sum()), int(can_tell.sum()))
+
+
+def _side_distances(predictions: Predictions, alpha: float) -> tuple[Floats, Floats, Bools, Floats]:
+    """Distances (N, K) to the own label and to the partner's, which keypoints have both, and the reach (N, 1)."""
+    order = list(FLIP_ORDER)
+    is_labelled = predictions.validity > 0
+    is_counted = is_labelled & is_labelled[:, order] & (predictions.lengths > 0)[:, None]
+    reach = alpha * predictions.lengths.astype(np.float64)[:, None]
+    targets = predictions.targets
+    return _distances(predictions, targets), _distances(predictions, targets[:, order]), is_counted, reach
+
+
+def _distances(predictions: Predictions, targets: NDArray[np.float32]) -> Floats:
+    return metrics.distances(predictions.points.astype(np.float64), targets.astype(np.float64))
+
+
+def _of_cars(predictions: Predictions, is_chosen: Bools) -> Bools:
+    return (predictions.validity > 0) & is_chosen[:, None]
+
+
+def _summed(arrays: Sequence[NDArray[np.generic]]) -> Floats:
+    """(N, C): each (N, K) array summed over its keypoints."""
+    return np.stack([np.asarray(array, dtype=np.float64).sum(axis=1) for array in arrays], axis=1)
+
+
+def _share(mask: Bools, counted: Bools) -> float:
+    return float(mask[counted].mean()) if counted.any() else float("nan")

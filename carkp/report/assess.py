@@ -1,0 +1,123 @@
+"""The statistics of a report, computed once: every row with its intervals and its test against the family's float."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from carkp.keypoints.paired import PairedTest, Retention, ScoreIntervals, paired_test, retention, score_intervals
+from carkp.keypoints.predictions import Predictions
+from carkp.report.accuracy_data import FLOAT, Family, ModelRow, ReportContent
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """One row of the headline table.
+
+    Attributes:
+        family, row: what it is.
+        label: what it is called.
+        scores: with intervals.
+        kept, test: against the family's float; None for that itself, and where the two are not of the same samples.
+    """
+
+    family: Family
+    row: ModelRow
+    label: str
+    scores: ScoreIntervals
+    kept: Retention | None = None
+    test: PairedTest | None = None
+
+    @property
+    def is_float(self) -> bool:
+        return self.row.stage == FLOAT
+
+
+def assess(content: ReportContent) -> list[Assessed]:
+    """Every row of every family, in their order."""
+    return [_assess(content, family, row) for family in content.families for row in family.rows]
+
+
+def shown(content: ReportContent, rows: Sequence[Assessed]) -> list[Assessed]:
+    """Of each family the float row and the one that stands for int8: those that the detailed sections show."""
+    chosen = [(family.reference, family.judged) for family in content.families]
+    return [item for item in rows if any(item.row is row for pair in chosen for row in pair)]
+
+
+def between_families(content: ReportContent, rows: Sequence[Assessed]) -> list[Assessed]:
+    """The float and the int8 rows of the further families, each tested against the first family's."""
+    first, *others = content.families
+    found = []
+    for other in others:
+        for ours, theirs in ((first.reference, other.reference), (first.judged, other.judged)):
+            if ours is None or theirs is None or not is_comparable(ours.predictions, theirs.predictions):
+                continue
+            old, new = (next(item for item in rows if item.row is row) for row in (ours, theirs))
+            test = paired_test(ours.predictions, theirs.predictions, content.alpha)
+            found.append(replace(new, label=f"{old.label} → {new.label}", test=test))
+    return found
+
+
+def is_comparable(first: Predictions, second: Predictions) -> bool:
+    """Whether two predictions are of the same samples with the same keypoints labelled."""
+    return np.array_equal(first.sample_ids, second.sample_ids) and np.array_equal(
+        first.validity > 0, second.validity > 0
+    )
+
+
+def verdict(item: Assessed) -> str:
+    """One sentence or two in plain words: can this row be trusted to be as good as float?"""
+    if item.test is None or item.kept is None:
+        return f"{item.label}: there is no float row on the same cars, so nothing can be said about what int8 costs."
+    test, kept = item.test, item.kept
+    found = (
+        f"{points(test.difference.value)} points of PCK ({points(test.difference.low)} to "
+        f"{points(test.difference.high)}; p {p_relation(test.p_value)})"
+    )
+    size = f"{item.scores.num_cars:,} cars and {test.num_points:,} keypoints"
+    has_moved = not test.difference.low <= 0 <= test.difference.high
+    if not has_moved:
+        hidden = max(0.0, -test.difference.low)
+        sentence = (
+            f"No difference between float and {item.label} is shown: {found} on {size}. A loss of up to "
+            f"{100 * hidden:.2f} points could have stayed hidden in a split of this size; it keeps "
+            f"{100 * kept.share:.2f} % of float's PCK, and at least {100 * kept.low:.2f} % with 97.5 % confidence."
+        )
+    else:
+        word = "worse" if test.difference.value < 0 else "better"
+        sentence = (
+            f"{item.label} is measurably {word} than float: {found} on {size}. It keeps {100 * kept.share:.2f} % of float's "
+            f"PCK ({100 * kept.low:.2f} % to {100 * kept.high:.2f} %)"
+            + (f", so a loss above {-100 * test.difference.low:.2f} points is unlikely." if word == "worse" else ".")
+        )
+    if has_moved != (test.p_value < SIGNIFICANCE):
+        sentence += " Interval and p-value fall on different sides of 5 %: read it as undecided."
+    return sentence
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * share:+.2f}".replace("-", "−")
+
+
+def p_text(p_value: float) -> str:
+    """A p-value with as many digits as random flips can tell."""
+    return f"{p_value:.2f}" if p_value >= 0.1 else f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
+
+
+def p_relation(p_value: float) -> str:
+    """``= 0.03``, or ``< 0.001``."""
+    text = p_text(p_value)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _assess(content: ReportContent, family: Family, row: ModelRow) -> Assessed:
+    label = content.label(family, row)
+    scores = score_intervals(row.predictions, content.alpha)
+    reference = family.reference
+    if reference is None or reference is row or not is_comparable(reference.predictions, row.predictions):
+        return Assessed(family, row, label, scores)
+    pair = reference.predictions, row.predictions
+    return Assessed(family, row, label, scores, retention(*pair, content.alpha), paired_test(*pair, content.alpha))

@@ -1,0 +1,218 @@
+"""The steps of the pipeline as data: what each takes from which, and what must be left of a run to use it again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from carkp.config.schema import ExperimentConfig
+from carkp.stages._data import data_key, find_data
+from carkp.stages._inputs import INPUTS_TAG, hardware_digest, host_digest, inputs_digest, target_digest
+from carkp.stages._models import BEST, CALIBRATED, LAST
+from carkp.stages._quant import build_hardware, build_target
+from carkp.tracking.runs import (
+    LATEST,
+    STAGE_TAG,
+    FoundRun,
+    fetch_artifact,
+    find_latest_run,
+    find_run,
+    find_runs,
+    has_artifact,
+)
+from carkp.tracking.store import TrackingError
+from carkp.training.checkpoint import CheckpointError, load_checkpoint
+
+PIPELINE = "main"
+STEP_PREFIX = "carkp.pipeline."
+"""Of the pipeline's tags that name the runs of its steps."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """How a stage takes another one's run: as which words, and what of it decides the result."""
+
+    reference: Callable[[FoundRun], str]
+    identity: Callable[[FoundRun], str]
+
+
+LINKS: Mapping[str, Link] = {
+    "data": Link(lambda run: f"runs:/{run.run_id}", lambda run: run.tags["carkp.data_digest"]),
+    "model": Link(lambda run: f"runs:/{run.run_id}", lambda run: run.tags["carkp.model_digest"]),
+    "runs": Link(lambda run: run.run_id, lambda run: run.run_id),
+}
+"""By parameter of a stage."""
+
+FACTS: Mapping[str, Callable[[ExperimentConfig], str]] = {
+    "key": data_key,
+    "nproc": lambda config: str(config.train.nproc),
+    "target": lambda config: target_digest(build_target(config, "")),
+    "hardware": lambda config: hardware_digest(build_hardware(config, "")),
+    "host": lambda config: host_digest(),
+}
+"""What a result depends on beside settings and other stages' runs."""
+
+
+def find_finished(step: "Step", config: ExperimentConfig, digest: str) -> FoundRun | None:
+    """The newest finished run on the same inputs that still has what is needed of it."""
+    artifact = step.artifact_of(config)
+    found = find_runs({STAGE_TAG: step.stage, INPUTS_TAG: digest})
+    return next((run for run in found if has_artifact(run.run_id, artifact)), None)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of the pipeline.
+
+    Attributes:
+        stage: its name and that of its module.
+        artifact: what a finished run must still have; ``{target}`` stands for the target's name.
+        needs: parameter -> the steps whose runs it names.
+        facts: names out of ``FACTS``.
+        metrics: those that the pipeline's run shows too, the most important one first.
+        find: the run that makes the step superfluous, given the inputs digest.
+        checkpoint: what an unfinished run needs to be gone on from; "": it begins anew.
+    """
+
+    stage: str
+    artifact: str
+    needs: Mapping[str, tuple[str, ...]]
+    facts: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    find: Callable[["Step", ExperimentConfig, str], FoundRun | None] = find_finished
+    checkpoint: str = ""
+
+    def artifact_of(self, config: ExperimentConfig) -> str:
+        return self.artifact.format(target=build_target(config, "").name)
+
+    def reference(self, parameter: str, runs: Mapping[str, FoundRun]) -> str:
+        """The parameter's value that names the runs of the steps needed."""
+        return ",".join(LINKS[parameter].reference(runs[stage]) for stage in self.needs[parameter])
+
+    def inputs(self, config: ExperimentConfig, runs: Mapping[str, FoundRun]) -> str:
+        """The inputs digest, as the stage itself works it out."""
+        upstream = {
+            parameter: ",".join(LINKS[parameter].identity(runs[stage]) for stage in stages)
+            for parameter, stages in self.needs.items()
+        }
+        return inputs_digest(self.stage, config, upstream | {name: FACTS[name](config) for name in self.facts})
+
+    def key_number(self, run: FoundRun) -> str:
+        """The first metric that the run has, for a person."""
+        shown = [f"{name} {run.metrics[name]:.4g}" for name in self.metrics if name in run.metrics]
+        return shown[0] if shown else ""
+
+    def pipeline_metrics(self, run: FoundRun) -> dict[str, float]:
+        """What the pipeline's run shows of it, each name below that of the stage."""
+        return {
+            f"{self.stage}/{name.removeprefix(f'{self.stage}/')}": run.metrics[name]
+            for name in self.metrics
+            if name in run.metrics
+        }
+
+
+def find_prepared(step: Step, config: ExperimentConfig, digest: str) -> FoundRun | None:
+    """The run that prepared the data, where they are still there."""
+    del digest  # the data key decides
+    is_there = find_data(config, LATEST) is not None
+    return find_latest_run(step.stage, {"carkp.data_key": data_key(config)}) if is_there else None
+
+
+def find_reported(step: Step, config: ExperimentConfig, digest: str) -> FoundRun | None:
+    """The report that an earlier pipeline ended with on the same runs; alone the stage takes others along."""
+    pipelines = find_runs({STAGE_TAG: PIPELINE, INPUTS_TAG: digest})
+    run_ids = [found.tags[f"{STEP_PREFIX}{step.stage}"] for found in pipelines]
+    artifact = step.artifact_of(config)
+    return next((find_run(run_id) for run_id in run_ids if has_artifact(run_id, artifact)), None)
+
+
+def find_checkpoint(step: Step, digest: str) -> FoundRun | None:
+    """The newest run of the step on the same inputs that did not finish and can be gone on from."""
+    if not step.checkpoint:
+        return None
+    unfinished = find_runs({STAGE_TAG: step.stage, INPUTS_TAG: digest}, is_finished=False, max_results=NUM_UNFINISHED)
+    return next((run for run in unfinished if has_checkpoints(run.run_id, step.checkpoint)), None)
+
+
+def has_checkpoints(run_id: str, last: str) -> bool:
+    """Whether ``last`` and the best checkpoint beside it are whole: a kill can leave half a file."""
+    if not has_artifact(run_id, last):
+        return False
+    try:
+        folder = fetch_artifact(run_id, str(Path(last).parent))
+        for name in (Path(BEST).name, Path(last).name):
+            load_checkpoint(folder / name)
+    except (CheckpointError, TrackingError):
+        return False
+    return True
+
+
+NUM_UNFINISHED = 20
+SCORES = ("test/pck", "test/pck_hat", "test/mean_dist")
+REPORTED = ("float", "calibration", "export", "align", "check", "compile")
+
+STEPS: Sequence[Step] = (
+    Step(
+        stage="data",
+        artifact="data/summary.json",
+        needs={},
+        facts=("key",),
+        metrics=("data/num_train", "data/num_val", "data/num_test"),
+        find=find_prepared,
+    ),
+    Step(
+        stage="float",
+        artifact=BEST,
+        needs={"data": ("data",)},
+        facts=("nproc",),
+        metrics=SCORES,
+        checkpoint=LAST,
+    ),
+    Step(
+        stage="calibration",
+        artifact=CALIBRATED,
+        needs={"data": ("data",), "model": ("float",)},
+        facts=("target",),
+        metrics=(*SCORES, "test/retention", "test/retention_low", "test/retention_high"),
+    ),
+    Step(
+        stage="export",
+        artifact="onnx/int8_{target}.onnx",
+        needs={"model": ("calibration",)},
+        facts=("target",),
+        metrics=("int8/num_convs", "int8/onnx_bytes"),
+    ),
+    Step(
+        stage="align",
+        artifact="predictions/simulated/test.npz",
+        needs={"data": ("data",), "model": ("export",)},
+        facts=("target", "host"),
+        metrics=(
+            "align/simulated/pck",
+            "align/simulated/retention",
+            "align/onnxruntime/pck",
+            "align/simulated_float32_to_onnxruntime/max_lsb",
+        ),
+    ),
+    Step(
+        stage="check",
+        artifact="tables/check.csv",
+        needs={"model": ("export",)},
+        facts=("target", "hardware"),
+        metrics=("check/int8_mac_share", "check/num_fallback"),
+    ),
+    Step(
+        stage="compile",
+        artifact="compiled/{target}.onnx",
+        needs={"model": ("export",)},
+        facts=("target", "hardware", "host"),
+        metrics=(
+            "host/latency_ratio",
+            "host/latency_ratio_low",
+            "host/latency_ratio_high",
+            "host/float_ms",
+            "host/int8_ms",
+            "perf/predicted_us",
+        ),
+    ),
+    Step(stage="report", artifact="report/index.html", needs={"runs": REPORTED}, find=find_reported),
+)

@@ -1,0 +1,232 @@
+"""Entry point ``main``: data -> float -> calibration -> export -> align -> check -> compile -> report.
+
+Every step is a child run. What a finished run with the same inputs gave is used again; after a failure the same command
+goes on where the last one stopped.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.stages._cli import Arguments, Parameter, PipelineError, execute, guarded, parse
+from carkp.stages._inputs import INPUTS_TAG
+from carkp.stages._process import is_alive, process_name
+from carkp.stages._quant import build_hardware
+from carkp.stages._steps import PIPELINE, STEP_PREFIX, STEPS, Step, find_checkpoint
+from carkp.tracking.runs import (
+    PARENT_TAG,
+    STAGE_TAG,
+    FoundRun,
+    create_child_run,
+    end_run,
+    fetch_artifact,
+    find_run,
+    find_runs,
+)
+from carkp.tracking.tracker import Tracker
+
+PROCESS_TAG, STEP_PROCESS_TAG = "carkp.process", "carkp.step_process"
+NUM_EARLIER = 20
+MIN_WIDTH = 110
+"""Run ids are there to be copied."""
+
+FORCE = Parameter(
+    "force", "", "true: do every step anew; empty: use again what finished runs with the same inputs gave"
+)
+FLAGS = {"": False, "false": False, "true": True}
+
+
+@dataclass(frozen=True)
+class PipelineInputs:
+    """What every stage is called with to get the same configuration, and whether all of them run anew."""
+
+    config_words: Sequence[str]
+    is_forced: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step, its run, how long it took here, and whether the run was there before."""
+
+    step: Step
+    run: FoundRun
+    seconds: float
+    is_reused: bool
+
+
+def run(config: ExperimentConfig, inputs: PipelineInputs, tracker: Tracker) -> list[Done]:
+    """Walk the steps in order; log each as soon as it is done.
+
+    Raises:
+        PipelineError: a step failed, or another pipeline's is still going on.
+    """
+    tracker.set_tags({PROCESS_TAG: process_name(os.getpid())})
+    end_killed_runs(tracker.run_id)
+    done: list[Done] = []
+    for step in STEPS:
+        runs = {item.step.stage: item.run for item in done}
+        start = time.perf_counter()
+        digest = step.inputs(config, runs)
+        found = None if inputs.is_forced else step.find(step, config, digest)
+        if found is None:
+            try:
+                made = make(step, config, inputs, digest, runs, tracker)
+            except PipelineError as error:
+                tracker.describe(f"{note(done)}\n\n**{error}**")
+                raise
+            done.append(Done(step, made, time.perf_counter() - start, is_reused=False))
+        else:
+            say(f"{step.stage}: reused, run {found.run_id} of {found.started:%Y-%m-%d %H:%M} UTC")
+            done.append(Done(step, found, time.perf_counter() - start, is_reused=True))
+        # the pipeline's own digest is at the end that of its last step
+        tracker.set_tags({f"{STEP_PREFIX}{step.stage}": done[-1].run.run_id, INPUTS_TAG: digest})
+        tracker.log_metrics(step.pipeline_metrics(done[-1].run))
+    tracker.describe(note(done))
+    return done
+
+
+def make(
+    step: Step,
+    config: ExperimentConfig,
+    inputs: PipelineInputs,
+    digest: str,
+    runs: Mapping[str, FoundRun],
+    tracker: Tracker,
+) -> FoundRun:
+    """Run the stage as a child process in a child run.
+
+    Raises:
+        PipelineError: it failed.
+    """
+    words = [word for name in step.needs for word in (f"--{name}", step.reference(name, runs))]
+    if not inputs.is_forced and (unfinished := find_checkpoint(step, digest)) is not None:
+        say(f"{step.stage}: goes on from run {unfinished.run_id} of {unfinished.started:%Y-%m-%d %H:%M} UTC")
+        words += ["--resume", f"runs:/{unfinished.run_id}"]
+    run_id = create_child_run(tracker.run_id, f"{step.stage} {config.name}")
+    say(f"{step.stage}: run {run_id}")
+    command = [sys.executable, "-m", f"carkp.stages.{step.stage}", *inputs.config_words, *words]
+    status = -1
+    try:
+        status = launch(command, run_id, lambda pid: tracker.set_tags({STEP_PROCESS_TAG: process_name(pid)}))
+    finally:
+        if find_run(run_id).status == "RUNNING":  # it ended before it joined its run, or without a word
+            end_run(run_id, "KILLED" if status < 0 else "FAILED")
+    if status != 0:
+        raise PipelineError(
+            f"{step.stage} failed (run {run_id}, exit status {status}; what it says is above). Once the cause is gone, "
+            f"give the same command again: it goes on with {step.stage}, and what came before is kept"
+        )
+    return find_run(run_id)
+
+
+def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None]) -> int:
+    """The exit status of a stage that joins the run; what it prints is shown as it comes."""
+    sys.stdout.flush()
+    with subprocess.Popen(command, env={**os.environ, "MLFLOW_RUN_ID": run_id}) as process:
+        try:
+            on_start(process.pid)
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+
+
+def end_killed_runs(own_run_id: str) -> None:
+    """Mark as killed what earlier pipelines left as running, where their processes are gone.
+
+    Raises:
+        PipelineError: a pipeline is gone, but a step of it still runs.
+    """
+    earlier = find_runs({STAGE_TAG: PIPELINE}, is_finished=False, max_results=NUM_EARLIER)
+    for parent in earlier:
+        if parent.run_id == own_run_id or is_alive_in(parent, PROCESS_TAG):
+            continue
+        running = [child for child in find_runs({PARENT_TAG: parent.run_id}, is_finished=False) if is_running(child)]
+        if running and is_alive_in(parent, STEP_PROCESS_TAG):
+            raise PipelineError(
+                f"{running[0].name} of an earlier pipeline still runs ({parent.tags[STEP_PROCESS_TAG]}: host, process, "
+                "start): wait for it or end it, then give the same command again"
+            )
+        for found in (*running, *([parent] if is_running(parent) else [])):
+            end_run(found.run_id, "KILLED")
+
+
+def is_running(run: FoundRun) -> bool:
+    return run.status == "RUNNING"
+
+
+def is_alive_in(parent: FoundRun, tag: str) -> bool:
+    """Whether the process that the tag names is there; False where there is no such tag."""
+    return tag in parent.tags and is_alive(parent.tags[tag])
+
+
+def parse_force(text: str) -> bool:
+    """Whether everything is done anew.
+
+    Raises:
+        ConfigError: neither true nor false.
+    """
+    if text not in FLAGS:
+        raise ConfigError(f"force={text!r}: expected true or false")
+    return FLAGS[text]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    def work() -> int:
+        summary = "Everything from the data to the report; what is there already is used again."
+        _execute(parse(PIPELINE, summary, [FORCE], argv, prog="python -m carkp.stages.pipeline"))
+        return 0
+
+    return guarded(work)
+
+
+def _execute(arguments: Arguments) -> None:
+    config = arguments.config
+    inputs = PipelineInputs(arguments.config_words, parse_force(arguments.values["force"]))
+    build_hardware(config, "")  # refuses a target that later steps could not use
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        del out_dir
+        done = run(config, inputs, tracker)
+        show(done)
+        last = done[-1]
+        say(f"{last.step.stage}: {fetch_artifact(last.run.run_id, last.step.artifact_of(config))}")
+
+    execute(PIPELINE, config, work)
+
+
+def note(done: Sequence[Done]) -> str:
+    """The steps as a Markdown table."""
+    head = ["| step | | seconds | run | |", "|---|---|---|---|---|"]
+    rows = [f"| {' | '.join(row)} |" for row in map(_row, done)]
+    return "\n".join([*head, *rows])
+
+
+def show(done: Sequence[Done]) -> None:
+    """Print the steps."""
+    table = Table("step", "", "seconds", "run", "")
+    for item in done:
+        table.add_row(*_row(item))
+    Console(width=max(Console().width, MIN_WIDTH)).print(table)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def _row(item: Done) -> tuple[str, ...]:
+    how = "reused" if item.is_reused else "done"
+    return item.step.stage, how, f"{item.seconds:.1f}", item.run.run_id, item.step.key_number(item.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

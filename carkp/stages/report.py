@@ -1,0 +1,169 @@
+"""Entry point ``report``: is the int8 model as good as float? A page made of logged artifacts alone."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.report.accuracy import accuracy_parts, headline
+from carkp.report.accuracy_data import ReportContent
+from carkp.report.markdown import PICTURES_DIR, markdown_page, markdown_table
+from carkp.report.page import html_page
+from carkp.stages._cli import Arguments, Parameter, execute, guarded, parse
+from carkp.stages._report_content import common_split, read_family
+from carkp.stages._report_sources import FamilyRuns, find_families
+from carkp.tracking.runs import LATEST
+from carkp.tracking.store import project_root
+from carkp.tracking.tracker import Tracker, git_state
+
+RUNS = Parameter("runs", LATEST, "latest, or run ids separated by commas: runs of any stage, each for its float model")
+NAME = Parameter("name", "", "folder in reports/; empty: the experiment and the target")
+REPORTS_DIR, ARTIFACT_DIR = "reports", "report"
+HTML_NAME, MARKDOWN_NAME = "index.html", "report.md"
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """The families to report on and the folder to write: it is replaced."""
+
+    families: Sequence[FamilyRuns]
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What the page shows, and its two files."""
+
+    content: ReportContent
+    html: Path
+    markdown: Path
+
+
+def run(config: ExperimentConfig, inputs: ReportInputs, out_dir: Path, tracker: Tracker) -> ReportResult:
+    """Read the runs, write ``index.html``, ``report.md`` and its pictures, log the same folder.
+
+    Raises:
+        TrackingError: a family without predictions.
+    """
+    content = read_content(config, inputs)
+    parts = accuracy_parts(content)
+    written = out_dir / ARTIFACT_DIR
+    (written / PICTURES_DIR).mkdir(parents=True, exist_ok=True)
+    (written / HTML_NAME).write_text(html_page(content.title, parts, has_contents=True), encoding="utf-8")
+    page = markdown_page(content.title, parts)
+    (written / MARKDOWN_NAME).write_text(page.text, encoding="utf-8")
+    for name, picture in page.pictures.items():
+        (written / PICTURES_DIR / name).write_bytes(picture)
+    _publish(written, inputs.folder, tracker)
+    tracker.set_tags(_tags(inputs))
+    tracker.describe(markdown_table(headline(content)), inputs.name)
+    return ReportResult(content, inputs.folder / HTML_NAME, inputs.folder / MARKDOWN_NAME)
+
+
+def read_content(config: ExperimentConfig, inputs: ReportInputs) -> ReportContent:
+    """All numbers and pictures of the families."""
+    split = common_split(inputs.families)
+    named = zip(inputs.families, family_names(inputs.families), strict=True)
+    commit, is_dirty = git_state()
+    runs = ",".join(family.anchor.run_id for family in inputs.families)
+    return ReportContent(
+        title=f"Accuracy report: {inputs.name}",
+        families=[read_family(family, name, split) for family, name in named],
+        split=split,
+        alpha=config.eval.alpha,
+        command=f"mlflow run . -e report -P runs={runs} -P name={inputs.name}",
+        made_on=f"Report made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC at commit {commit[:10]}{'+' if is_dirty else ''}",
+    )
+
+
+def family_names(families: Sequence[FamilyRuns]) -> list[str]:
+    """A name each, as short as tells them apart: the target, the experiment, both, or with the run's id."""
+    rules: tuple[Callable[[FamilyRuns], str], ...] = (
+        lambda family: family.target,
+        _experiment,
+        lambda family: f"{_experiment(family)} {family.target}".strip(),
+        lambda family: f"{_experiment(family)} {family.anchor.run_id[:8]}",
+    )
+    for rule in rules[1:] if len(families) == 1 else rules:
+        names = [rule(family) for family in families]
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [family.anchor.run_id for family in families]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    def work() -> int:
+        _execute(parse("report", "Write the accuracy report of one run or several.", [RUNS, NAME], argv))
+        return 0
+
+    return guarded(work)
+
+
+def _execute(arguments: Arguments) -> None:
+    config = arguments.config
+    references = [word.strip() for word in arguments.values["runs"].split(",") if word.strip()]
+    if not references:
+        raise ConfigError("runs is empty: give latest or run ids separated by commas")
+    families = find_families(config, references, Path(config.quant.target).stem)
+    name = arguments.values["name"] or default_name(families)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise ConfigError(f"name={name!r}: expected letters, digits, . - and _ (a folder of {REPORTS_DIR}/)")
+    inputs = ReportInputs(families, name, project_root() / REPORTS_DIR / name)
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        print(describe(run(config, inputs, out_dir, tracker)))  # noqa: T201
+
+    execute("report", config, work)
+
+
+def default_name(families: Sequence[FamilyRuns]) -> str:
+    """The experiment and the target, or that several are compared."""
+    words = [_experiment(families[0]), families[0].target if len(families) == 1 else "comparison"]
+    return re.sub(r"[^\w.-]+", "-", "-".join(word for word in words if word))
+
+
+def describe(result: ReportResult) -> str:
+    """The headline table and where the report lies, for a person."""
+    table = headline(result.content)
+    lines = [" | ".join(cell.replace("\n", " (") + (")" if "\n" in cell else "") for cell in row) for row in table.rows]
+    root = project_root()
+    paths = [path.relative_to(root) if path.is_relative_to(root) else path for path in (result.html, result.markdown)]
+    return "\n".join([" | ".join(table.headings), *lines, f"written: {paths[0]}, {paths[1]}"])
+
+
+def _publish(written: Path, folder: Path, tracker: Tracker) -> None:
+    """Log the report and put it in its folder, in place of what an earlier report left there."""
+    for path in sorted(written.rglob("*")):
+        if path.is_file():
+            parent = path.parent.relative_to(written)
+            tracker.log_file(path, (Path(ARTIFACT_DIR) / parent).as_posix())
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (HTML_NAME, MARKDOWN_NAME):
+        shutil.copyfile(written / name, folder / name)
+    shutil.rmtree(folder / PICTURES_DIR, ignore_errors=True)
+    shutil.copytree(written / PICTURES_DIR, folder / PICTURES_DIR)
+
+
+def _tags(inputs: ReportInputs) -> Mapping[str, str]:
+    first = inputs.families[0]
+    tags = {
+        "carkp.report": inputs.name,
+        "carkp.reported_runs": ",".join(family.anchor.run_id for family in inputs.families),
+        "carkp.data_digest": first.data_digest,
+        "carkp.target": first.target,
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def _experiment(family: FamilyRuns) -> str:
+    return family.anchor.tags.get("carkp.experiment", "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,321 @@
+"""The pipeline: what it runs, what it uses again, and how it goes on. Most of it with stages that only pretend."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+
+from carkp.config.loading import load_config
+from carkp.config.schema import ExperimentConfig
+from carkp.quant.target import Target
+from carkp.stages import _steps, pipeline
+from carkp.stages._inputs import IGNORED, INPUTS_TAG, SECTIONS, inputs_digest, stage_settings, target_digest
+from carkp.stages._process import is_alive, process_name
+from carkp.stages._quant import build_target
+from carkp.tracking.runs import find_run
+from carkp.training.checkpoint import Checkpoint, save_checkpoint
+from tests.stages.conftest import ROOT, TINY, Project, copy_project
+
+NAMES = [step.stage for step in _steps.STEPS]
+
+
+def tiny(*overrides: str) -> ExperimentConfig:
+    return load_config(ROOT / TINY, overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "stages"),
+    [
+        ("seed=7", {"float", "calibration"}),
+        ("train.lr=0.1", {"float"}),
+        ("train.epochs=9", {"float"}),
+        ("augment.color_jitter=0.9", {"float"}),
+        ("model.head_channels=32", {"float"}),
+        ("heatmap.sigma=2.5", {"float", "calibration", "export", "align"}),
+        ("eval.alpha=0.2", {"float", "calibration", "export", "align"}),
+        ("quant.percentile=99.5", {"calibration"}),
+        ("quant.rules=[{tensors: head/*, observer: mse}]", {"calibration"}),
+        ("align.moved_px=0.7", {"align"}),
+        ("name=another", set()),
+        ("train.num_workers=5", set()),
+        ("train.num_threads=3", set()),
+        ("eval.batch_size=5", set()),
+        ("qat.lr=0.5", set()),
+        ("data.num_workers=3", set()),
+        ("tracking.num_kept_crops=3", set()),
+        ("tracking.system_metrics_interval_s=3.0", set()),
+    ],
+)
+def test_digest_changes_with_what_changes_a_result_and_with_nothing_else(override: str, stages: set[str]) -> None:
+    before, after = tiny(), tiny(override)
+    changed = {name for name in SECTIONS if inputs_digest(name, before, {}) != inputs_digest(name, after, {})}
+    assert changed == stages
+
+
+def test_digest_changes_with_what_comes_from_upstream() -> None:
+    assert inputs_digest("check", tiny(), {"model": "a"}) != inputs_digest("check", tiny(), {"model": "b"})
+    assert inputs_digest("check", tiny(), {"model": "a"}) != inputs_digest("compile", tiny(), {"model": "a"})
+
+
+def test_ignored_settings_exist() -> None:
+    names = {
+        f"{section}.{name}" for section, tree in tiny().model_dump().items() if isinstance(tree, dict) for name in tree
+    }
+    assert names >= IGNORED
+
+
+def test_weights_count_by_their_content(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.pt", "b.pt", "c.pt")]
+    for path, content in zip(files, (b"1", b"1", b"2"), strict=True):
+        path.write_bytes(content)
+    first, same, other = (stage_settings("float", tiny(f"model.pretrained={path}")) for path in files)
+    assert first == same != other
+
+
+def test_targets_count_by_their_arithmetic() -> None:
+    target = build_target(tiny(), "")
+    assert target_digest(target) == target_digest(target.model_copy(update={"description": "in other words"}))
+    changes: Sequence[dict[str, object]] = ({"name": "other"}, {"accumulator_bits": 24}, {"requantisation": "float32"})
+    digests = {target_digest(Target.model_validate(target.model_dump() | change)) for change in changes}
+    assert len(digests - {target_digest(target)}) == len(changes)
+
+
+def test_processes_are_told_apart() -> None:
+    own = process_name(os.getpid())
+    assert is_alive(own)
+    host, pid, start = own.split()
+    assert not is_alive(f"{host} {pid} {float(start) - 100:.0f}")
+    assert is_alive(f"elsewhere {pid} 0")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        name = process_name(child.pid)
+        assert is_alive(name)
+        child.kill()
+    assert not is_alive(name)
+
+
+@dataclass
+class Pretence:
+    """Stages that leave the tags and the artifact of real ones at once; ``calls`` are their command lines."""
+
+    project: Project
+    calls: list[Sequence[str]] = field(default_factory=list)
+    failing: str = ""
+
+    @property
+    def stages(self) -> list[str]:
+        return [command[2].rpartition(".")[2] for command in self.calls]
+
+    def launch(self, command: Sequence[str], run_id: str, on_start: Callable[[int], None]) -> int:
+        on_start(os.getpid())
+        self.calls.append(command)
+        stage = self.stages[-1]
+        config = load_config(
+            self.project.path / TINY, [command[i + 1] for i, word in enumerate(command) if word == "--set"]
+        )
+        step = next(step for step in _steps.STEPS if step.stage == stage)
+        words = dict(zip(command[3::2], command[4::2], strict=True))
+        runs = {
+            name: find_run(given.removeprefix("runs:/"))
+            for parameter, names in step.needs.items()
+            for name, given in zip(names, words[f"--{parameter}"].split(","), strict=True)
+        }
+        digest = step.inputs(config, runs)
+        client = self.project.client
+        tags = {"carkp.stage": stage, INPUTS_TAG: digest, "carkp.data_digest": "d", "carkp.model_digest": f"m{digest}"}
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+        if stage == self.failing:
+            for name in ("best", "last"):
+                with tempfile.TemporaryDirectory() as folder:
+                    path = Path(folder) / f"{name}.pt"
+                    save_checkpoint(Checkpoint({}, {}, {}, 1, {}), path)
+                    client.log_artifact(run_id, str(path), "checkpoints")
+            return 1
+        if stage == "data":
+            client.set_tag(run_id, "carkp.data_key", _steps.data_key(config))
+        client.log_text(run_id, "content", step.artifact_of(config))
+        client.log_metric(run_id, "test/pck", 0.5)
+        client.set_terminated(run_id, "FINISHED")
+        return 0
+
+
+@pytest.fixture
+def pretence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretence:
+    """A project of its own whose stages pretend."""
+    pretence = Pretence(copy_project(tmp_path / "carkp"))
+    monkeypatch.setattr(pipeline, "launch", pretence.launch)
+    # nothing lies in stores that only pretend
+    monkeypatch.setattr(_steps, "find_data", lambda config, reference: "prepared")
+    return pretence
+
+
+def redone(pretence: Pretence, *arguments: str) -> list[str]:
+    """The stages that a call of the pipeline runs."""
+    pretence.calls.clear()
+    done = pretence.project.stage("pipeline", *arguments)
+    assert done.returncode == 0, done.stderr
+    return pretence.stages
+
+
+def test_steps_run_in_order_once_and_then_only_what_changed(pretence: Pretence) -> None:
+    assert redone(pretence) == NAMES
+    first = pretence.project.runs("main")[0]
+    assert redone(pretence) == []
+    second = pretence.project.runs("main")[0]
+    for name in NAMES:
+        assert second.data.tags[f"carkp.pipeline.{name}"] == first.data.tags[f"carkp.pipeline.{name}"]
+    assert redone(pretence, "--set", "tracking.num_kept_crops=3") == []
+    assert redone(pretence, "--overrides", "quant.percentile=99.9") == NAMES[NAMES.index("calibration") :]
+    assert redone(pretence, "--set", "train.lr=0.1") == NAMES[NAMES.index("float") :]
+    assert redone(pretence, "--set", "align.moved_px=0.4") == ["align", "report"]
+    assert redone(pretence, "--set", "quant.target=onnxruntime_cpu") == NAMES[NAMES.index("calibration") :]
+    assert redone(pretence, "--force", "true") == NAMES
+
+
+def test_stages_get_the_configuration_and_the_runs_before_them(pretence: Pretence) -> None:
+    redone(pretence, "--overrides", "seed=5 'data.val_scenes=[car_craig2, car_butler1]'")
+    run = pretence.project.runs("main")[0]
+    of = {name: run.data.tags[f"carkp.pipeline.{name}"] for name in NAMES}
+    words = {name: list(call[3:]) for name, call in zip(NAMES, pretence.calls, strict=True)}
+    common = ["--config", TINY, "--set", "seed=5", "--set", "data.val_scenes=[car_craig2, car_butler1]"]
+    assert words["data"] == common
+    assert words["float"] == [*common, "--data", f"runs:/{of['data']}"]
+    assert words["align"] == [*common, "--data", f"runs:/{of['data']}", "--model", f"runs:/{of['export']}"]
+    assert words["report"] == [*common, "--runs", ",".join(of[name] for name in _steps.REPORTED)]
+    for name in NAMES:
+        child = pretence.project.client.get_run(of[name])
+        assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
+        assert child.info.experiment_id == run.info.experiment_id
+        assert child.info.run_name == f"{name} tiny"
+    assert run.data.metrics["float/test/pck"] == 0.5
+    assert "| align | done |" in run.data.tags["mlflow.note.content"]
+    assert run.info.status == "FINISHED"
+
+
+def test_a_failure_stops_with_the_step_s_name_and_the_next_call_goes_on(pretence: Pretence) -> None:
+    pretence.failing = "align"
+    done = pretence.project.stage("pipeline")
+    assert done.returncode == 1
+    assert "error: align failed" in done.stderr
+    assert "same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+    run = pretence.project.runs("main")[0]
+    assert run.info.status == "FAILED"
+    assert "align failed" in run.data.tags["mlflow.note.content"]
+    assert [item.info.status for item in pretence.project.runs("align")] == ["FAILED"]
+    pretence.failing = ""
+    assert redone(pretence) == NAMES[NAMES.index("align") :]
+
+
+def test_a_run_without_its_artifact_is_not_used_again(pretence: Pretence) -> None:
+    redone(pretence)
+    (export,) = pretence.project.runs("export")
+    shutil.rmtree(Path(export.info.artifact_uri.removeprefix("file://")) / "onnx")
+    assert redone(pretence) == ["export", "report"]  # the same program again: what was made of it still holds
+
+
+def test_training_goes_on_from_a_checkpoint_of_the_same_configuration_alone(pretence: Pretence) -> None:
+    pretence.failing = "float"
+    assert pretence.project.stage("pipeline").returncode == 1
+    (unfinished,) = pretence.project.runs("float")
+    pretence.failing = ""
+    redone(pretence, "--set", "train.lr=0.1")
+    assert "--resume" not in pretence.calls[0]
+    redone(pretence, "--force", "true", "--set", "seed=0")
+    assert all("--resume" not in call for call in pretence.calls)
+    pretence.project.client.delete_run(pretence.project.runs("float")[0].info.run_id)
+    redone(pretence)
+    assert pretence.calls[0][-2:] == ["--resume", f"runs:/{unfinished.info.run_id}"]
+
+
+def test_half_a_checkpoint_is_passed_over(pretence: Pretence) -> None:
+    pretence.failing = "float"
+    for _ in range(2):
+        assert pretence.project.stage("pipeline").returncode == 1
+    newer, older = pretence.project.runs("float")
+    last = Path(newer.info.artifact_uri.removeprefix("file://")) / "checkpoints/last.pt"
+    last.write_bytes(last.read_bytes()[:100])
+    pretence.failing = ""
+    redone(pretence)
+    assert pretence.calls[0][-1] == f"runs:/{older.info.run_id}"
+
+
+def killed(pretence: Pretence, process: str, step_process: str) -> Run:
+    """A pipeline in the middle of float as a hard kill leaves it: both runs say that they run."""
+    pretence.failing = "float"
+    assert pretence.project.stage("pipeline").returncode == 1
+    pretence.failing = ""
+    run, client = pretence.project.runs("main")[0], pretence.project.client
+    client.set_tag(run.info.run_id, pipeline.PROCESS_TAG, process)
+    client.set_tag(run.info.run_id, pipeline.STEP_PROCESS_TAG, step_process)
+    for found in (run, pretence.project.runs("float")[0]):
+        client.update_run(found.info.run_id, status="RUNNING")
+    return run
+
+
+def gone() -> str:
+    host, pid, start = process_name(os.getpid()).split()
+    return f"{host} {pid} {float(start) - 100:.0f}"
+
+
+def test_runs_of_a_killed_pipeline_are_ended(pretence: Pretence) -> None:
+    run = killed(pretence, gone(), gone())
+    (left,) = pretence.project.runs("float")
+    assert redone(pretence)[0] == "float"
+    assert pretence.project.client.get_run(run.info.run_id).info.status == "KILLED"
+    assert pretence.project.client.get_run(left.info.run_id).info.status == "KILLED"
+
+
+def test_a_step_that_outlives_its_pipeline_is_not_started_twice(pretence: Pretence) -> None:
+    killed(pretence, gone(), process_name(os.getpid()))
+    pretence.calls.clear()
+    done = pretence.project.stage("pipeline")
+    assert done.returncode == 1
+    assert "still runs" in done.stderr
+    assert pretence.calls == []
+
+
+def test_runs_of_a_living_pipeline_are_left_alone(pretence: Pretence) -> None:
+    run = killed(pretence, process_name(os.getpid()), gone())
+    redone(pretence)
+    assert pretence.project.client.get_run(run.info.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--force", "maybe"], "force='maybe'"), (["--set", "quant.target=toaster"], "toaster.yaml: no such")],
+)
+def test_mistakes_end_in_one_line(pretence: Pretence, arguments: list[str], message: str) -> None:
+    done = pretence.project.stage("pipeline", *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert pretence.calls == []
+
+
+@pytest.mark.slow
+def test_the_whole_chain_with_mlflow_run_and_by_hand(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "carkp")
+    assert project.stage("float").returncode == 0  # by hand, before: counts
+    command = ["mlflow", "run", ".", "--env-manager", "local", "--experiment-name", "mine", "-P", f"config={TINY}"]
+    done = project.call(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = project.runs("main")[0]
+    assert run.info.status == "FINISHED"
+    assert "float: reused" in done.stdout
+    assert {"float/test/pck", "calibration/test/pck", "align/simulated/pck", "compile/host/latency_ratio"} <= set(
+        run.data.metrics
+    )
+    for step in _steps.STEPS[2:]:
+        child = project.client.get_run(run.data.tags[f"carkp.pipeline.{step.stage}"])
+        assert (child.info.status, child.info.experiment_id) == ("FINISHED", run.info.experiment_id)
+        assert child.data.tags["mlflow.note.content"], step.stage
+    again = project.call(*command)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [line.split(":")[0] for line in again.stdout.splitlines() if ": reused" in line] == NAMES
