@@ -17,7 +17,7 @@ from carkp.keypoints.breakdown import (
 from carkp.keypoints.paired import difference_curve
 from carkp.report import figures, tables
 from carkp.report.accuracy_data import Family, ReportContent, crop_key
-from carkp.report.assess import Assessed, assess, between_families, is_comparable, shown, verdict
+from carkp.report.assess import Assessed, assess, at_other_thresholds, between_families, is_comparable, shown, verdict
 from carkp.report.cars import car_picture, median_cars, shrunk_jpeg, worst_cars
 from carkp.report.comparison_figures import Section, breakdown_figure, difference_figure, dots_figure
 from carkp.report.parts import Chart, Gallery, Heading, PageTable, Paragraph, Part, Picture
@@ -73,6 +73,8 @@ def _summary(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
         judged = next(item for item in rows if item.family is family and item.row is family.judged)
         if not judged.is_float:
             parts.append(Paragraph(verdict(judged), "verdict"))
+            if others := at_other_thresholds(judged):
+                parts.append(Paragraph(others))
         prefix = f"{family.name}: " if len(content.families) > 1 else ""
         parts += [Paragraph(prefix + sentence) for sentence in family.remarks]
         parts += [

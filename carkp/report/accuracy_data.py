@@ -170,8 +170,9 @@ class ReportContent:
 
     def label(self, family: Family, row: ModelRow) -> str:
         """What a row is called: with the target, and with the family's name where there are several."""
+        is_named = len(self.families) > 1
         words = [row.stage, row.detail]
-        if row.stage != FLOAT and family.target and family.target != family.name:
+        if row.stage != FLOAT and family.target and not (is_named and family.target == family.name):
             words.append(f"({family.target})")
         label = " ".join(word for word in words if word)
-        return f"{family.name}: {label}" if len(self.families) > 1 else label
+        return f"{family.name}: {label}" if is_named else label

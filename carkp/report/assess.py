@@ -10,6 +10,7 @@ from carkp.keypoints.predictions import Predictions
 from carkp.report.accuracy_data import FLOAT, Family, ModelRow, ReportContent
 
 SIGNIFICANCE = 0.05
+OTHER_ALPHAS = np.array([0.02, 0.05, 0.09, 0.11, 0.15, 0.2])
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,23 @@ def verdict(item: Assessed) -> str:
     else:
         word = "worse" if test.difference.value < 0 else "better"
         sentence = (
-            f"{item.label} is measurably {word} than float: {found} on {size}. It keeps {100 * kept.share:.2f} % of float's "
-            f"PCK ({100 * kept.low:.2f} % to {100 * kept.high:.2f} %)"
+            f"{item.label} is measurably {word} than float: {found} on {size}. It keeps {100 * kept.share:.2f} % of "
+            f"float's PCK ({100 * kept.low:.2f} % to {100 * kept.high:.2f} %)"
             + (f", so a loss above {-100 * test.difference.low:.2f} points is unlikely." if word == "worse" else ".")
         )
     if has_moved != (test.p_value < SIGNIFICANCE):
         sentence += " Interval and p-value fall on different sides of 5 %: read it as undecided."
     return sentence
+
+
+def at_other_thresholds(item: Assessed) -> str:
+    """How much of a verdict hangs on its threshold; "" for a row that has none."""
+    reference = item.family.reference
+    if item.test is None or reference is None:
+        return ""
+    differences = item.row.predictions.pck_curve(OTHER_ALPHAS) - reference.predictions.pck_curve(OTHER_ALPHAS)
+    found = [f"{points(difference)} at {alpha:g}" for alpha, difference in zip(OTHER_ALPHAS, differences, strict=True)]
+    return f"The same difference at other thresholds alpha: {', '.join(found)}."
 
 
 def points(share: float) -> str:

@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure
-
 from carkp.report.page import png
 from carkp.report.parts import Chart, Code, Gallery, Heading, PageTable, Paragraph, Part, Picture
 
@@ -54,10 +52,6 @@ def _block(part: Part, pictures: dict[str, bytes]) -> str:
         case Code():
             summary = f"{_inline(part.summary)}\n\n" if part.summary else ""
             return f"{summary}```{part.language}\n{part.text.rstrip()}\n```"
-        case Figure():
-            name = f"figure_{len(pictures)}.png"
-            pictures[name] = png(part)
-            return f"![]({PICTURES_DIR}/{name})"
 
 
 def _gallery(gallery: Gallery, pictures: dict[str, bytes]) -> Iterator[str]:

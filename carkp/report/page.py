@@ -9,14 +9,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from carkp.report.page_css import CSS
-from carkp.report.parts import Chart as Chart
-from carkp.report.parts import Code as Code
-from carkp.report.parts import Gallery as Gallery
-from carkp.report.parts import Heading as Heading
-from carkp.report.parts import PageTable as PageTable
-from carkp.report.parts import Paragraph as Paragraph
-from carkp.report.parts import Part as Part
-from carkp.report.parts import Picture as Picture
+from carkp.report.parts import Chart, Code, Gallery, Heading, PageTable, Paragraph, Part, Picture
 from carkp.report.svg import inline_svg
 
 FIGURE_DPI = 110
@@ -70,8 +63,6 @@ def _part(part: Part) -> str:
             return f'<div class="gallery">{"".join(map(_part, part.pictures))}</div>'
         case Code():
             return _code(part)
-        case Figure():
-            return f'<p><img alt="" src="data:image/png;base64,{_encoded(png(part))}"></p>'
 
 
 def _table(table: PageTable) -> str:

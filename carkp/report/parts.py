@@ -85,5 +85,4 @@ class Code:
     summary: str = ""
 
 
-Part = Heading | Paragraph | PageTable | Chart | Picture | Gallery | Code | Figure
-"""A bare figure is embedded as PNG, without a caption."""
+Part = Heading | Paragraph | PageTable | Chart | Picture | Gallery | Code

@@ -24,8 +24,9 @@ from carkp.deploy.layer_profile import measure_program
 from carkp.deploy.perf import Comparison, LayerTime, Prediction, compare, predict
 from carkp.quant.program import QProgram
 from carkp.quant.target import Target
+from carkp.report.page import html_page
+from carkp.report.parts import Chart, Heading, PageTable, Paragraph, Part
 from carkp.report.roofline import Roof, predicted_figure, roofline_figure
-from carkp.report.standalone import Heading, PageTable, Paragraph, Part, standalone_page
 from carkp.stages._cli import MODEL, Arguments, execute, guarded, parse
 from carkp.stages._inputs import INPUTS_TAG, hardware_digest, host_digest, inputs_digest, target_digest
 from carkp.stages._models import FLOAT_ONNX, ModelFile
@@ -226,17 +227,30 @@ def build_page(inputs: CompileInputs, result: CompileResult) -> str:
         ),
         PageTable(["quantity", "value"], facts(result), frozenset({1})),
         Heading("Roofline"),
-        draw_roofline(prediction, inputs.hardware),
+        Chart(
+            draw_roofline(prediction, inputs.hardware),
+            "roofline",
+            "Layers under the lines are held up by what the line stands for; those far below both by their overhead.",
+            "Rate of every layer over its multiply-accumulates a byte",
+        ),
     ]
     if comparison is not None:
-        parts += [Heading("Predicted and measured on this machine"), draw_comparison(prediction, comparison)]
+        parts += [
+            Heading("Predicted and measured on this machine"),
+            Chart(
+                draw_comparison(prediction, comparison),
+                "measured",
+                "Layers on the diagonal take as long as predicted.",
+                "Predicted over measured time of every layer",
+            ),
+        ]
     parts += [
         Heading("Layers"),
         layers,
         Heading("Numbers of the hardware, and where they are from"),
         PageTable(["number", "value", "source"], _hardware_rows(inputs.hardware), frozenset({1})),
     ]
-    return standalone_page(f"Performance on {inputs.target.name}", parts)
+    return html_page(f"Performance on {inputs.target.name}", parts)
 
 
 def facts(result: CompileResult) -> list[list[str]]:

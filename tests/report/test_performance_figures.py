@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from carkp.report.figures import figure_to_rgb
+from carkp.report.page import html_page
+from carkp.report.parts import Chart, Heading, PageTable, Paragraph
 from carkp.report.roofline import Roof, attainable, predicted_figure, roofline_figure
-from carkp.report.standalone import Heading, PageTable, Paragraph, standalone_page
 
 
 def test_roof_is_the_slope_and_then_the_peak() -> None:
@@ -36,9 +37,9 @@ def test_predicted_figure_has_a_point_a_layer() -> None:
 def test_page_escapes_and_embeds() -> None:
     figure = predicted_figure({"dense": ([1.0], [1.0])}, "Times")
     table = PageTable(["name", "value"], [["a<b", "3"]], frozenset({1}))
-    page = standalone_page("A & B", [Heading("<h>"), Paragraph("x < y"), table, figure])
+    page = html_page("A & B", [Heading("<h>"), Paragraph("x < y"), table, Chart(figure, "times", "How long.", "Times")])
     assert "<title>A &amp; B</title>" in page
     assert "&lt;h&gt;" in page
     assert "x &lt; y" in page
     assert '<td>a&lt;b</td><td class="number">3</td>' in page
-    assert page.count("data:image/png;base64,") == 1
+    assert page.count("<svg ") == 1

@@ -10,7 +10,7 @@ from carkp.keypoints.paired import Interval, PairedTest
 from carkp.report import tables
 from carkp.report.accuracy import headline
 from carkp.report.accuracy_data import RunCard
-from carkp.report.assess import assess, p_text, points, verdict
+from carkp.report.assess import assess, at_other_thresholds, p_text, points, verdict
 from tests.report.made_up import content, family, predictions
 
 
@@ -48,6 +48,17 @@ def test_paired_table_counts_what_changed() -> None:
     lost, gained = (int(cell) for cell in table.rows[1][4:6])
     assert (lost, gained) == (test.num_lost, test.num_gained)
     assert number(table.rows[1][1]) == pytest.approx(100 * (gained - lost) / test.num_points, abs=0.005)
+
+
+def test_the_verdict_is_held_to_other_thresholds() -> None:
+    made = content()
+    rows = assess(made)
+    floats, judged = rows[0].row.predictions, rows[2].row.predictions
+    sentence = at_other_thresholds(rows[2])
+    for alpha in (0.05, 0.15):
+        difference = judged.score(alpha).pck - floats.score(alpha).pck
+        assert f"{points(difference)} at {alpha:g}" in sentence
+    assert at_other_thresholds(rows[0]) == ""
 
 
 def made_test(low: float, value: float, high: float, p: float) -> PairedTest:
