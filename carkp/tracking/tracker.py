@@ -34,6 +34,7 @@ _MAX_PARAM_LENGTH = 6000
 _FIGURE_DPI = 110
 _DIGEST_LENGTH = 36
 _NAME_TAG, _NOTE_TAG = "mlflow.runName", "mlflow.note.content"
+_ERROR_TAG = "carkp.error"
 _RECORDED_PACKAGES = ("carkp", "torch", "timm", "onnx", "onnxruntime", "numpy", "opencv-python-headless", "mlflow")
 
 
@@ -222,6 +223,8 @@ def tracked_run(stage: str, experiment: str, system_metrics_interval_s: float) -
     with mlflow.start_run(run_name=None if is_under_mlflow_run else name, log_system_metrics=True) as run:
         if _GENERATED_NAME.fullmatch(run.info.run_name or ""):
             mlflow.set_tag(_NAME_TAG, name)
+        if _ERROR_TAG in run.data.tags:  # of the process that it goes on from
+            mlflow.delete_tag(_ERROR_TAG)
         tracker = MlflowTracker(run.info.run_id, name)
         _describe(tracker, stage, experiment)
         with _error_kept():
@@ -234,7 +237,7 @@ def _error_kept() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        mlflow.set_tag("carkp.error", f"{type(error).__name__}: {error}"[:_MAX_PARAM_LENGTH])
+        mlflow.set_tag(_ERROR_TAG, f"{type(error).__name__}: {error}"[:_MAX_PARAM_LENGTH])
         raise
 
 
