@@ -168,7 +168,9 @@ def _latency(found: FamilyRuns, stage: str) -> Latency | None:
         return None
     metrics = compiled.metrics
     if stage == SIMULATED and "perf/predicted_us" in metrics:
-        return Latency(metrics["perf/predicted_us"] / 1e3, f"predicted for {found.target}")
+        num_assumed = int(metrics.get("perf/num_assumed", 0))
+        basis = f", {num_assumed} numbers of its hardware assumed" if num_assumed else ""
+        return Latency(metrics["perf/predicted_us"] / 1e3, f"predicted for {found.target}{basis}")
     cpu = compiled.tags.get("carkp.cpu", "an unknown CPU")
     measured = f"measured on {cpu}, one thread"
     name = {FLOAT: "host/float_ms", ONNXRUNTIME: "host/int8_ms"}.get(stage, "")

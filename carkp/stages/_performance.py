@@ -1,0 +1,216 @@
+"""The performance of a compiled program: tables, charts and the page of the stage ``compile``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from matplotlib.figure import Figure
+
+from carkp.deploy.check import LayerVerdict, summarise
+from carkp.deploy.cpu import cpu_features
+from carkp.deploy.hardware import Hardware, flat_numbers
+from carkp.deploy.latency import Ratio
+from carkp.deploy.perf import Comparison, LayerTime, Prediction
+from carkp.quant.program import QProgram
+from carkp.quant.target import Target
+from carkp.report.page import html_page
+from carkp.report.parts import Chart, Heading, PageTable, Paragraph, Part
+from carkp.report.roofline import Roof, predicted_figure, roofline_figure
+from carkp.stages._models import ModelFile
+
+LARGE = 1000
+
+
+@dataclass(frozen=True)
+class CompileInputs:
+    """An int8 ONNX with its program, and the target that it was made for."""
+
+    model: ModelFile
+    program: QProgram
+    target: Target
+    hardware: Hardware
+
+
+@dataclass(frozen=True)
+class HostLatency:
+    """Milliseconds of an image in ONNX Runtime on this machine, one thread, whatever the target is; float / int8."""
+
+    float_ms: float
+    int8_ms: float
+    ratio: Ratio
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """The deployable file, its prediction, where the target is this machine its layers' times, and float against int8.
+
+    ``latency`` is None where the float model cannot be had.
+    """
+
+    path: Path
+    verdicts: Sequence[LayerVerdict]
+    prediction: Prediction
+    comparison: Comparison | None
+    latency: HostLatency | None
+
+
+def layer_rows(prediction: Prediction, comparison: Comparison | None) -> list[dict[str, Any]]:
+    """The table of the page, one row a layer."""
+    measured = {} if comparison is None else {layer.name: layer.measured_us for layer in comparison.layers}
+    return [
+        {
+            "layer": layer.name,
+            "operator": layer.operator,
+            "runs_as": layer.runs_as,
+            "macs": layer.cost.macs,
+            "weight_bytes": layer.cost.weight_bytes,
+            "input_bytes": layer.cost.input_bytes,
+            "output_bytes": layer.cost.output_bytes,
+            "macs_per_byte": layer.cost.intensity,
+            "compute_us": layer.compute_us,
+            "memory_us": layer.memory_us,
+            "overhead_us": layer.overhead_us,
+            "predicted_us": layer.total_us,
+            "share": layer.total_us / prediction.total_us,
+            "bound": layer.bound,
+            **({"measured_us": measured[layer.name]} if measured else {}),
+        }
+        for layer in prediction.layers
+    ]
+
+
+def draw_roofline(prediction: Prediction, hardware: Hardware) -> Figure:
+    """Layers with products, by kind of operator, at the rate that is predicted."""
+    performance = hardware.performance
+    points = {
+        kind: (
+            [layer.cost.intensity for layer in layers],
+            [layer.cost.macs / layer.total_us / 1e3 for layer in layers],
+        )
+        for kind, layers in _by_kind([layer for layer in prediction.layers if layer.cost.macs]).items()
+    }
+    roofs = [
+        Roof("main memory", performance.memory_gb_per_s.value),
+        Roof("on the chip", performance.onchip_gb_per_s.value),
+    ]
+    title = f"Roofline of {hardware.device}"
+    return roofline_figure(points, performance.peak_gmacs_per_s.value, roofs, title)
+
+
+def draw_comparison(prediction: Prediction, comparison: Comparison) -> Figure:
+    measured = {layer.name: layer.measured_us for layer in comparison.layers}
+    points = {
+        kind: ([measured[layer.name] for layer in layers], [layer.total_us for layer in layers])
+        for kind, layers in _by_kind(prediction.layers).items()
+    }
+    return predicted_figure(points, "Predicted and measured time of every layer")
+
+
+def build_page(inputs: CompileInputs, result: CompileResult) -> str:
+    """The performance page as HTML."""
+    prediction, comparison = result.prediction, result.comparison
+    rows = layer_rows(prediction, comparison)
+    numeric = frozenset(index for index, name in enumerate(rows[0]) if not isinstance(rows[0][name], str))
+    layers = PageTable(
+        [name.replace("_", " ") for name in rows[0]],
+        [[_cell(name, value) for name, value in row.items()] for row in rows],
+        numeric,
+    )
+    parts: list[Part] = [
+        Paragraph(
+            f"{inputs.model.reference} on {inputs.hardware.device}. One image at a time; a layer takes "
+            "max(compute, memory) + overhead. What is assumed below is not known: read the total accordingly."
+        ),
+        PageTable(["quantity", "value"], facts(result), frozenset({1})),
+        Heading("Roofline"),
+        Chart(
+            draw_roofline(prediction, inputs.hardware),
+            "roofline",
+            "Layers under the lines are held up by what the line stands for; those far below both by their overhead.",
+            "Rate of every layer over its multiply-accumulates a byte",
+        ),
+    ]
+    if comparison is not None:
+        parts += [
+            Heading("Predicted and measured on this machine"),
+            Chart(
+                draw_comparison(prediction, comparison),
+                "measured",
+                "Layers on the diagonal take as long as predicted.",
+                "Predicted over measured time of every layer",
+            ),
+        ]
+    parts += [
+        Heading("Layers"),
+        layers,
+        Heading("Numbers of the hardware, and where they are from"),
+        PageTable(["number", "value", "source"], hardware_rows(inputs.hardware), frozenset({1})),
+    ]
+    return html_page(f"Performance on {inputs.target.name}", parts)
+
+
+def facts(result: CompileResult) -> list[list[str]]:
+    """Totals in words."""
+    prediction, summary = result.prediction, summarise(result.verdicts)
+    rows = [
+        ["predicted time", f"{prediction.total_us / 1e3:.3f} ms"],
+        ["predicted frames per second", f"{prediction.frames_per_s:,.1f}"],
+        ["multiply-accumulates", f"{prediction.macs / 1e6:,.1f} M"],
+        ["of these in int8", f"{summary.int8_mac_share:.2%}"],
+        ["layers that fall back", str(summary.num_fallback)],
+        ["weights", f"{prediction.weight_bytes / 1024:,.0f} KiB"],
+        ["peak of activations", f"{prediction.peak_activation_bytes / 1024:,.0f} KiB, in {prediction.peak_layer}"],
+    ]
+    if (comparison := result.comparison) is not None:
+        rows += [
+            ["measured, whole run", f"{comparison.run_us / 1e3:.3f} ms"],
+            ["measured, sum of the layers", f"{comparison.profiled_us / 1e3:.3f} ms"],
+            ["predicted / whole run", f"{comparison.total_ratio:.2f}"],
+            ["rank correlation over the layers", f"{comparison.rank_correlation:.2f}"],
+        ]
+    cpu = cpu_features()
+    return [
+        *rows,
+        *latency_facts(result.latency),
+        ["measured with", f"onnxruntime {onnxruntime.__version__}, one thread, {cpu.model}"],
+        ["int8 instructions", " ".join(cpu.int8_flags) or "none"],
+    ]
+
+
+def latency_facts(latency: HostLatency | None) -> list[list[str]]:
+    """Float against int8 on this machine, in words."""
+    if latency is None:
+        return [["float against int8 on this machine", "not measured: the float run and its ONNX cannot be had"]]
+    return [
+        ["float on this machine", f"{latency.float_ms:.2f} ms"],
+        ["int8 on this machine", f"{latency.int8_ms:.2f} ms"],
+        ["float / int8", str(latency.ratio)],
+    ]
+
+
+def num_assumed(hardware: Hardware) -> int:
+    """How many of the hardware's numbers nobody has published or measured."""
+    return sum(number.assumed for number in flat_numbers(hardware).values())
+
+
+def hardware_rows(hardware: Hardware) -> list[list[str]]:
+    return [[name, _plain(number.value), number.origin] for name, number in flat_numbers(hardware).items()]
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4g}" if value < LARGE else f"{value:.0f}"
+
+
+def _by_kind(layers: Sequence[LayerTime]) -> Mapping[str, list[LayerTime]]:
+    """Layers by the first word of their operator."""
+    kinds = dict.fromkeys(layer.operator.split()[0] for layer in layers)
+    return {kind: [layer for layer in layers if layer.operator.split()[0] == kind] for kind in kinds}
+
+
+def _cell(name: str, value: object) -> str:
+    if isinstance(value, float | np.floating):
+        return f"{value:.1%}" if name == "share" else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
