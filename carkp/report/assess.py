@@ -98,6 +98,12 @@ def verdict(item: Assessed) -> str:
     return sentence
 
 
+def verdicts(content: ReportContent) -> list[str]:
+    """The verdict on every family's int8 row."""
+    judged = [item for item in assess(content) if item.row is item.family.judged and not item.is_float]
+    return [verdict(item) for item in judged]
+
+
 def at_other_thresholds(item: Assessed) -> str:
     """How much of a verdict hangs on its threshold; "" for a row that has none."""
     reference = item.family.reference

@@ -68,13 +68,19 @@ def describe_run(
     kept: Mapping[str, float] = MappingProxyType({}),
     target: str = "",
 ) -> None:
-    """Describe a run that scored a model: ``what`` was done, and a table; ``kept``: shares of the float model's PCK."""
+    """Describe a run that scored a model: the score of the last split, ``what`` was done, and a table.
+
+    ``kept``: shares of the float model's PCK.
+    """
     rows = [
         f"| {split} | {found.pck:.4f} | {found.pck_hat:.4f} | {found.mean_dist:.2f} | {_share(kept, split)} |"
         for split, found in scores.items()
     ]
     head = "| split | pck | pck_hat | mean distance (px) | of float |\n|---|---|---|---|---|"
-    tracker.describe("\n".join([what, "", head, *rows]), target)
+    split, found = list(scores.items())[-1]
+    of_float = f", {_share(kept, split)} of float" if kept else ""
+    headline = f"**{split} pck {found.pck:.4f}**{of_float}, mean distance {found.mean_dist:.2f} px."
+    tracker.describe("\n".join([f"{headline} {what}", "", head, *rows]), target)
 
 
 def keypoint_metrics(split: str, scores: Scores) -> dict[str, float]:

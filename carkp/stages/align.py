@@ -314,13 +314,15 @@ def _note(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) ->
     """The description of the run, in Markdown."""
     pck = {name: found.score(config.eval.alpha).pck for name, found in result.predictions.items()}
     rows = [f"| {name} | {value:.4f} |" for name, value in pck.items()]
+    verdict = "; ".join(result.failures) or "aligned"
     head = [
-        f"Every execution of `{inputs.model.reference}` on the test split.",
+        f"**{verdict}**: test pck simulated {pck['simulated']:.4f}, ONNX Runtime {pck['onnxruntime']:.4f}. Every "
+        f"execution of `{inputs.model.reference}` on the test split.",
         "",
         "| execution | test pck |",
         "|---|---|",
     ]
-    return "\n".join([*head, *rows, "", f"Verdict: {'; '.join(result.failures) or 'aligned'}"])
+    return "\n".join([*head, *rows])
 
 
 def _log_predictions(

@@ -196,8 +196,11 @@ def _log(inputs: CompileInputs, result: CompileResult, out_dir: Path, tracker: T
 def _note(inputs: CompileInputs, result: CompileResult) -> str:
     """The description of the run, in Markdown."""
     rows = [f"| {what} | {value} |" for what, value in facts(result)]
+    latency = result.latency
+    measured = f" On this machine {latency.ratio.median:.2f} times as fast as float." if latency is not None else ""
     head = [
-        f"Compiled `{inputs.model.reference}` for {inputs.hardware.device}.",
+        f"**{result.prediction.total_us / 1e3:.3f} ms predicted**.{measured} Compiled `{inputs.model.reference}` for "
+        f"{inputs.hardware.device}.",
         "",
         "| quantity | value |",
         "|---|---|",

@@ -77,7 +77,7 @@ def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: 
     tracker.log_metrics({"int8/num_convs": program.num_convs, "int8/onnx_bytes": result.path.stat().st_size})
     images = np.zeros((1, *program.tensors[program.input].shape), np.float32)
     tracker.log_onnx_model(result.path, "model", images, OnnxRunner(result.path).run(images))
-    tracker.describe(f"Exported `{inputs.model.reference}` ({inputs.stage}).\n\n{describe(result)}", inputs.target.name)
+    tracker.describe(f"{describe(result)}\n\nOf `{inputs.model.reference}` ({inputs.stage}).", inputs.target.name)
     if not inputs.alias:
         return result
     return replace(result, version=register(result.path, inputs.alias, out_dir / "registered", tracker))

@@ -12,6 +12,7 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.report.accuracy import accuracy_parts, headline
 from carkp.report.accuracy_data import ReportContent
+from carkp.report.assess import verdicts
 from carkp.report.markdown import PICTURES_DIR, markdown_page, markdown_table
 from carkp.report.page import html_page
 from carkp.stages._cli import Arguments, Parameter, execute, guarded, parse
@@ -62,7 +63,9 @@ def run(config: ExperimentConfig, inputs: ReportInputs, out_dir: Path, tracker: 
         (written / PICTURES_DIR / name).write_bytes(picture)
     _publish(written, inputs.folder, tracker)
     tracker.set_tags(_tags(inputs))
-    tracker.describe(markdown_table(headline(content)), inputs.name)
+    experiment = _experiment(inputs.families[0])
+    words = [*verdicts(content), markdown_table(headline(content))]
+    tracker.describe("\n\n".join(words), inputs.name.removeprefix(f"{experiment}-"))
     return ReportResult(content, inputs.folder / HTML_NAME, inputs.folder / MARKDOWN_NAME)
 
 
