@@ -79,7 +79,7 @@ def describe_run(
     head = "| split | pck | pck_hat | mean distance (px) | of float |\n|---|---|---|---|---|"
     split, found = list(scores.items())[-1]
     of_float = f", {_share(kept, split)} of float" if kept else ""
-    headline = f"**{split} pck {found.pck:.4f}**{of_float}, mean distance {found.mean_dist:.2f} px."
+    headline = f"{split} pck {found.pck:.4f}{of_float}, mean distance {found.mean_dist:.2f} px."
     tracker.describe("\n".join([f"{headline} {what}", "", head, *rows]), target)
 
 

@@ -104,7 +104,7 @@ def _run(inputs: TrialInputs, is_pruned: bool, trial: Trial, tracker: Tracker) -
         trial.note(TEST_PCK, own["test"])
     tracker.set_tags({"carkp.trial_state": "complete"})
     tracker.describe(
-        f"PCK of the simulated int8 model on validation **{own[split]:.4f}** (float, best epoch: "
+        f"PCK of the simulated int8 model on validation {own[split]:.4f} (float, best epoch: "
         f"{result.float_pck:.4f}). The codec alone is {result.oracle_error_px:.3f} px off on the labels."
     )
     others = [Alternative({**trial.params, Q: q}, by[split]) for q, by in result.int8_pck.items() if q != own_q]

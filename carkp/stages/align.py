@@ -316,7 +316,7 @@ def _note(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) ->
     rows = [f"| {name} | {value:.4f} |" for name, value in pck.items()]
     verdict = "; ".join(result.failures) or "aligned"
     head = [
-        f"**{verdict}**: test pck simulated {pck['simulated']:.4f}, ONNX Runtime {pck['onnxruntime']:.4f}. Every "
+        f"{verdict}: test pck simulated {pck['simulated']:.4f}, ONNX Runtime {pck['onnxruntime']:.4f}. Every "
         f"execution of `{inputs.model.reference}` on the test split.",
         "",
         "| execution | test pck |",

@@ -64,7 +64,7 @@ def run(config: ExperimentConfig, inputs: CheckInputs, out_dir: Path, tracker: T
         }
         tracker.set_tags({"carkp.model_digest": model_digest, INPUTS_TAG: inputs_digest("check", config, upstream)})
     what = f"Held `{inputs.model.describe(inputs.target)}` against {inputs.hardware.device}."
-    found = f"**{describe_verdict(result.summary)}**: {describe_counts(result.summary)}"
+    found = f"{describe_verdict(result.summary)}: {describe_counts(result.summary)}"
     tracker.describe(f"{found}\n\n{what}", inputs.target.name)
     return result
 

@@ -199,7 +199,7 @@ def _note(inputs: CompileInputs, result: CompileResult) -> str:
     latency = result.latency
     measured = f" On this machine {latency.ratio.median:.2f} times as fast as float." if latency is not None else ""
     head = [
-        f"**{result.prediction.total_us / 1e3:.3f} ms predicted**.{measured} Compiled `{inputs.model.reference}` for "
+        f"{result.prediction.total_us / 1e3:.3f} ms predicted.{measured} Compiled `{inputs.model.reference}` for "
         f"{inputs.hardware.device}.",
         "",
         "| quantity | value |",

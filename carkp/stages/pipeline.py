@@ -206,7 +206,7 @@ def _execute(arguments: Arguments) -> None:
 
 def note(done: Sequence[Done]) -> str:
     """Key numbers, then the steps as a Markdown table."""
-    numbers = [f"{item.step.stage} {found}" for item in done if (found := item.step.key_number(item.run))]
+    numbers = [f"{item.step.stage}: {found}" for item in done if (found := item.step.key_number(item.run))]
     head = ["| step | | seconds | run | |", "|---|---|---|---|---|"]
     rows = [f"| {' | '.join(row)} |" for row in map(_row, done)]
     return "\n".join([f"{', '.join(numbers)}.", "", *head, *rows])

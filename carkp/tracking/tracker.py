@@ -120,9 +120,9 @@ class NullTracker:
 class MlflowTracker:
     """The active MLflow run."""
 
-    def __init__(self, run_id: str, default_name: str) -> None:
+    def __init__(self, run_id: str, stage: str, experiment: str) -> None:
         self._run_id = run_id
-        self._default_name = default_name
+        self._stage, self._experiment = stage, experiment
 
     @property
     def run_id(self) -> str:
@@ -181,12 +181,11 @@ class MlflowTracker:
         return version
 
     def describe(self, note: str, label: str = "") -> None:
-        """The run's description in Markdown, and words that its name ends with, unless a user has named it."""
+        """The run's description in Markdown; ``label`` follows the stage in its name, unless a user has named it."""
         mlflow.set_tag(_NOTE_TAG, note)
         name = mlflow.get_run(self._run_id).info.run_name or ""
-        default = self._default_name
-        if label and (name == default or name.startswith(f"{default} ")):
-            mlflow.set_tag(_NAME_TAG, f"{default} {label}")
+        if label and name == _run_name(self._stage, self._experiment):
+            mlflow.set_tag(_NAME_TAG, _run_name(self._stage, label))
 
     @contextmanager
     def child(self, stage: str, experiment: str) -> Iterator[Tracker]:
@@ -201,7 +200,7 @@ def nested_run(parent_run_id: str, stage: str, experiment: str) -> Iterator[Trac
     use_default_store()
     name = _run_name(stage, experiment)
     with mlflow.start_run(run_id=create_child_run(parent_run_id, name), nested=True) as run:
-        tracker = MlflowTracker(run.info.run_id, name)
+        tracker = MlflowTracker(run.info.run_id, stage, experiment)
         _describe(tracker, stage, experiment)
         with _error_kept():
             yield tracker
@@ -225,7 +224,7 @@ def tracked_run(stage: str, experiment: str, system_metrics_interval_s: float) -
             mlflow.set_tag(_NAME_TAG, name)
         if _ERROR_TAG in run.data.tags:  # of the process that it goes on from
             mlflow.delete_tag(_ERROR_TAG)
-        tracker = MlflowTracker(run.info.run_id, name)
+        tracker = MlflowTracker(run.info.run_id, stage, experiment)
         _describe(tracker, stage, experiment)
         with _error_kept():
             yield tracker

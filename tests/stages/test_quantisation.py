@@ -141,7 +141,7 @@ def test_align_finds_the_executions_equal(exported: Project) -> None:
         path = fetched(exported, run, f"predictions/{row['execution']}/test.npz")
         assert load_predictions(path).score(0.1).pck == pytest.approx(float(row["test_pck"]))
     assert "predictions/crops.zip" in exported.artifacts(run, "predictions")
-    assert run.info.run_name == "align tiny onnxruntime_cpu"
+    assert run.info.run_name == "align onnxruntime_cpu"
     assert "Verdict: aligned" in run.data.tags["mlflow.note.content"]
 
 
