@@ -96,8 +96,21 @@ def test_large_crops_are_decoded_smaller_with_the_same_points(store):
 
 
 def test_too_few_samples_are_an_error_that_says_so(dataset):
-    with pytest.raises(DataError, match="13 samples, too few for one batch of 8 on 2"):
+    with pytest.raises(DataError, match="13 of 13 samples are too few for one batch of 8 on 2"):
         train_loader(dataset, 8, 0, seed=0, world_size=2)
+
+
+def test_fewer_samples_are_the_same_choice_in_every_epoch(dataset):
+    loader = train_loader(dataset, 3, 0, seed=1, num_samples=6)
+    seen = []
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        seen.append([index for batch in loader for index in batch["index"].tolist()])
+    assert len(set(seen[0])) == 6
+    assert sorted(seen[0]) == sorted(seen[1]) == sorted(seen[2])
+    assert seen[0] != seen[1]
+    other = train_loader(dataset, 3, 0, seed=2, num_samples=6)
+    assert {index for batch in other for index in batch["index"].tolist()} != set(seen[0])
 
 
 def test_the_global_random_state_is_left_alone(dataset):
