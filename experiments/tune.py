@@ -1,4 +1,4 @@
-"""Which heatmap sigma, learning rate and calibration percentile give the best int8 model? An Optuna study.
+"""Which heatmap sigma, learning rate and calibration percentile give the best int8 model?
 
 Command:  python experiments/tune.py   (--help shows what can be set; `mlflow run . -e tune` is the same)
 Expect:   twelve short trainings within 40 minutes on two CPU cores; their best configuration as a YAML file; and, with

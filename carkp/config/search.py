@@ -50,6 +50,9 @@ class SearchConfig(_Section):
     num_trainings_before_pruning: Annotated[
         PositiveInt, Field(description="trainings that must have reached an epoch before another is pruned at it")
     ] = 4
+    kept_percent: Annotated[
+        float, Field(gt=0, le=100, description="a training is pruned where it is not among so many percent of them")
+    ] = 75.0
     num_swept_percentiles: Annotated[
         NonNegativeInt, Field(description="further values of q, evenly spaced, that every trained model is scored at")
     ] = 7

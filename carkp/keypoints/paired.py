@@ -77,6 +77,11 @@ class PairedTest:
     num_points: int
 
 
+def is_comparable(first: Predictions, second: Predictions) -> bool:
+    """Whether two predictions are of the same samples with the same labels and reference lengths."""
+    return not _mismatch(first, second)
+
+
 def score_intervals(
     predictions: Predictions, alpha: float, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> ScoreIntervals:
@@ -104,7 +109,7 @@ def retention(
     1993).
 
     Raises:
-        ValueError: the predictions are of different samples.
+        ValueError: the predictions are of different samples, or their labels differ.
     """
     _require_same_samples(reference, other)
     ours, theirs = (correct_keypoints(item, alpha).sum(axis=1) for item in (reference, other))
@@ -225,10 +230,23 @@ def _distances(predictions: Predictions) -> tuple[Floats, Bools, Bools]:
 
 
 def _require_same_samples(reference: Predictions, other: Predictions) -> None:
-    if not np.array_equal(reference.sample_ids, other.sample_ids):
-        raise ValueError("the two predictions are not of the same samples in the same order")
-    if not np.array_equal(reference.validity > 0, other.validity > 0):
-        raise ValueError("the two predictions are of the same samples, but other keypoints of them are labelled")
+    found = _mismatch(reference, other)
+    if found:
+        raise ValueError(found)
+
+
+def _mismatch(first: Predictions, second: Predictions) -> str:
+    """Why two predictions cannot be paired; "" where they can."""
+    if not np.array_equal(first.sample_ids, second.sample_ids):
+        return "the two predictions are not of the same samples in the same order"
+    same = "the two predictions are of the same samples, but"
+    is_labelled = first.validity > 0
+    if not np.array_equal(is_labelled, second.validity > 0):
+        return f"{same} other keypoints of them are labelled"
+    if not np.allclose(first.targets[is_labelled], second.targets[is_labelled]):
+        return f"{same} their labels lie elsewhere"
+    lengths = ((first.lengths, second.lengths), (first.lengths_hat, second.lengths_hat))
+    return "" if all(np.allclose(*pair) for pair in lengths) else f"{same} their reference lengths differ"
 
 
 def _columns(*arrays: NDArray[Any]) -> Floats:

@@ -14,10 +14,10 @@ from carkp.keypoints.breakdown import (
     truncation_masks,
     visibility_masks,
 )
-from carkp.keypoints.paired import difference_curve
+from carkp.keypoints.paired import difference_curve, is_comparable
 from carkp.report import figures, tables
 from carkp.report.accuracy_data import Family, ReportContent, crop_key
-from carkp.report.assess import Assessed, assess, at_other_thresholds, between_families, is_comparable, shown, verdict
+from carkp.report.assess import Assessed, assess, at_other_thresholds, between_families, shown, verdict
 from carkp.report.cars import car_picture, median_cars, shrunk_jpeg, worst_cars
 from carkp.report.comparison_figures import Section, breakdown_figure, difference_figure, dots_figure
 from carkp.report.parts import Chart, Gallery, Heading, PageTable, Paragraph, Part, Picture
@@ -104,7 +104,9 @@ def _comparability(content: ReportContent) -> list[Part]:
         if odd:
             named = ", ".join(content.label(family, row) for row in odd)
             parts.append(
-                Paragraph(f"Not of the same samples as the float row, so without a paired test: {named}.", "note")
+                Paragraph(
+                    f"Not of the same samples and labels as the float row, so without a paired test: {named}.", "note"
+                )
             )
     return parts
 
@@ -278,7 +280,10 @@ def _sweeps(content: ReportContent) -> list[Part]:
             parts += _missing(family, "sweep")
             continue
         figure = figures.sweep_figure(family.sweep.pck, family.sweep.float_pck)
-        caption = f"{_named(content, family)}: {len(family.sweep.pck)} percentiles; the dashed line is the float model."
+        line = (
+            "the dashed line is the float model" if family.sweep.float_pck is not None else "float's PCK is not known"
+        )
+        caption = f"{_named(content, family)}: {len(family.sweep.pck)} percentiles; {line}."
         name = f"sweep_{content.families.index(family)}"
         parts += [Chart(figure, name, caption, "Validation PCK by percentile"), tables.sweep_table(family.sweep)]
     return parts

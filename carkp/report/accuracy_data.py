@@ -51,10 +51,13 @@ class LayerNoise:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Validation PCK by calibration percentile, the float model's, and the percentile that was used (if it was one)."""
+    """Validation PCK by calibration percentile, the float model's, and the percentile that was used (if it was one).
+
+    ``float_pck`` is None where it is not known.
+    """
 
     pck: Mapping[float, float]
-    float_pck: float
+    float_pck: float | None
     chosen: float | None = None
 
 

@@ -5,8 +5,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from carkp.keypoints.paired import PairedTest, Retention, ScoreIntervals, paired_test, retention, score_intervals
-from carkp.keypoints.predictions import Predictions
+from carkp.keypoints.paired import (
+    PairedTest,
+    Retention,
+    ScoreIntervals,
+    is_comparable,
+    paired_test,
+    retention,
+    score_intervals,
+)
 from carkp.report.accuracy_data import FLOAT, Family, ModelRow, ReportContent
 
 SIGNIFICANCE = 0.05
@@ -59,13 +66,6 @@ def between_families(content: ReportContent, rows: Sequence[Assessed]) -> list[A
             test = paired_test(ours.predictions, theirs.predictions, content.alpha)
             found.append(replace(new, label=f"{old.label} → {new.label}", test=test))
     return found
-
-
-def is_comparable(first: Predictions, second: Predictions) -> bool:
-    """Whether two predictions are of the same samples with the same keypoints labelled."""
-    return np.array_equal(first.sample_ids, second.sample_ids) and np.array_equal(
-        first.validity > 0, second.validity > 0
-    )
 
 
 def verdict(item: Assessed) -> str:

@@ -142,14 +142,15 @@ def layer_figure(
     return figure
 
 
-def sweep_figure(pck: Mapping[float, float], float_pck: float) -> Figure:
+def sweep_figure(pck: Mapping[float, float], float_pck: float | None) -> Figure:
     """Validation PCK over the calibration percentile, evenly spaced, with the float model's as a line."""
     _require_series({str(percentile): None for percentile in pck})
     figure = new_figure(7.0, 4.0)
     axes = figure.add_subplot()
     places = range(len(pck))
     axes.plot(places, list(pck.values()), color=series_style(0)[0], linewidth=2, marker="o", label="calibrated")
-    axes.axhline(float_pck, color="#888888", linestyle="--", linewidth=1.2, label=f"float: {float_pck:.2%}")
+    if float_pck is not None:
+        axes.axhline(float_pck, color="#888888", linestyle="--", linewidth=1.2, label=f"float: {float_pck:.2%}")
     style_axes(axes, "Validation PCK over the calibration percentile", "percentile of |x|", "PCK")
     axes.set_xticks(places, [f"{percentile:g}" for percentile in pck])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -134,7 +134,7 @@ def sweep_table(sweep: Sweep) -> PageTable:
     """Validation PCK by percentile."""
     rows = [
         [f"{percentile:g}" + (" (used)" if percentile == sweep.chosen else ""), percent(pck),
-         points(pck - sweep.float_pck)]
+         DASH if sweep.float_pck is None else points(pck - sweep.float_pck)]
         for percentile, pck in sweep.pck.items()
     ]  # fmt: skip
     return PageTable(["percentile of |x|", "val pck", "against float (points)"], rows, frozenset({0, 1, 2}))

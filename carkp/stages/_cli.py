@@ -160,7 +160,7 @@ def run_in_folder(config: ExperimentConfig, tracker: Tracker, work: Callable[[Tr
     out_dir = project_root() / "runs" / tracker.run_id
     out_dir.mkdir(parents=True, exist_ok=True)
     work(tracker, out_dir)
-    shutil.rmtree(out_dir)
+    shutil.rmtree(out_dir, ignore_errors=True)
 
 
 def log_config(config: ExperimentConfig, tracker: Tracker) -> None:

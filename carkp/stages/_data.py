@@ -7,7 +7,9 @@ from pathlib import Path
 
 from carkp.config.schema import ExperimentConfig
 from carkp.data.issues import DataError
+from carkp.data.source import fingerprint
 from carkp.data.store import SCHEMA_VERSION, Store, Stores, data_digest, open_stores
+from carkp.data.summary import read_summary
 from carkp.synthetic.generate import GENERATOR_VERSION, SyntheticSpec
 from carkp.tracking.runs import LATEST, find_latest_run, find_run, run_id_of
 from carkp.tracking.store import project_root
@@ -87,6 +89,18 @@ def find_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
     except DataError:
         return None
     return prepared if prepared.digest == run.tags["carkp.data_digest"] else None
+
+
+def is_up_to_date(config: ExperimentConfig, prepared: PreparedData) -> bool:
+    """Whether the source's files are those that were prepared; the data key tells generated ones.
+
+    A source that is gone cannot be prepared again: what was made of it still holds.
+    """
+    source = Path(config.data.source).expanduser()
+    if config.data.source == SYNTHETIC or not source.exists():
+        return True
+    summary = read_summary(prepared.directory)
+    return summary is not None and summary.source_fingerprint == fingerprint(source)
 
 
 def require_data(config: ExperimentConfig, reference: str) -> PreparedData:

@@ -4,6 +4,8 @@ import socket
 
 import psutil
 
+PROCESS_TAG = "carkp.process"
+
 _START_TOLERANCE_S = 1.0
 
 

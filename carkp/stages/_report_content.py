@@ -195,10 +195,15 @@ def _sweep(calibration: FoundRun) -> Sweep | None:
     if not rows:
         return None
     pck = {float(row["percentile"]): float(row["val_pck"]) for row in rows}
-    float_pck = float(rows[0]["val_pck"]) / float(rows[0]["val_retention"])
     params = calibration.params
     is_percentile = params.get("config.quant.observer") == "percentile"
-    return Sweep(pck, float_pck, float(params["config.quant.percentile"]) if is_percentile else None)
+    return Sweep(pck, swept_float_pck(rows), float(params["config.quant.percentile"]) if is_percentile else None)
+
+
+def swept_float_pck(swept: Sequence[Mapping[str, str]]) -> float | None:
+    """The float model's PCK, out of the first row of a sweep that kept some of it; None where none did."""
+    scores = ((float(row["val_pck"]), float(row["val_retention"])) for row in swept)
+    return next((pck / retention for pck, retention in scores if retention > 0), None)
 
 
 def _table(run: FoundRun, path: str) -> list[dict[str, str]]:

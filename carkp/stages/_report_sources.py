@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from carkp.config.schema import ExperimentConfig
-from carkp.tracking.runs import LATEST, STAGE_TAG, FoundRun, find_latest_run, find_run, find_runs, run_id_of
+from carkp.tracking.runs import (
+    LATEST,
+    STAGE_TAG,
+    FoundRun,
+    find_latest_run,
+    find_run,
+    find_run_or_none,
+    find_runs,
+    run_id_of,
+)
 from carkp.tracking.store import TrackingError
 
 CHAIN = ("float", "calibration", "qat", "export", "align", "check", "compile")
@@ -99,7 +108,7 @@ def _climb(run: FoundRun, runs: dict[str, FoundRun]) -> None:
     elif stage == "evaluate":
         steps = [run_id_of(run.tags.get(SCORED_TAG, "")) or ""]
     for run_id in steps:
-        found = _find_or_none(run_id)
+        found = find_run_or_none(run_id)
         if found is not None:
             _climb(found, runs)
 
@@ -183,13 +192,3 @@ def _add(runs: dict[str, FoundRun], stage: str, found: Sequence[FoundRun]) -> No
 
 def _float_id(run: FoundRun) -> str:
     return run_id_of(run.tags.get(FLOAT_TAG, "")) or ""
-
-
-def _find_or_none(run_id: str) -> FoundRun | None:
-    """A run that another one names, which may lie on another server or be gone."""
-    if not run_id:
-        return None
-    try:
-        return find_run(run_id)
-    except TrackingError:
-        return None

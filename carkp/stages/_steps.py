@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carkp.config.schema import ExperimentConfig
-from carkp.stages._data import data_key, find_data
+from carkp.stages._data import data_key, find_data, is_up_to_date
 from carkp.stages._inputs import INPUTS_TAG, hardware_digest, host_digest, inputs_digest, target_digest
 from carkp.stages._models import BEST, CALIBRATED, LAST
 from carkp.stages._quant import build_hardware, build_target
@@ -15,7 +15,7 @@ from carkp.tracking.runs import (
     FoundRun,
     fetch_artifact,
     find_latest_run,
-    find_run,
+    find_run_or_none,
     find_runs,
     has_artifact,
 )
@@ -71,6 +71,7 @@ class Step:
         metrics: those that the pipeline's run shows too, the most important one first.
         find: the run that makes the step superfluous, given the inputs digest.
         checkpoint: what an unfinished run needs to be gone on from; "": it begins anew.
+        finds: steps whose runs it finds by itself; their ids count for the inputs digest.
     """
 
     stage: str
@@ -80,6 +81,7 @@ class Step:
     metrics: tuple[str, ...] = ()
     find: Callable[["Step", ExperimentConfig, str], FoundRun | None] = find_finished
     checkpoint: str = ""
+    finds: tuple[str, ...] = ()
 
     def artifact_of(self, config: ExperimentConfig) -> str:
         return self.artifact.format(target=build_target(config, "").name)
@@ -94,7 +96,9 @@ class Step:
             parameter: ",".join(LINKS[parameter].identity(runs[stage]) for stage in stages)
             for parameter, stages in self.needs.items()
         }
-        return inputs_digest(self.stage, config, upstream | {name: FACTS[name](config) for name in self.facts})
+        found = {stage: runs[stage].run_id for stage in self.finds}
+        facts = {name: FACTS[name](config) for name in self.facts}
+        return inputs_digest(self.stage, config, upstream | found | facts)
 
     def key_number(self, run: FoundRun) -> str:
         """The first metric that the run has, for a person."""
@@ -111,18 +115,20 @@ class Step:
 
 
 def find_prepared(step: Step, config: ExperimentConfig, digest: str) -> FoundRun | None:
-    """The run that prepared the data, where they are still there."""
-    del digest  # the data key decides
-    is_there = find_data(config, LATEST) is not None
-    return find_latest_run(step.stage, {"carkp.data_key": data_key(config)}) if is_there else None
+    """The run that prepared the data, where they are still there and still those of the source."""
+    del digest  # the data key decides, and the source's files
+    prepared = find_data(config, LATEST)
+    if prepared is None or not is_up_to_date(config, prepared):
+        return None
+    return find_latest_run(step.stage, {"carkp.data_key": data_key(config)})
 
 
 def find_reported(step: Step, config: ExperimentConfig, digest: str) -> FoundRun | None:
     """The report that an earlier pipeline ended with on the same runs; alone the stage takes others along."""
     pipelines = find_runs({STAGE_TAG: PIPELINE, INPUTS_TAG: digest})
-    run_ids = [found.tags[f"{STEP_PREFIX}{step.stage}"] for found in pipelines]
+    reports = [find_run_or_none(found.tags[f"{STEP_PREFIX}{step.stage}"]) for found in pipelines]
     artifact = step.artifact_of(config)
-    return next((find_run(run_id) for run_id in run_ids if has_artifact(run_id, artifact)), None)
+    return next((run for run in reports if run is not None and has_artifact(run.run_id, artifact)), None)
 
 
 def find_checkpoint(step: Step, digest: str) -> FoundRun | None:
@@ -148,7 +154,6 @@ def has_checkpoints(run_id: str, last: str) -> bool:
 
 NUM_UNFINISHED = 20
 SCORES = ("test/pck", "test/pck_hat", "test/mean_dist")
-REPORTED = ("float", "calibration", "export", "align", "check", "compile")
 
 STEPS: Sequence[Step] = (
     Step(
@@ -214,5 +219,11 @@ STEPS: Sequence[Step] = (
             "perf/predicted_us",
         ),
     ),
-    Step(stage="report", artifact="report/index.html", needs={"runs": REPORTED}, find=find_reported),
+    Step(
+        stage="report",
+        artifact="report/index.html",
+        needs={"runs": ("align",)},  # one run stands for its family: one a step makes two where a step was used again
+        finds=("check", "compile"),
+        find=find_reported,
+    ),
 )

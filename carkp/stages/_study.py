@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -13,9 +13,10 @@ from carkp.config.schema import ExperimentConfig
 from carkp.stages._trial import LR, SIGMA, Q, TrialInputs, percentile_of, run_trial
 from carkp.tracking.runs import end_run, find_run
 from carkp.tracking.store import TrackingError, project_root
-from carkp.tracking.tracker import Tracker, nested_run
+from carkp.tracking.tracker import Tracker, command_line, nested_run
 from carkp.training.fit import EpochResult
-from carkp.tuning.study import Alternative, Axis, Job, Outcome, Pruned, StudySettings, Trial, TrialRecord, TuningStudy
+from carkp.tuning.record import TrialRecord
+from carkp.tuning.study import Alternative, Axis, Job, Outcome, Pruned, StudySettings, Trial, TuningStudy
 
 RUN_ID, ROLE, SEED, TEST_PCK = "run_id", "role", "seed", "test_int8_pck"
 FLOAT_PCK, ORACLE, SCORING_SHARE = "val_float_pck", "oracle_error_px", "scoring_share"
@@ -23,9 +24,11 @@ FLOAT_PCK, ORACLE, SCORING_SHARE = "val_float_pck", "oracle_error_px", "scoring_
 
 @dataclass(frozen=True)
 class StudySpec:
-    """What a worker needs: the database, the study, the jobs that it starts with, and what each trial works on.
+    """What a worker needs: the database, the study, and what each trial works on.
 
-    ``is_pruned``: whether trials report their epochs to be stopped early.
+    Attributes:
+        is_pruned: whether trials report their epochs to be stopped early.
+        command: that started the study.
     """
 
     storage: str
@@ -33,6 +36,7 @@ class StudySpec:
     seed: int
     inputs: TrialInputs
     is_pruned: bool = True
+    command: str = field(default_factory=command_line)
 
     def open(self) -> TuningStudy:
         return TuningStudy(self.storage, self.settings, self.seed)
@@ -90,7 +94,7 @@ def run_tracked(spec: StudySpec, study: TuningStudy, trial: Trial) -> Outcome:
 
 def _run(inputs: TrialInputs, is_pruned: bool, trial: Trial, tracker: Tracker) -> Outcome:
     def report(result: EpochResult) -> None:
-        if is_pruned:
+        if is_pruned and result.epoch < inputs.budget.epochs:  # after the last epoch there is nothing to save
             trial.report(result.scores.pck, result.epoch)
 
     result = run_trial(inputs, trial.params, tracker, report)
@@ -118,6 +122,7 @@ def _introduce(spec: StudySpec, trial: Trial, tracker: Tracker) -> None:
     tracker.set_tags(
         {
             "carkp.role": role or "search",
+            "carkp.command": spec.command,
             "carkp.study": spec.settings.name,
             "carkp.trial": str(trial.number),
             "carkp.trained": "true",

@@ -19,7 +19,7 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.stages._cli import Arguments, Parameter, PipelineError, execute, guarded, parse
 from carkp.stages._inputs import INPUTS_TAG
-from carkp.stages._process import is_alive, process_name
+from carkp.stages._process import PROCESS_TAG, is_alive, process_name
 from carkp.stages._quant import build_hardware
 from carkp.stages._steps import PIPELINE, STEP_PREFIX, STEPS, Step, find_checkpoint
 from carkp.tracking.runs import (
@@ -34,7 +34,7 @@ from carkp.tracking.runs import (
 )
 from carkp.tracking.tracker import Tracker
 
-PROCESS_TAG, STEP_PROCESS_TAG = "carkp.process", "carkp.step_process"
+STEP_PROCESS_TAG = "carkp.step_process"
 NUM_EARLIER = 20
 MIN_WIDTH = 110
 """Run ids are there to be copied."""

@@ -5,13 +5,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from carkp.config.loading import ConfigError, dump_yaml, load_yaml
 from carkp.config.schema import ExperimentConfig
@@ -20,27 +18,37 @@ from carkp.report.study_figures import StudyPoint, history_figure, importance_fi
 from carkp.stages import data as data_stage
 from carkp.stages._cli import Arguments, Parameter, execute, find_config, guarded, parse
 from carkp.stages._data import PreparedData, find_data, require_samples
+from carkp.stages._process import PROCESS_TAG, is_alive, process_name
 from carkp.stages._quant import TARGET, build_target
 from carkp.stages._study import (
-    FLOAT_PCK,
-    ORACLE,
     ROLE,
     RUN_ID,
-    SCORING_SHARE,
     SEED,
-    TEST_PCK,
     StudySpec,
     axes_of,
     queue_jobs,
     run_workers,
 )
+from carkp.stages._study_outcome import (
+    BEST_FILE,
+    BEST_ROLE,
+    DEFAULT_ROLE,
+    Confirmation,
+    TuneInputs,
+    TuneResult,
+    compare,
+    default_params,
+    describe,
+    row,
+    show,
+)
 from carkp.stages._tables import write_table
-from carkp.stages._trial import LR, SIGMA, Q, TrialInputs, percentile_of, q_of, tuned_config
+from carkp.stages._trial import LR, TrialInputs, tuned_config
 from carkp.tracking.runs import LATEST, adopt_run, find_run
 from carkp.tracking.store import TrackingError, project_root
 from carkp.tracking.tracker import Tracker
-from carkp.tuning.confirm import MeanDifference, mean_difference
-from carkp.tuning.study import Job, StudySettings, TrialRecord, TuningStudy
+from carkp.tuning.record import TrialRecord
+from carkp.tuning.study import Job, StudySettings, TuningStudy
 
 DEFAULT_SEARCH = "configs/search/default.yaml"
 SEARCH = Parameter("search", DEFAULT_SEARCH, "YAML file with the space and the budget of the study")
@@ -52,41 +60,7 @@ STORAGE = Parameter(
     "database of studies, such as postgresql://user:password@host/name for many machines; empty: optuna.db here",
 )
 DATA = Parameter("data", LATEST, "prepared data: latest, a directory, or runs:/<id of a data run>")
-DEFAULT_ROLE, BEST_ROLE = "default", "best"
-BEST_FILE = "best.yaml"
 SHOWN_DIGITS = 8
-
-
-@dataclass(frozen=True)
-class TuneInputs:
-    """What is searched, in which database, by how many processes."""
-
-    search: SearchConfig
-    spec: StudySpec
-    num_trials: int
-    num_workers: int
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """Simulated int8 PCK of default and best, a value a seed, by split; and their differences."""
-
-    pck: Mapping[str, Mapping[str, Sequence[float]]]
-    differences: Mapping[str, MeanDifference]
-
-
-@dataclass(frozen=True)
-class TuneResult:
-    """Every trial, the best of them, the configuration that it gives, and whether new seeds bear it out.
-
-    ``confirmation`` is None where the default is the best, or no seeds were asked for.
-    """
-
-    records: Sequence[TrialRecord]
-    best: TrialRecord
-    config: ExperimentConfig
-    importances: Mapping[str, float]
-    confirmation: Confirmation | None
 
 
 def run(config: ExperimentConfig, inputs: TuneInputs, out_dir: Path, tracker: Tracker) -> TuneResult:
@@ -119,8 +93,9 @@ def study_jobs(config: ExperimentConfig, inputs: TuneInputs) -> list[Job]:
     """The default configuration first, then what the sampler proposes.
 
     Raises:
-        ConfigError: the default lies outside of the space.
+        ConfigError: the default is no point of the space.
     """
+    require_tunable(config)
     default = default_params(config)
     for name, value in default.items():
         axis = inputs.spec.settings.axes[name]
@@ -132,12 +107,41 @@ def study_jobs(config: ExperimentConfig, inputs: TuneInputs) -> list[Job]:
     return [Job(default), *[Job()] * (inputs.num_trials - 1)]
 
 
-def default_params(config: ExperimentConfig) -> dict[str, float]:
-    return {SIGMA: config.heatmap.sigma, LR: config.train.lr, Q: q_of(config.quant.percentile)}
+def require_tunable(config: ExperimentConfig) -> None:
+    """Refuse settings that trials would change silently, for then the first one is not the configuration as it is.
+
+    Raises:
+        ConfigError: such a setting.
+    """
+    quant = config.quant
+    reasons = {
+        f"quant.observer={quant.observer}: the study searches the percentile, set quant.observer=percentile": (
+            quant.observer != "percentile"
+        ),
+        "quant.percentile=100 is the observer minmax and no point of the scale -log10(1 - p / 100): set a lower one": (
+            quant.percentile >= 100
+        ),
+        f"heatmap.window={config.heatmap.window}: the study ties the window to sigma, set heatmap.window=auto": (
+            config.heatmap.window != "auto"
+        ),
+        "quant.bias_correction=true: one correction cannot serve several percentiles, set it to false": (
+            quant.bias_correction
+        ),
+    }
+    for reason, is_wrong in reasons.items():
+        if is_wrong:
+            raise ConfigError(reason)
 
 
 def attach(study: TuningStudy, tracker: Tracker) -> None:
-    """Make this run the one that the study's trials lie below, the earlier ones too."""
+    """Make this run the one that the study's trials lie below, the earlier ones too.
+
+    Where the process of the run that was it before is alive, this one only lends a hand.
+    """
+    before = study.notes().get(RUN_ID)
+    if before not in (None, tracker.run_id) and _is_alive(before):
+        return
+    tracker.set_tags({PROCESS_TAG: process_name(os.getpid())})
     study.note(RUN_ID, tracker.run_id)
     for record in study.records():
         run_id = record.notes.get(RUN_ID)
@@ -173,23 +177,6 @@ def confirmation_spec(spec: StudySpec, best: Mapping[str, float]) -> StudySpec:
         inputs=replace(spec.inputs, num_scored=num_scored, swept_q=()),
         is_pruned=False,
     )
-
-
-def compare(records: Sequence[TrialRecord]) -> Confirmation | None:
-    """Pairs of trainings that differ in their parameters alone; None where no seed has both."""
-    values: dict[str, dict[int, dict[str, float]]] = {DEFAULT_ROLE: {}, BEST_ROLE: {}}
-    for record in records:
-        if record.value is not None:
-            test = record.notes.get(TEST_PCK)
-            scored = {"val": record.value, **({} if test is None else {"test": test})}
-            values[record.notes[ROLE]][record.notes[SEED]] = scored
-    seeds = sorted(set(values[DEFAULT_ROLE]) & set(values[BEST_ROLE]))
-    if not seeds:
-        return None
-    splits = list(values[DEFAULT_ROLE][seeds[0]])
-    pck = {split: {role: [values[role][seed][split] for seed in seeds] for role in values} for split in splits}
-    differences = {split: mean_difference(by[DEFAULT_ROLE], by[BEST_ROLE]) for split, by in pck.items()}
-    return Confirmation(pck, differences)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "") -> int:
@@ -229,7 +216,7 @@ def _execute(arguments: Arguments) -> None:
 def study_spec(config: ExperimentConfig, search: SearchConfig, storage: str, inputs: TrialInputs) -> StudySpec:
     """The study of a configuration, a search, data and a target: any other of them is another study."""
     identity = {
-        "config": config.model_dump(mode="json", exclude={"tracking"}),
+        "config": config.model_dump(mode="json"),
         "search": search.model_dump(mode="json", exclude={"num_trials", "num_confirmation_seeds"}),
         "data": inputs.data.digest,
         "target": inputs.target.model_dump(mode="json"),
@@ -238,8 +225,9 @@ def study_spec(config: ExperimentConfig, search: SearchConfig, storage: str, inp
     settings = StudySettings(
         name=f"{config.name}-{inputs.target.name}-{_digest(identity)}",
         axes=axes_of(space, log=LR),
-        num_startup_trials=search.num_startup_trainings * (1 + search.num_swept_percentiles),
+        num_startup_trainings=search.num_startup_trainings,
         num_trainings_before_pruning=search.num_trainings_before_pruning,
+        kept_percent=search.kept_percent,
     )
     swept = np.linspace(search.space.q.low, search.space.q.high, search.num_swept_percentiles).tolist()
     inputs = replace(inputs, num_scored={"val": search.budget.num_scored_samples}, swept_q=tuple(swept))
@@ -251,6 +239,14 @@ def _join_earlier_run(spec: StudySpec) -> None:
     run_id = spec.open().notes().get(RUN_ID)
     if run_id is not None and "MLFLOW_RUN_ID" not in os.environ and _is_there(run_id):
         os.environ["MLFLOW_RUN_ID"] = run_id
+
+
+def _is_alive(run_id: str) -> bool:
+    try:
+        found = find_run(run_id)
+    except TrackingError:
+        return False
+    return found.status == "RUNNING" and PROCESS_TAG in found.tags and is_alive(found.tags[PROCESS_TAG])
 
 
 def _is_there(run_id: str) -> bool:
@@ -272,62 +268,14 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:SHOWN_DIGITS]
 
 
-def show(inputs: TuneInputs, result: TuneResult) -> None:
-    """Print the trainings, the best, and what new seeds say."""
-    table = Table("trial", "state", "sigma", "lr", "percentile", "float pck", "int8 pck", "codec error px", "s")
-    for record in result.records:
-        if record.is_trained:
-            table.add_row(*_cells(record))
-    console = Console(width=120)
-    console.print(table)
-    for line in describe(inputs, result):
-        console.print(line, markup=False)
-
-
-def describe(inputs: TuneInputs, result: TuneResult) -> list[str]:
-    """The outcome in words."""
-    best = result.best
-    own = "" if best.is_trained else f", scored beside its own by trial {best.training}"
-    lines = [
-        f"best on validation: pck {best.value:.4f} with {_words(best.params)}{own}; the configuration: {BEST_FILE} of "
-        "the study's run"
-    ]
-    trained = [record for record in result.records if record.is_trained]
-    costs = [record.notes[SCORING_SHARE] for record in trained if SCORING_SHARE in record.notes]
-    lines.append(
-        f"{len(trained)} trainings, {sum(np.nan_to_num([record.seconds for record in trained])) / 60:.1f} minutes of "
-        f"workers; scoring all percentiles took {np.mean(costs):.1%} of a complete trial"
-    )
-    if result.importances:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importances.items())
-        lines.append(f"share of the objective's variance: {shares}")
-    if result.confirmation is None:
-        reason = "the default is the best" if best.params == default_params(inputs.spec.inputs.config) else "no pairs"
-        return [*lines, f"not confirmed with new seeds: {reason}"]
-    for split, difference in result.confirmation.differences.items():
-        lines.append(f"best - default with new seeds, pck of the simulated int8 model on {split}: {difference}")
-    return lines
-
-
-def _words(params: Mapping[str, float]) -> str:
-    return f"sigma {params[SIGMA]:.3f}, lr {params[LR]:.2e}, percentile {percentile_of(params[Q]):g}"
-
-
-def _cells(record: TrialRecord) -> list[str]:
-    params = record.params
-    shown = [f"{params[SIGMA]:.2f}", f"{params[LR]:.1e}", f"{percentile_of(params[Q]):g}"] if params else ["", "", ""]
-    numbers = [record.notes.get(FLOAT_PCK), record.value, record.notes.get(ORACLE)]
-    scores = ["" if number is None else f"{number:.4f}" for number in numbers]
-    return [str(record.number), record.state, *shown, *scores, f"{record.seconds:.0f}"]
-
-
 def _log(inputs: TuneInputs, result: TuneResult, out_dir: Path, tracker: Tracker) -> None:
     best = result.best
+    out_dir.mkdir(parents=True, exist_ok=True)  # another process that ends in the same run takes it away
     (out_dir / BEST_FILE).write_text(
         f"# The best of the study {inputs.spec.settings.name}: pck {best.value:.4f} at its budget.\n"
         + dump_yaml(result.config)
     )
-    write_table([_row(record) for record in result.records], out_dir / "trials.csv")
+    write_table([row(record) for record in result.records], out_dir / "trials.csv")
     for name in (BEST_FILE, "trials.csv"):
         tracker.log_file(out_dir / name, "")
     points = [
@@ -357,23 +305,6 @@ def _log_confirmation(confirmation: Confirmation, out_dir: Path, tracker: Tracke
         numbers = {"mean": found.mean, "low": found.low, "high": found.high}
         tracker.log_metrics({f"confirmation/{split}_{name}": value for name, value in numbers.items()})
         tracker.set_tags({f"carkp.confirmation.{split}": str(found)})
-
-
-def _row(record: TrialRecord) -> dict[str, Any]:
-    params = record.params
-    return {
-        "trial": record.number,
-        "training": record.training,
-        "trained": record.is_trained,
-        "state": record.state,
-        **{name: params.get(name, "") for name in (SIGMA, LR, Q)},
-        "percentile": percentile_of(params[Q]) if params else "",
-        "val_int8_pck": "" if record.value is None else record.value,
-        FLOAT_PCK: record.notes.get(FLOAT_PCK, "") if record.is_trained else "",
-        ORACLE: record.notes.get(ORACLE, "") if record.is_trained else "",
-        "seconds": record.seconds if record.is_trained else "",
-        RUN_ID: record.notes.get(RUN_ID, ""),
-    }
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from carkp.tracking.store import TrackingError, use_default_store
@@ -17,6 +18,7 @@ from carkp.tracking.store import TrackingError, use_default_store
 LATEST = "latest"
 STAGE_TAG = "carkp.stage"
 PARENT_TAG = "mlflow.parentRunId"
+NOT_THERE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,19 @@ def has_artifact(run_id: str, path: str) -> bool:
 
 
 def list_artifacts(run_id: str, folder: str = "") -> list[str]:
-    """Paths of what lies in a folder of a run's artifacts, folders included; empty where there is no such folder."""
+    """Paths of what lies in a folder of a run's artifacts, folders included; empty where there is no such folder.
+
+    What else can go wrong (a server that does not answer, a folder that must not be read) is raised as it is.
+    """
     use_default_store()
     try:
         return [item.path for item in MlflowClient().list_artifacts(run_id, folder or None)]
-    except (MlflowException, OSError):
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except MlflowException as error:
+        if error.error_code == NOT_THERE:
+            return []
+        raise
 
 
 def metric_history(run_id: str, name: str) -> list[tuple[int, float]]:
@@ -112,13 +121,26 @@ def find_run(run_id: str) -> FoundRun:
     """The run of this id.
 
     Raises:
-        TrackingError: the tracking server has none.
+        TrackingError: the tracking server has none, or it was deleted.
     """
     use_default_store()
     try:
-        return _found(MlflowClient().get_run(run_id))
+        run = MlflowClient().get_run(run_id)
     except MlflowException as error:
         raise TrackingError(f"runs:/{run_id}: no such run in {mlflow.get_tracking_uri()}") from error
+    if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise TrackingError(f"runs:/{run_id}: the run was deleted; `mlflow gc` has not removed it yet")
+    return _found(run)
+
+
+def find_run_or_none(run_id: str) -> FoundRun | None:
+    """A run that another one names, which may lie on another server or be gone; None of "" too."""
+    if not run_id:
+        return None
+    try:
+        return find_run(run_id)
+    except TrackingError:
+        return None
 
 
 def run_id_of(reference: str) -> str | None:

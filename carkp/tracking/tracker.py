@@ -252,11 +252,17 @@ def _describe(tracker: Tracker, stage: str, experiment: str) -> None:
             "carkp.experiment": experiment,
             "carkp.git_commit": commit,
             "carkp.git_dirty": str(is_dirty).lower(),
-            "carkp.command": shlex.join(["python", *sys.orig_argv[1:]])[:_MAX_PARAM_LENGTH],
+            "carkp.command": command_line(),
             "carkp.versions": json.dumps({"python": platform.python_version(), **dict(_versions())}),
             "carkp.machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         }
     )
+
+
+def command_line() -> str:
+    """The command that started this process, without passwords of URLs."""
+    command = shlex.join(["python", *sys.orig_argv[1:]])[:_MAX_PARAM_LENGTH]
+    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", command)
 
 
 def git_state() -> tuple[str, bool]:

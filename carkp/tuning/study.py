@@ -6,25 +6,27 @@ others than its own are added as finished trials, marked ``trained: false``.
 """
 
 import logging
-import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
-from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from carkp.tuning.errors import StorageError
+from carkp.tuning.quiet import without_warnings
+from carkp.tuning.record import ALTERNATIVES, RETRY_OF, SEEN, SLOT, SOURCE, TRAINED, TrialRecord, is_retry, record_of
 
-TRAINED, SOURCE, ALTERNATIVES, RETRY_OF, SEEN = "trained", "source", "alternatives", "retry_of", "seen"
+MIN_TRAININGS_TO_EXPLAIN = 6
+"""Fewer cannot tell what matters."""
 
 _SQLITE_TIMEOUT_S = 60
 _CREATION_TIMEOUT_S = 30
@@ -63,16 +65,16 @@ class StudySettings:
     Attributes:
         name: of the study in the database.
         axes: parameter -> values.
-        num_startup_trials: trials that are drawn at random; those that were not trained count.
+        num_startup_trainings: trainings with random parameters, before the sampler learns from those that have ended.
         num_trainings_before_pruning: trainings that must have reached an epoch before another is pruned at it.
-        num_epochs_before_pruning: epochs that every training gets.
+        kept_percent: a training is pruned where it is not among so many percent of those that reached the epoch.
     """
 
     name: str
     axes: Mapping[str, Axis]
-    num_startup_trials: int = 10
+    num_startup_trainings: int = 5
     num_trainings_before_pruning: int = 4
-    num_epochs_before_pruning: int = 1
+    kept_percent: float = 75.0
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
 
@@ -116,33 +118,6 @@ class Job:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TrialRecord:
-    """A trial as the database has it.
-
-    Attributes:
-        number: in the study.
-        state: waiting, running, complete, pruned or fail.
-        params: all of them once the sampler has chosen.
-        value: of a complete trial.
-        notes: of the job and of the objective.
-        is_trained: False for one that another trial has scored beside its own.
-        training: number of the trial whose training it belongs to: its own, or that of the other.
-        is_retry: repeats a trial that was killed or interrupted.
-        seconds: that it took; NaN where it has not ended.
-    """
-
-    number: int
-    state: str
-    params: Mapping[str, float]
-    value: float | None
-    notes: Mapping[str, Any]
-    is_trained: bool
-    training: int
-    is_retry: bool
-    seconds: float
-
-
 class _OptunaTrial:
     """``Trial`` on an Optuna trial."""
 
@@ -171,7 +146,7 @@ class _OptunaTrial:
         """
         self._trial.report(value, epoch)
         if self._trial.should_prune():
-            raise Pruned(f"{value:.4f} after epoch {epoch} is below the median of the trainings before")
+            raise Pruned(f"{value:.4f} after epoch {epoch} is too little beside the trainings before")
 
 
 class TuningStudy:
@@ -188,9 +163,9 @@ class TuningStudy:
         self.settings = settings
         self._storage = _open_storage(storage, settings.heartbeat)
         self._seed = seed
-        pruner = optuna.pruners.MedianPruner(
+        pruner = optuna.pruners.PercentilePruner(
+            settings.kept_percent,
             n_startup_trials=settings.num_trainings_before_pruning,
-            n_warmup_steps=settings.num_epochs_before_pruning - 1,
             n_min_trials=settings.num_trainings_before_pruning,
         )
         arguments: dict[str, Any] = {
@@ -207,14 +182,17 @@ class TuningStudy:
             self.is_new = False
 
     def queue(self, jobs: Sequence[Job]) -> None:
-        """Put the jobs beyond those that were ever queued into the queue: the first n jobs are taken to be those.
+        """Put those jobs into the queue that were never in it; a job is known by its place.
 
-        Where another process made the study a moment ago, that one is given time to fill the queue.
+        Where another process made the study a moment ago, that one is given time to fill the queue. What two processes
+        queue both is trained once all the same: see ``_is_doubled``.
         """
-        if not self.is_new:
-            _wait_until(lambda: bool(self._slots()), _CREATION_TIMEOUT_S)
-        for job in jobs[len(self._slots()) :]:
-            self._enqueue(job.params, job.notes)
+        if not self.is_new and not self._slots():
+            _wait_until(lambda: len(self._slots()) >= len(jobs), _CREATION_TIMEOUT_S)
+        known = self._slots()
+        for slot, job in enumerate(jobs):
+            if slot not in known:
+                self._enqueue(job.params, {**job.notes, SLOT: slot})
 
     def run(self, objective: Objective, on_end: Callable[[TrialRecord], None] = lambda record: None) -> None:
         """Work until the queue is empty and no trial of any worker is under way.
@@ -226,7 +204,8 @@ class TuningStudy:
             self._release_stale()
             states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
             if TrialState.WAITING in states:
-                self._run_one(objective, on_end)
+                with suppress(UpdateFinishedTrialError, _EndedElsewhereError):
+                    self._run_one(objective, on_end)
             elif TrialState.RUNNING in states:
                 time.sleep(_POLL_S)
             else:
@@ -235,19 +214,17 @@ class TuningStudy:
 
     def add_alternatives(self) -> None:
         """Add what finished trainings scored beside their own parameters, where a process was killed before it did."""
-        trials = self.study.get_trials(deepcopy=False)
-        added = {trial.user_attrs[SOURCE] for trial in trials if SOURCE in trial.user_attrs}
-        for trial in trials:
-            if trial.state == TrialState.COMPLETE and trial.number not in added:
-                self._add_alternatives(trial)
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            self._add_alternatives(trial)
 
     def records(self) -> list[TrialRecord]:
-        """All trials, by number; what two processes added twice, once."""
+        """All trials, by number, but for those that one worker left to another."""
         found: dict[tuple[Any, ...], TrialRecord] = {}
         for trial in self.study.get_trials(deepcopy=False):
-            record = _record(trial)
-            alternative = (record.training, *sorted(record.params.items()))
-            found.setdefault((record.number,) if record.is_trained else alternative, record)
+            if trial.user_attrs.get(TRAINED) and not self._is_doubled(trial):
+                found[trial.number,] = record_of(trial)
+            elif SOURCE in trial.user_attrs:
+                found.setdefault((trial.user_attrs[SOURCE], *sorted(trial.params.items())), record_of(trial))
         return list(found.values())
 
     def note(self, name: str, value: Any) -> None:
@@ -260,10 +237,11 @@ class TuningStudy:
     def importances(self, seed: int) -> dict[str, float]:
         """Share of the variance of finished trials that each parameter explains (fANOVA, Hutter et al. 2014).
 
-        Empty where there are too few trials or nothing varies.
+        Empty where too few trainings are complete to tell parameters apart, or nothing varies.
         """
-        finished = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(finished) < 4 or len({trial.value for trial in finished}) < 2:
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        num_trainings = sum(bool(trial.user_attrs.get(TRAINED)) for trial in complete)
+        if num_trainings < MIN_TRAININGS_TO_EXPLAIN or len({trial.value for trial in complete}) < 2:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
         return optuna.importance.get_param_importances(self.study, evaluator=evaluator)
@@ -271,46 +249,72 @@ class TuningStudy:
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """Seeded for each trial: workers draw other numbers than each other, and than before an interruption."""
         seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
-        return optuna.samplers.TPESampler(n_startup_trials=self.settings.num_startup_trials, seed=seed)
+        ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        num_trainings = sum(bool(trial.user_attrs.get(TRAINED)) for trial in ended)
+        has_begun = num_trainings >= self.settings.num_startup_trainings
+        # its own counting would take in what was not trained
+        return optuna.samplers.TPESampler(n_startup_trials=0 if has_begun else sys.maxsize, seed=seed)
 
-    def _slots(self) -> list[FrozenTrial]:
-        """Trials that stand for a queued job each; a retry belongs to the job of the one before."""
-        trials = self.study.get_trials(deepcopy=False)
-        return [trial for trial in trials if trial.user_attrs.get(TRAINED) and not _is_retry(trial)]
+    def _slots(self) -> set[int]:
+        """Jobs that were ever queued."""
+        return {trial.user_attrs[SLOT] for trial in self.study.get_trials(deepcopy=False) if SLOT in trial.user_attrs}
+
+    def _is_doubled(self, trial: FrozenTrial) -> bool:
+        """Whether an earlier trial, queued by another process at the same time, is for the same job."""
+        if is_retry(trial):
+            return False
+        slot = trial.user_attrs.get(SLOT)
+        earlier = self.study.get_trials(deepcopy=False)[: trial.number]
+        return any(other.user_attrs.get(SLOT) == slot for other in earlier if other.user_attrs.get(TRAINED))
 
     def _enqueue(self, params: Mapping[str, float], notes: Mapping[str, Any]) -> None:
         self.study.enqueue_trial(dict(params), user_attrs={TRAINED: True, **notes})
 
     def _run_one(self, objective: Objective, on_end: Callable[[TrialRecord], None]) -> None:
         def evaluate(trial: optuna.Trial) -> float:
-            if TRAINED not in trial.user_attrs:
-                raise RuntimeError("another worker took the last job of the queue")
-            trial.set_user_attr(SEEN, True)
+            if not trial.user_attrs.get(TRAINED) or self._is_doubled(self._storage.get_trial(trial._trial_id)):
+                raise RuntimeError("another worker took this job")
+            self._storage.record_heartbeat(trial._trial_id)  # from here on a killed worker is known by its silence
+            trial.set_user_attr(SEEN, trial.number)
             self.study.sampler = self._sampler(trial.number)
-            taken = _OptunaTrial(trial, self.settings.axes)
-            try:
-                outcome = objective(taken)
-            except Pruned as reason:
-                raise optuna.TrialPruned(str(reason)) from reason
-            except KeyboardInterrupt:
-                self._enqueue(taken.params, {**trial.user_attrs, RETRY_OF: trial.number})
-                raise
-            trial.set_user_attr(ALTERNATIVES, [[dict(item.params), item.value] for item in outcome.alternatives])
-            return outcome.value
+            return self._evaluate(trial, objective)
 
         def finish(study: optuna.Study, trial: FrozenTrial) -> None:
             if trial.state == TrialState.COMPLETE:
                 self._add_alternatives(trial)
-            on_end(_record(trial))
+            if trial.user_attrs.get(TRAINED) and not self._is_doubled(trial):
+                on_end(record_of(trial))
 
-        with _without_warnings():
-            self.study.optimize(evaluate, n_trials=1, catch=(Exception,), callbacks=[finish])
+        with without_warnings():
+            try:
+                self.study.optimize(evaluate, n_trials=1, catch=(Exception,), callbacks=[finish])
+            except ValueError as error:  # a worker that was silent for too long finds its trial given to another
+                if "Cannot tell" not in str(error):
+                    raise
+                raise _EndedElsewhereError from error
+
+    def _evaluate(self, trial: optuna.Trial, objective: Objective) -> float:
+        taken = _OptunaTrial(trial, self.settings.axes)
+        try:
+            outcome = objective(taken)
+        except Pruned as reason:
+            raise optuna.TrialPruned(str(reason)) from reason
+        except KeyboardInterrupt:
+            self._enqueue(taken.params, {**trial.user_attrs, RETRY_OF: trial.number})
+            raise
+        trial.set_user_attr(ALTERNATIVES, [[dict(item.params), item.value] for item in outcome.alternatives])
+        return outcome.value
 
     def _add_alternatives(self, trial: FrozenTrial) -> None:
+        """Those of a trial that are not there yet."""
         distributions: dict[str, BaseDistribution] = {
             name: axis.distribution for name, axis in self.settings.axes.items()
         }
+        others = self.study.get_trials(deepcopy=False)
+        there = [other.params for other in others if other.user_attrs.get(SOURCE) == trial.number]
         for params, value in trial.user_attrs.get(ALTERNATIVES, []):
+            if params in there:
+                continue
             attributes = {TRAINED: False, SOURCE: trial.number}
             self.study.add_trial(
                 create_trial(params=params, distributions=distributions, value=value, user_attrs=attributes)
@@ -318,39 +322,24 @@ class TuningStudy:
 
     def _release_stale(self) -> None:
         """Queue trials of killed workers again; also those that were killed before their first sign of life."""
-        with _without_warnings():
+        with without_warnings():
             fail_stale_trials(self.study)
         limit = datetime.now() - timedelta(seconds=self.settings.heartbeat.grace_s)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            is_silent = TRAINED in trial.user_attrs and SEEN not in trial.user_attrs
+            is_silent = trial.user_attrs.get(SEEN) != trial.number
             if is_silent and trial.datetime_start is not None and trial.datetime_start < limit:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                self._enqueue(trial.params, {**trial.user_attrs, RETRY_OF: trial.number})
+                with suppress(ValueError, UpdateFinishedTrialError):  # another worker may release it too
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+                    self._enqueue(trial.params, {**trial.user_attrs, RETRY_OF: trial.number})
 
 
-def _is_retry(trial: FrozenTrial) -> bool:
-    with _without_warnings():
-        return RETRY_OF in trial.user_attrs or RetryHeartbeatStaleTrialCallback.retried_trial_number(trial) is not None
-
-
-def _record(trial: FrozenTrial) -> TrialRecord:
-    duration = trial.duration
-    return TrialRecord(
-        number=trial.number,
-        state=trial.state.name.lower(),
-        params=dict(trial.params),
-        value=trial.value if trial.state == TrialState.COMPLETE else None,
-        notes=dict(trial.user_attrs),
-        is_trained=SOURCE not in trial.user_attrs,
-        training=trial.user_attrs.get(SOURCE, trial.number),
-        is_retry=_is_retry(trial),
-        seconds=duration.total_seconds() if duration is not None else math.nan,
-    )
+class _EndedElsewhereError(Exception):
+    """Another worker has taken the trial to be killed."""
 
 
 def _open_storage(url: str, heartbeat: Heartbeat) -> RDBStorage:
     arguments = {"connect_args": {"timeout": _SQLITE_TIMEOUT_S}} if url.startswith("sqlite") else {}
-    with _without_warnings():
+    with without_warnings():
         try:
             return RDBStorage(
                 url,
@@ -371,10 +360,3 @@ def _wait_until(is_done: Callable[[], bool], timeout_s: float) -> None:
     end = time.monotonic() + timeout_s
     while not is_done() and time.monotonic() < end:
         time.sleep(_POLL_S / 4)
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    with catch_warnings():
-        simplefilter("ignore", ExperimentalWarning)
-        yield

@@ -5,6 +5,7 @@ import pytest
 
 from carkp.keypoints.paired import (
     difference_curve,
+    is_comparable,
     paired_test,
     resample_sums,
     retention,
@@ -61,6 +62,33 @@ def test_other_labels_are_refused():
     fewer = replace(reference, validity=np.where(np.arange(12) == 3, 0, reference.validity).astype(np.uint8))
     with pytest.raises(ValueError, match="other keypoints"):
         paired_test(reference, fewer, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": exact().targets + 1}, "labels lie elsewhere"),
+        ({"lengths": exact().lengths * 2}, "reference lengths differ"),
+        ({"lengths_hat": exact().lengths_hat * 2}, "reference lengths differ"),
+    ],
+)
+def test_other_targets_and_lengths_are_refused(changes, message):
+    reference = exact()
+    other = replace(reference, **changes)
+    assert not is_comparable(reference, other)
+    for compared in (retention, paired_test):
+        with pytest.raises(ValueError, match=message):
+            compared(reference, other, 0.1)
+
+
+def test_targets_count_where_they_are_labelled():
+    reference = exact()
+    hidden = replace(reference, validity=np.where(np.arange(12) == 3, 0, reference.validity).astype(np.uint8))
+    targets = reference.targets.copy()
+    targets[:, 3] = -1
+    assert is_comparable(hidden, replace(hidden, targets=targets))
+    assert not is_comparable(reference, replace(reference, targets=targets))
+    assert is_comparable(reference, moved(reference, slice(None)))
 
 
 def test_nothing_can_be_kept_of_a_reference_without_a_correct_keypoint():

@@ -104,6 +104,11 @@ def test_layer_figure_bridges_gaps_and_names_layers() -> None:
         layer_figure(["a", "b"], {"total": [1.0]}, "t", "dB")
 
 
+def test_sweep_figure_without_the_float_model_has_no_line() -> None:
+    (axes,) = sweep_figure({99.0: 0.0, 100.0: 0.0}, None).axes
+    assert len(axes.lines) == 1
+
+
 def test_sweep_figure_shows_each_percentile_and_the_float_model() -> None:
     (axes,) = sweep_figure({99.0: 0.8, 99.975: 0.9, 100.0: 0.7}, 0.95).axes
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [0.8, 0.9, 0.7])

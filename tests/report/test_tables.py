@@ -9,7 +9,7 @@ from carkp.keypoints.breakdown import score_keypoints, side_confusion
 from carkp.keypoints.paired import Interval, PairedTest
 from carkp.report import tables
 from carkp.report.accuracy import headline
-from carkp.report.accuracy_data import RunCard
+from carkp.report.accuracy_data import RunCard, Sweep
 from carkp.report.assess import assess, at_other_thresholds, p_text, points, verdict
 from tests.report.made_up import content, family, predictions
 
@@ -37,6 +37,21 @@ def test_headline_agrees_with_the_scores_and_with_itself() -> None:
     assert table.rows[0][4:6] == [tables.DASH, tables.DASH]
     assert table.rows[0][6:] == ["15.26", "6.70", "measured on a <CPU>"]
     assert "40 cars and 480 labelled keypoints" in table.caption
+
+
+def test_sweep_table_compares_with_a_known_float_alone() -> None:
+    swept = {99.0: 0.0, 100.0: 0.5}
+    assert [row[2] for row in tables.sweep_table(Sweep(swept, 0.5)).rows] == ["−50.00", "+0.00"]
+    assert [row[2] for row in tables.sweep_table(Sweep(swept, None)).rows] == [tables.DASH] * 2
+
+
+def test_labels_that_lie_elsewhere_are_not_paired() -> None:
+    whole = family()
+    first, second = whole.rows[:2]
+    apart = replace(second, predictions=replace(second.predictions, targets=second.predictions.targets + 1))
+    rows = assess(content(replace(whole, rows=[first, apart])))
+    assert rows[1].test is None
+    assert rows[1].kept is None
 
 
 def test_paired_table_counts_what_changed() -> None:

@@ -15,11 +15,12 @@ from mlflow.entities import Run
 from carkp.config.loading import load_config
 from carkp.config.schema import ExperimentConfig
 from carkp.quant.target import Target
-from carkp.stages import _steps, pipeline
+from carkp.stages import _data, _steps, pipeline
 from carkp.stages._inputs import IGNORED, INPUTS_TAG, SECTIONS, inputs_digest, stage_settings, target_digest
 from carkp.stages._process import is_alive, process_name
 from carkp.stages._quant import build_target
-from carkp.tracking.runs import find_run
+from carkp.synthetic.generate import generate
+from carkp.tracking.runs import FoundRun, find_latest_run, find_run
 from carkp.training.checkpoint import Checkpoint, save_checkpoint
 from tests.stages.conftest import ROOT, TINY, Project, copy_project
 
@@ -126,7 +127,8 @@ class Pretence:
             for parameter, names in step.needs.items()
             for name, given in zip(names, words[f"--{parameter}"].split(","), strict=True)
         }
-        digest = step.inputs(config, runs)
+        latest = {name: find_latest_run(name, {}) for name in step.finds}
+        digest = step.inputs(config, runs | latest)
         client = self.project.client
         tags = {"carkp.stage": stage, INPUTS_TAG: digest, "carkp.data_digest": "d", "carkp.model_digest": f"m{digest}"}
         for name, value in tags.items():
@@ -179,6 +181,41 @@ def test_steps_run_in_order_once_and_then_only_what_changed(pretence: Pretence) 
     assert redone(pretence, "--force", "true") == NAMES
 
 
+def test_the_report_hangs_on_the_runs_that_it_finds(pretence: Pretence) -> None:
+    redone(pretence)
+    client = pretence.project.client
+    for name in ("check", "compile", "align"):
+        client.delete_run(pretence.project.runs(name)[0].info.run_id)
+        assert redone(pretence) == [name, "report"]
+    client.delete_run(pretence.project.runs("report")[0].info.run_id)
+    assert redone(pretence) == ["report"]
+    assert redone(pretence) == []
+
+
+def test_edited_files_of_a_source_are_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, step = tmp_path / "source", _steps.STEPS[0]
+    generate(source, _data.synthetic_spec(tiny()), num_workers=1)
+    project, override = copy_project(tmp_path / "carkp"), f"data.source={source}"
+    monkeypatch.chdir(project.path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.uri)
+    config = tiny(override)
+
+    def prepared() -> FoundRun | None:
+        return _steps.find_prepared(step, config, "")
+
+    for _ in range(2):
+        done = project.stage("data", "--set", override)
+        assert done.returncode == 0, done.stderr
+        found = prepared()
+        assert found is not None
+        assert found.run_id == project.runs("data")[0].info.run_id
+        edited = next(iter(source.rglob("gt/*.txt")))
+        edited.write_text(edited.read_text() + "\n")
+        assert prepared() is None
+    shutil.rmtree(source)
+    assert prepared() is not None  # nothing to compare with, nothing to prepare
+
+
 def test_stages_get_the_configuration_and_the_runs_before_them(pretence: Pretence) -> None:
     redone(pretence, "--overrides", "seed=5 'data.val_scenes=[car_craig2, car_butler1]'")
     run = pretence.project.runs("main")[0]
@@ -188,7 +225,7 @@ def test_stages_get_the_configuration_and_the_runs_before_them(pretence: Pretenc
     assert words["data"] == common
     assert words["float"] == [*common, "--data", f"runs:/{of['data']}"]
     assert words["align"] == [*common, "--data", f"runs:/{of['data']}", "--model", f"runs:/{of['export']}"]
-    assert words["report"] == [*common, "--runs", ",".join(of[name] for name in _steps.REPORTED)]
+    assert words["report"] == [*common, "--runs", of["align"]]
     for name in NAMES:
         child = pretence.project.client.get_run(of[name])
         assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
@@ -218,7 +255,7 @@ def test_a_run_without_its_artifact_is_not_used_again(pretence: Pretence) -> Non
     redone(pretence)
     (export,) = pretence.project.runs("export")
     shutil.rmtree(Path(export.info.artifact_uri.removeprefix("file://")) / "onnx")
-    assert redone(pretence) == ["export", "report"]  # the same program again: what was made of it still holds
+    assert redone(pretence) == ["export"]  # the same program again: what was made of it still holds
 
 
 def test_training_goes_on_from_a_checkpoint_of_the_same_configuration_alone(pretence: Pretence) -> None:

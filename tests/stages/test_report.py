@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
+from carkp.stages import _report_content
 from tests.stages.conftest import Project, copy_project
 
 TARGET = "bpu"
@@ -33,6 +34,11 @@ def reported(quantised: Project) -> Project:
     return quantised
 
 
+def finished(project: Project, stage: str) -> list[Run]:
+    """Newest first, without what other tests made fail."""
+    return [run for run in project.runs(stage) if run.info.status == "FINISHED"]
+
+
 def float_run_of(project: Project) -> Run:
     """The float run that the newest calibration started from."""
     reference = project.runs("calibration")[0].data.tags["carkp.float_model"]
@@ -55,6 +61,22 @@ def percent(cell: str) -> float:
     return float(cell.split(" %")[0]) / 100
 
 
+@pytest.mark.parametrize(
+    ("scores", "float_pck"),
+    [
+        ([("0.0", "0.0"), ("0.45", "0.9")], 0.5),
+        ([("0.4", "0.8"), ("0.0", "0.0")], 0.5),
+        ([("0.0", "0.0")], None),
+        ([("0.0", "nan"), ("0.1", "nan")], None),  # float has nothing right
+    ],
+)
+def test_float_of_a_sweep_comes_from_a_row_that_kept_some(
+    scores: list[tuple[str, str]], float_pck: float | None
+) -> None:
+    rows = [{"val_pck": pck, "val_retention": kept} for pck, kept in scores]
+    assert _report_content.swept_float_pck(rows) == (None if float_pck is None else pytest.approx(float_pck))
+
+
 def test_report_lies_in_its_folder_and_in_the_run(reported: Project) -> None:
     folder = reported.path / "reports" / "whole"
     assert {path.name for path in folder.iterdir()} == {"index.html", "report.md", "pictures"}
@@ -75,7 +97,7 @@ def test_numbers_are_those_that_the_runs_logged(reported: Project) -> None:
     assert list(rows) == ["float", "calibrated (bpu)", "simulated int8 (bpu)", "ONNX Runtime int8 (bpu)"]
     calibration = reported.runs("calibration")[0]
     float_run = float_run_of(reported)
-    scored = {run.data.tags["carkp.model"]: run for run in reversed(reported.runs("evaluate"))}
+    scored = {run.data.tags["carkp.model"]: run for run in reversed(finished(reported, "evaluate"))}
     sources = [float_run, calibration, scored["int_infer"], scored["onnxruntime"]]
     for cells, run in zip(rows.values(), sources, strict=True):
         metrics = run.data.metrics
@@ -90,7 +112,7 @@ def test_page_is_one_file_and_names_its_runs(reported: Project) -> None:
     assert "<script" not in page
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert str(reported.path) not in page
-    for run in (float_run_of(reported), *reported.runs("calibration")[:1], *reported.runs("data")[:1]):
+    for run in (float_run_of(reported), *reported.runs("calibration")[:1], *finished(reported, "data")[:1]):
         assert run.info.run_id in page
     assert "mlflow run . -e qat -P target=bpu" in page  # not run
     assert "mlflow run . -e compile -P target=bpu" in page

@@ -8,9 +8,9 @@ from mlflow.entities import Run
 
 from carkp.config.loading import load_config
 from carkp.config.schema import ExperimentConfig
+from carkp.stages._study_outcome import compare
 from carkp.stages._trial import chosen_samples, percentile_of, q_of, tuned_config
-from carkp.stages.tune import compare
-from carkp.tuning.study import TrialRecord
+from carkp.tuning.record import TrialRecord
 from tests.stages.conftest import Outcome, Project
 
 SEARCH = """
@@ -99,6 +99,10 @@ def test_a_complete_study_trains_nothing_and_stays_in_its_run(trained: Project, 
         (("--workers", "0"), "workers='0'"),
         (("--storage", "nodatabase://x"), "cannot be used as a database"),
         (("--set", "heatmap.sigma=9.0"), "outside of the search space"),
+        (("--set", "quant.observer=minmax"), "set quant.observer=percentile"),
+        (("--set", "quant.percentile=100"), "no point of the scale"),
+        (("--set", "heatmap.window=5"), "set heatmap.window=auto"),
+        (("--set", "quant.bias_correction=true"), "one correction"),
     ],
 )
 def test_mistakes_are_named(trained: Project, search: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -1,8 +1,11 @@
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from carkp.tuning.errors import StorageError
@@ -54,6 +57,41 @@ def test_the_sampler_and_the_importances_see_the_alternatives(storage: str) -> N
     assert set(importances) == {"x", "q"}
     assert sum(importances.values()) == pytest.approx(1.0)
     assert importances["q"] > 0.01  # six trainings alone say little of q
+
+
+def test_the_sampler_learns_once_the_startup_trainings_have_ended(storage: str) -> None:
+    def mean_error(num_startup_trainings: int) -> float:
+        name = f"after {num_startup_trainings}"
+        chosen = replace(settings(name), num_startup_trainings=num_startup_trainings)
+        study = TuningStudy(storage, chosen, seed=0)
+        study.queue(jobs(16))
+        study.run(objective)
+        last = [record.params["x"] for record in study.records() if record.is_trained][8:]
+        return float(np.mean(np.abs(np.array(last) - 0.7)))
+
+    assert mean_error(4) < 0.6 * mean_error(16)
+
+
+def test_what_two_processes_queue_both_is_trained_once(storage: str) -> None:
+    study = open_study(storage, 3)
+    late = TuningStudy(storage, settings(), seed=0)
+    late._enqueue({}, {"slot": 1})
+    late._enqueue({}, {"slot": 3})
+    study.run(objective)
+    assert trained_states(study) == {"complete": 4}
+    assert len(study.records()) == 12
+
+
+def test_alternatives_of_which_some_were_added_are_completed(storage: str) -> None:
+    study = open_study(storage, 1)
+    study.run(objective)
+    database = sqlite3.connect(storage.removeprefix("sqlite:///"))
+    database.execute("update trials set state = 'FAIL' where number = 2")
+    database.execute("update trial_user_attributes set value_json = '99' where key = 'source' and trial_id = 3")
+    database.commit()
+    again = open_study(storage, 1)
+    again.run(objective)
+    assert sorted(r.params["q"] for r in again.records() if r.training == 0 and not r.is_trained) == [2.0, 4.0]
 
 
 def test_a_study_that_is_complete_trains_nothing_more(storage: str) -> None:

@@ -12,7 +12,7 @@ DEFAULT = {"x": 0.5, "q": 3.0}
 
 
 def settings(name: str = "test") -> StudySettings:
-    return StudySettings(name, AXES, num_startup_trials=40, heartbeat=Heartbeat(interval_s=1, grace_s=2))
+    return StudySettings(name, AXES, num_startup_trainings=40, heartbeat=Heartbeat(interval_s=1, grace_s=2))
 
 
 def jobs(num: int) -> list[Job]:

@@ -1,0 +1,14 @@
+"""Optuna without its warnings of what it calls experimental."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from warnings import catch_warnings, simplefilter
+
+from optuna.exceptions import ExperimentalWarning
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    with catch_warnings():
+        simplefilter("ignore", ExperimentalWarning)
+        yield

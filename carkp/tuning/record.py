@@ -1,0 +1,67 @@
+"""Trials as a study's database has them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from carkp.tuning.quiet import without_warnings
+
+TRAINED, SOURCE, ALTERNATIVES, RETRY_OF = "trained", "source", "alternatives", "retry_of"
+SLOT, SEEN = "slot", "seen"
+"""Notes: the job that a trial is for; the number of the trial whose worker has shown a sign of life."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial.
+
+    Attributes:
+        number: in the study.
+        state: waiting, running, complete, pruned or fail.
+        params: all of them once the sampler has chosen.
+        value: of a complete trial.
+        notes: of the job and of the objective.
+        is_trained: False for one that another trial has scored beside its own.
+        training: number of the trial whose training it belongs to: its own, or that of the other.
+        is_retry: repeats a trial that was killed or interrupted.
+        seconds: that it took; NaN where it has not ended.
+    """
+
+    number: int
+    state: str
+    params: Mapping[str, float]
+    value: float | None
+    notes: Mapping[str, Any]
+    is_trained: bool
+    training: int
+    is_retry: bool
+    seconds: float
+
+    @property
+    def has_ended_by_itself(self) -> bool:
+        """Neither failed nor still to do."""
+        return self.state in ("complete", "pruned")
+
+
+def is_retry(trial: FrozenTrial) -> bool:
+    with without_warnings():
+        return RETRY_OF in trial.user_attrs or RetryHeartbeatStaleTrialCallback.retried_trial_number(trial) is not None
+
+
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    duration = trial.duration
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state.name.lower(),
+        params=dict(trial.params),
+        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        notes=dict(trial.user_attrs),
+        is_trained=bool(trial.user_attrs.get(TRAINED)),
+        training=trial.user_attrs.get(SOURCE, trial.number),
+        is_retry=is_retry(trial),
+        seconds=duration.total_seconds() if duration is not None else math.nan,
+    )
