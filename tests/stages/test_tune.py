@@ -70,7 +70,7 @@ def test_trials_lie_below_the_study(trained: Project, tuned: Outcome) -> None:
     assert float(first.data.params["lr"]) == load_config(Path("configs/tiny.yaml")).train.lr
     assert "val/int8_pck" in first.data.metrics
     assert "percentile_sweep.csv" in trained.artifacts(first)
-    assert not any((trained.path / "runs").glob("*"))
+    assert not any((trained.path / "runs" / run.info.run_id).exists() for run in (study, *trials))
 
 
 def test_the_best_configuration_can_be_trained_with(trained: Project, tuned: Outcome) -> None:
