@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from carkp.config.schema import ExperimentConfig
+from carkp.stages._steps import STEP_PREFIX
 from carkp.tracking.runs import (
     LATEST,
     STAGE_TAG,
@@ -25,7 +26,6 @@ ANCHORS = ("align", "calibration", "float")
 TARGETED = frozenset(CHAIN) - {"float"}
 SOURCE_TAG, FLOAT_TAG, SCORED_TAG = "carkp.source_run", "carkp.float_model", "carkp.scored"
 TARGET_TAG, DIGEST_TAG, MODEL_DIGEST_TAG = "carkp.target", "carkp.data_digest", "carkp.model_digest"
-PIPELINE_PREFIX = "carkp.pipeline."
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _latest(config: ExperimentConfig, target: str) -> FoundRun:
 def _climb(run: FoundRun, runs: dict[str, FoundRun]) -> None:
     """Add ``run`` and all it was made of to ``runs``."""
     stage = run.tags.get(STAGE_TAG, "")
-    steps = [run.tags[f"{PIPELINE_PREFIX}{name}"] for name in reversed(CHAIN) if f"{PIPELINE_PREFIX}{name}" in run.tags]
+    steps = [run.tags[f"{STEP_PREFIX}{name}"] for name in reversed(CHAIN) if f"{STEP_PREFIX}{name}" in run.tags]
     if stage in CHAIN:
         if stage in runs:
             return

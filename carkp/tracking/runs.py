@@ -89,13 +89,6 @@ def list_artifacts(run_id: str, folder: str = "") -> list[str]:
         raise
 
 
-def metric_history(run_id: str, name: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric in the order of the steps."""
-    use_default_store()
-    history = MlflowClient().get_metric_history(run_id, name)
-    return sorted((metric.step, metric.value) for metric in history)
-
-
 def create_child_run(parent_run_id: str, name: str) -> str:
     """A new run below another one, in its experiment; its id. It runs until ``end_run`` or a process that joins it."""
     use_default_store()
