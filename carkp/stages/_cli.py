@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from carkp.deploy.int8_onnx import Int8OnnxError
 from carkp.predictor import ModelError
 from carkp.quant.program import ProgramError
 from carkp.quant.simulate import AccumulatorOverflowError
+from carkp.stages._process import Terminated, interrupted_by_sigterm
 from carkp.tracking.store import TrackingError, project_root
 from carkp.tracking.tracker import NullTracker, Tracker, tracked_run
 from carkp.training.checkpoint import CheckpointError
@@ -132,13 +134,14 @@ def find_config(name: str) -> Path:
 def guarded(main: Callable[[], int]) -> int:
     """Run ``main``; errors that a user can act on become one message and exit status 1."""
     try:
-        return main()
+        with interrupted_by_sigterm():
+            return main()
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as reason:
         print("interrupted", file=sys.stderr)  # noqa: T201
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(reason, Terminated) else signal.SIGINT)
 
 
 def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path], None], is_main: bool = True) -> None:

@@ -72,6 +72,7 @@ class Step:
         find: the run that makes the step superfluous, given the inputs digest.
         checkpoint: what an unfinished run needs to be gone on from; "": it begins anew.
         finds: steps whose runs it finds by itself; their ids count for the inputs digest.
+        needed: metrics that, where they are 0, leave later steps without anything to work on.
     """
 
     stage: str
@@ -82,6 +83,7 @@ class Step:
     find: Callable[["Step", ExperimentConfig, str], FoundRun | None] = find_finished
     checkpoint: str = ""
     finds: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
 
     def artifact_of(self, config: ExperimentConfig) -> str:
         return self.artifact.format(target=build_target(config, "").name)
@@ -104,6 +106,10 @@ class Step:
         """The first metric that the run has, for a person."""
         shown = [f"{name} {run.metrics[name]:.4g}" for name in self.metrics if name in run.metrics]
         return shown[0] if shown else ""
+
+    def lacking(self, run: FoundRun) -> list[str]:
+        """Metrics that are 0 and must not be."""
+        return [name for name in self.needed if run.metrics.get(name) == 0]
 
     def pipeline_metrics(self, run: FoundRun) -> dict[str, float]:
         """What the pipeline's run shows of it, each name below that of the stage."""
@@ -153,6 +159,7 @@ def has_checkpoints(run_id: str, last: str) -> bool:
 
 
 NUM_UNFINISHED = 20
+NUM_SAMPLES = ("data/num_train", "data/num_val", "data/num_test")
 SCORES = ("test/pck", "test/pck_hat", "test/mean_dist")
 
 STEPS: Sequence[Step] = (
@@ -161,7 +168,8 @@ STEPS: Sequence[Step] = (
         artifact="data/summary.json",
         needs={},
         facts=("key",),
-        metrics=("data/num_train", "data/num_val", "data/num_test"),
+        metrics=NUM_SAMPLES,
+        needed=NUM_SAMPLES,
         find=find_prepared,
     ),
     Step(

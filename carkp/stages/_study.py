@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig
+from carkp.stages._process import Terminated, interrupted_by_sigterm
 from carkp.stages._trial import LR, SIGMA, Q, TrialInputs, percentile_of, run_trial
 from carkp.tracking.runs import end_run, find_run
 from carkp.tracking.store import TrackingError, project_root
@@ -50,13 +52,16 @@ def run_workers(spec: StudySpec, num_workers: int) -> None:
     if num_workers > 1:
         shared = _with_threads(spec, max(1, len(os.sched_getaffinity(0)) // num_workers))
         context = multiprocessing.get_context("spawn")
-        workers = [context.Process(target=work, args=(shared,), name=f"worker {i}") for i in range(num_workers)]
+        workers = [context.Process(target=_lend_a_hand, args=(shared,), name=f"worker {i}") for i in range(num_workers)]
         for worker in workers:
             worker.start()
         try:
             for worker in workers:
                 worker.join()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as reason:
+            for worker in workers:
+                if isinstance(reason, Terminated):  # a terminal interrupts them all, this signal came to one process
+                    worker.terminate()
             for worker in workers:
                 worker.join()
             raise
@@ -67,6 +72,12 @@ def work(spec: StudySpec) -> None:
     """Take trials of the study until nothing is left."""
     study = spec.open()
     study.run(lambda trial: run_tracked(spec, study, trial), lambda record: _tell(study, record))
+
+
+def _lend_a_hand(spec: StudySpec) -> None:
+    """``work`` in a process of its own, which ends without a word where it is interrupted."""
+    with suppress(KeyboardInterrupt), interrupted_by_sigterm():
+        work(spec)
 
 
 def run_tracked(spec: StudySpec, study: TuningStudy, trial: Trial) -> Outcome:

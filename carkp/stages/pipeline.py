@@ -5,10 +5,9 @@ goes on where the last one stopped.
 """
 
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.stages._cli import Arguments, Parameter, PipelineError, execute, guarded, parse
 from carkp.stages._inputs import INPUTS_TAG
-from carkp.stages._process import PROCESS_TAG, is_alive, process_name
+from carkp.stages._process import PROCESS_TAG, is_alive, launch, process_name
 from carkp.stages._quant import build_hardware
 from carkp.stages._steps import PIPELINE, STEP_PREFIX, STEPS, Step, find_checkpoint
 from carkp.tracking.runs import (
@@ -67,7 +66,7 @@ def run(config: ExperimentConfig, inputs: PipelineInputs, tracker: Tracker) -> l
     """Walk the steps in order; log each as soon as it is done.
 
     Raises:
-        PipelineError: a step failed, or another pipeline's is still going on.
+        PipelineError: a step failed or gave nothing to go on with, or another pipeline's is still going on.
     """
     tracker.set_tags({PROCESS_TAG: process_name(os.getpid())})
     end_killed_runs(tracker.run_id)
@@ -90,6 +89,7 @@ def run(config: ExperimentConfig, inputs: PipelineInputs, tracker: Tracker) -> l
         # the pipeline's own digest is at the end that of its last step
         tracker.set_tags({f"{STEP_PREFIX}{step.stage}": done[-1].run.run_id, INPUTS_TAG: digest})
         tracker.log_metrics(step.pipeline_metrics(done[-1].run))
+        require_all(step, done[-1].run)
     tracker.describe(note(done))
     return done
 
@@ -128,16 +128,17 @@ def make(
     return find_run(run_id)
 
 
-def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None]) -> int:
-    """The exit status of a stage that joins the run; what it prints is shown as it comes."""
-    sys.stdout.flush()
-    with subprocess.Popen(command, env={**os.environ, "MLFLOW_RUN_ID": run_id}) as process:
-        try:
-            on_start(process.pid)
-            return process.wait()
-        except BaseException:
-            process.terminate()
-            raise
+def require_all(step: Step, run: FoundRun) -> None:
+    """Stop at once where a later step, perhaps hours from now, would have nothing to work on.
+
+    Raises:
+        PipelineError: so it is.
+    """
+    if lacking := step.lacking(run):
+        raise PipelineError(
+            f"{step.stage} (run {run.run_id}) gave {' = '.join(lacking)} = 0, and later steps need some: the run's "
+            "summary says what was skipped, and data.val_scenes names the scenes that validation takes"
+        )
 
 
 def end_killed_runs(own_run_id: str) -> None:

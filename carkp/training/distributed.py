@@ -94,4 +94,10 @@ def run_under_torchrun(module: str, arguments: Sequence[str], nproc: int) -> int
     if "OMP_NUM_THREADS" not in environment:
         cores = len(os.sched_getaffinity(0))
         environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
-    return subprocess.run([*command, "-m", "--", module, *arguments], env=environment, check=False).returncode
+    with subprocess.Popen([*command, "-m", "--", module, *arguments], env=environment) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()  # it ends its processes, which would outlive it otherwise
+            process.wait()
+            raise

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.quant.target import Target
 from carkp.stages import _data, _steps, pipeline
 from carkp.stages._inputs import IGNORED, INPUTS_TAG, SECTIONS, inputs_digest, stage_settings, target_digest
-from carkp.stages._process import is_alive, process_name
+from carkp.stages._process import process_name
 from carkp.stages._quant import build_target
 from carkp.synthetic.generate import generate
 from carkp.tracking.runs import FoundRun, find_latest_run, find_run
@@ -88,19 +86,6 @@ def test_targets_count_by_their_arithmetic() -> None:
     assert len(digests - {target_digest(target)}) == len(changes)
 
 
-def test_processes_are_told_apart() -> None:
-    own = process_name(os.getpid())
-    assert is_alive(own)
-    host, pid, start = own.split()
-    assert not is_alive(f"{host} {pid} {float(start) - 100:.0f}")
-    assert is_alive(f"elsewhere {pid} 0")
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        name = process_name(child.pid)
-        assert is_alive(name)
-        child.kill()
-    assert not is_alive(name)
-
-
 @dataclass
 class Pretence:
     """Stages that leave the tags and the artifact of real ones at once; ``calls`` are their command lines."""
@@ -108,6 +93,7 @@ class Pretence:
     project: Project
     calls: list[Sequence[str]] = field(default_factory=list)
     failing: str = ""
+    metrics: dict[str, float] = field(default_factory=lambda: {"test/pck": 0.5})
 
     @property
     def stages(self) -> list[str]:
@@ -143,7 +129,8 @@ class Pretence:
         if stage == "data":
             client.set_tag(run_id, "carkp.data_key", _steps.data_key(config))
         client.log_text(run_id, "content", step.artifact_of(config))
-        client.log_metric(run_id, "test/pck", 0.5)
+        for name, number in self.metrics.items():
+            client.log_metric(run_id, name, number)
         client.set_terminated(run_id, "FINISHED")
         return 0
 
@@ -249,6 +236,14 @@ def test_a_failure_stops_with_the_step_s_name_and_the_next_call_goes_on(pretence
     assert [item.info.status for item in pretence.project.runs("align")] == ["FAILED"]
     pretence.failing = ""
     assert redone(pretence) == NAMES[NAMES.index("align") :]
+
+
+def test_nothing_is_trained_where_a_split_is_empty(pretence: Pretence) -> None:
+    pretence.metrics = {"data/num_train": 9, "data/num_val": 3, "data/num_test": 0}
+    done = pretence.project.stage("pipeline")
+    assert done.returncode == 1
+    assert "data/num_test = 0" in done.stderr
+    assert pretence.stages == ["data"]
 
 
 def test_a_run_without_its_artifact_is_not_used_again(pretence: Pretence) -> None:
