@@ -85,12 +85,13 @@ img {{ max-width: 100%; height: auto; }}
   @page {{ margin: 14mm 12mm; }}
   body {{ max-width: none; padding: 0; font-size: 10pt; }}
   nav {{ display: none; }}
-  h2, h3 {{ break-after: avoid; }}
+  h2, h3, h2 + p, h3 + p {{ break-after: avoid; }}
   figure, tr, .note, .verdict {{ break-inside: avoid; }}
   figure:has(table) {{ break-inside: auto; }}
   thead {{ display: table-header-group; }}
   .wide, .tall, .chart {{ overflow: visible; max-height: none; }}
-  .chart svg {{ min-width: 0 !important; }}
+  .chart svg {{ min-width: 0 !important; width: auto; max-width: 100%; height: auto; max-height: 88mm; }}
+  figure > img {{ max-height: 150mm; }}
   th {{ position: static; }}
   table {{ font-size: 7.5pt; max-width: 100%; }}
   th, td {{ padding-right: .5rem; }}
@@ -99,7 +100,9 @@ img {{ max-width: 100%; height: auto; }}
   th.number {{ white-space: normal; }}
   .interval {{ font-size: 6.5pt; }}
   pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
-  .gallery {{ grid-template-columns: repeat(3, 1fr); }}
+  .gallery {{ grid-template-columns: repeat(4, 1fr); gap: .5rem; }}
+  .gallery figcaption {{ font-size: 7pt; }}
+  details pre {{ columns: 2; font-size: 7.5pt; }}
   details::details-content {{ content-visibility: visible; block-size: auto; }}
 }}
 """
