@@ -126,7 +126,7 @@ def run_trial(
     start = time.perf_counter()
     config = budgeted_config(tuned_config(inputs.config, params), inputs.budget)
     log_config(config, tracker)
-    tracker.log_params({SIGMA: params[SIGMA], LR: params[LR], "percentile": config.quant.percentile})
+    tracker.log_params({SIGMA: params[SIGMA], LR: params[LR], Q: params[Q], "percentile": config.quant.percentile})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     stores = inputs.data.open()
     out_dir = project_root() / "runs" / tracker.run_id
