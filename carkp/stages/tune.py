@@ -48,7 +48,7 @@ from carkp.tracking.runs import LATEST, adopt_run, find_run
 from carkp.tracking.store import TrackingError, project_root
 from carkp.tracking.tracker import Tracker
 from carkp.tuning.record import TrialRecord
-from carkp.tuning.study import Job, StudySettings, TuningStudy
+from carkp.tuning.study import Job, StudySettings, TuningStudy, find_notes
 
 DEFAULT_SEARCH = "configs/search/default.yaml"
 SEARCH = Parameter("search", DEFAULT_SEARCH, "YAML file with the space and the budget of the study")
@@ -236,7 +236,7 @@ def study_spec(config: ExperimentConfig, search: SearchConfig, storage: str, inp
 
 def _join_earlier_run(spec: StudySpec) -> None:
     """Started directly, a study that goes on does so in the run that it was started in."""
-    run_id = spec.open().notes().get(RUN_ID)
+    run_id = find_notes(spec.storage, spec.settings.name).get(RUN_ID)
     if run_id is not None and "MLFLOW_RUN_ID" not in os.environ and _is_there(run_id):
         os.environ["MLFLOW_RUN_ID"] = run_id
 

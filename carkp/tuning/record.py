@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
-
-from carkp.tuning.quiet import without_warnings
 
 TRAINED, SOURCE, ALTERNATIVES, RETRY_OF = "trained", "source", "alternatives", "retry_of"
 SLOT, SEEN = "slot", "seen"
 """Notes: the job that a trial is for; the number of the trial whose worker has shown a sign of life."""
+
+ERROR, INTERRUPTED = "error", "interrupted"
+"""Notes on what ended a failed trial; neither is there where its process was killed."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,12 @@ class TrialRecord:
 
 
 def is_retry(trial: FrozenTrial) -> bool:
-    with without_warnings():
-        return RETRY_OF in trial.user_attrs or RetryHeartbeatStaleTrialCallback.retried_trial_number(trial) is not None
+    return RETRY_OF in trial.user_attrs
+
+
+def is_killed(trial: FrozenTrial) -> bool:
+    """Whether the trial failed without a word."""
+    return trial.state == TrialState.FAIL and not {ERROR, INTERRUPTED} & trial.user_attrs.keys()
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord:

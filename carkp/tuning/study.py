@@ -18,15 +18,33 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from carkp.tuning.errors import StorageError
 from carkp.tuning.quiet import without_warnings
-from carkp.tuning.record import ALTERNATIVES, RETRY_OF, SEEN, SLOT, SOURCE, TRAINED, TrialRecord, is_retry, record_of
+from carkp.tuning.record import (
+    ALTERNATIVES,
+    ERROR,
+    INTERRUPTED,
+    RETRY_OF,
+    SEEN,
+    SLOT,
+    SOURCE,
+    TRAINED,
+    TrialRecord,
+    is_killed,
+    record_of,
+)
 
 MIN_TRAININGS_TO_EXPLAIN = 6
 """Fewer cannot tell what matters."""
+
+MAX_KILLS = 1
+"""A job whose trials were killed more often is given up."""
+
+_NOT_HANDED_ON = frozenset({SEEN, INTERRUPTED, ALTERNATIVES})
+_MAX_ERROR_LENGTH = 1000
 
 _SQLITE_TIMEOUT_S = 60
 _CREATION_TIMEOUT_S = 30
@@ -67,7 +85,7 @@ class StudySettings:
         axes: parameter -> values.
         num_startup_trainings: trainings with random parameters, before the sampler learns from those that have ended.
         num_trainings_before_pruning: trainings that must have reached an epoch before another is pruned at it.
-        kept_percent: a training is pruned where it is not among so many percent of those that reached the epoch.
+        kept_percent: a training is pruned where it is not among so many percent of the complete ones at that epoch.
     """
 
     name: str
@@ -198,10 +216,11 @@ class TuningStudy:
         """Work until the queue is empty and no trial of any worker is under way.
 
         A trial that raises is kept as failed, and the next one is taken. A trial whose worker was killed is queued
-        again, once; one that was interrupted from the keyboard is queued again, and the interruption goes on.
+        again, once; one that was interrupted is queued again by the next call, and the interruption goes on.
         """
         while True:
-            self._release_stale()
+            self._fail_silent()
+            self._queue_again()
             states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
             if TrialState.WAITING in states:
                 with suppress(UpdateFinishedTrialError, _EndedElsewhereError):
@@ -219,13 +238,7 @@ class TuningStudy:
 
     def records(self) -> list[TrialRecord]:
         """All trials, by number, but for those that one worker left to another."""
-        found: dict[tuple[Any, ...], TrialRecord] = {}
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.user_attrs.get(TRAINED) and not self._is_doubled(trial):
-                found[trial.number,] = record_of(trial)
-            elif SOURCE in trial.user_attrs:
-                found.setdefault((trial.user_attrs[SOURCE], *sorted(trial.params.items())), record_of(trial))
-        return list(found.values())
+        return [record_of(trial) for trial in self._trials()]
 
     def note(self, name: str, value: Any) -> None:
         """Keep something with the study."""
@@ -239,12 +252,14 @@ class TuningStudy:
 
         Empty where too few trainings are complete to tell parameters apart, or nothing varies.
         """
-        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
         num_trainings = sum(bool(trial.user_attrs.get(TRAINED)) for trial in complete)
         if num_trainings < MIN_TRAININGS_TO_EXPLAIN or len({trial.value for trial in complete}) < 2:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
-        return optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        counted_once = optuna.create_study(direction="maximize")
+        counted_once.add_trials(complete)
+        return optuna.importance.get_param_importances(counted_once, evaluator=evaluator)
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """Seeded for each trial: workers draw other numbers than each other, and than before an interruption."""
@@ -259,30 +274,54 @@ class TuningStudy:
         """Jobs that were ever queued."""
         return {trial.user_attrs[SLOT] for trial in self.study.get_trials(deepcopy=False) if SLOT in trial.user_attrs}
 
-    def _is_doubled(self, trial: FrozenTrial) -> bool:
-        """Whether an earlier trial, queued by another process at the same time, is for the same job."""
-        if is_retry(trial):
-            return False
-        slot = trial.user_attrs.get(SLOT)
-        earlier = self.study.get_trials(deepcopy=False)[: trial.number]
-        return any(other.user_attrs.get(SLOT) == slot for other in earlier if other.user_attrs.get(TRAINED))
+    def _jobs(self) -> dict[int, list[FrozenTrial]]:
+        """Slot -> its trials, by number: the first one and its retries.
+
+        Where two processes have queued the same, the later trial is left out.
+        """
+        found: dict[int, dict[int | None, FrozenTrial]] = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.user_attrs.get(TRAINED) and SLOT in trial.user_attrs:
+                tries = found.setdefault(trial.user_attrs[SLOT], {})
+                tries.setdefault(trial.user_attrs.get(RETRY_OF), trial)
+        return {slot: list(tries.values()) for slot, tries in found.items()}
+
+    def _trials(self) -> list[FrozenTrial]:
+        """By number; each training and each of its alternatives once."""
+        found: dict[tuple[Any, ...], FrozenTrial] = {}
+        for tries in self._jobs().values():
+            found |= {(trial.number,): trial for trial in tries}
+        for trial in self.study.get_trials(deepcopy=False):
+            if SOURCE in trial.user_attrs:
+                found.setdefault((trial.user_attrs[SOURCE], *sorted(trial.params.items())), trial)
+        return sorted(found.values(), key=lambda trial: trial.number)
+
+    def _is_surplus(self, number: int) -> bool:
+        """Whether the trial repeats another one for its job, or was not trained at all."""
+        return all(number != trial.number for tries in self._jobs().values() for trial in tries)
 
     def _enqueue(self, params: Mapping[str, float], notes: Mapping[str, Any]) -> None:
         self.study.enqueue_trial(dict(params), user_attrs={TRAINED: True, **notes})
 
     def _run_one(self, objective: Objective, on_end: Callable[[TrialRecord], None]) -> None:
         def evaluate(trial: optuna.Trial) -> float:
-            if not trial.user_attrs.get(TRAINED) or self._is_doubled(self._storage.get_trial(trial._trial_id)):
+            if self._is_surplus(trial.number):
                 raise RuntimeError("another worker took this job")
-            self._storage.record_heartbeat(trial._trial_id)  # from here on a killed worker is known by its silence
-            trial.set_user_attr(SEEN, trial.number)
-            self.study.sampler = self._sampler(trial.number)
-            return self._evaluate(trial, objective)
+            try:
+                return self._evaluate(trial, objective)
+            except KeyboardInterrupt:
+                trial.set_user_attr(INTERRUPTED, True)
+                raise
+            except optuna.TrialPruned:
+                raise
+            except Exception as error:
+                trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}"[:_MAX_ERROR_LENGTH])
+                raise
 
         def finish(study: optuna.Study, trial: FrozenTrial) -> None:
             if trial.state == TrialState.COMPLETE:
                 self._add_alternatives(trial)
-            if trial.user_attrs.get(TRAINED) and not self._is_doubled(trial):
+            if not self._is_surplus(trial.number):
                 on_end(record_of(trial))
 
         with without_warnings():
@@ -294,14 +333,15 @@ class TuningStudy:
                 raise _EndedElsewhereError from error
 
     def _evaluate(self, trial: optuna.Trial, objective: Objective) -> float:
-        taken = _OptunaTrial(trial, self.settings.axes)
+        self._storage.record_heartbeat(trial._trial_id)  # from here on a killed worker is known by its silence
+        trial.set_user_attr(SEEN, trial.number)
+        self.study.sampler = self._sampler(trial.number)
         try:
-            outcome = objective(taken)
+            outcome = objective(_OptunaTrial(trial, self.settings.axes))
         except Pruned as reason:
             raise optuna.TrialPruned(str(reason)) from reason
-        except KeyboardInterrupt:
-            self._enqueue(taken.params, {**trial.user_attrs, RETRY_OF: trial.number})
-            raise
+        if not np.isfinite(outcome.value):
+            raise FloatingPointError(f"the training gave {outcome.value}")
         trial.set_user_attr(ALTERNATIVES, [[dict(item.params), item.value] for item in outcome.alternatives])
         return outcome.value
 
@@ -320,21 +360,42 @@ class TuningStudy:
                 create_trial(params=params, distributions=distributions, value=value, user_attrs=attributes)
             )
 
-    def _release_stale(self) -> None:
-        """Queue trials of killed workers again; also those that were killed before their first sign of life."""
+    def _fail_silent(self) -> None:
+        """End trials of killed workers, also of those that were killed before their first sign of life."""
         with without_warnings():
             fail_stale_trials(self.study)
         limit = datetime.now() - timedelta(seconds=self.settings.heartbeat.grace_s)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             is_silent = trial.user_attrs.get(SEEN) != trial.number
             if is_silent and trial.datetime_start is not None and trial.datetime_start < limit:
-                with suppress(ValueError, UpdateFinishedTrialError):  # another worker may release it too
+                with suppress(ValueError, UpdateFinishedTrialError):  # another worker may end it too
                     self.study.tell(trial.number, state=TrialState.FAIL)
-                    self._enqueue(trial.params, {**trial.user_attrs, RETRY_OF: trial.number})
+
+    def _queue_again(self) -> None:
+        """Queue jobs whose last trial was killed or interrupted, with what the sampler had chosen."""
+        for tries in self._jobs().values():
+            last = tries[-1]
+            is_to_retry = last.state == TrialState.FAIL and ERROR not in last.user_attrs
+            if is_to_retry and sum(map(is_killed, tries)) <= MAX_KILLS:
+                notes = {name: value for name, value in last.user_attrs.items() if name not in _NOT_HANDED_ON}
+                params = {**last.system_attrs.get("fixed_params", {}), **last.params}
+                self._enqueue(params, {**notes, RETRY_OF: last.number})
 
 
 class _EndedElsewhereError(Exception):
     """Another worker has taken the trial to be killed."""
+
+
+def find_notes(storage: str, name: str) -> Mapping[str, Any]:
+    """What is kept with a study; empty where there is no such study, and none is made.
+
+    Raises:
+        StorageError: the database cannot be used.
+    """
+    opened = _open_storage(storage, Heartbeat())
+    with without_warnings(), suppress(KeyError):
+        return optuna.load_study(study_name=name, storage=opened).user_attrs
+    return {}
 
 
 def _open_storage(url: str, heartbeat: Heartbeat) -> RDBStorage:
@@ -346,7 +407,6 @@ def _open_storage(url: str, heartbeat: Heartbeat) -> RDBStorage:
                 engine_kwargs=arguments,
                 heartbeat_interval=heartbeat.interval_s,
                 grace_period=heartbeat.grace_s,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=1),
             )
         except Exception as error:  # of SQLAlchemy, of the driver, or a missing driver
             reason = str(error).splitlines()[0]

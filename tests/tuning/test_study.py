@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from carkp.tuning.errors import StorageError
-from carkp.tuning.study import Outcome, Trial, TuningStudy
+from carkp.tuning.study import Outcome, Trial, TuningStudy, find_notes
 from tests.tuning.worker import DEFAULT, jobs, objective, settings
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +166,62 @@ def test_an_interrupted_trial_is_queued_again(storage: str) -> None:
     assert trained_states(again) == {"fail": 1, "complete": 4}
     retried = [record for record in again.records() if record.is_retry]
     assert [record.params for record in retried] == [DEFAULT]
+
+
+@pytest.mark.parametrize("place", ["_sampler", "_is_surplus"])
+def test_an_interruption_at_any_moment_loses_no_job(storage: str, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TuningStudy, place, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            open_study(storage).run(objective)
+    study = open_study(storage)
+    study.run(objective)
+    assert trained_states(study) == {"fail": 1, "complete": 4}
+    assert [record.params for record in study.records() if record.is_retry] == [DEFAULT]
+
+
+def test_a_training_without_a_number_has_failed_and_is_not_repeated(storage: str) -> None:
+    study = open_study(storage, 1)
+    study.run(lambda trial: Outcome(float("nan")))
+    study.run(objective)
+    assert [record.state for record in study.records()] == ["fail"]
+    assert "nan" in study.records()[0].notes["error"]
+
+
+def test_what_two_processes_queue_again_is_trained_once(storage: str) -> None:
+    def interrupted(trial: Trial) -> Outcome:
+        raise KeyboardInterrupt
+
+    study = open_study(storage, 1)
+    with pytest.raises(KeyboardInterrupt):
+        study.run(interrupted)
+    for _ in range(2):
+        study._enqueue(DEFAULT, {"slot": 0, "retry_of": 0})
+    study.run(objective)
+    assert trained_states(study) == {"fail": 1, "complete": 1}
+
+
+def test_looking_a_study_up_makes_none(storage: str) -> None:
+    assert find_notes(storage, "test") == {}
+    study = open_study(storage)
+    assert study.is_new
+    study.note("run_id", "1")
+    assert find_notes(storage, "test") == {"run_id": "1"}
+
+
+def test_alternatives_that_two_processes_add_count_once(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = open_study(storage, 6)
+    study.run(objective)
+    once = study.importances(seed=0)
+    first = study.study.get_trials()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(study.study, "get_trials", lambda **arguments: [])
+        study._add_alternatives(first)
+    assert len(study.study.get_trials()) == 6 + 12 + 2
+    assert study.importances(seed=0) == once
 
 
 def test_alternatives_lost_to_a_kill_are_added_once(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
