@@ -20,7 +20,7 @@ from carkp.deploy.int8_onnx import Int8OnnxError
 from carkp.predictor import ModelError
 from carkp.quant.program import ProgramError
 from carkp.quant.simulate import AccumulatorOverflowError
-from carkp.stages._process import Terminated, interrupted_by_sigterm
+from carkp.stages._process import Terminated, orderly_interrupts
 from carkp.tracking.store import TrackingError, project_root
 from carkp.tracking.tracker import NullTracker, Tracker, tracked_run
 from carkp.training.checkpoint import CheckpointError
@@ -134,7 +134,7 @@ def find_config(name: str) -> Path:
 def guarded(main: Callable[[], int]) -> int:
     """Run ``main``; errors that a user can act on become one message and exit status 1."""
     try:
-        with interrupted_by_sigterm():
+        with orderly_interrupts():
             return main()
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201

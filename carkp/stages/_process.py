@@ -6,8 +6,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import parent_process
 from types import FrameType
 
 import psutil
@@ -23,28 +24,51 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
+def orderly_interrupts() -> Iterator[None]:
     """Within, SIGTERM (``kill``, ``docker stop``, ``scancel``) raises ``Terminated``, so that runs are closed.
 
-    Processes forked meanwhile end at once by it, as they would without. Outside the main thread nothing changes.
+    Once this process was interrupted, by SIGTERM or from the keyboard, it ignores further SIGTERMs: ``mlflow run`` and
+    whoever signals a group of processes send more than one, and the second would end the closing. Processes forked
+    meanwhile end at once by SIGTERM, as they would without. Outside the main thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     own_pid = os.getpid()
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def terminate(number: int, frame: FrameType | None) -> None:
         del frame
-        signal.signal(number, signal.SIG_DFL)
         if os.getpid() != own_pid:
+            signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+        signal.signal(number, signal.SIG_IGN)
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, end)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == own_pid:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.default_int_handler(number, frame)
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Send SIGTERM to this process, which multiprocessing started, as soon as the one that started it is gone."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None]) -> int:
@@ -52,17 +76,17 @@ def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None])
 
     Where this process is interrupted, the stage is ended too.
     """
-    sys.stdout.flush()
-    with subprocess.Popen(command, env={**os.environ, "MLFLOW_RUN_ID": run_id}) as process:
-        try:
-            on_start(process.pid)
-            return process.wait()
-        except BaseException as reason:
-            if isinstance(reason, KeyboardInterrupt) and not isinstance(reason, Terminated):
-                with suppress(subprocess.TimeoutExpired):  # the terminal has interrupted the stage as well
-                    process.wait(_INTERRUPT_GRACE_S)
-            process.terminate()
-            raise
+    return _call(command, {**os.environ, "MLFLOW_RUN_ID": run_id}, on_start)
+
+
+def run_under_torchrun(module: str, arguments: Sequence[str], nproc: int) -> int:
+    """Run ``python -m module arguments`` in ``nproc`` processes on this machine; the exit status of the whole."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
+    environment = dict(os.environ)
+    if "OMP_NUM_THREADS" not in environment:
+        cores = len(os.sched_getaffinity(0))
+        environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
+    return _call([*command, "-m", "--", module, *arguments], environment)
 
 
 def process_name(pid: int) -> str:
@@ -81,3 +105,23 @@ def is_alive(name: str) -> bool:
         return is_same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _call(
+    command: Sequence[str], environment: Mapping[str, str], on_start: Callable[[int], None] = lambda pid: None
+) -> int:
+    """The exit status of a child that does not outlive an interruption of this process."""
+    sys.stdout.flush()
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            on_start(process.pid)
+            return process.wait()
+        except BaseException as reason:
+            try:
+                if isinstance(reason, KeyboardInterrupt) and not isinstance(reason, Terminated):
+                    with suppress(subprocess.TimeoutExpired):  # the terminal has interrupted the child as well
+                        process.wait(_INTERRUPT_GRACE_S)
+            finally:
+                process.terminate()
+            process.wait()
+            raise

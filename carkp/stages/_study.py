@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig
-from carkp.stages._process import Terminated, interrupted_by_sigterm
+from carkp.stages._process import Terminated, end_with_parent, orderly_interrupts
 from carkp.stages._trial import LR, SIGMA, Q, TrialInputs, percentile_of, run_trial
 from carkp.tracking.runs import end_run, find_run
 from carkp.tracking.store import TrackingError, project_root
@@ -75,8 +75,9 @@ def work(spec: StudySpec) -> None:
 
 
 def _lend_a_hand(spec: StudySpec) -> None:
-    """``work`` in a process of its own, which ends without a word where it is interrupted."""
-    with suppress(KeyboardInterrupt), interrupted_by_sigterm():
+    """``work`` in a process of its own, which ends without a word where it is interrupted or left alone."""
+    with suppress(KeyboardInterrupt), orderly_interrupts():
+        end_with_parent()
         work(spec)
 
 

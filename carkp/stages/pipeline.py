@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +36,7 @@ from carkp.tracking.tracker import Tracker
 
 STEP_PROCESS_TAG = "carkp.step_process"
 NUM_EARLIER = 20
+STARTING_S = 60
 MIN_WIDTH = 110
 """Run ids are there to be copied."""
 
@@ -72,26 +74,33 @@ def run(config: ExperimentConfig, inputs: PipelineInputs, tracker: Tracker) -> l
     end_killed_runs(tracker.run_id)
     done: list[Done] = []
     for step in STEPS:
-        runs = {item.step.stage: item.run for item in done}
-        start = time.perf_counter()
-        digest = step.inputs(config, runs)
-        found = None if inputs.is_forced else step.find(step, config, digest)
-        if found is None:
-            try:
-                made = make(step, config, inputs, digest, runs, tracker)
-            except PipelineError as error:
-                tracker.describe(f"{note(done)}\n\n**{error}**")
-                raise
-            done.append(Done(step, made, time.perf_counter() - start, is_reused=False))
-        else:
-            say(f"{step.stage}: reused, run {found.run_id} of {found.started:%Y-%m-%d %H:%M} UTC")
-            done.append(Done(step, found, time.perf_counter() - start, is_reused=True))
-        # the pipeline's own digest is at the end that of its last step
-        tracker.set_tags({f"{STEP_PREFIX}{step.stage}": done[-1].run.run_id, INPUTS_TAG: digest})
-        tracker.log_metrics(step.pipeline_metrics(done[-1].run))
-        require_all(step, done[-1].run)
+        try:
+            done.append(take(step, config, inputs, done, tracker))
+            require_all(step, done[-1].run)
+        except PipelineError as error:
+            tracker.describe(f"{note(done)}\n\n**{error}**")
+            raise
     tracker.describe(note(done))
     return done
+
+
+def take(step: Step, config: ExperimentConfig, inputs: PipelineInputs, done: Sequence[Done], tracker: Tracker) -> Done:
+    """Use again what a finished run gave, else run the stage.
+
+    Raises:
+        PipelineError: it failed.
+    """
+    runs = {item.step.stage: item.run for item in done}
+    start = time.perf_counter()
+    digest = step.inputs(config, runs)
+    found = None if inputs.is_forced else step.find(step, config, digest)
+    if found is not None:
+        say(f"{step.stage}: reused, run {found.run_id} of {found.started:%Y-%m-%d %H:%M} UTC")
+    run = found or make(step, config, inputs, digest, runs, tracker)
+    # the pipeline's own digest is at the end that of its last step
+    tracker.set_tags({f"{STEP_PREFIX}{step.stage}": run.run_id, INPUTS_TAG: digest})
+    tracker.log_metrics(step.pipeline_metrics(run))
+    return Done(step, run, time.perf_counter() - start, is_reused=found is not None)
 
 
 def make(
@@ -149,7 +158,7 @@ def end_killed_runs(own_run_id: str) -> None:
     """
     earlier = find_runs({STAGE_TAG: PIPELINE}, is_finished=False, max_results=NUM_EARLIER)
     for parent in earlier:
-        if parent.run_id == own_run_id or is_alive_in(parent, PROCESS_TAG):
+        if parent.run_id == own_run_id or is_alive_in(parent, PROCESS_TAG) or is_starting(parent):
             continue
         running = [child for child in find_runs({PARENT_TAG: parent.run_id}, is_finished=False) if is_running(child)]
         if running and is_alive_in(parent, STEP_PROCESS_TAG):
@@ -163,6 +172,12 @@ def end_killed_runs(own_run_id: str) -> None:
 
 def is_running(run: FoundRun) -> bool:
     return run.status == "RUNNING"
+
+
+def is_starting(parent: FoundRun) -> bool:
+    """Whether the run is so young that it may not have told its process yet."""
+    age = datetime.now(UTC) - parent.started
+    return PROCESS_TAG not in parent.tags and age.total_seconds() < STARTING_S
 
 
 def is_alive_in(parent: FoundRun, tag: str) -> bool:

@@ -1,10 +1,8 @@
-"""One or many training processes: torch's process group, and re-execution under torchrun."""
+"""One or many training processes: torch's process group."""
 
 import datetime
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -85,19 +83,3 @@ def process_context() -> Iterator[ProcessContext]:
 
 def is_under_torchrun() -> bool:
     return "WORLD_SIZE" in os.environ
-
-
-def run_under_torchrun(module: str, arguments: Sequence[str], nproc: int) -> int:
-    """Run ``python -m module arguments`` in ``nproc`` processes on this machine; the exit status of the whole."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
-    environment = dict(os.environ)
-    if "OMP_NUM_THREADS" not in environment:
-        cores = len(os.sched_getaffinity(0))
-        environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
-    with subprocess.Popen([*command, "-m", "--", module, *arguments], env=environment) as process:
-        try:
-            return process.wait()
-        except BaseException:
-            process.terminate()  # it ends its processes, which would outlive it otherwise
-            process.wait()
-            raise

@@ -243,6 +243,8 @@ def test_nothing_is_trained_where_a_split_is_empty(pretence: Pretence) -> None:
     done = pretence.project.stage("pipeline")
     assert done.returncode == 1
     assert "data/num_test = 0" in done.stderr
+    (run,) = pretence.project.runs("main")
+    assert "data/num_test = 0" in run.data.tags["mlflow.note.content"]
     assert pretence.stages == ["data"]
 
 
@@ -312,6 +314,13 @@ def test_a_step_that_outlives_its_pipeline_is_not_started_twice(pretence: Preten
     assert done.returncode == 1
     assert "still runs" in done.stderr
     assert pretence.calls == []
+
+
+def test_a_pipeline_that_has_just_started_is_left_alone(pretence: Pretence) -> None:
+    run = killed(pretence, gone(), gone())
+    pretence.project.client.delete_tag(run.info.run_id, pipeline.PROCESS_TAG)
+    redone(pretence)
+    assert pretence.project.client.get_run(run.info.run_id).info.status == "RUNNING"
 
 
 def test_runs_of_a_living_pipeline_are_left_alone(pretence: Pretence) -> None:

@@ -5,19 +5,60 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from carkp.stages._process import Terminated, interrupted_by_sigterm, is_alive, process_name
+from carkp.stages._process import Terminated, is_alive, orderly_interrupts, process_name
 
-LAUNCHER = """
-import sys
-from carkp.stages._process import interrupted_by_sigterm, launch
-with interrupted_by_sigterm():
-    launch([sys.executable, "-c", "import time; time.sleep(60)"], "run", lambda pid: print(pid, flush=True))
+STAGE = """
+import time
+from carkp.stages._process import orderly_interrupts
+try:
+    with orderly_interrupts():
+        try:
+            print("under way", flush=True)
+            time.sleep(60)
+        finally:
+            time.sleep(1)
+            print("closed", flush=True)
+except KeyboardInterrupt:
+    pass
 """
+PIPELINE = """
+import sys
+from carkp.stages._process import launch, orderly_interrupts
+with orderly_interrupts():
+    launch([sys.executable, "-c", sys.argv[1]], "run", lambda pid: None)
+"""
+ORPHAN = """
+import multiprocessing, os, time
+from carkp.stages._process import end_with_parent, orderly_interrupts
+
+def work():
+    try:
+        with orderly_interrupts():
+            end_with_parent()
+            print(os.getpid(), flush=True)
+            time.sleep(60)
+    except KeyboardInterrupt:
+        print("closed", flush=True)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+"""
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 def test_processes_are_told_apart() -> None:
@@ -33,18 +74,42 @@ def test_processes_are_told_apart() -> None:
     assert not is_alive(name)
 
 
-def test_sigterm_ends_the_stage_with_its_pipeline() -> None:
-    with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize(
+    ("send", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGINT)]
+)
+def test_an_interrupted_pipeline_lets_its_stage_close(send: Callable[[int, int], None], number: signal.Signals) -> None:
+    with start(PIPELINE, STAGE) as process:
         assert process.stdout is not None
-        stage = psutil.Process(int(process.stdout.readline()))
-        process.terminate()
+        assert process.stdout.readline() == "under way\n"
+        send(process.pid, number)
+        assert process.stdout.read() == "closed\n"
         assert process.wait(timeout=30) != 0
-    assert not stage.is_running()
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_sigterm_does_not_end_the_closing(first: signal.Signals) -> None:
+    with start(STAGE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "under way\n"
+        process.send_signal(first)
+        time.sleep(0.3)
+        process.terminate()
+        assert process.stdout.read() == "closed\n"
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_worker_ends_with_the_process_that_started_it() -> None:
+    with start(ORPHAN) as process:
+        assert process.stdout is not None
+        worker = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+        assert process.stdout.read() == "closed\n"
+        worker.wait(timeout=30)
 
 
 def test_sigterm_interrupts_and_the_handler_is_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated), interrupted_by_sigterm():
+    with pytest.raises(Terminated), orderly_interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -52,7 +117,7 @@ def test_sigterm_interrupts_and_the_handler_is_put_back() -> None:
 def test_sigterm_ends_forked_processes_at_once(tmp_path: Path) -> None:
     cleaned = tmp_path / "cleaned"
     reader, writer = os.pipe()
-    with interrupted_by_sigterm():
+    with orderly_interrupts():
         child = os.fork()
         if child == 0:
             try:
@@ -72,7 +137,7 @@ def test_other_threads_keep_the_handler() -> None:
     seen = []
 
     def work() -> None:
-        with interrupted_by_sigterm():
+        with orderly_interrupts():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)

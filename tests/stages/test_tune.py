@@ -1,8 +1,11 @@
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow.entities import Run
 
@@ -134,16 +137,28 @@ def test_confirmation_pairs_seeds() -> None:
 
 
 @pytest.mark.slow
-def test_killed_in_a_trial_it_goes_on_and_confirms(trained: Project) -> None:
+@pytest.mark.parametrize("how", ["kill -9 of all", "kill -9 of the first", "SIGTERM to the first"])
+def test_killed_in_a_trial_it_goes_on_and_confirms(trained: Project, how: str) -> None:
     command = [sys.executable, "-m", "carkp.stages.tune", "--config", "configs/tiny.yaml"]
-    command += ["--search", "configs/search/tiny.yaml", "--workers", "2", "--set", "seed=7"]
+    command += ["--search", "configs/search/tiny.yaml", "--workers", "2", "--set", f"seed={7 + len(how)}"]
     environment = trained.environment()
     process = subprocess.Popen(command, cwd=trained.path, env=environment, start_new_session=True)
-    while not any(run.data.tags.get("carkp.trial") == "0" and run.data.metrics for run in trained.runs("trial")[:4]):
+    before = {run.info.run_id for run in trained.runs("trial")}
+    while not any(run.data.metrics for run in trained.runs("trial") if run.info.run_id not in before):
         time.sleep(1)
         assert process.poll() is None
-    subprocess.run(["pkill", "-9", "-s", str(process.pid)], check=False)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    match how:
+        case "kill -9 of all":
+            os.killpg(process.pid, signal.SIGKILL)
+        case "kill -9 of the first":
+            process.kill()
+        case _:
+            process.terminate()
     process.wait()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    if how == "SIGTERM to the first":
+        assert "RUNNING" not in [run.info.status for run in trials_of(trained, trained.runs("tune")[0])]
     done = subprocess.run(command, cwd=trained.path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     study = trained.runs("tune")[0]
