@@ -116,8 +116,8 @@ def retention(
     if not ours.any():
         return Retention(float("nan"), float("nan"), float("nan"))
     sums = resample_sums(np.stack([ours, theirs], axis=1).astype(np.float64), num_resamples, seed)
-    low, high = _ends(sums[:, 1] / np.maximum(sums[:, 0], 1))
-    return Retention(float(theirs.sum() / ours.sum()), float(low), float(high))
+    low, high = _ends(_divide(sums[:, 1], sums[:, 0]))
+    return Retention(float(theirs.sum() / ours.sum()), low, high)
 
 
 def paired_test(
