@@ -51,7 +51,10 @@ class SearchConfig(_Section):
         PositiveInt, Field(description="trainings that must have reached an epoch before another is pruned at it")
     ] = 4
     kept_percent: Annotated[
-        float, Field(gt=0, le=100, description="a training is pruned where it is not among so many percent of them")
+        float,
+        Field(
+            gt=0, le=100, description="a training is pruned where it is not among so many percent of the complete ones"
+        ),
     ] = 75.0
     num_swept_percentiles: Annotated[
         NonNegativeInt, Field(description="further values of q, evenly spaced, that every trained model is scored at")

@@ -1,9 +1,8 @@
-"""From int32 accumulators, or two 8-bit addends, to 8 bits: the two arithmetics of :data:`Requantisation`.
+"""What requantisation needs beforehand, in the two arithmetics of :data:`Requantisation`: multipliers, sums of addends.
 
-``float32`` is ONNX Runtime's, ``fixed_point`` that of NPUs. Everything here is the plain statement in numpy; the
-simulator's kernels compute the same numbers in one pass.
+``float32`` is ONNX Runtime's, ``fixed_point`` that of NPUs. Accumulators are requantised by the simulator's kernels.
 
-Legend: O output channels; acc accumulators; q quantised values.
+Legend: O output channels; q quantised values.
 """
 
 from typing import Any, NamedTuple
@@ -50,37 +49,6 @@ def fixed_point_multipliers(scales: NDArray[np.floating[Any]]) -> FixedPoint:
     if (shifts < 1).any():
         raise ValueError(f"requantisation scale {wide.max()} is too large: fixed point ends below 2^30")
     return FixedPoint(multipliers, shifts)
-
-
-def requantise_float32(
-    accumulators: NDArray[np.integer[Any]], scales: Float32Array, zero_point: int, clamp: tuple[int, int]
-) -> Int64Array:
-    """As ONNX Runtime (MlasRequantizeOutput): float32 product, half to even.
-
-    ``accumulators`` (..., O) are converted to float32 first, to the nearest, ties to even, and are below 2^31 in
-    magnitude. ``scales`` is (O,), see :func:`carkp.quant.program.requantise_scales`. Returns q, (..., O).
-    """
-    product = accumulators.astype(np.float32) * scales
-    # Clamped before the conversion to integers: a float32 may be larger than any of them.
-    limited = np.clip(np.rint(product), clamp[0] - zero_point, clamp[1] - zero_point)
-    q: Int64Array = limited.astype(np.int64) + zero_point
-    return q
-
-
-def requantise_fixed_point(
-    accumulators: NDArray[np.integer[Any]], scales: FixedPoint, zero_point: int, clamp: tuple[int, int]
-) -> Int64Array:
-    """``((acc * M + 2^(n-1)) >> n) + zero_point``, clamped: half rounds up, towards plus infinity.
-
-    ``accumulators`` (..., O) are in [-2^31, 2^31), so that the product stays below 2^62 and the sum below 2^63: nothing
-    overflows. The form, a 31-bit multiplier and a rounding right shift, is that of gemmlowp and of Jacob et al. 2018
-    (arXiv:1712.05877), equation 6. Theirs rounds twice, first the high half of the doubled product, then the shift,
-    ties away from zero; here it is one rounding and ties go up, so results differ in ties and next to them.
-    """
-    wide = accumulators.astype(np.int64) * scales.multipliers
-    shifted = (wide + _half(scales.shifts)) >> scales.shifts
-    q: Int64Array = np.clip(shifted + zero_point, *clamp)
-    return q
 
 
 def add_table(

@@ -352,6 +352,10 @@ def _compiled(function: Function) -> Function:
 
 @_compiled
 def _requantise_float32(rows: Rows, scales: NDArray[np.float32], lowest: np.float32, highest: np.float32) -> None:
+    """As ONNX Runtime (MlasRequantizeOutput): accumulators to float32, float32 product, half to even; in place.
+
+    ``rows`` (rows, O), below 2^31 in magnitude; ``scales`` (O,). The clamp is that of values less their zero point.
+    """
     for row in range(rows.shape[0]):
         for channel in range(rows.shape[1]):
             value = np.float32(rows[row, channel]) * scales[channel]
@@ -364,6 +368,13 @@ def _requantise_float32(rows: Rows, scales: NDArray[np.float32], lowest: np.floa
 def _requantise_fixed_point(
     rows: Rows, multipliers: NDArray[np.int32], shifts: NDArray[np.int64], lowest: int, highest: int
 ) -> None:
+    """``(acc * M + 2^(n-1)) >> n``: half rounds up, towards plus infinity; in place.
+
+    ``rows`` (rows, O) are in [-2^31, 2^31), so that the product stays below 2^62 and the sum below 2^63: nothing
+    overflows. The form, a 31-bit multiplier and a rounding right shift, is that of gemmlowp and of Jacob et al. 2018
+    (arXiv:1712.05877), equation 6. Theirs rounds twice, first the high half of the doubled product, then the shift,
+    ties away from zero; here it is one rounding and ties go up, so results differ in ties and next to them.
+    """
     for row in range(rows.shape[0]):
         for channel in range(rows.shape[1]):
             shift = shifts[channel]

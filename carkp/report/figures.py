@@ -4,12 +4,10 @@ Legend: K keypoints, A thresholds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
@@ -19,16 +17,6 @@ from carkp.report.style import LABEL_SIZE, TEXT, TICK_SIZE, new_figure, readable
 
 MARKED_ALPHA = 0.1
 """The threshold at which PCK is published."""
-
-
-@dataclass(frozen=True)
-class TrainingCurve:
-    """One line of a training chart: its panel, its label, and a value an epoch (1-based epochs)."""
-
-    panel: str
-    label: str
-    epochs: Sequence[float]
-    values: Sequence[float]
 
 
 def pck_curve_figure(
@@ -177,56 +165,6 @@ def lsb_figure(counts: Mapping[str, Mapping[int, int]], title: str) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(axes, "best")
     return figure
-
-
-def training_curves_figure(curves: Sequence[TrainingCurve], title: str = "Training") -> Figure:
-    """One panel for each quantity, over epochs.
-
-    Raises:
-        ValueError: no curves, or a curve whose epochs and values differ in length.
-    """
-    if not curves:
-        raise ValueError("no curves to draw")
-    panels = list(dict.fromkeys(curve.panel for curve in curves))
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(5.2 * columns, 3.4 * rows)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=TEXT)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for axes, panel in zip(grid.flat, panels, strict=False):
-        _draw_panel(axes, panel, [curve for curve in curves if curve.panel == panel])
-    return figure
-
-
-def figure_to_rgb(figure: Figure) -> NDArray[np.uint8]:
-    """The drawn figure as (H, W, 3) uint8."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
-    return np.asarray(pixels, dtype=np.uint8)[..., :3].copy()
-
-
-def _draw_panel(axes: Axes, panel: str, curves: Sequence[TrainingCurve]) -> None:
-    for index, curve in enumerate(curves):
-        epochs, values = _aligned(curve.label, curve.epochs, curve.values)
-        colour, line = series_style(index)
-        marker = "o" if len(epochs) <= 20 else ""
-        axes.plot(
-            epochs,
-            values,
-            color=colour,
-            linestyle=line,
-            linewidth=1.8,
-            marker=marker,
-            markersize=3.5,
-            label=curve.label,
-        )
-    style_axes(axes, panel, "epoch", "")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    if len(curves) > 1:
-        _legend(axes, "best")
 
 
 def _aligned(label: str, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

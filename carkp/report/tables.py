@@ -12,7 +12,6 @@ from carkp.report.style import readable
 
 DASH = "–"
 DIGEST_LENGTH = 12
-COMMIT_LENGTH = 10
 MEBIBYTE = 2**20
 
 

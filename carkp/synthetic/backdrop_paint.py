@@ -10,16 +10,18 @@ from carkp.synthetic.lighting import Light, Rgb
 from carkp.synthetic.noise import hash_unit, value_noise
 
 Array = NDArray[np.float64]
-FACADE_COLUMNS = 14
-"""Wall red, green, blue; trim red, green, blue; window period along and up; window width and height as shares of the
-period; 1 for brick; height of the shop front (0: none); height of a belt course's period; seed."""
 
 
 @inlined
 def facade_colour(
     table: Array, light: Light, u: float, v: float, building: float, height: float, up: float
 ) -> tuple[float, float, float, float]:
-    """Reflectance, and how much of it is glass that mirrors the sky (0..1)."""
+    """Reflectance, and how much of it is glass that mirrors the sky (0..1).
+
+    ``table`` has a row a building: wall red, green, blue; trim red, green, blue; window period along and up; window
+    width and height as shares of the period; 1 for brick; height of the shop front (0: none); height of a belt
+    course's period; seed.
+    """
     row = table[int(building + 0.5)]
     seed = int(row[13])
     if up > 0.5:

@@ -7,16 +7,14 @@ import pytest
 
 from carkp.keypoints.schema import NUM_KEYPOINTS
 from carkp.report.figures import (
-    TrainingCurve,
-    figure_to_rgb,
     layer_figure,
     lsb_figure,
     pck_curve_figure,
     per_keypoint_figure,
     sweep_figure,
-    training_curves_figure,
 )
 from carkp.report.style import SERIES_COLOURS, series_style
+from tests.report.drawn import figure_to_rgb
 
 ALPHAS = np.linspace(0, 0.2, 21)
 
@@ -52,22 +50,6 @@ def test_missing_keypoint_gets_no_number() -> None:
     assert texts[4] == "50.0%"
 
 
-def test_training_curves_get_a_panel_a_quantity() -> None:
-    epochs = range(1, 5)
-    figure = training_curves_figure(
-        [
-            TrainingCurve("loss", "train", epochs, [4, 3, 2, 1]),
-            TrainingCurve("loss", "validation", epochs, [5, 4, 3, 2]),
-            TrainingCurve("PCK", "pck", epochs, [0.1, 0.2, 0.3, 0.4]),
-            TrainingCurve("learning rate", "lr", epochs, [1, 1, 1, 0]),
-        ]
-    )
-    visible = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_title(loc="left") for axes in visible] == ["loss", "PCK", "learning rate"]
-    assert [len(axes.lines) for axes in visible] == [2, 1, 1]
-    np.testing.assert_allclose(visible[0].lines[1].get_ydata(), [5, 4, 3, 2])
-
-
 def test_figures_draw_without_pyplot() -> None:
     pixels = figure_to_rgb(pck_curve_figure({"float": (ALPHAS, 5 * ALPHAS)}))
     assert pixels.dtype == np.uint8
@@ -84,8 +66,6 @@ def test_wrong_lengths_are_named() -> None:
         per_keypoint_figure({"int8": np.zeros(11)})
     with pytest.raises(ValueError, match="nothing to draw"):
         pck_curve_figure({})
-    with pytest.raises(ValueError, match="no curves"):
-        training_curves_figure([])
 
 
 def test_series_stay_distinct() -> None:

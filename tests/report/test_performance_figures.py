@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from carkp.report.figures import figure_to_rgb
 from carkp.report.page import html_page
 from carkp.report.parts import Chart, Heading, PageTable, Paragraph
 from carkp.report.roofline import Roof, attainable, predicted_figure, roofline_figure
+from tests.report.drawn import figure_to_rgb
 
 
 def test_roof_is_the_slope_and_then_the_peak() -> None:
