@@ -52,9 +52,7 @@ class SearchConfig(_Section):
     ] = 4
     kept_percent: Annotated[
         float,
-        Field(
-            gt=0, le=100, description="a training is pruned where it is not among so many percent of the complete ones"
-        ),
+        Field(gt=0, le=100, description="trainings below so many percent of the complete ones are pruned"),
     ] = 75.0
     num_swept_percentiles: Annotated[
         NonNegativeInt, Field(description="further values of q, evenly spaced, that every trained model is scored at")

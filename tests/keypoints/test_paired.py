@@ -97,6 +97,14 @@ def test_nothing_can_be_kept_of_a_reference_without_a_correct_keypoint():
     assert np.isnan(retention(wrong, reference, 0.1).share)
 
 
+def test_resamples_without_a_correct_keypoint_have_no_ratio():
+    everything = exact(3)
+    reference, other = moved(everything, slice(1, 3)), moved(everything, slice(2, 3))
+    found = retention(reference, other, 0.1)
+    assert found.share == 2
+    assert found.high == 3  # the first car once, the second twice
+
+
 def test_intervals_are_around_the_scores_and_as_wide_as_cars_make_them():
     predictions = moved(exact(400), slice(0, 100))  # a quarter of the cars is wrong in every keypoint
     found, scores = score_intervals(predictions, 0.1), predictions.score(0.1)
