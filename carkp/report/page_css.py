@@ -65,6 +65,7 @@ table {{ border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tab
 th {{ text-align: left; vertical-align: bottom; border-bottom: 2px solid var(--axis); position: sticky; top: 0;
   background: var(--paper); }}
 th, td {{ padding: .28rem .9rem .28rem 0; }}
+.wide td:last-child:not(.number) {{ min-width: 11rem; }}
 td {{ vertical-align: top; border-bottom: 1px solid var(--grid); }}
 td:nth-child(-n+2) {{ white-space: nowrap; }}
 .number {{ text-align: right; white-space: nowrap; }}
@@ -96,6 +97,7 @@ img {{ max-width: 100%; height: auto; }}
   table {{ font-size: 7.5pt; max-width: 100%; }}
   th, td {{ padding-right: .5rem; }}
   td, td:nth-child(-n+2) {{ white-space: normal; overflow-wrap: anywhere; }}
+  .wide td:last-child {{ min-width: 0 !important; }}
   td.number, td.number:nth-child(-n+2) {{ white-space: nowrap; }}
   th.number {{ white-space: normal; }}
   .interval {{ font-size: 6.5pt; }}

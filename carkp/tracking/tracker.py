@@ -29,6 +29,7 @@ from mlflow.tracking import MlflowClient
 from carkp.tracking.runs import create_child_run
 from carkp.tracking.store import use_default_store
 
+_CHECKOUT = Path(__file__).resolve().parents[2]
 _GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 _MAX_PARAM_LENGTH = 6000
 _FIGURE_DPI = 110
@@ -265,12 +266,14 @@ def command_line() -> str:
     return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", command)
 
 
-def git_state() -> tuple[str, bool]:
-    """The commit of the checkout and whether it has uncommitted changes; ("unknown", True) outside a checkout."""
-    root = Path(__file__).resolve().parent
+def git_state(root: Path = _CHECKOUT) -> tuple[str, bool]:
+    """The commit of the checkout ``root`` and whether it has uncommitted changes; ("unknown", True) without one.
+
+    Changes below ``reports/`` do not count: stages write there.
+    """
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return commit, bool(_git(root, "status", "--porcelain"))
+        return commit, bool(_git(root, "status", "--porcelain", "--", ".", ":!reports"))
     except (OSError, subprocess.CalledProcessError):
         return "unknown", True
 
