@@ -11,9 +11,12 @@ from mlflow.entities import Run
 
 from carkp.config.loading import load_config
 from carkp.config.schema import ExperimentConfig
+from carkp.stages import tune
 from carkp.stages._study_outcome import compare
 from carkp.stages._trial import chosen_samples, percentile_of, q_of, tuned_config
+from carkp.tracking.tracker import NullTracker
 from carkp.tuning.record import TrialRecord
+from carkp.tuning.study import Axis, StudySettings, TuningStudy
 from tests.stages.conftest import Outcome, Project
 
 SEARCH = """
@@ -112,6 +115,17 @@ def test_mistakes_are_named(trained: Project, search: Path, arguments: tuple[str
     done = trained.stage("tune", "--search", str(search), *arguments)
     assert done.returncode == 1
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_trials_stay_below_the_run_of_a_living_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_alive: bool
+) -> None:
+    study = TuningStudy(f"sqlite:///{tmp_path / 'studies.db'}", StudySettings("s", {"x": Axis(0, 1)}), seed=0)
+    study.note("run_id", "first")
+    monkeypatch.setattr(tune, "_is_alive", lambda run_id: is_alive)
+    tune.attach(study, NullTracker())
+    assert study.notes()["run_id"] == ("first" if is_alive else NullTracker.run_id)
 
 
 def record(number: int, role: str, seed: int, value: float | None, test: float) -> TrialRecord:

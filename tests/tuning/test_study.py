@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 
 from carkp.tuning.errors import StorageError
 from carkp.tuning.study import Outcome, Trial, TuningStudy, find_notes
@@ -202,6 +203,19 @@ def test_what_two_processes_queue_again_is_trained_once(storage: str) -> None:
         study._enqueue(DEFAULT, {"slot": 0, "retry_of": 0})
     study.run(objective)
     assert trained_states(study) == {"fail": 1, "complete": 1}
+
+
+def test_a_worker_that_was_silent_for_too_long_leaves_its_trial_to_others(storage: str) -> None:
+    def overtaken(trial: Trial) -> Outcome:
+        if trial.number == 0:
+            TuningStudy(storage, settings(), seed=0).study.tell(0, state=TrialState.FAIL)
+        return objective(trial)
+
+    study = open_study(storage, 1)
+    ended: list[int] = []
+    study.run(overtaken, lambda record: ended.append(record.number))
+    assert trained_states(study) == {"fail": 1, "complete": 1}
+    assert ended == [1]
 
 
 def test_looking_a_study_up_makes_none(storage: str) -> None:
