@@ -151,10 +151,12 @@ def test_confirmation_pairs_seeds() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["kill -9 of all", "kill -9 of the first", "SIGTERM to the first"])
-def test_killed_in_a_trial_it_goes_on_and_confirms(trained: Project, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "seed"), [("kill -9 of all", 7), ("kill -9 of the first", 8), ("SIGTERM to the first", 9)]
+)
+def test_killed_in_a_trial_it_goes_on_and_confirms(trained: Project, how: str, seed: int) -> None:
     command = [sys.executable, "-m", "carkp.stages.tune", "--config", "configs/tiny.yaml"]
-    command += ["--search", "configs/search/tiny.yaml", "--workers", "2", "--set", f"seed={7 + len(how)}"]
+    command += ["--search", "configs/search/tiny.yaml", "--workers", "2", "--set", f"seed={seed}"]
     environment = trained.environment()
     process = subprocess.Popen(command, cwd=trained.path, env=environment, start_new_session=True)
     before = {run.info.run_id for run in trained.runs("trial")}
