@@ -17,8 +17,10 @@ from carkp.tracking.runs import end_run, find_run
 from carkp.tracking.store import TrackingError, project_root
 from carkp.tracking.tracker import Tracker, command_line, nested_run
 from carkp.training.fit import EpochResult
+from carkp.tuning.objective import Alternative, Job, Outcome, Pruned, Trial
 from carkp.tuning.record import TrialRecord
-from carkp.tuning.study import Alternative, Axis, Job, Outcome, Pruned, StudySettings, Trial, TuningStudy
+from carkp.tuning.settings import Axis, StudySettings
+from carkp.tuning.study import TuningStudy
 
 RUN_ID, ROLE, SEED, TEST_PCK = "run_id", "role", "seed", "test_int8_pck"
 FLOAT_PCK, ORACLE, SCORING_SHARE = "val_float_pck", "oracle_error_px", "scoring_share"

@@ -47,8 +47,11 @@ from carkp.stages._trial import LR, TrialInputs, tuned_config
 from carkp.tracking.runs import LATEST, adopt_run, find_run
 from carkp.tracking.store import TrackingError, project_root
 from carkp.tracking.tracker import Tracker
+from carkp.tuning.objective import Job
 from carkp.tuning.record import TrialRecord
-from carkp.tuning.study import Job, StudySettings, TuningStudy, find_notes
+from carkp.tuning.settings import StudySettings
+from carkp.tuning.storage import find_notes
+from carkp.tuning.study import TuningStudy
 
 DEFAULT_SEARCH = "configs/search/default.yaml"
 SEARCH = Parameter("search", DEFAULT_SEARCH, "YAML file with the space and the budget of the study")

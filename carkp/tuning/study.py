@@ -10,18 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from carkp.tuning.errors import StorageError
+from carkp.tuning.objective import Job, Objective, Pruned
 from carkp.tuning.quiet import without_warnings
 from carkp.tuning.record import (
     ALTERNATIVES,
@@ -36,6 +35,8 @@ from carkp.tuning.record import (
     is_killed,
     record_of,
 )
+from carkp.tuning.settings import Axis, StudySettings
+from carkp.tuning.storage import open_storage
 
 MIN_TRAININGS_TO_EXPLAIN = 6
 """Fewer cannot tell what matters."""
@@ -46,94 +47,8 @@ MAX_KILLS = 1
 _NOT_HANDED_ON = frozenset({SEEN, INTERRUPTED, ALTERNATIVES})
 _MAX_ERROR_LENGTH = 1000
 
-_SQLITE_TIMEOUT_S = 60
 _CREATION_TIMEOUT_S = 30
 _POLL_S = 2.0
-
-
-class Pruned(Exception):  # noqa: N818 - it is no error
-    """The training is worse than the others at the same epoch and need not go on."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Values that one parameter may take."""
-
-    low: float
-    high: float
-    is_log: bool = False
-
-    @property
-    def distribution(self) -> FloatDistribution:
-        return FloatDistribution(self.low, self.high, log=self.is_log)
-
-
-@dataclass(frozen=True)
-class Heartbeat:
-    """How often a worker says that it is alive, and after how long a silence its trial counts as killed."""
-
-    interval_s: int = 10
-    grace_s: int = 60
-
-
-@dataclass(frozen=True)
-class StudySettings:
-    """What is searched, and how.
-
-    Attributes:
-        name: of the study in the database.
-        axes: parameter -> values.
-        num_startup_trainings: trainings with random parameters, before the sampler learns from those that have ended.
-        num_trainings_before_pruning: trainings that must have reached an epoch before another is pruned at it.
-        kept_percent: a training is pruned where it is not among so many percent of the complete ones at that epoch.
-    """
-
-    name: str
-    axes: Mapping[str, Axis]
-    num_startup_trainings: int = 5
-    num_trainings_before_pruning: int = 4
-    kept_percent: float = 75.0
-    heartbeat: Heartbeat = field(default_factory=Heartbeat)
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """Other parameters that a trial has scored without training again, and what they gave."""
-
-    params: Mapping[str, float]
-    value: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a training gave with its own parameters, and with others."""
-
-    value: float
-    alternatives: Sequence[Alternative] = ()
-
-
-class Trial(Protocol):
-    """What an objective sees of its trial."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def params(self) -> Mapping[str, float]: ...
-    @property
-    def notes(self) -> Mapping[str, Any]: ...
-    def note(self, name: str, value: Any) -> None: ...
-    def report(self, value: float, epoch: int) -> None: ...
-
-
-Objective = Callable[[Trial], Outcome]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training to queue: parameters that are fixed, the sampler chooses the others; and notes for the objective."""
-
-    params: Mapping[str, float] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _OptunaTrial:
@@ -179,7 +94,7 @@ class TuningStudy:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self.settings = settings
-        self._storage = _open_storage(storage, settings.heartbeat)
+        self._storage = open_storage(storage, settings.heartbeat)
         self._seed = seed
         pruner = optuna.pruners.PercentilePruner(
             settings.kept_percent,
@@ -384,36 +299,6 @@ class TuningStudy:
 
 class _EndedElsewhereError(Exception):
     """Another worker has taken the trial to be killed."""
-
-
-def find_notes(storage: str, name: str) -> Mapping[str, Any]:
-    """What is kept with a study; empty where there is no such study, and none is made.
-
-    Raises:
-        StorageError: the database cannot be used.
-    """
-    opened = _open_storage(storage, Heartbeat())
-    with without_warnings(), suppress(KeyError):
-        return optuna.load_study(study_name=name, storage=opened).user_attrs
-    return {}
-
-
-def _open_storage(url: str, heartbeat: Heartbeat) -> RDBStorage:
-    arguments = {"connect_args": {"timeout": _SQLITE_TIMEOUT_S}} if url.startswith("sqlite") else {}
-    with without_warnings():
-        try:
-            return RDBStorage(
-                url,
-                engine_kwargs=arguments,
-                heartbeat_interval=heartbeat.interval_s,
-                grace_period=heartbeat.grace_s,
-            )
-        except Exception as error:  # of SQLAlchemy, of the driver, or a missing driver
-            reason = str(error).splitlines()[0]
-            raise StorageError(
-                f"{url.rpartition('@')[2]}: cannot be used as a database of studies ({reason}); expected "
-                "sqlite:///file.db, or postgresql://user:password@host/database with the package psycopg[binary]"
-            ) from error
 
 
 def _wait_until(is_done: Callable[[], bool], timeout_s: float) -> None:

@@ -16,7 +16,8 @@ from carkp.stages._study_outcome import compare
 from carkp.stages._trial import chosen_samples, percentile_of, q_of, tuned_config
 from carkp.tracking.tracker import NullTracker
 from carkp.tuning.record import TrialRecord
-from carkp.tuning.study import Axis, StudySettings, TuningStudy
+from carkp.tuning.settings import Axis, StudySettings
+from carkp.tuning.study import TuningStudy
 from tests.stages.conftest import Outcome, Project
 
 SEARCH = """

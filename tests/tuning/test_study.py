@@ -10,7 +10,9 @@ import pytest
 from optuna.trial import TrialState
 
 from carkp.tuning.errors import StorageError
-from carkp.tuning.study import Outcome, Trial, TuningStudy, find_notes
+from carkp.tuning.objective import Outcome, Trial
+from carkp.tuning.storage import find_notes
+from carkp.tuning.study import TuningStudy
 from tests.tuning.worker import DEFAULT, jobs, objective, settings
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,9 @@ import signal
 import sys
 import time
 
-from carkp.tuning.study import Alternative, Axis, Heartbeat, Job, Outcome, StudySettings, Trial, TuningStudy
+from carkp.tuning.objective import Alternative, Job, Outcome, Trial
+from carkp.tuning.settings import Axis, Heartbeat, StudySettings
+from carkp.tuning.study import TuningStudy
 
 AXES = {"x": Axis(0.0, 1.0), "q": Axis(2.0, 5.0)}
 DEFAULT = {"x": 0.5, "q": 3.0}
