@@ -55,10 +55,15 @@ if __name__ == "__main__":
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
+    """A program in a session of its own, as from a terminal: a background job would ignore SIGINT."""
     return subprocess.Popen(
-        [sys.executable, "-c", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        [sys.executable, "-c", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_processes_are_told_apart() -> None:
