@@ -47,10 +47,6 @@ class TrialRecord:
         return self.state in ("complete", "pruned")
 
 
-def is_retry(trial: FrozenTrial) -> bool:
-    return RETRY_OF in trial.user_attrs
-
-
 def is_killed(trial: FrozenTrial) -> bool:
     """Whether the trial failed without a word."""
     return trial.state == TrialState.FAIL and not {ERROR, INTERRUPTED} & trial.user_attrs.keys()
@@ -66,6 +62,6 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         notes=dict(trial.user_attrs),
         is_trained=bool(trial.user_attrs.get(TRAINED)),
         training=trial.user_attrs.get(SOURCE, trial.number),
-        is_retry=is_retry(trial),
+        is_retry=RETRY_OF in trial.user_attrs,
         seconds=duration.total_seconds() if duration is not None else math.nan,
     )

@@ -118,11 +118,11 @@ class TuningStudy:
         """Put those jobs into the queue that were never in it; a job is known by its place.
 
         Where another process made the study a moment ago, that one is given time to fill the queue. What two processes
-        queue both is trained once all the same: see ``_is_doubled``.
+        queue both is trained once all the same: see ``_jobs``.
         """
-        if not self.is_new and not self._slots():
-            _wait_until(lambda: len(self._slots()) >= len(jobs), _CREATION_TIMEOUT_S)
-        known = self._slots()
+        if not self.is_new and not self._jobs():
+            _wait_until(lambda: len(self._jobs()) >= len(jobs), _CREATION_TIMEOUT_S)
+        known = self._jobs()
         for slot, job in enumerate(jobs):
             if slot not in known:
                 self._enqueue(job.params, {**job.notes, SLOT: slot})
@@ -184,10 +184,6 @@ class TuningStudy:
         has_begun = num_trainings >= self.settings.num_startup_trainings
         # its own counting would take in what was not trained
         return optuna.samplers.TPESampler(n_startup_trials=0 if has_begun else sys.maxsize, seed=seed)
-
-    def _slots(self) -> set[int]:
-        """Jobs that were ever queued."""
-        return {trial.user_attrs[SLOT] for trial in self.study.get_trials(deepcopy=False) if SLOT in trial.user_attrs}
 
     def _jobs(self) -> dict[int, list[FrozenTrial]]:
         """Slot -> its trials, by number: the first one and its retries.
