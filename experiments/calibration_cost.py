@@ -52,9 +52,9 @@ from carkp.deploy.runtime import INPUT_NAME
 if TYPE_CHECKING:
     from carkp.config.schema import ExperimentConfig
     from carkp.quant.target import Target
-    from carkp.stages._data import PreparedData
-    from carkp.stages._models import ModelFile
     from carkp.tracking.tracker import Tracker
+    from carkp.workflow.preparation import PreparedData
+    from carkp.workflow.references import ModelFile
 
 # What else a run needs is imported where it is needed: the processes of quantize_static import this module too, and
 # their memory is not to include torch.
@@ -134,9 +134,9 @@ def measure_ours(job: OurJob) -> Measured:
 
     from carkp.quant.calibrate import choose_thresholds, observe
     from carkp.quant.graph import ConvLayer
-    from carkp.stages._build import build_observers, prepare_torch
     from carkp.stages.calibration import prepare
     from carkp.training.checkpoint import load_checkpoint
+    from carkp.workflow.build import build_observers, prepare_torch
 
     config = job.config
     use_two_cores()
@@ -344,10 +344,10 @@ def make_jobs(
 ) -> tuple[OurJob, OrtJob]:
     """Write the images and the float ONNX; what every process is given."""
     from carkp.deploy.float_onnx import export_float_onnx
-    from carkp.stages._data import require_samples
-    from carkp.stages._models import check_input_size, load_net
-    from carkp.stages._quant import build_target, calibration_batches
     from carkp.training.checkpoint import load_checkpoint
+    from carkp.workflow.preparation import require_samples
+    from carkp.workflow.quantising import build_target, calibration_batches
+    from carkp.workflow.references import check_input_size, load_net
 
     store = data.open().train
     require_samples(store, "calibration")
@@ -393,10 +393,10 @@ def versions() -> str:
 
 def main() -> int:
     from carkp.config.loading import ConfigError
-    from carkp.stages._cli import DATA, MODEL, Parameter, execute, parse
-    from carkp.stages._data import require_data
-    from carkp.stages._models import FLOAT, resolve_model
     from carkp.tracking.tracker import Tracker
+    from carkp.workflow.cli import DATA, MODEL, Parameter, execute, parse
+    from carkp.workflow.preparation import require_data
+    from carkp.workflow.references import FLOAT, resolve_model
 
     parameters = [
         DATA,
@@ -425,6 +425,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from carkp.stages._cli import guarded
+    from carkp.workflow.cli import guarded
 
     sys.exit(guarded(main))

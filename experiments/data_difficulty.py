@@ -24,10 +24,11 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import CropDataset
 from carkp.keypoints import metrics
 from carkp.keypoints.schema import OCCLUDED
-from carkp.stages._build import build_eval_dataset
-from carkp.stages._cli import DATA, execute, guarded, parse
-from carkp.stages._data import PreparedData, require_data, require_samples
 from carkp.tracking.tracker import Tracker
+from carkp.workflow.build import build_eval_dataset
+from carkp.workflow.cli import DATA, execute, guarded, parse
+from carkp.workflow.preparation import PreparedData, require_samples
+from carkp.workflow.references import require_data
 
 STUDY = "data_difficulty"
 LIMITS = {

@@ -37,13 +37,12 @@ from carkp.deploy.perf import Comparison, compare, layer_time, predict
 from carkp.deploy.runtime import Float32Array
 from carkp.quant.program import Layer, QAdd, QConcat, QConv, QDepthToSpace, QProgram, QTensor
 from carkp.quant.target import INPUT_SCALE, Target
-from carkp.stages._cli import MODEL, Parameter, execute, guarded, parse
-from carkp.stages._models import resolve_model
-from carkp.stages._quant import build_hardware, build_target
-from carkp.stages._tables import write_table
 from carkp.stages.compile import comparison_metrics
-from carkp.stages.evaluate import model_kind
 from carkp.tracking.tracker import Tracker
+from carkp.workflow.cli import MODEL, Parameter, execute, guarded, parse
+from carkp.workflow.quantising import build_hardware, build_target
+from carkp.workflow.references import model_kind, resolve_model
+from carkp.workflow.tables import write_table
 
 STUDY, TARGET_NAME = "host_performance", "onnxruntime_cpu"
 TESTED = "tested"

@@ -26,20 +26,19 @@ from carkp.quant.calibrate import Observer, choose_thresholds, correct_biases
 from carkp.quant.convert import convert
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.histogram import AbsHistogram
-from carkp.stages._build import build_observers, prepare_torch
-from carkp.stages._cli import DATA, MODEL, Parameter, execute, guarded, parse
-from carkp.stages._data import PreparedData, require_data
-from carkp.stages._executions import simulator_forward
-from carkp.stages._models import FLOAT, QAT, ModelFile, load_prepared, resolve_model
-from carkp.stages._quant import build_target, calibration_batches
-from carkp.stages._scoring import predict_split
-from carkp.stages._tables import write_table
-from carkp.stages.calibration import calibrate, prepare
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.evaluate import Forward, eval_forward
+from carkp.workflow.build import build_observers, prepare_torch
+from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.workflow.executions import simulator_forward
+from carkp.workflow.preparation import PreparedData
+from carkp.workflow.quantising import build_target, calibrate, calibration_batches, load_prepared, prepare
+from carkp.workflow.references import FLOAT, QAT, ModelFile, require_data, resolve_model
+from carkp.workflow.scoring import predict_split
+from carkp.workflow.tables import write_table
 
 STUDY = "int8_accuracy"
 REFERENCE = "percentile 99.975"

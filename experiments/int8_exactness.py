@@ -26,14 +26,13 @@ from carkp.deploy.int8_onnx import load_program
 from carkp.deploy.runtime import OnnxRunner
 from carkp.quant.program import QProgram
 from carkp.quant.simulate import Simulator
-from carkp.stages._build import build_eval_dataset, prepare_torch
-from carkp.stages._cli import DATA, Parameter, execute, guarded, parse
-from carkp.stages._data import PreparedData, require_data
-from carkp.stages._models import FLOAT, ModelFile, load_net, resolve_model
-from carkp.stages.evaluate import model_kind
 from carkp.tracking.runs import fetch_artifact
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
+from carkp.workflow.build import build_eval_dataset, prepare_torch
+from carkp.workflow.cli import DATA, Parameter, execute, guarded, parse
+from carkp.workflow.preparation import PreparedData
+from carkp.workflow.references import FLOAT, ModelFile, load_net, model_kind, require_data, resolve_model
 
 STUDY = "int8_exactness"
 BATCH = 64

@@ -48,17 +48,24 @@ from carkp.deploy.float_onnx import export_float_onnx
 from carkp.deploy.latency import NUM_WARM_UP, Ratio, interleaved_times, paired_ratio
 from carkp.deploy.runtime import INPUT_NAME, Float32Array
 from carkp.quant.convert import convert
-from carkp.stages._build import build_observers, prepare_torch
-from carkp.stages._cli import DATA, MODEL, Parameter, execute, guarded, parse
-from carkp.stages._data import require_data, require_samples
-from carkp.stages._models import FLOAT, FLOAT_ONNX, ModelFile, check_input_size, load_net, resolve_model
-from carkp.stages._quant import build_target, calibration_batches
-from carkp.stages._tables import write_table
-from carkp.stages.calibration import calibrate, prepare
 from carkp.stages.export import write_program
 from carkp.tracking.runs import fetch_artifact
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
+from carkp.workflow.build import build_observers, prepare_torch
+from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.workflow.preparation import require_samples
+from carkp.workflow.quantising import build_target, calibrate, calibration_batches, prepare
+from carkp.workflow.references import (
+    FLOAT,
+    FLOAT_ONNX,
+    ModelFile,
+    check_input_size,
+    load_net,
+    require_data,
+    resolve_model,
+)
+from carkp.workflow.tables import write_table
 
 STUDY = "int8_latency"
 NUM_IMAGES, NUM_STATIC_IMAGES = 64, 32

@@ -25,15 +25,14 @@ from carkp.keypoints import metrics
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.graph import IMAGE, MOVING
 from carkp.report.figures import layer_figure
-from carkp.stages._build import build_codec, build_eval_dataset, build_observers, prepare_torch
-from carkp.stages._cli import DATA, MODEL, Parameter, execute, guarded, parse
-from carkp.stages._data import PreparedData, require_data
-from carkp.stages._models import FLOAT, ModelFile, resolve_model
-from carkp.stages._quant import TARGET, build_target
-from carkp.stages._tables import write_table
-from carkp.stages.calibration import calibrate, prepare
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
+from carkp.workflow.build import build_codec, build_eval_dataset, build_observers, prepare_torch
+from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.workflow.preparation import PreparedData
+from carkp.workflow.quantising import TARGET, build_target, calibrate, prepare
+from carkp.workflow.references import FLOAT, ModelFile, require_data, resolve_model
+from carkp.workflow.tables import write_table
 
 STUDY = "int8_loss_by_layer"
 BATCH = 64

@@ -119,8 +119,8 @@ def main() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from carkp.stages._cli import Parameter, execute, parse
     from carkp.tracking.tracker import Tracker
+    from carkp.workflow.cli import Parameter, execute, parse
 
     parameters = [
         Parameter("frames", "120", "raw frames to make"),
@@ -144,6 +144,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from carkp.stages._cli import guarded
+    from carkp.workflow.cli import guarded
 
     sys.exit(guarded(main))

@@ -38,16 +38,15 @@ from carkp.deploy.cpu import cpu_features
 from carkp.keypoints.codec import CODEC_KEY, codec_to_json
 from carkp.predictor import Predictor, check_boxes
 from carkp.quant.convert import convert
-from carkp.stages._build import build_codec, build_observers, prepare_torch
-from carkp.stages._cli import DATA, MODEL, Parameter, execute, guarded, parse
-from carkp.stages._data import require_data, require_samples
-from carkp.stages._models import FLOAT, ModelFile, check_input_size, resolve_model
-from carkp.stages._quant import build_target
-from carkp.stages._tables import write_table
-from carkp.stages.calibration import calibrate, prepare
 from carkp.stages.export import write_program
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
+from carkp.workflow.build import build_codec, build_observers, prepare_torch
+from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.workflow.preparation import require_samples
+from carkp.workflow.quantising import build_target, calibrate, prepare
+from carkp.workflow.references import FLOAT, ModelFile, check_input_size, require_data, resolve_model
+from carkp.workflow.tables import write_table
 
 STUDY = "predictor_latency"
 TARGET_NAME = "onnxruntime_cpu"

@@ -33,12 +33,13 @@ from tqdm import tqdm
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import TrainLoader, normalise
 from carkp.keypoints.metrics import Scores
-from carkp.stages._build import build_codec, build_fit_settings, build_model, build_train_loader, prepare_torch
-from carkp.stages._cli import DATA, Parameter, execute, guarded, parse
-from carkp.stages._data import PreparedData, open_prepared, require_data, require_samples
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.fit import FitInputs, Trainer
+from carkp.workflow.build import build_codec, build_fit_settings, build_model, build_train_loader, prepare_torch
+from carkp.workflow.cli import DATA, Parameter, execute, guarded, parse
+from carkp.workflow.preparation import PreparedData, open_prepared, require_samples
+from carkp.workflow.references import require_data
 
 STUDY = "training_rate"
 STEPS_A_BLOCK = 20

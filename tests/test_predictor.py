@@ -18,9 +18,9 @@ from carkp.data.transforms import EvalTransform
 from carkp.deploy.runtime import OnnxRunner
 from carkp.keypoints.codec import codec_for_input, codec_from_json, codec_to_json
 from carkp.predictor import BoxError, ModelError, Predictor
-from carkp.stages._executions import onnx_forward
 from carkp.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.evaluate import eval_forward
+from carkp.workflow.executions import onnx_forward
 from tests.tiny_models import SIZE, TinyModels
 
 KINDS = ("float checkpoint", "float ONNX", "int8 ONNX", "int8 ONNX of batch 1")

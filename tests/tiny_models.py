@@ -18,8 +18,8 @@ from carkp.quant.convert import convert
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.fold import fold
 from carkp.quant.target import Target
-from carkp.stages._build import build_codec, build_model
 from carkp.training.checkpoint import Checkpoint, save_checkpoint
+from carkp.workflow.build import build_codec, build_model
 
 ROOT = Path(__file__).parents[1]
 SIZE = (64, 64)

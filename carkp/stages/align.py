@@ -23,22 +23,27 @@ from carkp.keypoints.paired import retention
 from carkp.keypoints.predictions import Predictions
 from carkp.quant.program import QProgram
 from carkp.report import figures
-from carkp.stages._build import build_codec, build_eval_dataset, prepare_torch
-from carkp.stages._cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
-from carkp.stages._data import PreparedData, require_data, require_samples
-from carkp.stages._executions import onnx_forward, simulator_forward
-from carkp.stages._inputs import INPUTS_TAG, host_digest, inputs_digest, target_digest
-from carkp.stages._models import ModelFile, Prepared, check_input_size, load_prepared, resolve_model
-from carkp.stages._quant import TARGET, build_target, check_target, quantisation_tags
-from carkp.stages._scoring import CROPS_NAME, PREDICTIONS_DIR, predict_split, save_crops
-from carkp.stages._tables import write_table
-from carkp.stages.evaluate import model_kind
-from carkp.stages.export import KINDS
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.training.evaluate import Forward, eval_forward
+from carkp.workflow.build import build_codec, build_eval_dataset, prepare_torch
+from carkp.workflow.cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
+from carkp.workflow.executions import onnx_forward, simulator_forward
+from carkp.workflow.preparation import PreparedData, require_samples
+from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
+from carkp.workflow.references import (
+    QUANTISED_KINDS,
+    ModelFile,
+    check_input_size,
+    model_kind,
+    require_data,
+    resolve_model,
+)
+from carkp.workflow.reuse import INPUTS_TAG, host_digest, inputs_digest, target_digest
+from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR, predict_split, save_crops
+from carkp.workflow.tables import write_table
 
 EXECUTIONS = ("float", "fake_quant", "simulated", "simulated_float32", "onnxruntime")
 """``simulated`` requantises as the target does, ``simulated_float32`` as ONNX Runtime does."""
@@ -248,7 +253,7 @@ def _find_inputs(arguments: Arguments) -> AlignInputs:
     missing = [name for name in ("model", "stage", "model_digest") if name not in program.origin]
     if missing:
         raise TrackingError(f"{model.path}: does not say what it was made of ({', '.join(missing)}): run export")
-    source = resolve_model(program.origin["model"], KINDS[program.origin["stage"]], {})
+    source = resolve_model(program.origin["model"], QUANTISED_KINDS[program.origin["stage"]], {})
     prepared = load_prepared(source.path)
     if weights_digest(prepared.net.state_dict()) != program.origin["model_digest"]:
         raise TrackingError(f"{model.path}: made of another model than {source.path} holds now: export it again")

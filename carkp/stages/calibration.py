@@ -5,53 +5,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from torch.nn import Module
-from tqdm import tqdm
 
-from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
 from carkp.data.store import Store, Stores
 from carkp.keypoints.paired import Retention, retention
 from carkp.keypoints.predictions import Predictions
-from carkp.quant.calibrate import CalibrationError, Observer, choose_thresholds, correct_biases, observe
+from carkp.quant.calibrate import Observer, choose_thresholds
 from carkp.quant.fake_quant import FakeQuantNet
-from carkp.quant.fold import FoldError, fold
 from carkp.quant.histogram import AbsHistogram
 from carkp.quant.sqnr import layer_sqnr
 from carkp.quant.target import Target
 from carkp.report import figures
-from carkp.stages._build import build_observers, prepare_torch, vary_percentile
-from carkp.stages._cli import DATA, MODEL, Arguments, execute, guarded, parse
-from carkp.stages._data import PreparedData, require_data, require_samples
-from carkp.stages._inputs import INPUTS_TAG, inputs_digest, target_digest
-from carkp.stages._models import (
-    CALIBRATED,
-    FLOAT,
-    ModelFile,
-    Prepared,
-    check_input_size,
-    load_net,
-    prepared_architecture,
-    resolve_model,
-)
-from carkp.stages._quant import (
-    TARGET,
-    build_target,
-    calibration_batches,
-    has_per_channel_weights,
-    origin_of,
-    quantisation_tags,
-    retention_metrics,
-    write_scales,
-)
-from carkp.stages._scoring import describe_run, describe_scores, log_scored_splits, log_sheet, predict_split
-from carkp.stages._tables import write_table
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_digest
 from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.training.evaluate import eval_forward
+from carkp.workflow.build import build_observers, prepare_torch, vary_percentile
+from carkp.workflow.cli import DATA, MODEL, Arguments, execute, guarded, parse
+from carkp.workflow.preparation import PreparedData, require_samples
+from carkp.workflow.quantising import (
+    TARGET,
+    Prepared,
+    build_target,
+    calibrate,
+    calibration_batches,
+    has_per_channel_weights,
+    origin_of,
+    prepare,
+    prepared_architecture,
+    quantisation_tags,
+    retention_metrics,
+    write_scales,
+)
+from carkp.workflow.references import CALIBRATED, FLOAT, ModelFile, check_input_size, require_data, resolve_model
+from carkp.workflow.reuse import INPUTS_TAG, inputs_digest, target_digest
+from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet, predict_split
+from carkp.workflow.tables import write_table
 
 SQNR_BATCH = 8
 """Every tensor of a batch is kept at once."""
@@ -120,41 +111,6 @@ def run(
         {f"{name}/retention_{end}": getattr(found, end) for name, found in kept.items() for end in ("low", "high")}
     )
     return CalibrationResult(prepared, predictions, float_predictions, kept)
-
-
-def prepare(config: ExperimentConfig, checkpoint: Checkpoint, target: Target) -> FakeQuantNet:
-    """The float network of a checkpoint, folded, with fake quantisation that has no thresholds yet.
-
-    Raises:
-        ConfigError: the network cannot be folded.
-    """
-    try:
-        graph = fold(load_net(checkpoint), config.model.input_size)
-    except FoldError as error:
-        raise ConfigError(f"model.backbone={config.model.backbone}: {error}") from error
-    return FakeQuantNet(graph, target, has_per_channel_weights(config, target)).eval()
-
-
-def calibrate(
-    config: ExperimentConfig, net: FakeQuantNet, store: Store, observers: Mapping[str, Observer]
-) -> dict[str, AbsHistogram]:
-    """Set the thresholds of ``net`` from images of ``store``; the histograms that they come from.
-
-    Raises:
-        ConfigError: a tensor cannot be calibrated.
-    """
-    settings = config.quant
-    num_batches = -(-min(settings.num_images, len(store)) // settings.batch_size)
-    images = calibration_batches(config, store, settings.num_images)
-    try:
-        histograms = observe(net.graph, tqdm(images, "observe", num_batches, unit="batch"), torch.get_num_threads())
-    except CalibrationError as error:
-        raise ConfigError(f"calibration: {error}; the float model is broken, train it again") from error
-    net.set_thresholds(choose_thresholds(histograms, net.num_levels, observers))
-    if settings.bias_correction:
-        images = calibration_batches(config, store, settings.num_images)
-        correct_biases(net, tqdm(images, "correct biases", num_batches, unit="batch"))
-    return histograms
 
 
 def sweep_percentiles(

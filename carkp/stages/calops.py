@@ -10,10 +10,10 @@ from rich.table import Table
 
 from carkp.config.schema import ExperimentConfig
 from carkp.model.opcount import LayerOps, TotalOps, count_ops, total_ops
-from carkp.stages._build import build_model
-from carkp.stages._cli import execute, guarded, parse
-from carkp.stages._tables import write_table
 from carkp.tracking.tracker import Tracker
+from carkp.workflow.build import build_model
+from carkp.workflow.cli import execute, guarded, parse
+from carkp.workflow.tables import write_table
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from carkp.deploy.latency import interleaved_times, paired_ratio
 from carkp.deploy.layer_profile import measure_program
 from carkp.deploy.perf import Comparison, compare, predict
 from carkp.quant.program import QProgram
-from carkp.stages._cli import MODEL, Arguments, execute, guarded, parse
-from carkp.stages._inputs import INPUTS_TAG, hardware_digest, host_digest, inputs_digest, target_digest
-from carkp.stages._models import FLOAT_ONNX
-from carkp.stages._performance import (
+from carkp.tracking.runs import fetch_artifact, run_id_of
+from carkp.tracking.store import TrackingError
+from carkp.tracking.tracker import Tracker
+from carkp.workflow.checking import CheckResult, log_check, require_possible
+from carkp.workflow.cli import MODEL, Arguments, execute, guarded, parse
+from carkp.workflow.performance import (
     CompileInputs,
     CompileResult,
     HostLatency,
@@ -33,13 +35,10 @@ from carkp.stages._performance import (
     layer_rows,
     num_assumed,
 )
-from carkp.stages._programs import find_export
-from carkp.stages._quant import TARGET, build_hardware, build_target, check_target
-from carkp.stages._tables import write_table
-from carkp.stages.check import CheckResult, log_check, require_possible
-from carkp.tracking.runs import fetch_artifact, run_id_of
-from carkp.tracking.store import TrackingError
-from carkp.tracking.tracker import Tracker
+from carkp.workflow.quantising import TARGET, build_hardware, build_target, check_target
+from carkp.workflow.references import FLOAT_ONNX, find_export
+from carkp.workflow.reuse import INPUTS_TAG, hardware_digest, host_digest, inputs_digest, target_digest
+from carkp.workflow.tables import write_table
 
 HOST = "onnxruntime_cpu"
 """The target that this machine is."""

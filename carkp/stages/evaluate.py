@@ -16,23 +16,24 @@ from carkp.deploy.runtime import OnnxRunner
 from carkp.keypoints.metrics import Scores
 from carkp.quant.program import QProgram
 from carkp.quant.target import Target
-from carkp.stages._build import build_codec, prepare_torch
-from carkp.stages._cli import DATA, MODEL, Arguments, Parameter, execute, guarded, parse
-from carkp.stages._data import PreparedData, require_data
-from carkp.stages._executions import onnx_forward, simulator_forward
-from carkp.stages._models import (
-    CALIBRATION,
-    FLOAT,
-    QAT,
-    ModelFile,
-    ModelKind,
-    check_input_size,
-    load_net,
+from carkp.tracking.tracker import Tracker
+from carkp.training.checkpoint import load_checkpoint
+from carkp.training.distributed import ProcessContext, process_context
+from carkp.training.evaluate import Forward, eval_forward
+from carkp.workflow.build import build_codec, prepare_torch
+from carkp.workflow.cli import DATA, MODEL, Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.executions import onnx_forward, simulator_forward
+from carkp.workflow.preparation import PreparedData
+from carkp.workflow.quantising import (
+    TARGET,
+    build_target,
+    check_target,
+    describe_retention,
     load_prepared,
-    resolve_model,
+    retention_metrics,
 )
-from carkp.stages._quant import TARGET, build_target, check_target, describe_retention, retention_metrics
-from carkp.stages._scoring import (
+from carkp.workflow.references import ModelFile, check_input_size, load_net, model_kind, require_data, resolve_model
+from carkp.workflow.scoring import (
     describe_run,
     describe_scores,
     log_scored_splits,
@@ -40,11 +41,6 @@ from carkp.stages._scoring import (
     mean_oracle_error_px,
     predict_split,
 )
-from carkp.stages.export import ONNX_DIR, onnx_name
-from carkp.tracking.tracker import Tracker
-from carkp.training.checkpoint import load_checkpoint
-from carkp.training.distributed import ProcessContext, process_context
-from carkp.training.evaluate import Forward, eval_forward
 
 
 @dataclass(frozen=True)
@@ -140,12 +136,6 @@ OPENERS: dict[str, Callable[[ExperimentConfig, EvaluateInputs, ProcessContext], 
     "int_infer": open_simulator,
     "onnxruntime": open_onnxruntime,
 }
-
-
-def model_kind(stage: str, target: str) -> ModelKind:
-    """What ``latest`` means for a stage."""
-    kinds = {"float": FLOAT, "calibration": CALIBRATION, "qat": QAT}
-    return kinds.get(stage) or ModelKind("export", f"{ONNX_DIR}/{onnx_name(target)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,17 +18,16 @@ from carkp.quant.convert import convert
 from carkp.quant.program import FloatOp, QProgram
 from carkp.quant.target import Target
 from carkp.serving import REGISTERED_NAME, register
-from carkp.stages._cli import MODEL, Arguments, Parameter, execute, guarded, parse
-from carkp.stages._inputs import INPUTS_TAG, inputs_digest, target_digest
-from carkp.stages._models import CALIBRATION, QAT, ModelFile, Prepared, load_prepared, resolve_model
-from carkp.stages._quant import TARGET, build_target, check_target, quantisation_tags
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
+from carkp.workflow.cli import MODEL, Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
+from carkp.workflow.references import QUANTISED_KINDS, ModelFile, onnx_name, resolve_model
+from carkp.workflow.reuse import INPUTS_TAG, inputs_digest, target_digest
+from carkp.workflow.training import ONNX_DIR
 
-KINDS = {"calibration": CALIBRATION, "qat": QAT}
 STAGE = Parameter("stage", "calibration", "whose model: calibration or qat")
 ALIAS = Parameter("alias", "", "register the model as carkp under this alias, for example champion; empty: do not")
-ONNX_DIR = "onnx"
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,6 @@ class ExportResult:
     path: Path
     path_b1: Path
     version: str = ""
-
-
-def onnx_name(target: str) -> str:
-    """File name of the program with symbolic batch."""
-    return f"int8_{target}.onnx"
 
 
 def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: Tracker) -> ExportResult:
@@ -120,8 +114,8 @@ def parse_kind(name: str) -> str:
     Raises:
         ConfigError: there is no such stage.
     """
-    if name not in KINDS:
-        raise ConfigError(f"stage={name!r}: can export {', '.join(KINDS)}")
+    if name not in QUANTISED_KINDS:
+        raise ConfigError(f"stage={name!r}: can export {', '.join(QUANTISED_KINDS)}")
     return name
 
 
@@ -150,7 +144,7 @@ def _execute(arguments: Arguments) -> None:
     alias = parse_alias(arguments.values["alias"])
     target = build_target(config, arguments.values["target"])
     tags = {"carkp.experiment": config.name, "carkp.target": target.name}
-    inputs = ExportInputs(resolve_model(arguments.values["model"], KINDS[stage], tags), stage, target, alias)
+    inputs = ExportInputs(resolve_model(arguments.values["model"], QUANTISED_KINDS[stage], tags), stage, target, alias)
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         result = run(config, inputs, out_dir, tracker)

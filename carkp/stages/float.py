@@ -7,14 +7,16 @@ from pathlib import Path
 
 from carkp.config.schema import ExperimentConfig
 from carkp.keypoints.metrics import Scores
-from carkp.stages import data as data_stage
-from carkp.stages._build import build_fit_settings, build_model, prepare_torch
-from carkp.stages._cli import DATA, Arguments, Parameter, guarded, parse
-from carkp.stages._data import PreparedData, find_data, require_samples
-from carkp.stages._inputs import INPUTS_TAG, inputs_digest
-from carkp.stages._models import load_net, resolve_resume
-from carkp.stages._scoring import describe_run, describe_scores, log_scored_splits, log_sheet
-from carkp.stages._training import (
+from carkp.tracking.tracker import Tracker
+from carkp.training.checkpoint import weights_digest
+from carkp.training.distributed import ProcessContext
+from carkp.workflow.build import build_fit_settings, build_model, prepare_torch
+from carkp.workflow.cli import DATA, Arguments, Parameter, guarded, parse
+from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
+from carkp.workflow.references import find_data, load_net, resolve_resume
+from carkp.workflow.reuse import INPUTS_TAG, inputs_digest
+from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet
+from carkp.workflow.training import (
     NPROC,
     Training,
     best_checkpoint,
@@ -25,9 +27,6 @@ from carkp.stages._training import (
     run_on_ranks,
     train,
 )
-from carkp.tracking.tracker import Tracker
-from carkp.training.checkpoint import weights_digest
-from carkp.training.distributed import ProcessContext
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
     config = arguments.config
     data = find_data(config, arguments.values["data"])
     if data is None:
-        data = data_stage.run_as_child(config, tracker).prepared
+        data = run_as_child(config, tracker).prepared
     nproc = parse_nproc(arguments.values[NPROC.name], config)
     tracker.set_tags({INPUTS_TAG: inputs_digest("float", config, {"data": data.digest, "nproc": str(nproc)})})
     return FloatInputs(data, resolve_resume(arguments.values["resume"], config, data.digest))

@@ -21,13 +21,12 @@ from carkp.data.pictures import Video, VideoWriter, is_video, list_pictures, rea
 from carkp.keypoints.schema import KEYPOINT_NAMES
 from carkp.predictor import BoxError, ModelError, Prediction, Predictor
 from carkp.report.drawing import draw_cars
-from carkp.stages._cli import MODEL, Arguments, Parameter, execute, guarded, parse
-from carkp.stages._models import FLOAT, ModelFile
-from carkp.stages._sheets import write_jpeg
-from carkp.stages.evaluate import model_kind
 from carkp.tracking.runs import LATEST, FoundRun, fetch_artifact, fetch_reference, find_latest_run, find_run, run_id_of
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import NullTracker, Tracker
+from carkp.workflow.cli import MODEL, Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.pictures import write_jpeg
+from carkp.workflow.references import FLOAT, ModelFile, model_kind
 
 ARTIFACT_DIR = "infer"
 JSON_NAME = "keypoints.json"

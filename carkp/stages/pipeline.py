@@ -17,11 +17,6 @@ from rich.table import Table
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
-from carkp.stages._cli import Arguments, Parameter, PipelineError, execute, guarded, parse
-from carkp.stages._inputs import INPUTS_TAG
-from carkp.stages._process import PROCESS_TAG, is_alive, launch, process_name
-from carkp.stages._quant import build_hardware
-from carkp.stages._steps import PIPELINE, STEP_PREFIX, STEPS, Step, find_checkpoint
 from carkp.tracking.runs import (
     PARENT_TAG,
     STAGE_TAG,
@@ -33,6 +28,11 @@ from carkp.tracking.runs import (
     find_runs,
 )
 from carkp.tracking.tracker import Tracker
+from carkp.workflow.cli import Arguments, Parameter, PipelineError, execute, guarded, parse
+from carkp.workflow.process import PROCESS_TAG, is_alive, launch, process_name
+from carkp.workflow.quantising import build_hardware
+from carkp.workflow.reuse import INPUTS_TAG
+from carkp.workflow.steps import PIPELINE, STEP_PREFIX, STEPS, Step, find_checkpoint
 
 STEP_PROCESS_TAG = "carkp.step_process"
 NUM_EARLIER = 20

@@ -7,21 +7,25 @@ from pathlib import Path
 
 from carkp.config.schema import ExperimentConfig
 from carkp.keypoints.codec import CODEC_KEY, codec_to_json
-from carkp.stages._build import build_codec, build_qat_settings, prepare_torch
-from carkp.stages._cli import DATA, MODEL, Arguments, guarded, parse
-from carkp.stages._data import PreparedData, require_data, require_samples
-from carkp.stages._models import CALIBRATION, ModelFile, check_input_size, load_prepared, resolve_model
-from carkp.stages._quant import (
+from carkp.tracking.tracker import Tracker
+from carkp.training.checkpoint import weights_digest
+from carkp.training.distributed import ProcessContext
+from carkp.workflow.build import build_codec, build_qat_settings, prepare_torch
+from carkp.workflow.cli import DATA, MODEL, Arguments, guarded, parse
+from carkp.workflow.preparation import PreparedData, require_samples
+from carkp.workflow.quantising import (
     TARGET,
     build_target,
     check_target,
     describe_retention,
+    load_prepared,
     quantisation_tags,
     retention_metrics,
     write_scales,
 )
-from carkp.stages._scoring import describe_run, describe_scores, log_scored_splits, log_sheet
-from carkp.stages._training import (
+from carkp.workflow.references import CALIBRATION, ModelFile, check_input_size, require_data, resolve_model
+from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet
+from carkp.workflow.training import (
     NPROC,
     Training,
     best_checkpoint,
@@ -31,9 +35,6 @@ from carkp.stages._training import (
     run_on_ranks,
     train,
 )
-from carkp.tracking.tracker import Tracker
-from carkp.training.checkpoint import weights_digest
-from carkp.training.distributed import ProcessContext
 
 
 @dataclass(frozen=True)

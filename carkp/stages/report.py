@@ -15,12 +15,12 @@ from carkp.report.accuracy_data import ReportContent
 from carkp.report.assess import verdicts
 from carkp.report.markdown import PICTURES_DIR, markdown_page, markdown_table
 from carkp.report.page import html_page
-from carkp.stages._cli import Arguments, Parameter, execute, guarded, parse
-from carkp.stages._report_content import common_split, read_family
-from carkp.stages._report_sources import FamilyRuns, find_families
 from carkp.tracking.runs import LATEST
 from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker, git_state
+from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.report.content import common_split, read_family
+from carkp.workflow.report.sources import FamilyRuns, find_families
 
 RUNS = Parameter("runs", LATEST, "latest, or run ids separated by commas: runs of any stage, each for its float model")
 NAME = Parameter("name", "", "folder in reports/; empty: the experiment and the target")

@@ -15,21 +15,20 @@ from carkp.config.loading import ConfigError, dump_yaml, load_yaml
 from carkp.config.schema import ExperimentConfig
 from carkp.config.search import SearchConfig
 from carkp.report.study_figures import StudyPoint, history_figure, importance_figure
-from carkp.stages import data as data_stage
-from carkp.stages._cli import Arguments, Parameter, execute, find_config, guarded, parse
-from carkp.stages._data import PreparedData, find_data, require_samples
-from carkp.stages._process import PROCESS_TAG, is_alive, process_name
-from carkp.stages._quant import TARGET, build_target
-from carkp.stages._study import (
-    ROLE,
-    RUN_ID,
-    SEED,
-    StudySpec,
-    axes_of,
-    queue_jobs,
-    run_workers,
-)
-from carkp.stages._study_outcome import (
+from carkp.tracking.runs import LATEST, adopt_run, find_run
+from carkp.tracking.store import TrackingError, project_root
+from carkp.tracking.tracker import Tracker
+from carkp.tuning.objective import Job
+from carkp.tuning.record import TrialRecord
+from carkp.tuning.settings import StudySettings
+from carkp.tuning.storage import find_notes
+from carkp.tuning.study import TuningStudy
+from carkp.workflow.cli import Arguments, Parameter, execute, find_config, guarded, parse
+from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
+from carkp.workflow.process import PROCESS_TAG, is_alive, process_name
+from carkp.workflow.quantising import TARGET, build_target
+from carkp.workflow.references import find_data
+from carkp.workflow.study.outcome import (
     BEST_FILE,
     BEST_ROLE,
     DEFAULT_ROLE,
@@ -42,16 +41,9 @@ from carkp.stages._study_outcome import (
     row,
     show,
 )
-from carkp.stages._tables import write_table
-from carkp.stages._trial import LR, TrialInputs, tuned_config
-from carkp.tracking.runs import LATEST, adopt_run, find_run
-from carkp.tracking.store import TrackingError, project_root
-from carkp.tracking.tracker import Tracker
-from carkp.tuning.objective import Job
-from carkp.tuning.record import TrialRecord
-from carkp.tuning.settings import StudySettings
-from carkp.tuning.storage import find_notes
-from carkp.tuning.study import TuningStudy
+from carkp.workflow.study.trial import LR, TrialInputs, tuned_config
+from carkp.workflow.study.workers import ROLE, RUN_ID, SEED, StudySpec, axes_of, queue_jobs, run_workers
+from carkp.workflow.tables import write_table
 
 DEFAULT_SEARCH = "configs/search/default.yaml"
 SEARCH = Parameter("search", DEFAULT_SEARCH, "YAML file with the space and the budget of the study")
@@ -208,7 +200,7 @@ def _execute(arguments: Arguments) -> None:
         return TuneInputs(search, spec, num_trials, num_workers)
 
     def work(tracker: Tracker, out_dir: Path) -> None:
-        inputs = inputs_on(found or data_stage.run_as_child(config, tracker).prepared)
+        inputs = inputs_on(found or run_as_child(config, tracker).prepared)
         show(inputs, run(config, inputs, out_dir, tracker))
 
     if found is not None:

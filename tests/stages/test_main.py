@@ -13,16 +13,17 @@ from mlflow.entities import Run
 from carkp.config.loading import load_config
 from carkp.config.schema import ExperimentConfig
 from carkp.quant.target import Target
-from carkp.stages import _data, _steps, pipeline
-from carkp.stages._inputs import IGNORED, INPUTS_TAG, SECTIONS, inputs_digest, stage_settings, target_digest
-from carkp.stages._process import process_name
-from carkp.stages._quant import build_target
+from carkp.stages import pipeline
 from carkp.synthetic.generate import generate
 from carkp.tracking.runs import FoundRun, find_latest_run, find_run
 from carkp.training.checkpoint import Checkpoint, save_checkpoint
+from carkp.workflow import preparation, steps
+from carkp.workflow.process import process_name
+from carkp.workflow.quantising import build_target
+from carkp.workflow.reuse import IGNORED, INPUTS_TAG, SECTIONS, inputs_digest, stage_settings, target_digest
 from tests.stages.conftest import ROOT, TINY, Project, copy_project
 
-NAMES = [step.stage for step in _steps.STEPS]
+NAMES = [step.stage for step in steps.STEPS]
 
 
 def tiny(*overrides: str) -> ExperimentConfig:
@@ -106,7 +107,7 @@ class Pretence:
         config = load_config(
             self.project.path / TINY, [command[i + 1] for i, word in enumerate(command) if word == "--set"]
         )
-        step = next(step for step in _steps.STEPS if step.stage == stage)
+        step = next(step for step in steps.STEPS if step.stage == stage)
         words = dict(zip(command[3::2], command[4::2], strict=True))
         runs = {
             name: find_run(given.removeprefix("runs:/"))
@@ -127,7 +128,7 @@ class Pretence:
                     client.log_artifact(run_id, str(path), "checkpoints")
             return 1
         if stage == "data":
-            client.set_tag(run_id, "carkp.data_key", _steps.data_key(config))
+            client.set_tag(run_id, "carkp.data_key", preparation.data_key(config))
         client.log_text(run_id, "content", step.artifact_of(config))
         for name, number in self.metrics.items():
             client.log_metric(run_id, name, number)
@@ -141,7 +142,7 @@ def pretence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretence:
     pretence = Pretence(copy_project(tmp_path / "carkp"))
     monkeypatch.setattr(pipeline, "launch", pretence.launch)
     # nothing lies in stores that only pretend
-    monkeypatch.setattr(_steps, "find_data", lambda config, reference: "prepared")
+    monkeypatch.setattr(steps, "find_data", lambda config, reference: "prepared")
     return pretence
 
 
@@ -180,15 +181,15 @@ def test_the_report_hangs_on_the_runs_that_it_finds(pretence: Pretence) -> None:
 
 
 def test_edited_files_of_a_source_are_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, step = tmp_path / "source", _steps.STEPS[0]
-    generate(source, _data.synthetic_spec(tiny()), num_workers=1)
+    source, step = tmp_path / "source", steps.STEPS[0]
+    generate(source, preparation.synthetic_spec(tiny()), num_workers=1)
     project, override = copy_project(tmp_path / "carkp"), f"data.source={source}"
     monkeypatch.chdir(project.path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.uri)
     config = tiny(override)
 
     def prepared() -> FoundRun | None:
-        return _steps.find_prepared(step, config, "")
+        return steps.find_prepared(step, config, "")
 
     for _ in range(2):
         done = project.stage("data", "--set", override)
@@ -353,7 +354,7 @@ def test_the_whole_chain_with_mlflow_run_and_by_hand(tmp_path: Path) -> None:
     assert {"float/test/pck", "calibration/test/pck", "align/simulated/pck", "compile/host/latency_ratio"} <= set(
         run.data.metrics
     )
-    for step in _steps.STEPS[2:]:
+    for step in steps.STEPS[2:]:
         child = project.client.get_run(run.data.tags[f"carkp.pipeline.{step.stage}"])
         assert (child.info.status, child.info.experiment_id) == ("FINISHED", run.info.experiment_id)
         assert child.data.tags["mlflow.note.content"], step.stage

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carkp.stages._process import Terminated, is_alive, orderly_interrupts, process_name
+from carkp.workflow.process import Terminated, is_alive, orderly_interrupts, process_name
 
 STAGE = """
 import time
-from carkp.stages._process import orderly_interrupts
+from carkp.workflow.process import orderly_interrupts
 try:
     with orderly_interrupts():
         try:
@@ -30,13 +30,13 @@ except KeyboardInterrupt:
 """
 PIPELINE = """
 import sys
-from carkp.stages._process import launch, orderly_interrupts
+from carkp.workflow.process import launch, orderly_interrupts
 with orderly_interrupts():
     launch([sys.executable, "-c", sys.argv[1]], "run", lambda pid: None)
 """
 ORPHAN = """
 import multiprocessing, os, time
-from carkp.stages._process import end_with_parent, orderly_interrupts
+from carkp.workflow.process import end_with_parent, orderly_interrupts
 
 def work():
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from carkp.stages import _report_content
+from carkp.workflow.report import content
 from tests.stages.conftest import Project, copy_project
 
 TARGET = "bpu"
@@ -74,7 +74,7 @@ def test_float_of_a_sweep_comes_from_a_row_that_kept_some(
     scores: list[tuple[str, str]], float_pck: float | None
 ) -> None:
     rows = [{"val_pck": pck, "val_retention": kept} for pck, kept in scores]
-    assert _report_content.swept_float_pck(rows) == (None if float_pck is None else pytest.approx(float_pck))
+    assert content.swept_float_pck(rows) == (None if float_pck is None else pytest.approx(float_pck))
 
 
 def test_report_lies_in_its_folder_and_in_the_run(reported: Project) -> None:

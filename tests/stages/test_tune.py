@@ -12,12 +12,12 @@ from mlflow.entities import Run
 from carkp.config.loading import load_config
 from carkp.config.schema import ExperimentConfig
 from carkp.stages import tune
-from carkp.stages._study_outcome import compare
-from carkp.stages._trial import chosen_samples, percentile_of, q_of, tuned_config
 from carkp.tracking.tracker import NullTracker
 from carkp.tuning.record import TrialRecord
 from carkp.tuning.settings import Axis, StudySettings
 from carkp.tuning.study import TuningStudy
+from carkp.workflow.study.outcome import compare
+from carkp.workflow.study.trial import chosen_samples, percentile_of, q_of, tuned_config
 from tests.stages.conftest import Outcome, Project
 
 SEARCH = """

@@ -13,14 +13,13 @@ from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.fold import FoldError, fold
 from carkp.quant.program import QProgram
 from carkp.quant.target import Target
-from carkp.stages._build import build_model
-from carkp.stages._cli import Parameter
-from carkp.stages._models import ModelFile, load_net, load_prepared, resolve_model
-from carkp.stages._quant import has_per_channel_weights
-from carkp.stages.evaluate import model_kind
 from carkp.tracking.runs import LATEST
 from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import load_checkpoint
+from carkp.workflow.build import build_model
+from carkp.workflow.cli import Parameter
+from carkp.workflow.quantising import has_per_channel_weights, load_prepared
+from carkp.workflow.references import ModelFile, find_export, load_net
 
 FROM_CONFIG = "config"
 ANY_MODEL = Parameter(
@@ -45,16 +44,6 @@ class FoundProgram:
         own = self.program.target
         foreign = "" if own == target else f"; its arithmetic is that of {own.name}, not of {target.name}"
         return f"{self.reference}{foreign}"
-
-
-def find_export(config: ExperimentConfig, reference: str, target: Target) -> ModelFile:
-    """The int8 ONNX that ``reference`` names.
-
-    Raises:
-        TrackingError: there is none.
-    """
-    tags = {"carkp.experiment": config.name, "carkp.target": target.name}
-    return resolve_model(reference, model_kind("onnxruntime", target.name), tags)
 
 
 def find_program(config: ExperimentConfig, reference: str, target: Target) -> FoundProgram:

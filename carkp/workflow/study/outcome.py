@@ -10,10 +10,10 @@ from rich.table import Table
 
 from carkp.config.schema import ExperimentConfig
 from carkp.config.search import SearchConfig
-from carkp.stages._study import FLOAT_PCK, ORACLE, ROLE, RUN_ID, SCORING_SHARE, SEED, TEST_PCK, StudySpec
-from carkp.stages._trial import LR, SIGMA, Q, percentile_of, q_of
 from carkp.tuning.confirm import MeanDifference, mean_difference
 from carkp.tuning.record import TrialRecord
+from carkp.workflow.study.trial import LR, SIGMA, Q, percentile_of, q_of
+from carkp.workflow.study.workers import FLOAT_PCK, ORACLE, ROLE, RUN_ID, SCORING_SHARE, SEED, TEST_PCK, StudySpec
 
 DEFAULT_ROLE, BEST_ROLE = "default", "best"
 BEST_FILE = "best.yaml"

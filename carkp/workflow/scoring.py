@@ -22,11 +22,11 @@ from carkp.keypoints.predictions import Predictions
 from carkp.keypoints.schema import KEYPOINT_NAMES
 from carkp.report import figures
 from carkp.report.sheets import prediction_sheet
-from carkp.stages._build import build_codec, build_eval_dataset, build_eval_split
-from carkp.stages._sheets import write_jpeg
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import ProcessContext
 from carkp.training.evaluate import Forward, predict
+from carkp.workflow.build import build_codec, build_eval_dataset, build_eval_split
+from carkp.workflow.pictures import write_jpeg
 
 PREDICTIONS_DIR = "predictions"
 CROPS_NAME = "crops.zip"

@@ -19,7 +19,7 @@ from carkp.quant.target import Target
 from carkp.report.page import html_page
 from carkp.report.parts import Chart, Heading, PageTable, Paragraph, Part
 from carkp.report.roofline import Roof, predicted_figure, roofline_figure
-from carkp.stages._models import ModelFile
+from carkp.workflow.references import ModelFile
 
 LARGE = 1000
 

@@ -23,10 +23,10 @@ from carkp.report.accuracy_data import (
     SceneRow,
     Sweep,
 )
-from carkp.stages._report_sources import CHAIN, DIGEST_TAG, MODEL_DIGEST_TAG, FamilyRuns
-from carkp.stages._scoring import CROPS_NAME, PREDICTIONS_DIR
 from carkp.tracking.runs import STAGE_TAG, FoundRun, fetch_artifact, has_artifact
 from carkp.tracking.store import TrackingError
+from carkp.workflow.report.sources import CHAIN, DIGEST_TAG, MODEL_DIGEST_TAG, FamilyRuns
+from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR
 
 SPLITS = ("test", "val")
 FLOAT_ONNX = "onnx/float.onnx"

@@ -20,11 +20,11 @@ from carkp.deploy.int8_onnx import Int8OnnxError
 from carkp.predictor import ModelError
 from carkp.quant.program import ProgramError
 from carkp.quant.simulate import AccumulatorOverflowError
-from carkp.stages._process import Terminated, orderly_interrupts
 from carkp.tracking.store import TrackingError, project_root
 from carkp.tracking.tracker import NullTracker, Tracker, tracked_run
 from carkp.training.checkpoint import CheckpointError
 from carkp.tuning.errors import StorageError
+from carkp.workflow.process import Terminated, orderly_interrupts
 
 DEFAULT_CONFIG = "configs/synthetic.yaml"
 

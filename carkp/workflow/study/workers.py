@@ -11,8 +11,6 @@ from typing import Any
 from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig
-from carkp.stages._process import Terminated, end_with_parent, orderly_interrupts
-from carkp.stages._trial import LR, SIGMA, Q, TrialInputs, percentile_of, run_trial
 from carkp.tracking.runs import end_run, find_run
 from carkp.tracking.store import TrackingError, project_root
 from carkp.tracking.tracker import Tracker, command_line, nested_run
@@ -21,6 +19,8 @@ from carkp.tuning.objective import Alternative, Job, Outcome, Pruned, Trial
 from carkp.tuning.record import TrialRecord
 from carkp.tuning.settings import Axis, StudySettings
 from carkp.tuning.study import TuningStudy
+from carkp.workflow.process import Terminated, end_with_parent, orderly_interrupts
+from carkp.workflow.study.trial import LR, SIGMA, Q, TrialInputs, percentile_of, run_trial
 
 RUN_ID, ROLE, SEED, TEST_PCK = "run_id", "role", "seed", "test_int8_pck"
 FLOAT_PCK, ORACLE, SCORING_SHARE = "val_float_pck", "oracle_error_px", "scoring_share"

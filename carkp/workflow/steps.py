@@ -5,10 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carkp.config.schema import ExperimentConfig
-from carkp.stages._data import data_key, find_data, is_up_to_date
-from carkp.stages._inputs import INPUTS_TAG, hardware_digest, host_digest, inputs_digest, target_digest
-from carkp.stages._models import BEST, CALIBRATED, LAST
-from carkp.stages._quant import build_hardware, build_target
 from carkp.tracking.runs import (
     LATEST,
     STAGE_TAG,
@@ -21,6 +17,10 @@ from carkp.tracking.runs import (
 )
 from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import CheckpointError, load_checkpoint
+from carkp.workflow.preparation import data_key, is_up_to_date
+from carkp.workflow.quantising import build_hardware, build_target
+from carkp.workflow.references import BEST, CALIBRATED, LAST, find_data
+from carkp.workflow.reuse import INPUTS_TAG, hardware_digest, host_digest, inputs_digest, target_digest
 
 PIPELINE = "main"
 STEP_PREFIX = "carkp.pipeline."

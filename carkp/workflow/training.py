@@ -17,15 +17,15 @@ from carkp.deploy.float_onnx import check_against_torch, export_float_onnx
 from carkp.keypoints.codec import CODEC_KEY, codec_to_json
 from carkp.keypoints.metrics import Scores
 from carkp.keypoints.predictions import Predictions
-from carkp.stages._build import build_codec, build_eval_dataset, build_eval_split, build_train_loader
-from carkp.stages._cli import Arguments, Parameter, execute
-from carkp.stages._process import run_under_torchrun
-from carkp.stages._scoring import mean_oracle_error_px, predict_split
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context
 from carkp.training.evaluate import eval_forward, predict
 from carkp.training.fit import EpochResult, FitInputs, FitResult, FitSettings, Trainer, fit
+from carkp.workflow.build import build_codec, build_eval_dataset, build_eval_split, build_train_loader
+from carkp.workflow.cli import Arguments, Parameter, execute
+from carkp.workflow.process import run_under_torchrun
+from carkp.workflow.scoring import mean_oracle_error_px, predict_split
 
 Inputs = TypeVar("Inputs")
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from carkp.config.schema import ExperimentConfig
-from carkp.stages._steps import STEP_PREFIX
 from carkp.tracking.runs import (
     LATEST,
     STAGE_TAG,
@@ -16,6 +15,7 @@ from carkp.tracking.runs import (
     run_id_of,
 )
 from carkp.tracking.store import TrackingError
+from carkp.workflow.steps import STEP_PREFIX
 
 CHAIN = ("float", "calibration", "qat", "export", "align", "check", "compile")
 """Stages of a family, upstream first."""

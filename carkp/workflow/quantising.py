@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from carkp.config.loading import ConfigError, load_yaml
 from carkp.config.schema import ExperimentConfig
@@ -16,13 +18,18 @@ from carkp.data.store import Store
 from carkp.deploy.hardware import Hardware, TargetFile
 from carkp.keypoints.codec import CODEC_KEY, codec_to_json
 from carkp.keypoints.metrics import Scores
+from carkp.model.pose_net import pose_net_from_architecture
+from carkp.quant.calibrate import CalibrationError, Observer, choose_thresholds, correct_biases, observe
 from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.fold import FoldError, fold
 from carkp.quant.graph import ConvLayer
+from carkp.quant.histogram import AbsHistogram
 from carkp.quant.target import Target
-from carkp.stages._build import build_codec, build_eval_dataset
-from carkp.stages._cli import Parameter, find_config
-from carkp.stages._data import PreparedData
-from carkp.stages._models import ModelFile, Prepared
+from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_net
+from carkp.workflow.build import build_codec, build_eval_dataset
+from carkp.workflow.cli import Parameter, find_config
+from carkp.workflow.preparation import PreparedData
+from carkp.workflow.references import ModelFile
 
 TARGET = Parameter("target", "", "a file of configs/targets without .yaml, or a path; empty: as in the configuration")
 
@@ -57,8 +64,88 @@ def _load_target(config: ExperimentConfig, parameter: str) -> TargetFile:
     return load_yaml(find_config(name if is_path else f"configs/targets/{name}.yaml"), TargetFile)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A calibrated network: fake-quantised, and in float as ``net.graph``.
+
+    ``origin`` says where it comes from, as strings: the float model, its scores, the data.
+    """
+
+    net: FakeQuantNet
+    origin: Mapping[str, str]
+    architecture: Mapping[str, Any]
+
+
+def prepared_architecture(
+    float_architecture: Mapping[str, Any], target: Target, per_channel_weights: bool, origin: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a checkpoint keeps of a calibrated network."""
+    return {
+        "float": dict(float_architecture),
+        "input_size": list(float_architecture["input_size"]),
+        "fake_quant": {"target": target.model_dump(), "per_channel_weights": per_channel_weights},
+        "origin": dict(origin),
+    }
+
+
+def load_prepared(path: Path) -> Prepared:
+    """The calibrated network of a checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: a float checkpoint, or weights and architecture that do not fit.
+    """
+    checkpoint = load_checkpoint(path)
+    architecture = checkpoint.architecture
+    if "fake_quant" not in architecture:
+        raise CheckpointError(f"{path}: holds a float network, here a calibrated one is wanted: calibrate it first")
+    try:
+        settings = architecture["fake_quant"]
+        float_net = pose_net_from_architecture(architecture["float"]).eval()
+        graph = fold(float_net, tuple(architecture["input_size"]))
+        net = FakeQuantNet(graph, Target.model_validate(settings["target"]), settings["per_channel_weights"])
+        net.load_state_dict(checkpoint.weights)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{path}: holds no calibrated network of its architecture: {error}") from error
+    return Prepared(net.eval(), architecture["origin"], architecture)
+
+
 def has_per_channel_weights(config: ExperimentConfig, target: Target) -> bool:
     return target.per_channel_weights if config.quant.weights == "target" else config.quant.weights == "per_channel"
+
+
+def prepare(config: ExperimentConfig, checkpoint: Checkpoint, target: Target) -> FakeQuantNet:
+    """The float network of a checkpoint, folded, with fake quantisation that has no thresholds yet.
+
+    Raises:
+        ConfigError: the network cannot be folded.
+    """
+    try:
+        graph = fold(load_net(checkpoint), config.model.input_size)
+    except FoldError as error:
+        raise ConfigError(f"model.backbone={config.model.backbone}: {error}") from error
+    return FakeQuantNet(graph, target, has_per_channel_weights(config, target)).eval()
+
+
+def calibrate(
+    config: ExperimentConfig, net: FakeQuantNet, store: Store, observers: Mapping[str, Observer]
+) -> dict[str, AbsHistogram]:
+    """Set the thresholds of ``net`` from images of ``store``; the histograms that they come from.
+
+    Raises:
+        ConfigError: a tensor cannot be calibrated.
+    """
+    settings = config.quant
+    num_batches = -(-min(settings.num_images, len(store)) // settings.batch_size)
+    images = calibration_batches(config, store, settings.num_images)
+    try:
+        histograms = observe(net.graph, tqdm(images, "observe", num_batches, unit="batch"), torch.get_num_threads())
+    except CalibrationError as error:
+        raise ConfigError(f"calibration: {error}; the float model is broken, train it again") from error
+    net.set_thresholds(choose_thresholds(histograms, net.num_levels, observers))
+    if settings.bias_correction:
+        images = calibration_batches(config, store, settings.num_images)
+        correct_biases(net, tqdm(images, "correct biases", num_batches, unit="batch"))
+    return histograms
 
 
 def calibration_batches(config: ExperimentConfig, store: Store, num_images: int) -> Iterator[Tensor]:

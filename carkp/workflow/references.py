@@ -6,19 +6,54 @@ from pathlib import Path
 from typing import Any
 
 from carkp.config.schema import ExperimentConfig
-from carkp.model.pose_net import pose_net_from_architecture
-from carkp.quant.fake_quant import FakeQuantNet
-from carkp.quant.fold import fold
+from carkp.data.issues import DataError
 from carkp.quant.target import Target
-from carkp.tracking.runs import LATEST, fetch_artifact, fetch_reference, find_latest_run, find_unfinished_run, run_id_of
+from carkp.tracking.runs import (
+    LATEST,
+    fetch_artifact,
+    fetch_reference,
+    find_latest_run,
+    find_run,
+    find_unfinished_run,
+    run_id_of,
+)
 from carkp.tracking.store import TrackingError
-from carkp.training.checkpoint import CheckpointError, load_checkpoint
+from carkp.training.checkpoint import CheckpointError
 from carkp.training.checkpoint import load_net as load_net
+from carkp.workflow.preparation import PreparedData, data_key, open_prepared
 
 BEST = "checkpoints/best.pt"
 LAST = "checkpoints/last.pt"
 CALIBRATED = "calibration/model.pt"
-FLOAT_ONNX = "onnx/float.onnx"
+ONNX_DIR = "onnx"
+FLOAT_ONNX = f"{ONNX_DIR}/float.onnx"
+
+
+def find_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
+    """The prepared data that ``reference`` names; None where ``latest`` has not been made yet.
+
+    Raises:
+        DataError: the reference names something that is not there or cannot be used.
+    """
+    if reference != LATEST:
+        return _find_named(reference)
+    run = find_latest_run("data", {"carkp.data_key": data_key(config)})
+    if run is None:
+        return None
+    directory = Path(run.tags["carkp.data_dir"])
+    try:
+        prepared = open_prepared(directory)
+    except DataError:
+        return None
+    return prepared if prepared.digest == run.tags["carkp.data_digest"] else None
+
+
+def require_data(config: ExperimentConfig, reference: str) -> PreparedData:
+    """``find_data``, with an error that names the command to run where there is nothing."""
+    prepared = find_data(config, reference)
+    if prepared is None:
+        raise DataError(f"no prepared data for the experiment {config.name!r}: run `mlflow run . -e data` first")
+    return prepared
 
 
 @dataclass(frozen=True)
@@ -41,6 +76,19 @@ class ModelKind:
 FLOAT = ModelKind("float", BEST)
 CALIBRATION = ModelKind("calibration", CALIBRATED)
 QAT = ModelKind("qat", BEST)
+QUANTISED_KINDS = {"calibration": CALIBRATION, "qat": QAT}
+"""Of models that are exported, by the stage that makes them."""
+
+
+def onnx_name(target: str) -> str:
+    """File name of the program with symbolic batch."""
+    return f"int8_{target}.onnx"
+
+
+def model_kind(stage: str, target: str) -> ModelKind:
+    """What ``latest`` means for a stage."""
+    kinds = {"float": FLOAT, "calibration": CALIBRATION, "qat": QAT}
+    return kinds.get(stage) or ModelKind("export", f"{ONNX_DIR}/{onnx_name(target)}")
 
 
 def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> ModelFile:
@@ -71,6 +119,16 @@ def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> M
     return ModelFile(path, run_id_of(reference) or "", reference)
 
 
+def find_export(config: ExperimentConfig, reference: str, target: Target) -> ModelFile:
+    """The int8 ONNX that ``reference`` names.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    tags = {"carkp.experiment": config.name, "carkp.target": target.name}
+    return resolve_model(reference, model_kind("onnxruntime", target.name), tags)
+
+
 def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -> Path | None:
     """The ``last.pt`` to go on from; None for an empty reference.
 
@@ -98,51 +156,6 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
     return fetch_artifact(run_id, str(Path(LAST).parent)) / Path(LAST).name
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A calibrated network: fake-quantised, and in float as ``net.graph``.
-
-    ``origin`` says where it comes from, as strings: the float model, its scores, the data.
-    """
-
-    net: FakeQuantNet
-    origin: Mapping[str, str]
-    architecture: Mapping[str, Any]
-
-
-def prepared_architecture(
-    float_architecture: Mapping[str, Any], target: Target, per_channel_weights: bool, origin: Mapping[str, str]
-) -> dict[str, Any]:
-    """What a checkpoint keeps of a calibrated network."""
-    return {
-        "float": dict(float_architecture),
-        "input_size": list(float_architecture["input_size"]),
-        "fake_quant": {"target": target.model_dump(), "per_channel_weights": per_channel_weights},
-        "origin": dict(origin),
-    }
-
-
-def load_prepared(path: Path) -> Prepared:
-    """The calibrated network of a checkpoint, in evaluation mode.
-
-    Raises:
-        CheckpointError: a float checkpoint, or weights and architecture that do not fit.
-    """
-    checkpoint = load_checkpoint(path)
-    architecture = checkpoint.architecture
-    if "fake_quant" not in architecture:
-        raise CheckpointError(f"{path}: holds a float network, here a calibrated one is wanted: calibrate it first")
-    try:
-        settings = architecture["fake_quant"]
-        float_net = pose_net_from_architecture(architecture["float"]).eval()
-        graph = fold(float_net, tuple(architecture["input_size"]))
-        net = FakeQuantNet(graph, Target.model_validate(settings["target"]), settings["per_channel_weights"])
-        net.load_state_dict(checkpoint.weights)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{path}: holds no calibrated network of its architecture: {error}") from error
-    return Prepared(net.eval(), architecture["origin"], architecture)
-
-
 def check_input_size(architecture: Mapping[str, Any], config: ExperimentConfig, path: Path) -> None:
     """Refuse a checkpoint whose network takes another size than the configuration prepares.
 
@@ -160,3 +173,13 @@ def check_input_size(architecture: Mapping[str, Any], config: ExperimentConfig, 
 def _is_bare_run(reference: str) -> bool:
     run_id = run_id_of(reference)
     return run_id is not None and reference.rstrip("/").endswith(run_id)
+
+
+def _find_named(reference: str) -> PreparedData:
+    run_id = run_id_of(reference)
+    if run_id is None:
+        return open_prepared(Path(reference).expanduser())
+    run = find_run(run_id)
+    if "carkp.data_dir" not in run.tags:
+        raise DataError(f"{reference}: the run {run.name!r} prepared no data")
+    return open_prepared(Path(run.tags["carkp.data_dir"]))

@@ -20,7 +20,13 @@ from carkp.quant.calibrate import choose_thresholds
 from carkp.quant.convert import convert
 from carkp.quant.program import QProgram
 from carkp.quant.target import Target
-from carkp.stages._build import (
+from carkp.tracking.store import project_root
+from carkp.tracking.tracker import Tracker
+from carkp.training.checkpoint import Checkpoint
+from carkp.training.distributed import cpu_context, process_context
+from carkp.training.evaluate import EvalSplit, Forward, predict
+from carkp.training.fit import EpochResult, FitResult
+from carkp.workflow.build import (
     build_codec,
     build_eval_dataset,
     build_fit_settings,
@@ -29,19 +35,13 @@ from carkp.stages._build import (
     prepare_torch,
     vary_percentile,
 )
-from carkp.stages._cli import log_config
-from carkp.stages._data import PreparedData
-from carkp.stages._executions import simulator_forward
-from carkp.stages._scoring import mean_oracle_error_px
-from carkp.stages._tables import write_table
-from carkp.stages._training import Training, best_checkpoint, train
-from carkp.stages.calibration import calibrate, prepare
-from carkp.tracking.store import project_root
-from carkp.tracking.tracker import Tracker
-from carkp.training.checkpoint import Checkpoint
-from carkp.training.distributed import cpu_context, process_context
-from carkp.training.evaluate import EvalSplit, Forward, predict
-from carkp.training.fit import EpochResult, FitResult
+from carkp.workflow.cli import log_config
+from carkp.workflow.executions import simulator_forward
+from carkp.workflow.preparation import PreparedData
+from carkp.workflow.quantising import calibrate, prepare
+from carkp.workflow.scoring import mean_oracle_error_px
+from carkp.workflow.tables import write_table
+from carkp.workflow.training import Training, best_checkpoint, train
 
 SIGMA, LR, Q = "sigma", "lr", "q"
 PERCENTILE_DIGITS = 7

@@ -1,0 +1,1 @@
+"""The accuracy report: the runs that it is made of, and what they say."""
