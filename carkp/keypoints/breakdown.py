@@ -31,9 +31,10 @@ class GroupScore:
 
     Attributes:
         name: of the group.
-        pck, mean_dist: with intervals over cars; the mean distance in input pixels. NaN for an empty group.
+        pck, mean_dist: with intervals over clusters of cars; the mean distance in input pixels. NaN for an empty group.
         num_cars: cars with at least one keypoint in it.
         num_points: labelled keypoints.
+        num_units: clusters with at least one keypoint in it; cars where those are what is resampled.
     """
 
     name: str
@@ -41,6 +42,7 @@ class GroupScore:
     mean_dist: Interval
     num_cars: int
     num_points: int
+    num_units: int
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,14 @@ def score_groups(
     is_correct = correct_keypoints(predictions, alpha)
     dist = _distances(predictions, predictions.targets)
     groups = [mask & is_labelled for mask in masks.values()]
+    units = predictions.units
     numerators = [is_correct & group for group in groups] + [np.where(group, dist, 0) for group in groups]
-    denominators = [has_length & group for group in groups] + groups
-    found = ratio_intervals(_summed(numerators), _summed(denominators), num_resamples, seed)
+    denominators = units.sums(_summed([has_length & group for group in groups] + groups))
+    found = ratio_intervals(units.sums(_summed(numerators)), denominators, num_resamples, seed)
+    num_units = np.count_nonzero(denominators[:, len(groups) :], axis=0).tolist()
     return [
-        GroupScore(name, found[index], found[len(groups) + index], int(group.any(axis=1).sum()), int(group.sum()))
-        for index, (name, group) in enumerate(zip(masks, groups, strict=True))
+        GroupScore(name, found[index], found[len(groups) + index], int(group.any(axis=1).sum()), int(group.sum()), num)
+        for index, (name, group, num) in enumerate(zip(masks, groups, num_units, strict=True))
     ]
 
 

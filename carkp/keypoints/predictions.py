@@ -1,12 +1,14 @@
 """The predictions of one model on one split: what metrics and reports are made of."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carkp.keypoints import metrics
+from carkp.keypoints.clusters import Units, units_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+    @cached_property
+    def units(self) -> Units:
+        """What intervals and tests resample as a whole."""
+        return units_of(self.sample_ids, (self.validity > 0).any(axis=1))
 
     def score(self, alpha: float) -> metrics.Scores:
         return metrics.score(
