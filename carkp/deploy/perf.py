@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy import stats
+
 from carkp.deploy.check import LayerVerdict, operator_name
 from carkp.deploy.hardware import CONV_KINDS, Performance
 from carkp.deploy.layer_cost import LayerCost, layer_cost, live_bytes, operator_kind, tensor_bytes
@@ -174,20 +176,9 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} values against {len(second)}")
-    one, other = _ranks(first), _ranks(second)
-    mean = (len(one) + 1) / 2
-    products = sum((a - mean) * (b - mean) for a, b in zip(one, other, strict=True))
-    spread = [sum((rank - mean) ** 2 for rank in ranks) for ranks in (one, other)]
-    norm = (spread[0] * spread[1]) ** 0.5
-    return products / norm if norm else float("nan")
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    order = sorted(values)
-    mean_rank: Mapping[float, float] = {
-        value: order.index(value) + (order.count(value) + 1) / 2 for value in dict.fromkeys(order)
-    }
-    return [mean_rank[value] for value in values]
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return float("nan")
+    return float(stats.spearmanr(first, second).statistic)
 
 
 def layer_time(program: QProgram, layer: Layer, performance: Performance) -> LayerTime:

@@ -79,6 +79,16 @@ class Resampled:
         """Whether what is drawn are clusters that hold what belongs together."""
         return self.num_clusters > 1 and self.num_alone < self.num_clusters
 
+    @property
+    def num_units(self) -> int:
+        """How many are drawn: clusters, or the cars of the only one."""
+        return self.num_clusters if self.num_clusters > 1 else self.num_cars
+
+    @property
+    def unit(self) -> str:
+        """What one of them is, in the plural."""
+        return "clusters" if self.is_by_cluster else "cars"
+
     def __str__(self) -> str:
         """For captions: ``14 clusters (scene and camera)``."""
         counts = {Level.CAMERA: self.num_cameras, Level.SCENE: self.num_scenes, Level.CROP: self.num_alone}
@@ -159,9 +169,9 @@ def units_of(sample_ids: Iterable[str], is_labelled: NDArray[np.bool_]) -> Units
     resampled = Resampled(*counts, num_cars=int(is_labelled.sum()))
     if resampled.num_clusters > 1:
         places = np.array([used.get(cluster, -1) for cluster in clusters], dtype=np.intp)
-        return Units(places, len(used), resampled)
+        return Units(places, resampled.num_units, resampled)
     places = np.where(is_labelled, np.cumsum(is_labelled) - 1, -1).astype(np.intp)
-    return Units(places, resampled.num_cars, resampled)
+    return Units(places, resampled.num_units, resampled)
 
 
 def _chosen(clusters: list[Cluster], is_chosen: NDArray[np.bool_]) -> Iterable[Cluster]:

@@ -221,7 +221,8 @@ def sign_flip_p_value(differences: NDArray[np.int64], num_flips: int = NUM_FLIPS
 
 def smallest_p_value(num_units: int, num_flips: int = NUM_FLIPS) -> float:
     """The smallest that ``sign_flip_p_value`` can give for so many differences: 2^-(n - 1), for the sums of all signs
-    as they are and of all of them turned are equally far from 0."""
+    as they are and of all of them turned are equally far from 0.
+    """
     exact = 2.0 ** (1 - max(num_units, 1))
     return exact if num_units - 1 <= int(np.log2(num_flips)) else 1 / (1 + num_flips)
 

@@ -43,7 +43,7 @@ class Predictions:
     @cached_property
     def units(self) -> Units:
         """What intervals and tests resample as a whole."""
-        return units_of(self.sample_ids, (self.validity > 0).any(axis=1))
+        return units_of(self.sample_ids, np.any(self.validity > 0, axis=1))
 
     def score(self, alpha: float) -> metrics.Scores:
         return metrics.score(

@@ -15,6 +15,8 @@ from carkp.keypoints.breakdown import (
     visibility_masks,
 )
 from carkp.keypoints.paired import difference_curve, is_comparable
+from carkp.keypoints.predictions import Predictions
+from carkp.keypoints.schema import OCCLUDED
 from carkp.report import figures, tables
 from carkp.report.accuracy_data import Family, ReportContent, crop_key
 from carkp.report.assess import Assessed, assess, at_other_thresholds, between_families, shown, verdict
@@ -23,6 +25,15 @@ from carkp.report.comparison_figures import Section, breakdown_figure, differenc
 from carkp.report.parts import Chart, Gallery, Heading, PageTable, Paragraph, Part, Picture
 from carkp.report.provenance import provenance_section
 from carkp.report.style import readable
+from carkp.report.wording import (
+    axis_note,
+    cluster_rule,
+    headline_reading,
+    interval_warnings,
+    over,
+    sweep_reading,
+    training_data_note,
+)
 
 ALPHAS = np.linspace(0.01, 0.3, 30)
 MAX_CURVES = 7
@@ -30,6 +41,9 @@ NUM_CARS, MIN_CARS = 16, 4
 """Worst and median cars each, shared among the families."""
 
 SHEET_WIDTH = 960
+CUT = 1
+"""Of ``truncated``."""
+
 DETAILED = ("sqnr", "sweep", "data")
 """What is missing of these is said in its own section."""
 
@@ -65,9 +79,12 @@ def _summary(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
             f"Accuracy of the models below on the {split}. pck is the share of labelled keypoints that lie within "
             f"{content.alpha:g} of the car's extent of their label, pck_hat the same with the reference length of HAT "
             "(comparable with its published figures and with nothing else), mean_dist the mean distance in pixels of "
-            "the network's input. Higher is better for all but mean_dist, size and latency."
+            "the network's input. Higher is better for pck, pck_hat and retention, lower for mean_dist, size and "
+            "latency."
         ),
         tables.headline_table(rows, content.alpha),
+        *(Paragraph(warning, "note") for warning in interval_warnings(rows)),
+        *([Paragraph(rule)] if (rule := cluster_rule(rows)) else []),
     ]
     for family in content.families:
         judged = next(item for item in rows if item.family is family and item.row is family.judged)
@@ -83,11 +100,7 @@ def _summary(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
     parts += _comparability(content)
     intervals = {"pck": [item.scores.pck for item in rows]}
     figure = dots_figure([item.label for item in rows], intervals, f"PCK at alpha {content.alpha:g}", "PCK")
-    caption = (
-        "Dots are the scores, bars their 95 % intervals over cars. All rows are scored on the same cars, so bars that "
-        "overlap do not show that two models are equal: the paired test below can tell apart what these bars cannot."
-    )
-    return [*parts, Chart(figure, "headline", caption, "PCK of every model with its interval")]
+    return [*parts, Chart(figure, "headline", headline_reading(rows), "PCK of every model with its interval")]
 
 
 def _comparability(content: ReportContent) -> list[Part]:
@@ -133,8 +146,9 @@ def _against_float(content: ReportContent, rows: Sequence[Assessed]) -> list[Par
         title = "PCK lost or gained against float, over the threshold"
         figure = difference_figure(ALPHAS, curves, title, content.alpha, "row − float (points)")
         caption = (
-            "Below 0 the row is worse than float. Bands: pointwise 95 % intervals of a paired bootstrap over cars. "
-            "Small thresholds show what rounding moves; the dotted line is the threshold of the headline."
+            f"Below 0 the row is worse than float. Bands: pointwise 95 % intervals of a paired bootstrap over "
+            f"{over(tested)}. At small thresholds the smallest shifts count; the dotted line is the threshold of the "
+            "headline."
         )
         parts.append(Chart(figure, "difference", caption, "Difference of PCK to float over the threshold"))
     return [*parts, *_between(content, rows)]
@@ -149,8 +163,8 @@ def _between(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
     heading: list[Part] = [Heading("Models against each other", 3), Paragraph(reading)]
     if not tested:
         return [*heading, Paragraph("Not of the same samples: no test is possible.", "note")]
-    table = tables.paired_table(tested)
-    return [*heading, replace(table, headings=["models", *table.headings[1:]], caption="")]
+    table, caption = tables.paired_table(tested), tables.paired_caption(tested, "the first", "the second")
+    return [*heading, replace(table, headings=["models", *table.headings[1:]], caption=caption)]
 
 
 def _curves(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
@@ -170,12 +184,12 @@ def _keypoints(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
     names = readable([group.name for group in next(iter(groups.values()))])
     intervals = {label: [group.pck for group in found] for label, found in groups.items()}
     figure = dots_figure(names, intervals, f"PCK at alpha {content.alpha:g} by keypoint", "PCK")
-    caption = f"{_counts(rows)}. Bars: 95 % intervals over cars. The axis does not begin at 0."
+    caption = f"{_counts(rows)}. Bars: 95 % intervals over {over(rows)}.{axis_note(figure)}"
+    pairs = ", and whether int8 loses on some more than on others: look for dots that are further apart than the rest"
     return [
         Heading("Keypoints"),
         Paragraph(
-            "Which keypoints are found worst, and whether int8 loses on some more than on others: look for pairs of "
-            "dots that are further apart than the rest. Right and left are the car's own."
+            f"Which keypoints are found worst{pairs if len(rows) > 1 else ''}. Right and left are the car's own."
         ),
         Chart(figure, "keypoints", caption, "PCK of each of the twelve keypoints"),
         tables.keypoint_table(groups),
@@ -201,21 +215,31 @@ def _breakdown(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
                 {label: [group.mean_dist for group in groups] for label, groups in named.items()},
             )
         )
-        found_tables.append(tables.group_table(title, found))
+        found_tables.append(tables.group_table(title, found, rows[0].scores.resampled.unit))
     figure = breakdown_figure(sections, "Error by visibility, crop size and truncation")
     caption = (
-        f"{_counts(rows)}; the number of keypoints of each group in brackets. Bars: 95 % intervals over cars. Crop "
-        "size is the larger side of the car's crop in the frame; distances are in pixels of the network's input."
+        f"{_counts(rows)}; the number of keypoints of each group in brackets. Bars: 95 % intervals over {over(rows)}. "
+        "Crop size is the larger side of the car's crop in the frame; distances are in pixels of the network's input."
     )
     return [
         Heading("Visibility, size, truncation"),
-        Paragraph(
-            "Where the error comes from. Occluded keypoints are labelled and count in every score of this report; "
-            "cars that the frame cuts have keypoints that no picture shows."
-        ),
+        Paragraph(f"Where the error comes from.{_breakdown_reading(rows[0].row.predictions)}"),
         Chart(figure, "breakdown", caption, "PCK and mean distance by visibility, crop size and truncation"),
         *found_tables,
     ]
+
+
+def _breakdown_reading(predictions: Predictions) -> str:
+    """What the groups are, of those that there are."""
+    is_labelled = predictions.validity > 0
+    has_occluded = bool((predictions.validity == OCCLUDED).any())
+    is_cut = (is_labelled & (predictions.truncated == CUT)[:, None]).any()
+    occluded = (
+        " Occluded keypoints are labelled and count in every score of this report."
+        if has_occluded
+        else " No keypoint is labelled as occluded."
+    )
+    return occluded + (" Cars that the frame cuts can have keypoints that no picture shows." if is_cut else "")
 
 
 def _sides(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
@@ -223,9 +247,8 @@ def _sides(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
     sentences = []
     for item in rows:
         mirrored = mirrored_cars(item.row.predictions, content.alpha)
-        sentences.append(
-            f"{item.label}: {mirrored.num_mirrored} of {mirrored.num_cars} cars ({tables.percent(mirrored.share)})"
-        )
+        share = f" ({tables.percent(mirrored.share)})" if mirrored.num_cars else ", so nothing can be told"
+        sentences.append(f"{item.label}: {mirrored.num_mirrored} of {mirrored.num_cars} cars{share}")
     return [
         Heading("Left and right"),
         Paragraph(
@@ -271,8 +294,8 @@ def _sweeps(content: ReportContent) -> list[Part]:
     parts: list[Part] = [
         Heading("Percentile sweep"),
         Paragraph(
-            "Validation PCK of the calibrated model, were its thresholds another percentile of |x|. A flat top says "
-            "that the choice does not matter; the fall to the left is clipping, to the right rounding."
+            "Validation PCK of the calibrated model, were its thresholds another percentile of |x|. Lower percentiles "
+            "clip more values, higher ones leave coarser steps to the others."
         ),
     ]
     for family in content.families:
@@ -283,7 +306,9 @@ def _sweeps(content: ReportContent) -> list[Part]:
         line = (
             "the dashed line is the float model" if family.sweep.float_pck is not None else "float's PCK is not known"
         )
-        caption = f"{_named(content, family)}: {len(family.sweep.pck)} percentiles; {line}."
+        caption = (
+            f"{_named(content, family)}: {len(family.sweep.pck)} percentiles; {line}. {sweep_reading(family.sweep)}"
+        )
         name = f"sweep_{content.families.index(family)}"
         parts += [Chart(figure, name, caption, "Validation PCK by percentile"), tables.sweep_table(family.sweep)]
     return parts
@@ -333,10 +358,11 @@ def _pictures(content: ReportContent, family: Family, kind: str, indices: Sequen
 def _data(content: ReportContent) -> list[Part]:
     parts: list[Part] = [
         Heading("Data"),
-        Paragraph("What the models were trained and scored on. Visible and occluded keypoints count."),
+        Paragraph("What the models were scored on. Visible and occluded keypoints count."),
     ]
     seen: set[str] = set()
     for family in content.families:
+        parts += [Paragraph(note, "note")] if (note := training_data_note(family)) else []
         if family.data is None:
             parts += _missing(family, "data")
             continue

@@ -71,31 +71,59 @@ def between_families(content: ReportContent, rows: Sequence[Assessed]) -> list[A
 def verdict(item: Assessed) -> str:
     """One sentence or two in plain words: can this row be trusted to be as good as float?"""
     if item.test is None or item.kept is None:
-        return f"{item.label}: there is no float row on the same cars, so nothing can be said about what int8 costs."
-    test, kept = item.test, item.kept
-    found = (
-        f"{points(test.difference.value)} points of PCK ({points(test.difference.low)} to "
-        f"{points(test.difference.high)}; p {p_relation(test.p_value)})"
-    )
-    size = f"{item.scores.num_cars:,} cars and {test.num_points:,} keypoints"
+        return f"{item.label}: there is no float row on the same cars, so nothing can be said against float."
+    test = item.test
+    if not np.isfinite(test.difference.low):
+        return (
+            f"{item.label} against float: fewer than two clusters have keypoints that count, so there is no interval."
+        )
     has_moved = not test.difference.low <= 0 <= test.difference.high
-    if not has_moved:
-        hidden = max(0.0, -test.difference.low)
-        sentence = (
-            f"No difference between float and {item.label} is shown: {found} on {size}. A loss of up to "
-            f"{100 * hidden:.2f} points could have stayed hidden in a split of this size; it keeps "
-            f"{100 * kept.share:.2f} % of float's PCK, and at least {100 * kept.low:.2f} % with 97.5 % confidence."
-        )
-    else:
-        word = "worse" if test.difference.value < 0 else "better"
-        sentence = (
-            f"{item.label} is measurably {word} than float: {found} on {size}. It keeps {100 * kept.share:.2f} % of "
-            f"float's PCK ({100 * kept.low:.2f} % to {100 * kept.high:.2f} %)"
-            + (f", so a loss above {-100 * test.difference.low:.2f} points is unlikely." if word == "worse" else ".")
-        )
+    sentence = _shown_difference(item, test) if has_moved else _no_difference(item, test)
     if has_moved != (test.p_value < SIGNIFICANCE):
         sentence += " Interval and p-value fall on different sides of 5 %: read it as undecided."
+    if SIGNIFICANCE <= test.smallest_p < 1:
+        sentence += f" The models differ in {test.num_moved} clusters, so p could not be below {test.smallest_p:.2g}."
+    if test.resampled.warning:
+        sentence += f" Read the interval with care ({test.resampled.short})."
     return sentence
+
+
+def _found(item: Assessed, test: PairedTest) -> str:
+    """The difference with its interval, and what it rests on."""
+    clusters = f" in {test.resampled}" if test.resampled.is_by_cluster else ""
+    return (
+        f"{points(test.difference.value)} points of PCK ({points(test.difference.low)} to "
+        f"{points(test.difference.high)}; p {p_relation(test.p_value)}) on {item.scores.num_cars:,} cars and "
+        f"{test.num_points:,} keypoints{clusters}"
+    )
+
+
+def _no_difference(item: Assessed, test: PairedTest) -> str:
+    hidden = max(0.0, -test.difference.low)
+    sentence = (
+        f"No difference between float and {item.label} is shown: {_found(item, test)}. A loss of up to "
+        f"{100 * hidden:.2f} points could have stayed hidden in a split of this size"
+    )
+    kept = item.kept
+    if kept is None or not np.isfinite(kept.low):
+        return f"{sentence}."
+    if test.resampled.warning:
+        return f"{sentence}; it keeps {100 * kept.share:.2f} % of float's PCK."
+    return (
+        f"{sentence}; it keeps {100 * kept.share:.2f} % of float's PCK, and at least {100 * kept.low:.2f} % with "
+        "97.5 % confidence."
+    )
+
+
+def _shown_difference(item: Assessed, test: PairedTest) -> str:
+    word = "worse" if test.difference.value < 0 else "better"
+    sentence = f"{item.label} is measurably {word} than float: {_found(item, test)}"
+    kept = item.kept
+    if kept is not None and np.isfinite(kept.low):
+        ends = f"{100 * kept.low:.2f} % to {100 * kept.high:.2f} %"
+        sentence += f". It keeps {100 * kept.share:.2f} % of float's PCK ({ends})"
+    is_sure = word == "worse" and not test.resampled.warning
+    return sentence + (f", so a loss above {-100 * test.difference.low:.2f} points is unlikely." if is_sure else ".")
 
 
 def verdicts(content: ReportContent) -> list[str]:
@@ -110,6 +138,8 @@ def at_other_thresholds(item: Assessed) -> str:
     if item.test is None or reference is None:
         return ""
     differences = item.row.predictions.pck_curve(OTHER_ALPHAS) - reference.predictions.pck_curve(OTHER_ALPHAS)
+    if not np.isfinite(differences).all():
+        return ""
     found = [f"{points(difference)} at {alpha:g}" for alpha, difference in zip(OTHER_ALPHAS, differences, strict=True)]
     return f"The same difference at other thresholds alpha: {', '.join(found)}."
 

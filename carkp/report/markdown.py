@@ -1,14 +1,18 @@
 """Pages of parts as Markdown (GitHub's) with the pictures beside it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from carkp.report.page import png
-from carkp.report.parts import Chart, Code, Gallery, Heading, PageTable, Paragraph, Part, Picture
+from jinja2 import Template
+
+from carkp.report.page import png, templates
+from carkp.report.parts import Chart, Gallery, PageTable, Part, Picture
 
 PICTURES_DIR = "pictures"
 GALLERY_COLUMNS = 4
+MARKDOWN_TEMPLATE = "page.md"
 
 
 @dataclass(frozen=True)
@@ -21,57 +25,41 @@ class MarkdownPage:
 
 def markdown_page(title: str, parts: Sequence[Part]) -> MarkdownPage:
     """The page as Markdown with relative links."""
-    pictures: dict[str, bytes] = {}
-    blocks = [f"# {_inline(title)}", *(_block(part, pictures) for part in parts)]
-    return MarkdownPage("\n\n".join(blocks) + "\n", pictures)
+    text = _template().render(title=title, parts=parts, columns_of_galleries=GALLERY_COLUMNS)
+    return MarkdownPage(text, dict(picture for part in parts for picture in _pictures(part)))
 
 
 def markdown_table(table: PageTable) -> str:
     """A table in pipes, its caption below."""
-    rule = ["---:" if index in table.numeric else "---" for index in range(len(table.headings))]
-    lines = [_row(table.headings), f"|{'|'.join(rule)}|", *(_row(row) for row in table.rows)]
-    caption = f"\n\n{_inline(table.caption)}" if table.caption else ""
-    return "\n".join(lines) + caption
+    macros = _template().make_module({"title": "", "parts": ()})
+    return str(macros.table(table))  # type: ignore[attr-defined]
 
 
-def _block(part: Part, pictures: dict[str, bytes]) -> str:
+@cache
+def _template() -> Template:
+    environment = templates()
+    environment.filters.update({"text": _inline, "cell": _cell, "picture": _link})
+    return environment.get_template(MARKDOWN_TEMPLATE)
+
+
+def _pictures(part: Part) -> list[tuple[str, bytes]]:
+    """Name and content of the files that a part needs."""
     match part:
-        case Heading():
-            return f"{'#' * part.level} {_inline(part.text)}"
-        case Paragraph():
-            return _inline(part.text) if part.kind == "plain" else f"> {_inline(part.text)}"
-        case PageTable():
-            return markdown_table(part)
         case Chart():
-            pictures[f"{part.name}.png"] = png(part.figure)
-            return f"![{_inline(part.alt)}]({PICTURES_DIR}/{part.name}.png)\n\n{_inline(part.caption)}"
+            return [(_file_name(part), png(part.figure))]
         case Picture():
-            return f"{_image(part, pictures)}\n\n{_inline(part.caption)}"
+            return [(_file_name(part), part.jpeg)]
         case Gallery():
-            return "\n".join(_gallery(part, pictures))
-        case Code():
-            summary = f"{_inline(part.summary)}\n\n" if part.summary else ""
-            return f"{summary}```{part.language}\n{part.text.rstrip()}\n```"
+            return [(_file_name(picture), picture.jpeg) for picture in part.pictures]
+    return []
 
 
-def _gallery(gallery: Gallery, pictures: dict[str, bytes]) -> Iterator[str]:
-    """A table of pictures over their captions."""
-    columns = min(GALLERY_COLUMNS, len(gallery.pictures))
-    yield "|" + " |" * columns
-    yield "|" + "---|" * columns
-    for start in range(0, len(gallery.pictures), columns):
-        row = gallery.pictures[start : start + columns]
-        cells = [f"{_image(picture, pictures)}<br>{_cell(picture.caption)}" for picture in row]
-        yield f"| {' | '.join(cells)} |"
+def _file_name(part: Chart | Picture) -> str:
+    return f"{part.name}.{'png' if isinstance(part, Chart) else 'jpg'}"
 
 
-def _image(picture: Picture, pictures: dict[str, bytes]) -> str:
-    pictures[f"{picture.name}.jpg"] = picture.jpeg
-    return f"![{_inline(picture.alt)}]({PICTURES_DIR}/{picture.name}.jpg)"
-
-
-def _row(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(map(_cell, texts))} |"
+def _link(part: Chart | Picture) -> str:
+    return f"{PICTURES_DIR}/{_file_name(part)}"
 
 
 def _cell(text: str) -> str:

@@ -1,7 +1,7 @@
 """The tables of an accuracy report: statistics in, cells as they are shown out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from carkp.keypoints.breakdown import GroupScore, SideConfusion
 from carkp.keypoints.paired import Interval
@@ -9,10 +9,12 @@ from carkp.report.accuracy_data import DataCard, Family, LayerNoise, RunCard, Sc
 from carkp.report.assess import Assessed, p_text, points
 from carkp.report.parts import PageTable
 from carkp.report.style import readable
+from carkp.report.wording import over
 
 DASH = "–"
 DIGEST_LENGTH = 12
 MEBIBYTE = 2**20
+P_RULE = "by the same units: n of them that differ give no p below 2^-(n-1)"
 
 
 def percent(value: float, digits: int = 2) -> str:
@@ -23,11 +25,11 @@ def percent_interval(found: Interval) -> str:
     """The value, and below it the ends."""
     if math.isnan(found.value):
         return DASH
-    return f"{percent(found.value)}\n{100 * found.low:.2f} to {100 * found.high:.2f}"
+    return f"{percent(found.value)}\n{_ends(100 * found.low, 100 * found.high)}"
 
 
 def px_interval(found: Interval) -> str:
-    return DASH if math.isnan(found.value) else f"{found.value:.2f}\n{found.low:.2f} to {found.high:.2f}"
+    return DASH if math.isnan(found.value) else f"{found.value:.2f}\n{_ends(found.low, found.high)}"
 
 
 def headline_table(rows: Sequence[Assessed], alpha: float) -> PageTable:
@@ -50,16 +52,20 @@ def headline_table(rows: Sequence[Assessed], alpha: float) -> PageTable:
                 DASH if latency is None else latency.origin,
             ]
         )
-    caption = (
-        f"{_cars_and_points(rows)}. Below each number its 95 % interval. Retention: share of the float model's pck "
-        "that is kept; its interval is that of a paired bootstrap, p that of the sign-flip test against float."
-    )
+    caption = f"{cars_and_points(rows)}. Below each number its 95 % interval, of a bootstrap over {over(rows)}."
+    if any(item.kept is not None for item in rows):
+        caption += (
+            " Retention: share of the float model's pck that is kept; its interval is that of a paired bootstrap, p "
+            f"that of the sign-flip test against float, {P_RULE}."
+        )
     return PageTable(headings, cells, frozenset(range(1, 8)), caption)
 
 
 def paired_table(rows: Sequence[Assessed]) -> PageTable:
     """Tests of every row that has one against its family's float."""
-    headings = ["float against", "pck (points)", "mean_dist (px)", "p", "right → wrong", "wrong → right", "keypoints"]
+    units = "/".join(dict.fromkeys(item.test.resampled.unit for item in rows if item.test is not None))
+    headings = ["float against", "pck (points)", "mean_dist (px)", "p", "right → wrong", "wrong → right", "keypoints",
+                f"{units} that differ"]  # fmt: skip
     cells = []
     for item in rows:
         if (test := item.test) is None:
@@ -68,20 +74,25 @@ def paired_table(rows: Sequence[Assessed]) -> PageTable:
         cells.append(
             [
                 item.label,
-                f"{points(change.value)}\n{points(change.low)} to {points(change.high)}",
-                f"{signed(farther.value)}\n{signed(farther.low)} to {signed(farther.high)}",
+                f"{points(change.value)}\n{_ends(change.low, change.high, points)}",
+                f"{signed(farther.value)}\n{_ends(farther.low, farther.high, signed)}",
                 p_text(test.p_value),
                 str(test.num_lost),
                 str(test.num_gained),
                 f"{test.num_points:,}",
+                f"{test.num_moved:,} of {test.resampled.num_units:,}",
             ]
         )
-    caption = (
-        "Row minus float, on the same cars; 95 % intervals of a paired bootstrap over cars. p: two-sided sign-flip "
-        "test over cars on the difference in correct keypoints. right → wrong: keypoints that float has right and the "
-        "row has not."
+    return PageTable(headings, cells, frozenset(range(1, 8)), paired_caption(rows))
+
+
+def paired_caption(rows: Sequence[Assessed], first: str = "float", second: str = "row") -> str:
+    """What the intervals and p-values of a paired table are."""
+    return (
+        f"{second.capitalize()} minus {first}, on the same cars; 95 % intervals of a paired bootstrap over "
+        f"{over([item for item in rows if item.test is not None])}. p: two-sided sign-flip test on the difference in "
+        f"correct keypoints, {P_RULE}. right → wrong: keypoints that {first} has right and the {second} has not."
     )
-    return PageTable(headings, cells, frozenset(range(1, 7)), caption)
 
 
 def keypoint_table(groups: Mapping[str, Sequence[GroupScore]]) -> PageTable:
@@ -94,15 +105,19 @@ def keypoint_table(groups: Mapping[str, Sequence[GroupScore]]) -> PageTable:
     return PageTable(["keypoint", "labelled", *groups], rows, frozenset(range(1, 2 + len(groups))))
 
 
-def group_table(title: str, groups: Mapping[str, Sequence[GroupScore]]) -> PageTable:
-    """PCK and mean distance of groups, a row a model; ``groups``: label -> the same groups of each model."""
+def group_table(title: str, groups: Mapping[str, Sequence[GroupScore]], units: str = "clusters") -> PageTable:
+    """PCK and mean distance of groups, a row a model; ``groups``: label -> the same groups of each model.
+
+    ``units``: what the groups' ``num_units`` are.
+    """
     rows = []
     for index, group in enumerate(next(iter(groups.values()))):
-        first = [group.name, f"{group.num_cars:,}", f"{group.num_points:,}"]
+        first = [group.name, f"{group.num_cars:,}", f"{group.num_points:,}", f"{group.num_units:,}"]
         for label, found in groups.items():
             rows.append([*first, label, percent_interval(found[index].pck), px_interval(found[index].mean_dist)])
-            first = ["", "", ""]
-    return PageTable([title, "cars", "keypoints", "model", "pck", "mean_dist (px)"], rows, frozenset({1, 2, 4, 5}))
+            first = ["", "", "", ""]
+    headings = [title, "cars", "keypoints", units, "model", "pck", "mean_dist (px)"]
+    return PageTable(headings, rows, frozenset({1, 2, 3, 5, 6}))
 
 
 def confusion_table(found: Mapping[str, Sequence[SideConfusion]]) -> PageTable:
@@ -208,6 +223,10 @@ def decibels(value: float) -> str:
     return DASH if math.isnan(value) else "exact" if value > 200 else f"{value:.1f}"
 
 
+def _ends(low: float, high: float, shown: Callable[[float], str] = "{:.2f}".format) -> str:
+    return f"{shown(low)} to {shown(high)}" if math.isfinite(low) else "no interval"
+
+
 def _counts(rows: Sequence[SceneRow]) -> list[str]:
     visible, occluded = (sum(getattr(row, name) for row in rows) for name in ("num_visible", "num_occluded"))
     counts = [sum(row.num_frames for row in rows), sum(row.num_cars for row in rows), visible, occluded,
@@ -216,7 +235,7 @@ def _counts(rows: Sequence[SceneRow]) -> list[str]:
     return [*(f"{count:,}" for count in counts), percent(occluded / labelled, 1) if labelled else DASH]
 
 
-def _cars_and_points(rows: Sequence[Assessed]) -> str:
+def cars_and_points(rows: Sequence[Assessed]) -> str:
     """``N cars and N keypoints``, or by row where they differ."""
     sizes = dict.fromkeys((item.scores.num_cars, item.scores.num_points) for item in rows)
     if len(sizes) == 1:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from carkp.keypoints.breakdown import score_keypoints, side_confusion
+from carkp.keypoints.clusters import Resampled
 from carkp.keypoints.paired import Interval, PairedTest
 from carkp.report import tables
 from carkp.report.accuracy import headline
@@ -77,7 +78,7 @@ def test_the_verdict_is_held_to_other_thresholds() -> None:
 
 
 def made_test(low: float, value: float, high: float, p: float) -> PairedTest:
-    return PairedTest(Interval(value, low, high), Interval(0, 0, 0), p, 3, 1, 480)
+    return PairedTest(Interval(value, low, high), Interval(0, 0, 0), p, 3, 1, 480, Resampled(14, 0, 0, 40), 9)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,9 @@ def test_detailed_tables_have_a_column_or_row_a_model() -> None:
     assert len(table.rows) == 12
     long = tables.group_table("keypoint", groups)
     assert len(long.rows) == 24
-    assert long.rows[1][:4] == ["", "", "", "int8"]
+    assert long.rows[1][:5] == ["", "", "", "", "int8"]
+    assert long.headings[3] == "clusters"
+    assert [row[3] for row in long.rows[::2]] == ["12"] * 12
     sides = tables.confusion_table({label: side_confusion(item, 0.1) for label, item in found.items()})
     for row in sides.rows:
         assert sum(number(cell) for cell in row[3:]) == pytest.approx(100, abs=0.02)
