@@ -170,6 +170,9 @@ class AlignConfig(_Section):
     max_heatmap_lsb: Annotated[
         PositiveInt, Field(description="largest difference of an output element, simulated - ONNX Runtime")
     ] = 16
+    max_fake_quant_lsb: Annotated[
+        PositiveInt, Field(description="the same of fake-quant - simulated: 8 measured on the default model")
+    ] = 16
 
 
 class TrackingConfig(_Section):

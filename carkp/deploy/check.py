@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from carkp.deploy.float_ops import FLOAT_KINDS
-from carkp.deploy.hardware import Elsewhere, Hardware, Number, OperatorLimits
+from carkp.deploy.hardware import ASSUMED, Elsewhere, Hardware, Number, OperatorLimits, flat_numbers
 from carkp.deploy.layer_cost import layer_cost, live_bytes, operator_kind, tensor_bytes
 from carkp.quant.program import FloatOp, Layer, QConv, QProgram
 
@@ -53,12 +53,23 @@ class LayerVerdict:
 
 @dataclass(frozen=True)
 class CheckSummary:
-    """Counts of layers, and the share of the multiply-accumulates that runs in int8 (1 where there are none)."""
+    """Counts of layers, and of the limits that they were held against.
+
+    Attributes:
+        num_int8, num_fallback, num_impossible: layers by verdict.
+        int8_mac_share: of the multiply-accumulates that runs in int8; 1 where there are none.
+        num_by_assumption: layers that are not int8 because of a limit that is assumed.
+        num_limits, num_assumed_limits: numbers that the target's file gives for operators, tensors and memory, and
+            those of them that nobody has published or measured.
+    """
 
     num_int8: int
     num_fallback: int
     num_impossible: int
     int8_mac_share: float
+    num_by_assumption: int
+    num_limits: int
+    num_assumed_limits: int
 
 
 def judge_program(program: QProgram, hardware: Hardware) -> list[LayerVerdict]:
@@ -76,13 +87,27 @@ def judge_program(program: QProgram, hardware: Hardware) -> list[LayerVerdict]:
     return verdicts
 
 
-def summarise(verdicts: Sequence[LayerVerdict]) -> CheckSummary:
+def summarise(verdicts: Sequence[LayerVerdict], hardware: Hardware) -> CheckSummary:
+    """Counts of ``verdicts``, which are those on ``hardware``."""
+    limits = hardware_limits(hardware)
     counts = Counter(item.verdict for item in verdicts)
     macs = sum(item.macs for item in verdicts)
     in_int8 = sum(item.macs for item in verdicts if item.verdict == "int8")
     return CheckSummary(
-        counts["int8"], counts["fallback"], counts["impossible"], int8_mac_share=in_int8 / macs if macs else 1.0
+        counts["int8"],
+        counts["fallback"],
+        counts["impossible"],
+        int8_mac_share=in_int8 / macs if macs else 1.0,
+        num_by_assumption=sum(item.breach is not None and item.breach.origin == ASSUMED for item in verdicts),
+        num_limits=len(limits),
+        num_assumed_limits=sum(number.assumed for number in limits),
     )
+
+
+def hardware_limits(hardware: Hardware) -> list[Number]:
+    """The numbers that decide what the hardware takes, as against how fast it is."""
+    numbers = flat_numbers(hardware)
+    return [number for name, number in numbers.items() if not name.startswith("performance.")]
 
 
 def operator_name(layer: Layer) -> str:

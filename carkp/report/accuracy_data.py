@@ -160,7 +160,8 @@ class ReportContent:
         families: in the order in which they were asked for.
         split: what was scored, ``test`` or ``val``.
         alpha: of PCK.
-        command: that makes this report again.
+        command: that makes this report of runs made anew by the commands before it.
+        server_command: that makes it again of these very runs, where their tracking server is; "" for none.
         made_on: date and commit of the report itself.
     """
 
@@ -170,6 +171,7 @@ class ReportContent:
     alpha: float
     command: str
     made_on: str
+    server_command: str = ""
 
     def label(self, family: Family, row: ModelRow) -> str:
         """What a row is called: with the target, and with the family's name where there are several."""

@@ -8,13 +8,7 @@ from carkp.report.parts import Code, Heading, Paragraph, Part
 def provenance_section(content: ReportContent) -> list[Part]:
     """Runs, versions, differences of configuration, commands, and the configuration itself."""
     runs = unique_runs(content)
-    parts: list[Part] = [
-        Heading("Provenance"),
-        Paragraph(
-            f"Everything above was computed from what these runs logged, nothing was run again. {content.made_on}. A "
-            "commit with + had uncommitted changes: its code cannot be checked out exactly."
-        ),
-    ]
+    parts: list[Part] = [Heading("Provenance"), Paragraph(_reading(content, runs))]
     if len(content.families) > 1:
         parts.append(tables.families_table(content.families))
     parts.append(tables.runs_table(runs))
@@ -25,13 +19,63 @@ def provenance_section(content: ReportContent) -> list[Part]:
         parts.append(Paragraph("None of these runs logged the versions of its packages.", "note"))
     differences = tables.config_differences_table(runs)
     parts.append(Heading("Settings that differ between the runs", 3))
-    parts.append(differences or Paragraph("None: all runs had the same resolved configuration."))
-    parts += [Heading("Commands", 3), Paragraph("In this order, in a checkout of the commits above:")]
-    parts.append(Code("\n".join([*commands(runs), content.command])))
+    parts.append(differences or Paragraph(_no_differences(runs)))
+    parts += [Heading("Commands", 3), *_commands(content, runs)]
     for family in content.families:
         if family.config_yaml:
             parts.append(Code(family.config_yaml, "yaml", f"Resolved configuration of {family.name}"))
     return parts
+
+
+def _reading(content: ReportContent, runs: list[RunCard]) -> str:
+    """Where the numbers are from, and what that is worth."""
+    dirty = any(_commit(run).endswith("+") for run in runs) or content.made_on.endswith("+")
+    mark = " A commit with + had uncommitted changes: its code cannot be checked out exactly." if dirty else ""
+    return (
+        "Everything above was computed from what these runs logged, nothing was run again. Ids of runs are those of "
+        "the tracking server that this report was made on; another one does not know them. "
+        f"{content.made_on}.{mark}"
+    )
+
+
+def _no_differences(runs: list[RunCard]) -> str:
+    """Why no difference is shown, by how many runs there is to tell from."""
+    num_known = sum(bool(run.config) for run in runs)
+    if num_known < 2:
+        return f"{num_known} of {len(runs)} runs logged its configuration: there is nothing to compare."
+    if num_known < len(runs):
+        others = len(runs) - num_known
+        return f"None between the {num_known} runs that logged their configuration; {others} logged none."
+    return "None: all runs had the same resolved configuration, in the settings that all of them know."
+
+
+def _commands(content: ReportContent, runs: list[RunCard]) -> list[Part]:
+    """What a reader runs in a checkout, and what remakes this page where its runs are."""
+    listed = [*commands(runs), content.command]
+    commits = dict.fromkeys(_commit(run).removesuffix("+") for run in runs)
+    commits = {commit: None for commit in commits if commit.strip("–") and commit != "unknown"}
+    if len(commits) == 1:
+        where = f"in a checkout of {next(iter(commits))}"
+    else:
+        where = "each in a checkout of its run's commit" if commits else "in a checkout"
+    words = [f"In this order, {where}, these make the runs anew. Where a run took another one by its id, they take the "
+             "newest, which in this order is the same."]  # fmt: skip
+    if any("/path/to/" in command for command in listed):
+        words.append("Paths that begin with /path/to/ stand for files of the machine that a run was made on.")
+    if "RUN_OF_" in content.command:
+        words.append("RUN_OF_… stand for the ids of your own runs.")
+    unknown = [run for run in runs if not run.command]
+    if unknown:
+        words.append(f"The command is not known of: {', '.join(f'{run.stage} {run.run_id}' for run in unknown)}.")
+    parts: list[Part] = [Paragraph(" ".join(words)), Code("\n".join(listed))]
+    if content.server_command:
+        parts.append(Paragraph("With the tracking server that has these runs, this makes the page again:"))
+        parts.append(Code(content.server_command))
+    return parts
+
+
+def _commit(run: RunCard) -> str:
+    return run.facts.get("commit", "")
 
 
 def unique_runs(content: ReportContent) -> list[RunCard]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from carkp.config.schema import AlignConfig, ExperimentConfig
+from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
 from carkp.data.store import Store
 from carkp.deploy.cpu import CpuFeatures, cpu_features
@@ -28,6 +28,7 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.training.evaluate import Forward, eval_forward
+from carkp.workflow.alignment import PAIRS, Comparison, Pair, describe_differences, judge, verdict_of
 from carkp.workflow.build import build_codec, build_eval_dataset, prepare_torch
 from carkp.workflow.cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
 from carkp.workflow.executions import onnx_forward, simulator_forward
@@ -48,15 +49,6 @@ from carkp.workflow.tables import write_table
 EXECUTIONS = ("float", "fake_quant", "simulated", "simulated_float32", "onnxruntime")
 """``simulated`` requantises as the target does, ``simulated_float32`` as ONNX Runtime does."""
 
-Pair = tuple[str, str]
-
-PAIRS: tuple[Pair, ...] = (
-    ("simulated_float32", "onnxruntime"),
-    ("simulated", "onnxruntime"),
-    ("fake_quant", "simulated"),
-    ("float", "fake_quant"),
-)
-
 
 @dataclass(frozen=True)
 class AlignInputs:
@@ -66,28 +58,6 @@ class AlignInputs:
     program: QProgram
     model: ModelFile
     prepared: Prepared
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two executions on the test split.
-
-    Attributes:
-        first, second: names.
-        max_lsb: largest difference of an output element, in steps of the output's scale.
-        equal_share: share of output elements that do not differ.
-        moved_share: share of keypoints that lie further apart than the tolerance.
-        max_moved_px: largest distance between two keypoints, in input pixels.
-        pck_difference: second - first.
-    """
-
-    first: str
-    second: str
-    max_lsb: int
-    equal_share: float
-    moved_share: float
-    max_moved_px: float
-    pck_difference: float
 
 
 @dataclass(frozen=True)
@@ -179,41 +149,10 @@ def compare(
         *pair,
         max_lsb=max(abs(step) for step in steps),
         equal_share=steps.get(0, 0) / sum(steps.values()),
-        moved_share=float((moved_px > config.align.moved_px).mean()),
-        max_moved_px=float(moved_px.max()),
+        moved_share=float((moved_px > config.align.moved_px).mean()) if moved_px.size else float("nan"),
+        max_moved_px=float(moved_px.max()) if moved_px.size else float("nan"),
         pck_difference=second.score(config.eval.alpha).pck - first.score(config.eval.alpha).pck,
     )
-
-
-def judge(tolerances: AlignConfig, comparisons: Sequence[Comparison]) -> list[str]:
-    """What is out of tolerance, in words."""
-    found = {(item.first, item.second): item for item in comparisons}
-    failures = []
-    same = found["simulated_float32", "onnxruntime"]
-    if same.max_lsb > 0:
-        failures.append(
-            f"the simulator in float32 requantisation and ONNX Runtime differ by up to {same.max_lsb} LSB, expected 0: "
-            "does this CPU saturate u8s8 products?"
-        )
-    arithmetic = found["simulated", "onnxruntime"]
-    if arithmetic.moved_share > tolerances.max_moved_share:
-        failures.append(
-            f"the target's arithmetic moves {arithmetic.moved_share:.2%} of the keypoints by more than "
-            f"{tolerances.moved_px} px against ONNX Runtime, align.max_moved_share is {tolerances.max_moved_share:.2%}"
-        )
-    if arithmetic.max_lsb > tolerances.max_heatmap_lsb:
-        failures.append(
-            f"an output element differs by {arithmetic.max_lsb} LSB between the target's arithmetic and ONNX Runtime, "
-            f"align.max_heatmap_lsb is {tolerances.max_heatmap_lsb}"
-        )
-    for pair in (("simulated", "onnxruntime"), ("fake_quant", "simulated")):
-        difference = found[pair].pck_difference
-        if not abs(difference) <= tolerances.max_pck_difference:
-            failures.append(
-                f"pck of {pair[1]} - {pair[0]} is {difference:+.4f}, align.max_pck_difference is "
-                f"{tolerances.max_pck_difference}"
-            )
-    return failures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -277,6 +216,10 @@ def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -
         kept = str(retention(reference, predictions, config.eval.alpha))
         scores.add_row(name, f"{found.pck:.4f}", f"{found.pck_hat:.4f}", f"{found.mean_dist:.3f}", kept)
     console.print(scores)
+    resampled = reference.units.resampled
+    console.print(f"keeps of float: with the 95 % interval of a paired bootstrap over {resampled}", markup=False)
+    if resampled.warning:
+        console.print(resampled.warning, markup=False)
     pairs = Table("pair", "max LSB", "equal elements", f"moved > {config.align.moved_px} px", "farthest (px)", "pck")
     for item in result.comparisons:
         pairs.add_row(
@@ -294,7 +237,8 @@ def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -
             "[bold]warning:[/bold] no VNNI instructions found: u8s8 products can saturate in ONNX Runtime on such a "
             "CPU, and then its numbers are not those of the program"
         )
-    console.print("verdict: " + ("; ".join(result.failures) or "aligned"))
+    console.print(f"largest differences: {describe_differences(result.comparisons)}", markup=False)
+    console.print(f"verdict: {verdict_of(result.failures)}", markup=False)
 
 
 def _tags(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) -> dict[str, str]:
@@ -311,7 +255,8 @@ def _tags(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) ->
         "carkp.data_digest": inputs.data.digest,
         "carkp.source_run": inputs.model.run_id,
         "carkp.model_digest": model_digest,
-        "carkp.verdict": "; ".join(result.failures) or "aligned",
+        "carkp.verdict": verdict_of(result.failures),
+        "carkp.differences": describe_differences(result.comparisons),
     }
 
 
@@ -319,15 +264,15 @@ def _note(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) ->
     """The description of the run, in Markdown."""
     pck = {name: found.score(config.eval.alpha).pck for name, found in result.predictions.items()}
     rows = [f"| {name} | {value:.4f} |" for name, value in pck.items()]
-    verdict = "; ".join(result.failures) or "aligned"
     head = [
-        f"{verdict}: test pck simulated {pck['simulated']:.4f}, ONNX Runtime {pck['onnxruntime']:.4f}. Every "
-        f"execution of `{inputs.model.reference}` on the test split.",
+        f"{verdict_of(result.failures)}: test pck simulated {pck['simulated']:.4f}, ONNX Runtime "
+        f"{pck['onnxruntime']:.4f}. Every execution of `{inputs.model.reference}` on the test split.",
         "",
         "| execution | test pck |",
         "|---|---|",
     ]
-    return "\n".join([*head, *rows])
+    differences = f"Largest differences: {describe_differences(result.comparisons)}."
+    return "\n".join([*head, *rows, "", differences])
 
 
 def _log_predictions(
@@ -364,6 +309,7 @@ def _log(
                 "retention": kept.share,
                 "retention_low": kept.low,
                 "retention_high": kept.high,
+                "num_clusters": kept.resampled.num_clusters,
             }
         )
         tracker.log_metrics({f"align/{name}/pck": found.pck, f"align/{name}/retention": kept.share})

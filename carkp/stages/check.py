@@ -37,7 +37,7 @@ def run(config: ExperimentConfig, inputs: CheckInputs, out_dir: Path, tracker: T
     """Judge every layer; log table, counts and verdict."""
     program = inputs.model.program
     verdicts = judge_program(program, inputs.hardware)
-    result = CheckResult(verdicts, summarise(verdicts))
+    result = CheckResult(verdicts, summarise(verdicts, inputs.hardware))
     log_check(result, out_dir, tracker)
     tracker.set_tags(
         {

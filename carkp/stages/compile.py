@@ -27,6 +27,7 @@ from carkp.workflow.performance import (
     CompileInputs,
     CompileResult,
     HostLatency,
+    assumption_note,
     build_page,
     draw_comparison,
     draw_roofline,
@@ -57,7 +58,7 @@ def run(config: ExperimentConfig, inputs: CompileInputs, out_dir: Path, tracker:
     program, hardware = inputs.program, inputs.hardware
     tracker.set_tags(_tags(config, inputs))
     verdicts = judge_program(program, hardware)
-    log_check(CheckResult(verdicts, summarise(verdicts)), out_dir, tracker)
+    log_check(CheckResult(verdicts, summarise(verdicts, hardware)), out_dir, tracker)
     require_possible(verdicts, inputs.target.name)
     path = write_deployable(inputs, out_dir / COMPILED_DIR)
     tracker.log_file(path, COMPILED_DIR)
@@ -155,10 +156,9 @@ def show(inputs: CompileInputs, result: CompileResult) -> None:
         share = f"{layer.total_us / prediction.total_us:.1%}"
         table.add_row(layer.name, layer.operator, f"{layer.total_us:.1f}", share, layer.bound)
     console.print(table)
-    for what, value in facts(result):
+    for what, value in facts(inputs, result):
         console.print(f"{what}: {value}", markup=False)
-    assumed = num_assumed(inputs.hardware)
-    console.print(f"{assumed} of the hardware's numbers are assumed; the run's performance.html lists them")
+    console.print(f"{assumption_note(inputs.hardware)} The run's performance.html lists them.")
 
 
 def _log(inputs: CompileInputs, result: CompileResult, out_dir: Path, tracker: Tracker) -> None:
@@ -194,7 +194,7 @@ def _log(inputs: CompileInputs, result: CompileResult, out_dir: Path, tracker: T
 
 def _note(inputs: CompileInputs, result: CompileResult) -> str:
     """The description of the run, in Markdown."""
-    rows = [f"| {what} | {value} |" for what, value in facts(result)]
+    rows = [f"| {what} | {value} |" for what, value in facts(inputs, result)]
     latency = result.latency
     measured = f" On this machine {latency.ratio.median:.2f} times as fast as float." if latency is not None else ""
     head = [

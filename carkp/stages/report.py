@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,13 +12,15 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.report.accuracy import accuracy_parts, headline
 from carkp.report.accuracy_data import ReportContent
-from carkp.report.assess import verdicts
+from carkp.report.assess import assess, verdicts
 from carkp.report.markdown import PICTURES_DIR, markdown_page, markdown_table
 from carkp.report.page import html_page
+from carkp.report.wording import interval_warnings
 from carkp.tracking.runs import LATEST
 from carkp.tracking.store import project_root
-from carkp.tracking.tracker import Tracker, git_state
+from carkp.tracking.tracker import Tracker, command_line, git_state
 from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.report.commands import Call, parse_command, portable
 from carkp.workflow.report.content import common_split, read_family
 from carkp.workflow.report.sources import FamilyRuns, find_families
 
@@ -64,7 +66,7 @@ def run(config: ExperimentConfig, inputs: ReportInputs, out_dir: Path, tracker: 
     _publish(written, inputs.folder, tracker)
     tracker.set_tags(_tags(inputs))
     experiment = _experiment(inputs.families[0])
-    words = [*verdicts(content), markdown_table(headline(content))]
+    words = [*verdicts(content), markdown_table(headline(content)), *interval_warnings(assess(content))]
     tracker.describe("\n\n".join(words), inputs.name.removeprefix(f"{experiment}-"))
     return ReportResult(content, inputs.folder / HTML_NAME, inputs.folder / MARKDOWN_NAME)
 
@@ -74,15 +76,32 @@ def read_content(config: ExperimentConfig, inputs: ReportInputs) -> ReportConten
     split = common_split(inputs.families)
     named = zip(inputs.families, family_names(inputs.families), strict=True)
     commit, is_dirty = git_state()
-    runs = ",".join(family.anchor.run_id for family in inputs.families)
     return ReportContent(
         title=f"Accuracy report: {inputs.name}",
         families=[read_family(family, name, split) for family, name in named],
         split=split,
         alpha=config.eval.alpha,
-        command=f"mlflow run . -e report -P runs={runs} -P name={inputs.name}",
+        command=report_command(config, inputs),
+        server_command=report_command(config, inputs, is_on_server=True),
         made_on=f"Report made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC at commit {commit[:10]}{'+' if is_dirty else ''}",
     )
+
+
+def report_command(config: ExperimentConfig, inputs: ReportInputs, is_on_server: bool = False) -> str:
+    """The command that makes the report: of the newest runs, or of those that this tracking server has.
+
+    Several families cannot all be the newest: their runs are left for the reader to fill in.
+    """
+    call = parse_command(command_line())
+    call = call if call is not None and call.stage == "report" else Call("report")
+    resolved = config.model_dump(mode="json")
+    command = portable(replace(call, parameters={"name": inputs.name}), resolved)
+    if is_on_server:
+        return f"{command} -P runs={','.join(family.anchor.run_id for family in inputs.families)}"
+    if len(inputs.families) == 1:
+        return command
+    names = [re.sub(r"\W+", "_", name).upper() for name in family_names(inputs.families)]
+    return f"{command} -P runs={','.join(f'RUN_OF_{name}' for name in names)}"
 
 
 def family_names(families: Sequence[FamilyRuns]) -> list[str]:
@@ -137,7 +156,8 @@ def describe(result: ReportResult) -> str:
     lines = [" | ".join(cell.replace("\n", " (") + (")" if "\n" in cell else "") for cell in row) for row in table.rows]
     root = project_root()
     paths = [path.relative_to(root) if path.is_relative_to(root) else path for path in (result.html, result.markdown)]
-    return "\n".join([" | ".join(table.headings), *lines, f"written: {paths[0]}, {paths[1]}"])
+    notes = [table.caption, *interval_warnings(assess(result.content))]
+    return "\n".join([" | ".join(table.headings), *lines, *notes, f"written: {paths[0]}, {paths[1]}"])
 
 
 def _publish(written: Path, folder: Path, tracker: Tracker) -> None:

@@ -31,6 +31,8 @@ def log_check(result: CheckResult, out_dir: Path, tracker: Tracker) -> None:
             "check/num_fallback": summary.num_fallback,
             "check/num_impossible": summary.num_impossible,
             "check/int8_mac_share": summary.int8_mac_share,
+            "check/num_limits": summary.num_limits,
+            "check/num_assumed_limits": summary.num_assumed_limits,
         }
     )
 
@@ -52,9 +54,16 @@ def table_row(item: LayerVerdict) -> dict[str, Any]:
 
 
 def describe_verdict(summary: CheckSummary) -> str:
-    """``fits``, or how many layers do not."""
+    """``fits``, or how many layers do not, and how far that rests on assumptions."""
     found = {"fall back": summary.num_fallback, "are impossible": summary.num_impossible}
-    return ", ".join(f"{count} layers {what}" for what, count in found.items() if count) or "fits"
+    if failing := ", ".join(f"{count} layers {what}" for what, count in found.items() if count):
+        by_assumption = f" ({summary.num_by_assumption} of them by assumed limits)" if summary.num_by_assumption else ""
+        return f"{failing}{by_assumption}"
+    if not summary.num_limits:
+        return "fits: the target's file gives no limits"
+    if not summary.num_assumed_limits:
+        return "fits"
+    return f"fits, by assumed limits ({summary.num_assumed_limits} of {summary.num_limits} are assumed)"
 
 
 def describe_counts(summary: CheckSummary) -> str:

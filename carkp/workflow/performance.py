@@ -1,5 +1,6 @@
 """The performance of a compiled program: tables, charts and the page of the stage ``compile``."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,11 @@ from carkp.quant.target import Target
 from carkp.report.page import html_page
 from carkp.report.parts import Chart, Heading, PageTable, Paragraph, Part
 from carkp.report.roofline import Roof, predicted_figure, roofline_figure
+from carkp.workflow.checking import describe_verdict
 from carkp.workflow.references import ModelFile
 
 LARGE = 1000
+NEAR_FACTOR = 1.5
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def draw_comparison(prediction: Prediction, comparison: Comparison) -> Figure:
         kind: ([measured[layer.name] for layer in layers], [layer.total_us for layer in layers])
         for kind, layers in _by_kind(prediction.layers).items()
     }
-    return predicted_figure(points, "Predicted and measured time of every layer")
+    return predicted_figure(points, "Predicted and measured time of every layer", NEAR_FACTOR)
 
 
 def build_page(inputs: CompileInputs, result: CompileResult) -> str:
@@ -122,14 +125,14 @@ def build_page(inputs: CompileInputs, result: CompileResult) -> str:
     parts: list[Part] = [
         Paragraph(
             f"{inputs.model.reference} on {inputs.hardware.device}. One image at a time; a layer takes "
-            "max(compute, memory) + overhead. What is assumed below is not known: read the total accordingly."
+            f"max(compute, memory) + overhead. {assumption_note(inputs.hardware)}"
         ),
-        PageTable(["quantity", "value"], facts(result), frozenset({1})),
+        PageTable(["quantity", "value"], facts(inputs, result), frozenset({1})),
         Heading("Roofline"),
         Chart(
             draw_roofline(prediction, inputs.hardware),
             "roofline",
-            "Layers under the lines are held up by what the line stands for; those far below both by their overhead.",
+            roofline_reading(prediction),
             "Rate of every layer over its multiply-accumulates a byte",
         ),
     ]
@@ -139,7 +142,7 @@ def build_page(inputs: CompileInputs, result: CompileResult) -> str:
             Chart(
                 draw_comparison(prediction, comparison),
                 "measured",
-                "Layers on the diagonal take as long as predicted.",
+                comparison_reading(comparison),
                 "Predicted over measured time of every layer",
             ),
         ]
@@ -152,15 +155,40 @@ def build_page(inputs: CompileInputs, result: CompileResult) -> str:
     return html_page(f"Performance on {inputs.target.name}", parts)
 
 
-def facts(result: CompileResult) -> list[list[str]]:
+def assumption_note(hardware: Hardware) -> str:
+    """How many of the hardware's numbers nobody has published or measured, in words."""
+    num, total = num_assumed(hardware), len(flat_numbers(hardware))
+    if not num:
+        return f"All {total} numbers of the hardware have a source."
+    return f"{num} of the {total} numbers of the hardware are assumed: read the predicted times accordingly."
+
+
+def roofline_reading(prediction: Prediction) -> str:
+    """What holds up the layers with products: those that the chart shows."""
+    bounds = Counter(layer.bound for layer in prediction.layers if layer.cost.macs)
+    shares = ", ".join(f"{count} by {bound}" for bound, count in bounds.most_common())
+    return f"Of the {bounds.total()} layers with products most of the predicted time is given by: {shares}."
+
+
+def comparison_reading(comparison: Comparison) -> str:
+    """How many layers take about as long as predicted."""
+    ratios = [layer.predicted_us / layer.measured_us for layer in comparison.layers]
+    num_near = sum(1 / NEAR_FACTOR <= ratio <= NEAR_FACTOR for ratio in ratios)
+    return (
+        f"Layers on the diagonal take as long as predicted; {num_near} of {len(ratios)} are within a factor "
+        f"{NEAR_FACTOR:g}."
+    )
+
+
+def facts(inputs: CompileInputs, result: CompileResult) -> list[list[str]]:
     """Totals in words."""
-    prediction, summary = result.prediction, summarise(result.verdicts)
+    prediction, summary = result.prediction, summarise(result.verdicts, inputs.hardware)
     rows = [
         ["predicted time", f"{prediction.total_us / 1e3:.3f} ms"],
         ["predicted frames per second", f"{prediction.frames_per_s:,.1f}"],
         ["multiply-accumulates", f"{prediction.macs / 1e6:,.1f} M"],
         ["of these in int8", f"{summary.int8_mac_share:.2%}"],
-        ["layers that fall back", str(summary.num_fallback)],
+        ["layers that the target takes", describe_verdict(summary)],
         ["weights", f"{prediction.weight_bytes / 1024:,.0f} KiB"],
         ["peak of activations", f"{prediction.peak_activation_bytes / 1024:,.0f} KiB, in {prediction.peak_layer}"],
     ]
@@ -171,10 +199,15 @@ def facts(result: CompileResult) -> list[list[str]]:
             ["predicted / whole run", f"{comparison.total_ratio:.2f}"],
             ["rank correlation over the layers", f"{comparison.rank_correlation:.2f}"],
         ]
+    rows += latency_facts(result.latency)
+    is_measured = result.comparison is not None or result.latency is not None
+    return [*rows, *(measuring_facts() if is_measured else [])]
+
+
+def measuring_facts() -> list[list[str]]:
+    """What measures here."""
     cpu = cpu_features()
     return [
-        *rows,
-        *latency_facts(result.latency),
         ["measured with", f"onnxruntime {onnxruntime.__version__}, one thread, {cpu.model}"],
         ["int8 instructions", " ".join(cpu.int8_flags) or "none"],
     ]

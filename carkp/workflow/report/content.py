@@ -2,9 +2,11 @@
 
 import csv
 import json
-import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
 
 from carkp.data.summary import DataSummary
 from carkp.keypoints.predictions import Predictions, load_predictions
@@ -25,11 +27,13 @@ from carkp.report.accuracy_data import (
 )
 from carkp.tracking.runs import STAGE_TAG, FoundRun, fetch_artifact, has_artifact
 from carkp.tracking.store import TrackingError
+from carkp.workflow.alignment import ALIGNED, describe_differences, parse_comparisons
+from carkp.workflow.report.commands import command_of, masked_paths
 from carkp.workflow.report.sources import CHAIN, DIGEST_TAG, MODEL_DIGEST_TAG, FamilyRuns
 from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR
 
 SPLITS = ("test", "val")
-FLOAT_ONNX = "onnx/float.onnx"
+FLOAT_ONNX, CONFIG_NAME = "onnx/float.onnx", "config.yaml"
 KINDS = {"raw": "CarFusion's raw layout", "coco": "CarFusion's COCO JSON", "crops": "a directory of crops"}
 
 Candidate = tuple[FoundRun | None, str]
@@ -72,7 +76,7 @@ def read_family(found: FamilyRuns, name: str, split: str) -> Family:
         data=data,
         runs=[_card(run) for run in used_runs(found, rows)],
         crops=_crops(found),
-        config_yaml=_config_yaml(found),
+        config_yaml=masked_paths(_config_yaml(found)),
         remarks=_remarks(found),
     )
 
@@ -168,8 +172,7 @@ def _latency(found: FamilyRuns, stage: str) -> Latency | None:
         return None
     metrics = compiled.metrics
     if stage == SIMULATED and "perf/predicted_us" in metrics:
-        num_assumed = int(metrics.get("perf/num_assumed", 0))
-        basis = f", {num_assumed} numbers of its hardware assumed" if num_assumed else ""
+        basis = _basis(metrics.get("perf/num_assumed"))
         return Latency(metrics["perf/predicted_us"] / 1e3, f"predicted for {found.target}{basis}")
     cpu = compiled.tags.get("carkp.cpu", "an unknown CPU")
     measured = f"measured on {cpu}, one thread"
@@ -179,6 +182,13 @@ def _latency(found: FamilyRuns, stage: str) -> Latency | None:
     if stage == ONNXRUNTIME and "host/run_us" in metrics:
         return Latency(metrics["host/run_us"] / 1e3, measured)
     return None
+
+
+def _basis(num_assumed: float | None) -> str:
+    """What a prediction rests on."""
+    if num_assumed is None:
+        return ", how much is assumed was not logged"
+    return f", {num_assumed:.0f} numbers of its hardware assumed" if num_assumed else ""
 
 
 def _noise(calibration: FoundRun) -> list[LayerNoise]:
@@ -271,47 +281,76 @@ def _card(run: FoundRun) -> RunCard:
     if stage == "evaluate":
         stage = f"evaluate {tags.get('carkp.model', '')}"
     known = {name: value or "–" for name, value in facts.items()}
-    return RunCard(stage, run.run_id, run.name, known, versions, _command(run), config)
+    return RunCard(stage, run.run_id, run.name, known, versions, command_of(run, _logged_config(run)), config)
 
 
-def _command(run: FoundRun) -> str:
-    """The logged command, else the one that the entry point's parameters tell; "" where neither is known."""
-    if command := run.tags.get("carkp.command", ""):
-        return command
-    stage = run.tags.get(STAGE_TAG)
-    if not stage:
-        return ""
-    given = {name: value for name, value in run.params.items() if not name.startswith("config.")}
-    words = [f"-P {name}={shlex.quote(value)}" for name, value in given.items() if value not in ("", "''")]
-    if not given:
-        return f"# {stage} {run.run_id}: its command was not logged"
-    return " ".join([f"mlflow run . -e {stage}", *words])
+def _logged_config(run: FoundRun) -> Mapping[str, Any]:
+    """The resolved configuration of a run; empty where it logged none that can be read."""
+    if not has_artifact(run.run_id, CONFIG_NAME):
+        return {}
+    try:
+        found = yaml.safe_load(fetch_artifact(run.run_id, CONFIG_NAME).read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _config_yaml(found: FamilyRuns) -> str:
     for run in reversed([*(found.runs[stage] for stage in CHAIN if stage in found.runs), *[found.anchor]]):
-        if run.tags.get(STAGE_TAG) != "evaluate" and has_artifact(run.run_id, "config.yaml"):
-            return fetch_artifact(run.run_id, "config.yaml").read_text(encoding="utf-8")
+        if run.tags.get(STAGE_TAG) != "evaluate" and has_artifact(run.run_id, CONFIG_NAME):
+            return fetch_artifact(run.run_id, CONFIG_NAME).read_text(encoding="utf-8")
     return ""
 
 
 def _remarks(found: FamilyRuns) -> list[str]:
-    remarks = []
     align, check, compiled = (found.runs.get(stage) for stage in ("align", "check", "compile"))
-    if align is not None and (verdict := align.tags.get("carkp.verdict")):
-        same = "all executions agree within the tolerances" if verdict == "aligned" else verdict
-        remarks.append(f"Do fake quantisation, simulator and ONNX Runtime compute the same? `align`: {same}.")
-    if check is not None and (verdict := check.tags.get("carkp.verdict")):
-        remarks.append(f"Does the hardware of {found.target} take every layer? `check`: {verdict}.")
-    if compiled is not None and "host/latency_ratio" in compiled.metrics:
-        metrics = compiled.metrics
-        ratio = metrics["host/latency_ratio"]
-        ends = [metrics.get(f"host/latency_ratio_{end}", ratio) for end in ("low", "high")]
-        remarks.append(
-            f"Measured in turn on one thread of {compiled.tags.get('carkp.cpu', 'one machine')}, batch 1, in ONNX "
-            f"Runtime: int8 is {ratio:.2f} ({ends[0]:.2f} to {ends[1]:.2f}) times as fast as float."
-        )
-    return remarks
+    remarks = [
+        _align_remark(align) if align is not None else "",
+        _check_remark(check, found.target) if check is not None else "",
+        _speed_remark(compiled) if compiled is not None else "",
+    ]
+    return [remark for remark in remarks if remark]
+
+
+def _align_remark(align: FoundRun) -> str:
+    """The verdict, and the largest differences that it passed or refused."""
+    verdict = align.tags.get("carkp.verdict", "")
+    if not verdict:
+        return ""
+    same = "all executions agree within the tolerances" if verdict == ALIGNED else verdict
+    return (
+        f"Do fake quantisation, simulator and ONNX Runtime compute the same? `align`: {same}. Largest differences: "
+        f"{_differences(align)}."
+    )
+
+
+def _differences(align: FoundRun) -> str:
+    """Out of the table of comparisons, which runs of older versions have too."""
+    try:
+        return describe_differences(parse_comparisons(_table(align, "tables/comparisons.csv"))) or "not logged"
+    except (KeyError, ValueError):
+        return "not logged"
+
+
+def _check_remark(check: FoundRun, target: str) -> str:
+    verdict = check.tags.get("carkp.verdict", "")
+    if not verdict:
+        return ""
+    unknown = " (how many of its limits are assumed was not logged)" if "check/num_limits" not in check.metrics else ""
+    return f"Does the hardware of {target} take every layer? `check`: {verdict}{unknown}."
+
+
+def _speed_remark(compiled: FoundRun) -> str:
+    metrics = compiled.metrics
+    ratio = metrics.get("host/latency_ratio")
+    if ratio is None:
+        return ""
+    ends = [metrics.get(f"host/latency_ratio_{end}") for end in ("low", "high")]
+    interval = f" ({ends[0]:.2f} to {ends[1]:.2f})" if None not in ends else ""
+    return (
+        f"Measured in turn on one thread of {compiled.tags.get('carkp.cpu', 'a CPU that was not logged')}, batch 1, in "
+        f"ONNX Runtime: float takes {ratio:.2f}{interval} times as long as int8."
+    )
 
 
 def _missing(

@@ -1,0 +1,135 @@
+"""What `align` says of the executions of one int8 program: differences of pairs, the judgement, and both in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from carkp.config.schema import AlignConfig
+
+Pair = tuple[str, str]
+
+SAME: Pair = ("simulated_float32", "onnxruntime")
+ARITHMETIC: Pair = ("simulated", "onnxruntime")
+FAKE_QUANT: Pair = ("fake_quant", "simulated")
+COST: Pair = ("float", "fake_quant")
+"""Not judged: what calibration costs is its own business."""
+
+PAIRS: tuple[Pair, ...] = (SAME, ARITHMETIC, FAKE_QUANT, COST)
+JUDGED: tuple[Pair, ...] = (SAME, ARITHMETIC, FAKE_QUANT)
+
+ALIGNED = "aligned"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two executions on the test split.
+
+    Attributes:
+        first, second: names.
+        max_lsb: largest difference of an output element, in steps of the output's scale.
+        equal_share: share of output elements that do not differ.
+        moved_share: share of keypoints that lie further apart than the tolerance; NaN without a labelled one.
+        max_moved_px: largest distance between two keypoints, in input pixels; NaN without a labelled one.
+        pck_difference: second - first.
+    """
+
+    first: str
+    second: str
+    max_lsb: int
+    equal_share: float
+    moved_share: float
+    max_moved_px: float
+    pck_difference: float
+
+
+def judge(tolerances: AlignConfig, comparisons: Sequence[Comparison]) -> list[str]:
+    """What is out of tolerance, in words."""
+    found = {(item.first, item.second): item for item in comparisons}
+    return [
+        *_judge_same(found[SAME]),
+        *_judge_moved(found[ARITHMETIC], tolerances),
+        *_judge_heatmaps(found[ARITHMETIC], tolerances.max_heatmap_lsb, "align.max_heatmap_lsb"),
+        *_judge_heatmaps(found[FAKE_QUANT], tolerances.max_fake_quant_lsb, "align.max_fake_quant_lsb"),
+        *(reason for pair in (ARITHMETIC, FAKE_QUANT) for reason in _judge_pck(found[pair], tolerances)),
+    ]
+
+
+def verdict_of(failures: Sequence[str]) -> str:
+    """``aligned``, or what is out of tolerance."""
+    return "; ".join(failures) or ALIGNED
+
+
+def describe_differences(comparisons: Sequence[Comparison]) -> str:
+    """The largest differences between the executions that are judged, in words."""
+    found = {(item.first, item.second): item for item in comparisons}
+    return "; ".join(_difference(found[pair]) for pair in JUDGED if pair in found)
+
+
+def parse_comparisons(rows: Sequence[Mapping[str, str]]) -> list[Comparison]:
+    """Rows of the table ``comparisons.csv``.
+
+    Raises:
+        KeyError, ValueError: they are of another version.
+    """
+    return [
+        Comparison(
+            row["first"],
+            row["second"],
+            int(row["max_lsb"]),
+            *(float(row[name]) for name in ("equal_share", "moved_share", "max_moved_px", "pck_difference")),
+        )
+        for row in rows
+    ]
+
+
+def _difference(item: Comparison) -> str:
+    words = f"{NAMES.get(item.first, item.first)} and {NAMES.get(item.second, item.second)}"
+    if item.max_lsb == 0:
+        return f"{words}: none"
+    return (
+        f"{words}: up to {item.max_lsb} LSB in {1 - item.equal_share:.2%} of the heatmap elements, "
+        f"{item.moved_share:.2%} of the keypoints moved by more than align.moved_px, the farthest by "
+        f"{item.max_moved_px:.1f} px, "
+        f"pck {item.pck_difference:+.4f}"
+    )
+
+
+NAMES: Mapping[str, str] = {
+    "fake_quant": "fake quantisation",
+    "simulated": "the simulator",
+    "simulated_float32": "the simulator in float32 requantisation",
+    "onnxruntime": "ONNX Runtime",
+}
+
+
+def _judge_same(item: Comparison) -> list[str]:
+    if item.max_lsb == 0:
+        return []
+    between = f"{NAMES[item.first]} and {NAMES[item.second]}"
+    return [f"{between} differ by up to {item.max_lsb} LSB, expected 0"]
+
+
+def _judge_moved(item: Comparison, tolerances: AlignConfig) -> list[str]:
+    if item.moved_share <= tolerances.max_moved_share:
+        return []
+    if item.moved_share != item.moved_share:
+        return ["the test split has no labelled keypoint: what the target's arithmetic moves cannot be told"]
+    return [
+        f"the target's arithmetic moves {item.moved_share:.2%} of the keypoints by more than {tolerances.moved_px} px "
+        f"against ONNX Runtime, align.max_moved_share is {tolerances.max_moved_share:.2%}"
+    ]
+
+
+def _judge_heatmaps(item: Comparison, allowed: int, setting: str) -> list[str]:
+    if item.max_lsb <= allowed:
+        return []
+    between = f"{NAMES[item.first]} and {NAMES[item.second]}"
+    return [f"an output element differs by {item.max_lsb} LSB between {between}, {setting} is {allowed}"]
+
+
+def _judge_pck(item: Comparison, tolerances: AlignConfig) -> list[str]:
+    if abs(item.pck_difference) <= tolerances.max_pck_difference:
+        return []
+    return [
+        f"pck of {item.second} - {item.first} is {item.pck_difference:+.4f}, align.max_pck_difference is "
+        f"{tolerances.max_pck_difference}"
+    ]
