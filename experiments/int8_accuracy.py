@@ -3,8 +3,8 @@
 Command:  python experiments/int8_accuracy.py     (after `mlflow run . -e float`; about ten minutes on two cores)
 Asks:     PCK of simulated int8 (the integer simulator in the target's own arithmetic) on validation and test, for both
           targets and several ways to choose the thresholds, out of one pass over the calibration images; and what of
-          the float model's PCK each keeps, with the 95 % interval of a paired bootstrap over cars. The newest QAT run
-          of a target, where there is one, is scored too.
+          the float model's PCK each keeps, with the 95 % interval of a paired bootstrap over clusters of cars (scene
+          and camera; how many is said beside it). The newest QAT run of a target, where there is one, is scored too.
 Expect:   the reference's setting (percentile 99.975) keeps >= 99 % on test for both targets, and the setting that is
           best on validation >= 99.5 %.
 """
@@ -162,6 +162,7 @@ def log(rows: list[Row], float_pck: float, out_dir: Path, tracker: Tracker) -> N
         | {f"{split}_pck": row.pck[split] for split in SPLITS}
         | {f"{split}_retention": row.kept[split].share for split in SPLITS}
         | {"test_low": row.kept["test"].low, "test_high": row.kept["test"].high}
+        | {"test_clusters": row.kept["test"].resampled.num_clusters}
         for row in rows
     ]
     write_table(table, out_dir / f"{STUDY}.csv")
@@ -185,7 +186,10 @@ def show(float_pck: float, rows: list[Row]) -> None:
         is_best = row is best_on_validation(rows, row.target)
         name = f"{row.setting} (best on val)" if is_best else row.setting
         table.add_row(row.target, name, f"{row.pck['val']:.4f}", f"{row.pck['test']:.4f}", str(row.kept["test"]))
-    Console(width=120).print(table)
+    console = Console(width=130)
+    console.print(table)
+    if warning := rows[0].kept["test"].resampled.warning:
+        console.print(warning, markup=False)
 
 
 def main() -> int:

@@ -60,7 +60,7 @@ class Retention:
     def __str__(self) -> str:
         """With what the interval rests on: ``99.86% (99.68% to 100.05%, 14 clusters)``."""
         if np.isnan(self.share):
-            return "not known: float has no keypoint right"
+            return "an unknown share (float has no keypoint right)"
         ends = f"{self.low:.2%} to {self.high:.2%}" if np.isfinite(self.low) else "interval not known"
         return f"{self.share:.2%} ({ends}, {self.resampled.short})"
 

@@ -57,7 +57,7 @@ def pck_curve_figure(
 
 def per_keypoint_figure(
     values: Mapping[str, ArrayLike],
-    title: str = "PCK at alpha 0.1 by keypoint",
+    title: str = "PCK by keypoint",
     x_label: str = "PCK",
     is_share: bool = True,
     names: Sequence[str] = KEYPOINT_NAMES,

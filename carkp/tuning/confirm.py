@@ -11,7 +11,10 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """Mean of paired differences with its 95 % interval, from ``num_pairs`` pairs."""
+    """Mean of paired differences with its 95 % interval, from ``num_pairs`` pairs.
+
+    The interval is over seeds, on the same cars: what other cars would change is not in it.
+    """
 
     mean: float
     low: float
@@ -26,7 +29,7 @@ class MeanDifference:
         return "better" if self.mean > 0 else "worse"
 
     def __str__(self) -> str:
-        interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}, {self.num_pairs} seeds"
+        interval = f"95 % interval over seeds {self.low:+.4f} to {self.high:+.4f}, {self.num_pairs} seeds, same cars"
         return f"{self.mean:+.4f} ({interval}): {self.verdict}"
 
 

@@ -78,7 +78,8 @@ def describe_run(
     ]
     head = "| split | pck | pck_hat | mean distance (px) | of float |\n|---|---|---|---|---|"
     split, found = list(scores.items())[-1]
-    of_float = f", {_share(kept, split)} of float" if kept else ""
+    share = _share(kept, split)
+    of_float = f", {share} of float" if share else ""
     headline = f"{split} pck {found.pck:.4f}{of_float}, mean distance {found.mean_dist:.2f} px."
     tracker.describe("\n".join([f"{headline} {what}", "", head, *rows]), target)
 
@@ -121,7 +122,7 @@ def log_scored_splits(
     crops_path = out_dir / PREDICTIONS_DIR / CROPS_NAME
     save_crops(dataset, predictions, config.tracking.num_kept_crops, crops_path)
     tracker.log_file(crops_path, PREDICTIONS_DIR)
-    _log_figures(scored, scores, tracker, label)
+    _log_figures(config, scored, scores, tracker, label)
     return scores
 
 
@@ -182,9 +183,15 @@ def _jpeg(image: NDArray[np.uint8]) -> bytes:
 
 
 def _log_figures(
-    scored: Mapping[str, tuple[Store, Predictions]], scores: Mapping[str, Scores], tracker: Tracker, label: str
+    config: ExperimentConfig,
+    scored: Mapping[str, tuple[Store, Predictions]],
+    scores: Mapping[str, Scores],
+    tracker: Tracker,
+    label: str,
 ) -> None:
     curves = {f"{label}, {split}": (_ALPHAS, item[1].pck_curve(_ALPHAS)) for split, item in scored.items()}
-    tracker.log_figure(figures.pck_curve_figure(curves), "figures/pck_curve.png")
+    alpha = config.eval.alpha
+    tracker.log_figure(figures.pck_curve_figure(curves, marked_alpha=alpha), "figures/pck_curve.png")
     bars = {f"{label}, {split}": scores[split].pck_per_keypoint for split in scored}
-    tracker.log_figure(figures.per_keypoint_figure(bars), "figures/pck_per_keypoint.png")
+    title = f"PCK at alpha {alpha:g} by keypoint"
+    tracker.log_figure(figures.per_keypoint_figure(bars, title), "figures/pck_per_keypoint.png")

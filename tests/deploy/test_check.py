@@ -48,7 +48,7 @@ def test_a_network_of_plain_layers_fits() -> None:
     verdicts = judge(SmallNet())
     assert {item.verdict for item in verdicts.values()} == {"int8"}
     assert {item.breach for item in verdicts.values()} == {None}
-    summary = summarise(list(verdicts.values()))
+    summary = summarise(list(verdicts.values()), BASE)
     assert (summary.num_int8, summary.num_fallback, summary.num_impossible) == (len(verdicts), 0, 0)
     assert summary.int8_mac_share == 1
 
@@ -67,7 +67,7 @@ def test_gates_and_smooth_activations_fall_back_and_unknown_operators_are_imposs
     assert unknown.breach is not None
     assert unknown.breach.limit == "ONNX operators"
     assert by_operator["dense 3x3"].verdict == "int8"
-    summary = summarise(list(verdicts.values()))
+    summary = summarise(list(verdicts.values()), BASE)
     assert summary.num_fallback >= 3
     assert summary.num_impossible >= 1
     assert summary.int8_mac_share == 1  # the float operators here have no weights
@@ -90,7 +90,7 @@ def test_a_7x7_depthwise_breaks_a_limit_of_5() -> None:
     assert (item.breach.limit, item.breach.found, item.breach.allowed) == ("depthwise kernel", "7", "at most 5")
     assert "at most 5" in item.breach.advice
     assert item.breach.origin == "assumed"
-    summary = summarise(list(verdicts.values()))
+    summary = summarise(list(verdicts.values()), BASE)
     assert 0 < summary.int8_mac_share < 1
     wider = {**BASE.operators, "depthwise": OperatorLimits(max_kernel=limit(7))}
     assert {item.verdict for item in judge(WideDepthwise(), operators=wider).values()} == {"int8"}

@@ -110,7 +110,7 @@ def test_nothing_labelled_and_nothing_right_give_no_number_and_no_error() -> Non
     wrong = missed(predictions, np.ones((20, 12), np.bool_))
     kept = retention(wrong, predictions, ALPHA)
     assert np.isnan([kept.share, kept.low, kept.high]).all()
-    assert str(kept) == "not known: float has no keypoint right"
+    assert str(kept) == "an unknown share (float has no keypoint right)"
 
 
 def test_a_single_recording_resamples_its_cars_and_says_so() -> None:

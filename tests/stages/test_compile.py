@@ -44,13 +44,22 @@ def small_limit(folder: Path, change: tuple[str, str]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_check_of_an_export_fits(exported: Project, target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "verdict", "num_limits"),
+    [
+        ("bpu", "fits, by assumed limits (12 of 12 are assumed)", 12),
+        ("onnxruntime_cpu", "fits: the target's file gives no limits", 0),
+    ],
+)
+def test_check_of_an_export_fits_and_says_by_which_limits(
+    exported: Project, target: str, verdict: str, num_limits: int
+) -> None:
     done = exported.stage("check", "--target", target)
     assert done.returncode == 0, done.stderr
-    assert "verdict: fits" in done.stdout
+    assert f"verdict: {verdict}" in done.stdout
     run = exported.runs("check")[0]
-    assert run.data.tags["carkp.verdict"] == "fits"
+    assert run.data.tags["carkp.verdict"] == verdict
+    assert run.data.metrics["check/num_limits"] == run.data.metrics["check/num_assumed_limits"] == num_limits
     assert run.data.metrics["check/int8_mac_share"] == 1
     rows = rows_of(exported, run, "tables/check.csv")
     assert len(rows) == run.data.metrics["check/num_int8"]
@@ -127,6 +136,9 @@ def test_compile_leaves_a_page_of_its_own_with_every_number_s_origin(exported: P
         "head/final",
         "peak of activations",
         "performance.memory_gb_per_s",
+        "measured with",
+        "fits, by assumed limits (12 of 12 are assumed)",
+        "numbers of the hardware are assumed",
     ):
         assert word in page
     rows = rows_of(exported, run, "tables/performance.csv")
@@ -151,6 +163,8 @@ def test_compile_without_the_float_run_says_what_was_not_measured(
     done = exported.stage("compile", "--target", "bpu")
     assert done.returncode == 0, done.stderr
     assert "not measured: the float run" in done.stdout
+    assert "measured with" not in done.stdout
+    assert "int8 instructions" not in done.stdout
     assert "host/latency_ratio" not in exported.runs("compile")[0].data.metrics
 
 

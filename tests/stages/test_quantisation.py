@@ -122,10 +122,18 @@ def test_align_finds_the_executions_equal(exported: Project) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verdict: aligned" in done.stdout
     assert "int8 instructions" in done.stdout
+    printed = " ".join(done.stdout.split())
+    assert "the simulator in float32 requantisation and ONNX Runtime: none" in printed
+    assert "a paired bootstrap over 2 clusters (scene and camera)" in printed
+    assert "Warning: the intervals rest on 2 clusters" in printed
     run = exported.runs("align")[0]
     assert run.data.metrics["align/simulated_float32_to_onnxruntime/max_lsb"] == 0
     rows = list(csv.DictReader(fetched(exported, run, "tables/executions.csv").open()))
     assert [row["execution"] for row in rows] == list(align.EXECUTIONS)
+    assert {row["num_clusters"] for row in rows} == {"2"}
+    table = fetched(exported, run, "tables/comparisons.csv").read_text().splitlines()
+    compared = {row["first"]: row for row in csv.DictReader(table)}
+    assert f"up to {compared['fake_quant']['max_lsb']} LSB" in run.data.tags["carkp.differences"]
     assert exported.artifacts(run, "tables") == {
         f"tables/{name}.csv" for name in ("comparisons", "executions", "heatmap_lsb")
     }

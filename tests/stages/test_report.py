@@ -107,6 +107,27 @@ def test_numbers_are_those_that_the_runs_logged(reported: Project) -> None:
     assert percent(rows["calibrated (bpu)"][3]) == pytest.approx(calibration.data.metrics["test/retention"], abs=5e-5)
 
 
+def test_differences_and_limits_are_said_with_their_size(reported: Project) -> None:
+    text = (reported.path / "reports" / "whole" / "report.md").read_text()
+    align = reported.runs("align")[0]
+    assert f"Largest differences: {align.data.tags['carkp.differences']}." in text
+    assert "over 2 clusters (scene and camera)" in text
+    assert "> Warning: the intervals rest on 2 clusters" in text
+    assert "Warning: the intervals rest on 2 clusters" in reported.runs("report")[-1].data.tags["mlflow.note.content"]
+
+
+def test_commands_are_for_another_machine(reported: Project) -> None:
+    text = (reported.path / "reports" / "whole" / "report.md").read_text()
+    commands = text[text.index("### Commands") :]
+    listed = commands.split("```")[1]
+    assert "-e calibration" in listed
+    assert "config=configs/tiny.yaml" in listed or "overrides=" in listed
+    for run in (float_run_of(reported), *reported.runs("calibration"), *reported.runs("align")):
+        assert run.info.run_id not in listed
+    assert str(reported.path) not in commands
+    assert "runs:/" not in listed
+
+
 def test_page_is_one_file_and_names_its_runs(reported: Project) -> None:
     page = (reported.path / "reports" / "whole" / "index.html").read_text()
     assert "<script" not in page

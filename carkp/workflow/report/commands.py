@@ -32,11 +32,13 @@ LEFT_OUT = frozenset({"resume", "force", "runs"})
 """Parameters that say how a run came about and not what it is."""
 
 TOLD_BY_TAGS: Mapping[str, Mapping[str, str]] = {
+    "data": {},
+    "float": {},
     "export": {"target": "carkp.target", "stage": "carkp.exported_stage"},
     "evaluate": {"target": "carkp.target", "stage": "carkp.model"},
     **{stage: {"target": "carkp.target"} for stage in ("calibration", "qat", "align", "check", "compile")},
 }
-"""Stage -> parameter -> the tag that holds its value, where the command was not logged."""
+"""Entry point -> parameter -> the tag that holds its value, where the command was not logged."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def command_of(run: FoundRun, resolved: Mapping[str, Any]) -> str:
     ``resolved``: the configuration that the run logged; empty where it logged none.
     """
     stage = run.tags.get(STAGE_TAG, "")
-    call = parse_command(run.tags.get("carkp.command", "")) or _call_of_parameters(stage, run)
+    call = parse_command(run.tags.get("carkp.command", "")) or _call_of_parameters(stage, run, bool(resolved))
     if call is None:
         return f"# {stage} {run.run_id}: its command was not logged" if stage else ""
     return portable(call, resolved)
@@ -162,15 +164,16 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield name.removeprefix("--"), value
 
 
-def _call_of_parameters(stage: str, run: FoundRun) -> Call | None:
-    """What the parameters of `mlflow run` tell, else the tags; None of a run without either."""
+def _call_of_parameters(stage: str, run: FoundRun, has_config: bool) -> Call | None:
+    """What the parameters of `mlflow run` tell, else the tags and the configuration; None of a run without any."""
     given = {name: value for name, value in run.params.items() if not name.startswith("config.")}
     given = {name: value for name, value in given.items() if value not in ("", "''")}
-    if not stage or (not given and stage not in TOLD_BY_TAGS):
+    told = {name: run.tags[tag] for name, tag in TOLD_BY_TAGS.get(stage, {}).items() if tag in run.tags}
+    is_known = stage in TOLD_BY_TAGS and (told or has_config)
+    if not stage or not (given or is_known):
         return None
     overrides = split_overrides(given.pop("overrides", ""))
     config = given.pop("config", "")
-    told = {name: run.tags[tag] for name, tag in TOLD_BY_TAGS.get(stage, {}).items() if tag in run.tags}
     return Call(stage, "", config, overrides, {**told, **given})
 
 

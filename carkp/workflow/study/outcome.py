@@ -97,8 +97,8 @@ def describe(inputs: TuneInputs, result: TuneResult) -> list[str]:
     minutes = sum(record.seconds for record in ended) / 60
     num_pruned = sum(record.state == "pruned" for record in ended)
     lines.append(
-        f"{len(ended)} trainings ended, {num_pruned} of them pruned, in {minutes:.1f} minutes of workers; "
-        f"scoring all percentiles took {np.mean(costs):.1%} of a complete trial"
+        f"{len(ended)} trainings ended, {num_pruned} of them pruned, in {minutes:.1f} minutes of workers"
+        + (f"; scoring all percentiles took {np.mean(costs):.1%} of a complete trial" if costs else "")
     )
     if result.importances:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importances.items())

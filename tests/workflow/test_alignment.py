@@ -1,0 +1,72 @@
+"""The judgement of `align`: every tolerance bites, and what passed is said with its size."""
+
+from dataclasses import replace
+
+import pytest
+
+from carkp.config.schema import AlignConfig
+from carkp.workflow.alignment import (
+    ARITHMETIC,
+    FAKE_QUANT,
+    PAIRS,
+    SAME,
+    Comparison,
+    describe_differences,
+    judge,
+    parse_comparisons,
+    verdict_of,
+)
+
+NAN = float("nan")
+
+
+def comparisons(pair: tuple[str, str], **changes: float) -> list[Comparison]:
+    """All pairs equal but for ``changes`` of ``pair``."""
+    same = [Comparison(*names, 0, 1.0, 0.0, 0.0, 0.0) for names in PAIRS]
+    return [replace(item, **changes) if (item.first, item.second) == pair else item for item in same]
+
+
+def test_fake_quantisation_is_judged_on_heatmaps_too() -> None:
+    tolerances = AlignConfig(max_fake_quant_lsb=5)
+    assert judge(tolerances, comparisons(FAKE_QUANT, max_lsb=5)) == []
+    (reason,) = judge(tolerances, comparisons(FAKE_QUANT, max_lsb=6))
+    assert "differs by 6 LSB between fake quantisation and the simulator, align.max_fake_quant_lsb is 5" in reason
+
+
+def test_the_default_lets_pass_what_the_default_model_shows_and_not_much_more() -> None:
+    """8 LSB were measured on the trained default model for bpu, 1 on the tests' tiny one."""
+    assert judge(AlignConfig(), comparisons(FAKE_QUANT, max_lsb=8)) == []
+    assert judge(AlignConfig(), comparisons(FAKE_QUANT, max_lsb=17)) != []
+
+
+def test_no_hint_at_the_cpu_where_it_was_not_looked_at() -> None:
+    (reason,) = judge(AlignConfig(), comparisons(SAME, max_lsb=1))
+    assert "differ by up to 1 LSB" in reason
+    assert "saturate" not in reason
+
+
+def test_a_split_without_a_labelled_keypoint_does_not_pass() -> None:
+    reasons = judge(AlignConfig(), comparisons(ARITHMETIC, moved_share=NAN, max_moved_px=NAN, pck_difference=NAN))
+    assert "no labelled keypoint" in reasons[0]
+    assert verdict_of(reasons) != "aligned"
+
+
+def test_what_passed_is_said_with_its_size() -> None:
+    found = comparisons(
+        ARITHMETIC, max_lsb=6, equal_share=0.9, moved_share=0.004, max_moved_px=68.3, pck_difference=3e-4
+    )
+    assert judge(AlignConfig(), found) == []
+    words = describe_differences(found)
+    assert "the simulator in float32 requantisation and ONNX Runtime: none" in words
+    assert "the simulator and ONNX Runtime: up to 6 LSB in 10.00% of the heatmap elements" in words
+    assert "0.40% of the keypoints moved by more than align.moved_px, the farthest by 68.3 px, pck +0.0003" in words
+    assert "fake quantisation and the simulator: none" in words
+    assert "float" not in words.replace("float32", "")  # what calibration costs is not judged
+
+
+def test_the_table_of_an_earlier_run_is_read_back() -> None:
+    row = {"first": "simulated", "second": "onnxruntime", "max_lsb": "6", "equal_share": "0.9", "moved_share": "0.1",
+           "max_moved_px": "2.5", "pck_difference": "-0.001"}  # fmt: skip
+    assert parse_comparisons([row]) == [Comparison("simulated", "onnxruntime", 6, 0.9, 0.1, 2.5, -0.001)]
+    with pytest.raises(KeyError):
+        parse_comparisons([{"first": "simulated"}])
