@@ -395,8 +395,7 @@ def main() -> int:
     from carkp.config.loading import ConfigError
     from carkp.tracking.tracker import Tracker
     from carkp.workflow.cli import DATA, MODEL, Parameter, execute, parse
-    from carkp.workflow.preparation import require_data
-    from carkp.workflow.references import FLOAT, resolve_model
+    from carkp.workflow.references import FLOAT, require_data, resolve_model
 
     parameters = [
         DATA,

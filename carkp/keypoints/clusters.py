@@ -128,7 +128,7 @@ class Resampled:
             return (
                 f"Warning: the intervals rest on {self.num_clusters} clusters of cars. With fewer than {MIN_CLUSTERS} "
                 "they are unreliable, and mostly too narrow; a p-value cannot be below "
-                f"{2.0 ** (1 - self.num_clusters):.2g}."
+                f"{2.0 ** (1 - self.num_clusters):.3g}."
             )
         return ""
 

@@ -82,7 +82,7 @@ def verdict(item: Assessed) -> str:
     if has_moved != (test.p_value < SIGNIFICANCE):
         sentence += " Interval and p-value fall on different sides of 5 %: read it as undecided."
     if SIGNIFICANCE <= test.smallest_p < 1:
-        sentence += f" The models differ in {test.num_moved} clusters, so p could not be below {test.smallest_p:.2g}."
+        sentence += f" The models differ in {test.num_moved} clusters, so p could not be below {test.smallest_p:.3g}."
     if test.resampled.warning:
         sentence += f" Read the interval with care ({test.resampled.short})."
     return sentence
