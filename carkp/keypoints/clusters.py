@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 MIN_CLUSTERS = 10
-"""With fewer an interval is unreliable, and mostly too narrow (Cameron, Gelbach and Miller, Bootstrap-based
-improvements for inference with clustered errors, REStat 90, 2008: tests with 5 to 10 clusters reject too often)."""
+"""With fewer an interval is unreliable, and mostly too narrow: our own choice within the five to thirty clusters that
+Cameron, Gelbach and Miller (Bootstrap-based improvements for inference with clustered errors, REStat 90, 2008) call
+few, with which tests reject too often."""
 
 _OF_A_CAMERA = re.compile(r"(?P<camera>.+)_\d+_-?\d+")
 

@@ -266,7 +266,7 @@ def tail_share(num_units: int) -> float:
 
     Percentile intervals of few units are too narrow: as a normal interval with the variance that divides by n. The
     shares are those at which its half-width becomes that of Student's (Hesterberg, What Teachers Should Know About the
-    Bootstrap, The American Statistician 69, 2015, section 5: expanded percentile interval). 2.5 % for many units.
+    Bootstrap, The American Statistician 69, 2015: expanded percentile interval). 2.5 % for many units.
     """
     half_width = special.stdtrit(num_units - 1, (1 + CONFIDENCE) / 2) * np.sqrt(num_units / (num_units - 1))
     return float(special.ndtr(-half_width))
