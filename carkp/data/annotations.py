@@ -1,6 +1,6 @@
 """Reader of a directory of crops: ``simple_anno/keypoints_{train,test}.json`` and the crop files it names."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,8 +11,9 @@ from tqdm import tqdm
 from carkp.data import jpeg
 from carkp.data.coco import load_json_object
 from carkp.data.crops import annotation_path, meta_path
-from carkp.data.frames import SPLITS
-from carkp.data.issues import Issues
+from carkp.data.files import MAX_COORDINATE_PX, is_file
+from carkp.data.frames import SPLIT_NAMES, SPLITS
+from carkp.data.issues import Issues, printable
 from carkp.data.store import Record, sample_id_of
 from carkp.keypoints.schema import MISSING, NUM_KEYPOINTS, OCCLUDED, VISIBLE
 
@@ -25,23 +26,45 @@ def read_crops(root: Path, issues: Issues, show_progress: bool = True) -> Genera
     Raises:
         DataError: a file is no JSON object.
     """
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         path = annotation_path(root, split)
-        if not path.is_file():
-            issues.warn(f"{path} is missing: there will be no {split} data")
+        if not is_file(path):
+            if split in SPLITS:
+                issues.warn(f"{path} is missing: there will be no {split} data")
             continue
         meta = load_json_object(meta_path(root, split)) if meta_path(root, split).is_file() else {}
         entries = load_json_object(path)
+        seen: set[str] = set()
         for key, value in tqdm(entries.items(), f"{split} crops", disable=not show_progress, unit="crop"):
             record = _read_crop(root, split, key, value, meta.get(key), issues)
-            if record is not None:
-                yield record
+            if record is None:
+                continue
+            if record.sample_id in seen:
+                issues.skip("crop has the scene and name of another one", f"{path}, {key}")
+                continue
+            seen.add(record.sample_id)
+            yield record
+
+
+def list_crop_files(root: Path) -> Iterator[Path]:
+    """The crop files that the annotation files name and that are there.
+
+    Raises:
+        DataError: a file is no JSON object.
+    """
+    for split in SPLIT_NAMES:
+        if is_file(annotation_path(root, split)):
+            for key in load_json_object(annotation_path(root, split)):
+                relative = _relative(root, key)
+                file = _find_crop(root, split, relative) if len(relative.parts) >= 3 else None
+                if file is not None:
+                    yield file
 
 
 def _read_crop(root: Path, split: str, key: str, value: Any, meta: Any, issues: Issues) -> Record | None:
     where = f"{annotation_path(root, split)}, {key}"
-    relative = PurePosixPath(key.replace("\\", "/"))
-    labels = _labels(value)
+    relative = _relative(root, key)
+    labels = _labels(value, where, issues)
     if labels is None:
         issues.skip(f"annotation is not {NUM_KEYPOINTS} times [x, y, validity 0, 1 or 2]", where)
         return None
@@ -52,33 +75,62 @@ def _read_crop(root: Path, split: str, key: str, value: Any, meta: Any, issues: 
     if file is None:
         issues.skip("crop file is missing", where)
         return None
-    data = file.read_bytes()
-    size = jpeg.read_size(data)
-    if size is None or jpeg.is_cut_short(data):
-        issues.skip("crop file is no JPEG or is cut short", str(file))
+    read = _read_jpeg(file, issues)
+    if read is None:
         return None
+    data, size = read
     scene = relative.parts[-3]
+    if printable(key) != key:
+        issues.skip("file name is not UTF-8", where)
+        return None
     sample_id = sample_id_of(split, scene, relative.stem)
     return Record(sample_id, scene, data, *labels, size, _truncation(meta))
 
 
-def _labels(value: Any) -> tuple[NDArray[np.float32], NDArray[np.uint8]] | None:
+def _read_jpeg(file: Path, issues: Issues) -> tuple[bytes, tuple[int, int]] | None:
+    """A crop's bytes and (height, width); None where it is no whole picture."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        issues.skip(f"crop file cannot be read: {error.strerror}", str(file))
+        return None
+    size = jpeg.read_size(data)
+    if size is None or jpeg.is_cut_short(data):
+        issues.skip("crop file is no JPEG or is cut short", str(file))
+        return None
+    image = jpeg.decode_bgr(data)
+    if image is None or image.shape[:2] != size:
+        issues.skip("crop file cannot be decoded, or to another size than it says", str(file))
+        return None
+    return data, size
+
+
+def _labels(value: Any, where: str, issues: Issues) -> tuple[NDArray[np.float32], NDArray[np.uint8]] | None:
+    """A point that is no number or far outside counts as missing, at (0, 0)."""
     try:
         table = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    if table.shape != (NUM_KEYPOINTS, 3) or not np.isfinite(table).all():
+    if table.shape != (NUM_KEYPOINTS, 3) or not np.isin(table[:, 2], (MISSING, OCCLUDED, VISIBLE)).all():
         return None
-    if not np.isin(table[:, 2], (MISSING, OCCLUDED, VISIBLE)).all():
-        return None
+    is_far = ~(np.abs(table[:, :2]) <= MAX_COORDINATE_PX).all(axis=1)
+    if lost := int((is_far & (table[:, 2] > 0)).sum()):
+        issues.skip(f"keypoint is no number or lies more than {MAX_COORDINATE_PX:.0f} pixels away", where, lost)
+    table[is_far] = 0
     return table[:, :2].astype(np.float32), table[:, 2].astype(np.uint8)
+
+
+def _relative(root: Path, key: str) -> PurePosixPath:
+    """A backslash is part of the name where there is such a file."""
+    exact = PurePosixPath(key)
+    return exact if "\\" in key and is_file(root / exact) else PurePosixPath(key.replace("\\", "/"))
 
 
 def _find_crop(root: Path, split: str, relative: PurePosixPath) -> Path | None:
     """Keys are relative to ``root`` here, and relative to anywhere in what HAT writes: then their end counts."""
     scene, directory, name = relative.parts[-3:]
     candidates = (root / relative, root / split / scene / directory / name)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if is_file(path)), None)
 
 
 def _truncation(meta: Any) -> int:

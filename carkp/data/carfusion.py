@@ -1,7 +1,10 @@
-"""Reader of CarFusion's raw layout: ``{train,test}/<scene>/{images_jpg,gt,bb}/<camera>_<frame>.{jpg,txt,txt}``."""
+"""Reader of CarFusion's raw layout: ``{train,test}/<scene>/{images_jpg,gt,bb}/<camera>_<frame>.{jpg,txt,txt}``.
 
-import math
+A directory ``val`` (also ``valid``, ``validation``) beside ``train`` is the validation split.
+"""
+
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +12,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from carkp.data.frames import IMAGE_SUFFIXES, SPLITS, Box, Frame, Instance, Keypoints, no_keypoints
+from carkp.data.files import (
+    MAX_COORDINATE_PX,
+    fold_name,
+    is_clutter,
+    is_directory,
+    is_file,
+    list_directory,
+    parse_number,
+    read_lines,
+)
+from carkp.data.frames import (
+    IMAGE_SUFFIXES,
+    SPLIT_NAMES,
+    SPLITS,
+    Box,
+    Frame,
+    Instance,
+    Keypoints,
+    hull_box,
+    no_keypoints,
+)
 from carkp.data.issues import DataError, Issues
 from carkp.keypoints.schema import CARFUSION_IDS, OCCLUDED, VISIBLE
 
@@ -33,14 +56,24 @@ NUM_RAW_IDS = 14
 VALIDITY_OF_VISIBILITY: dict[int, int] = {1: VISIBLE, 2: OCCLUDED, 3: VISIBLE}
 """CarFusion's visibility -> ours; 3 is undocumented and treated as visible."""
 
+NO_BOXES_REMEDY = (
+    "set data.boxes=hull to take each car's box from its keypoints, or give the COCO JSON that is made from these data"
+)
+
 CONTAINMENT_TOLERANCE_PX = 2.0
+MAX_INSTANCE_ID = 10**6
+"""No frame has as many lines of boxes."""
+
 _BOX_LINE = re.compile(r"^\s*\[?([^\[\]]*)\]\s*(?:,.*)?$")
 _INDEX_OF_ID = {carfusion_id: index for index, carfusion_id in enumerate(CARFUSION_IDS)}
 
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """Where the parts of a frame are; ``boxes`` or ``keypoints`` is None where there is no such file."""
+    """Where the parts of a frame are; ``boxes`` or ``keypoints`` is None where there is no such file.
+
+    ``are_boxes_hulls``: boxes are taken from the keypoints, whatever the box file says.
+    """
 
     split: str
     scene: str
@@ -48,6 +81,7 @@ class FrameFiles:
     image: Path
     boxes: Path | None
     keypoints: Path | None
+    are_boxes_hulls: bool = False
 
 
 class BoxReadings(NamedTuple):
@@ -58,29 +92,58 @@ class BoxReadings(NamedTuple):
 
 
 def is_scene_dir(path: Path) -> bool:
-    return any((path / name).is_dir() for name in SCENE_DIRS)
+    return not is_clutter(path.name) and any(is_directory(path / name) for name in SCENE_DIRS)
 
 
-def list_frames(root: Path, issues: Issues) -> list[FrameFiles]:
+def split_dirs(root: Path) -> dict[str, Path]:
+    """Split -> its directory below ``root``, in the order train, val, test.
+
+    Raises:
+        DataError: one split has two directories.
+    """
+    found: dict[str, Path] = {}
+    for split, names in SPLIT_NAMES.items():
+        own = [root / name for name in names if is_directory(root / name)]
+        if len(own) > 1:
+            listed = ", ".join(path.name for path in own)
+            raise DataError(f"{root} has several directories for the {split} split ({listed}): leave one of them there")
+        if own:
+            found[split] = own[0]
+    return found
+
+
+def list_frames(root: Path, issues: Issues, boxes: str = "files") -> list[FrameFiles]:
     """Every frame under ``root`` that has a picture and at least one label file, in a fixed order.
+
+    ``boxes``: ``files``, or ``hull``: cars get the smallest box that holds their labelled keypoints.
 
     Raises:
         DataError: ``root`` has neither ``train`` nor ``test``.
     """
-    splits = [split for split in SPLITS if (root / split).is_dir()]
-    if not splits:
+    splits = split_dirs(root)
+    if not any(split in splits for split in SPLITS):
         raise DataError(f"{root} has neither train/ nor test/: give the directory that holds them")
     frames: list[FrameFiles] = []
-    for split in splits:
-        for scene_dir in _scene_dirs(root / split, issues):
-            frames += _scene_frames(split, scene_dir, issues)
-    _warn_of_absent_scenes(root, issues)
+    for split, split_dir in splits.items():
+        for scene_dir in _scene_dirs(split_dir, issues):
+            frames += _scene_frames(split, scene_dir, issues, are_boxes_hulls=boxes == "hull")
+    _warn_of_absent_scenes(root, splits, issues)
+    if boxes != "hull":
+        _warn_of_absent_boxes(frames, issues)
     return frames
 
 
 def read_frame(files: FrameFiles, issues: Issues) -> Frame:
     """The cars of a frame that have a box; everything else is counted in ``issues``."""
     keypoints = parse_keypoints(files.keypoints, issues) if files.keypoints else {}
+    if files.are_boxes_hulls:
+        instances = _hull_instances(files, keypoints, issues)
+    else:
+        instances = _boxed_instances(files, keypoints, issues)
+    return Frame(files.split, files.scene, files.frame_id, files.image, tuple(instances))
+
+
+def _boxed_instances(files: FrameFiles, keypoints: dict[int, Keypoints], issues: Issues) -> list[Instance]:
     boxes = parse_boxes(files.boxes, issues) if files.boxes else {}
     instances = []
     for instance_id, readings in boxes.items():
@@ -94,14 +157,25 @@ def read_frame(files: FrameFiles, issues: Issues) -> Frame:
     if keypoints:
         reason = "car has keypoints and no box"
         issues.skip(reason, f"{files.keypoints}, instance {min(keypoints)}", len(keypoints))
-    return Frame(files.split, files.scene, files.frame_id, files.image, tuple(instances))
+    return instances
+
+
+def _hull_instances(files: FrameFiles, keypoints: dict[int, Keypoints], issues: Issues) -> list[Instance]:
+    instances = []
+    for instance_id, car in sorted(keypoints.items()):
+        box = hull_box(car)
+        if box is None:
+            issues.skip("car's keypoints span no box", f"{files.keypoints}, instance {instance_id}")
+        else:
+            instances.append(Instance(instance_id, box, car))
+    return instances
 
 
 def parse_boxes(path: Path, issues: Issues) -> dict[int, BoxReadings]:
     """Line number (0-based, blank lines counted) -> box, for every line that holds one."""
     boxes: dict[int, BoxReadings] = {}
     name = str(path)
-    for index, line in enumerate(_lines(path)):
+    for index, line in enumerate(_read(path, issues)):
         where = f"{name}:{index + 1}"
         if not line.strip():
             issues.skip("blank line in a box file", where)
@@ -111,6 +185,8 @@ def parse_boxes(path: Path, issues: Issues) -> dict[int, BoxReadings]:
             issues.skip("box line does not hold four numbers in brackets", where)
         elif readings.spelled.width <= 0 or readings.spelled.height <= 0:
             issues.skip("box is empty", where)
+        elif max(map(abs, readings.spelled)) > MAX_COORDINATE_PX:
+            issues.skip(f"box reaches more than {MAX_COORDINATE_PX:.0f} pixels away", where)
         else:
             boxes[index] = readings
     return boxes
@@ -144,7 +220,7 @@ def parse_keypoints(path: Path, issues: Issues) -> dict[int, Keypoints]:
     """Instance id -> keypoints, for every car with at least one usable line."""
     cars: dict[int, Keypoints] = {}
     name = str(path)
-    for index, line in enumerate(_lines(path)):
+    for index, line in enumerate(_read(path, issues)):
         _parse_keypoint_line(line, f"{name}:{index + 1}", cars, issues)
     return cars
 
@@ -156,6 +232,9 @@ def _parse_keypoint_line(line: str, where: str, cars: dict[int, Keypoints], issu
     numbers = _finite_numbers(line.strip().rstrip(",").split(","))
     if numbers is None or len(numbers) < 5:
         issues.skip("keypoint line does not hold five numbers", where)
+        return
+    if len(numbers) > 5:  # with commas for decimal points, x would be read as x, y
+        issues.skip("keypoint line holds more than five numbers (decimal commas?)", where)
         return
     x, y = numbers[:2]
     problem = _problem_of_keypoint(x, y, *numbers[2:5])
@@ -180,10 +259,14 @@ def _problem_of_keypoint(x: float, y: float, keypoint: float, instance: float, v
         return "keypoint is the exhaust (9) or the centre (14), which are not kept"
     if instance < 0 or not instance.is_integer():
         return "instance id is not an integer from 0"
+    if instance > MAX_INSTANCE_ID:
+        return f"instance id is larger than {MAX_INSTANCE_ID}"
     if visibility not in VALIDITY_OF_VISIBILITY:
         return "visibility is not 1, 2 or 3"
     if x == 0 and y == 0:
         return "keypoint at (0, 0), which stands for never labelled"
+    if max(abs(x), abs(y)) > MAX_COORDINATE_PX:
+        return f"keypoint lies more than {MAX_COORDINATE_PX:.0f} pixels away"
     return None
 
 
@@ -195,62 +278,106 @@ def _num_contained(box: Box, car: Keypoints) -> int:
 
 
 def _finite_numbers(parts: list[str]) -> list[float] | None:
+    numbers = [parse_number(part) for part in parts]
+    return None if None in numbers else [number for number in numbers if number is not None]
+
+
+def _read(path: Path, issues: Issues) -> list[str]:
     try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        return None
-    # "1_0" is a float to Python and a typing error to everybody else.
-    is_clean = all(math.isfinite(number) for number in numbers) and not any("_" in part for part in parts)
-    return numbers if is_clean else None
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+        return read_lines(path)
+    except OSError as error:
+        issues.skip(f"label file cannot be read: {error.strerror}", str(path))
+        return []
 
 
 def _scene_dirs(split_dir: Path, issues: Issues) -> Iterator[Path]:
-    for path in sorted(split_dir.iterdir()):
+    for path in list_directory(split_dir, issues):
         if is_scene_dir(path):
             yield path
-        elif path.is_dir() and not path.name.startswith("."):
-            issues.skip(f"directory has none of {', '.join(SCENE_DIRS)}", str(path))
+        elif is_directory(path):
+            issues.skip(_problem_of_scene(path), str(path))
 
 
-def _scene_frames(split: str, scene_dir: Path, issues: Issues) -> list[FrameFiles]:
+def _problem_of_scene(path: Path) -> str:
+    try:
+        next(path.iterdir(), None)
+        (path / SCENE_DIRS[0]).is_dir()
+    except OSError as error:
+        return f"directory cannot be read: {error.strerror}"
+    return f"directory has none of {', '.join(SCENE_DIRS)}"
+
+
+def _scene_frames(split: str, scene_dir: Path, issues: Issues, are_boxes_hulls: bool) -> list[FrameFiles]:
     images: dict[str, Path] = {}
     for name in reversed(IMAGE_DIRS):  # where both hold a frame, the first of IMAGE_DIRS counts
-        images |= _files_by_stem(scene_dir / name, IMAGE_SUFFIXES)
-    boxes = _files_by_stem(scene_dir / "bb", (".txt",))
-    keypoints = _files_by_stem(scene_dir / "gt", (".txt",))
-    frames = []
-    for frame_id in sorted(images.keys() | boxes.keys() | keypoints.keys()):
+        images |= _files_by_stem(scene_dir / name, IMAGE_SUFFIXES, issues)
+    boxes = _files_by_stem(scene_dir / "bb", (".txt",), issues)
+    keypoints = _files_by_stem(scene_dir / "gt", (".txt",), issues)
+    frames, folded = [], set[str]()
+    for name in sorted(images.keys() | boxes.keys() | keypoints.keys()):
+        frame_id = images[name].stem if name in images else name
         where = f"{scene_dir}, frame {frame_id}"
-        if frame_id not in images:
+        if name not in images:
             issues.skip("frame has labels and no image", where)
-        elif frame_id not in boxes and frame_id not in keypoints:
+        elif name not in boxes and name not in keypoints:
             issues.skip("frame has an image and no labels", where)
         else:
-            paths = images[frame_id], boxes.get(frame_id), keypoints.get(frame_id)
-            frames.append(FrameFiles(split, scene_dir.name, frame_id, *paths))
+            paths = images[name], boxes.get(name), keypoints.get(name)
+            unique_id = unique_frame_id(frame_id, folded, where, issues)
+            frames.append(FrameFiles(split, scene_dir.name, unique_id, *paths, are_boxes_hulls))
     return frames
 
 
-def _files_by_stem(directory: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    if not directory.is_dir():
+def unique_frame_id(frame_id: str, taken: set[str], where: str, issues: Issues) -> str:
+    """``frame_id``, with a number where a name in ``taken`` is as good as the same: no crop may overwrite another one.
+
+    Some file systems know no difference between upper and lower case, or between ways to compose a letter.
+    """
+    unique, number = frame_id, 2
+    while fold_name(unique) in taken:
+        unique, number = f"{frame_id}~{number}", number + 1
+    if unique != frame_id:
+        issues.correct("frame has the name of another one, or one that differs in case alone: it got a number", where)
+    taken.add(fold_name(unique))
+    return unique
+
+
+def _files_by_stem(directory: Path, suffixes: tuple[str, ...], issues: Issues) -> dict[str, Path]:
+    """Composed stem -> file: the labels' names may be composed otherwise than the pictures'."""
+    if not is_directory(directory):
         return {}
-    paths = (path for path in directory.iterdir() if path.suffix.lower() in suffixes)
-    return {path.stem: path for path in paths if not path.name.startswith(".")}
+    found: dict[str, Path] = {}
+    for path in list_directory(directory, issues):
+        if path.suffix.lower() not in suffixes or not is_file(path):
+            continue
+        name, chosen = unicodedata.normalize("NFC", path.stem), path
+        if name in found:
+            chosen, other = sorted((found[name], path), key=lambda p: suffixes.index(p.suffix.lower()))
+            issues.skip("frame has two files of one kind: one counts", f"{other}, not {chosen.name}")
+        found[name] = chosen
+    return found
 
 
-def _warn_of_absent_scenes(root: Path, issues: Issues) -> None:
+def _warn_of_absent_boxes(frames: list[FrameFiles], issues: Issues) -> None:
+    boxed = {(frame.split, frame.scene) for frame in frames if frame.boxes}
+    scenes = {(frame.split, frame.scene) for frame in frames} - boxed
+    if scenes:
+        listed = ", ".join("/".join(scene) for scene in sorted(scenes))
+        issues.warn(f"there are no box files (bb/) for {listed}: {NO_BOXES_REMEDY}")
+
+
+def _warn_of_absent_scenes(root: Path, splits: dict[str, Path], issues: Issues) -> None:
     for split in SPLITS:
-        if not (root / split).is_dir():
+        if split not in splits:
             issues.warn(f"{root} has no {split}/: there will be no {split} data")
     known = {
-        split: {scene for scene in scenes if (root / split / scene).is_dir()} for split, scenes in KNOWN_SCENES.items()
+        split: {scene for scene in scenes if split in splits and is_directory(splits[split] / scene)}
+        for split, scenes in KNOWN_SCENES.items()
     }
     if not any(known.values()):
         return  # another data set in CarFusion's layout
+    if "val" in splits:  # scenes of train may have been moved there
+        known["train"] |= {scene for scene in KNOWN_SCENES["train"] if is_directory(splits["val"] / scene)}
     for split, scenes in KNOWN_SCENES.items():
         if absent := [scene for scene in scenes if scene not in known[split]]:
             issues.warn(f"CarFusion's {split} scenes {', '.join(absent)} are not in {root / split}")

@@ -2,59 +2,140 @@
 
 The usual files are ``annotations/car_keypoints_{train,test}.json`` beside ``train/`` and ``test/``; file names are
 relative to the split's directory (``car_craig1/images_jpg/1_00001.jpg``), sometimes with backslashes, and frame sizes
-are not to be trusted.
+are not to be trusted. The split is a word of the file's name: ``keypoints_train2017``, ``val``, ``testSet``. A file for
+``val`` (``valid``, ``validation``) is the validation split as it is.
 """
 
 import json
-import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from carkp.data.carfusion import IMAGE_DIRS, NUM_RAW_IDS
-from carkp.data.frames import SPLITS, Box, Frame, Instance, Keypoints
-from carkp.data.issues import DataError, Issues
+from carkp.data.carfusion import IMAGE_DIRS, NUM_RAW_IDS, unique_frame_id
+from carkp.data.files import MAX_COORDINATE_PX, NameIndex, exists, fold_name, is_file, parse_number
+from carkp.data.frames import SPLIT_NAMES, SPLITS, Box, Frame, Instance, Keypoints, hull_box
+from carkp.data.issues import DataError, Issues, printable
 from carkp.keypoints.schema import CARFUSION_IDS, MISSING, OCCLUDED, VISIBLE
 
 Json = dict[str, Any]
 
 _KEPT = np.array(CARFUSION_IDS) - 1
+_SPLIT_DIRS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
 _COCO_VISIBILITIES = (MISSING, OCCLUDED, VISIBLE)  # COCO's 0, 1, 2 happen to be our validity
+
+
+class AnnotationFiles(NamedTuple):
+    """The JSON files of a source: split -> file, and sentences about those that are left out."""
+
+    chosen: dict[str, Path]
+    left_out: list[str]
+
+
+@dataclass
+class _Content:
+    """The lists of a file, and what is known of its images and annotations as a whole."""
+
+    path: Path
+    images: list[Any]
+    cars: dict[Any, list[Json]]
+    shared_ids: set[Any] = field(default_factory=set)
+    read_ids: set[Any] = field(default_factory=set)
 
 
 def find_annotation_files(source: Path) -> dict[str, Path]:
     """Split -> COCO JSON file, from a file or a directory (itself or its ``annotations/``); empty where none is."""
+    return survey_annotation_files(source).chosen
+
+
+def survey_annotation_files(source: Path) -> AnnotationFiles:
+    """Of several files for a split, the first with ``keypoints`` in its name counts, else the first."""
+    chosen: dict[str, Path] = {}
+    left_out: list[str] = []
+    for path in sorted(_candidates(source), key=lambda path: "keypoints" not in _words(path.stem)):
+        if not is_file(path):
+            left_out.append(f"{path} is a symbolic link that leads nowhere: it is left out")
+            continue
+        splits = _splits_of(path)
+        if not splits or not _looks_like_coco(path):
+            continue
+        if len(splits) > 1:
+            left_out.append(f"{path} names the splits {' and '.join(splits)}: it is left out; name one")
+        elif splits[0] in chosen:
+            left_out.append(f"{path} is left out: {chosen[splits[0]]} is the {splits[0]} split")
+        else:
+            chosen[splits[0]] = path
+    return AnnotationFiles({split: chosen[split] for split in SPLIT_NAMES if split in chosen}, left_out)
+
+
+def _candidates(source: Path) -> list[Path]:
     if source.is_file():
-        candidates = [source] if source.suffix.lower() == ".json" else []
-    else:
-        candidates = [*sorted(source.glob("*.json")), *sorted(source.glob("annotations/*.json"))]
-    found: dict[str, Path] = {}
-    for path in candidates:
-        split = next((split for split in SPLITS if split in path.stem.lower()), None)
-        if split and split not in found and _looks_like_coco(path):
-            found[split] = path
-    return found
+        return [source] if source.suffix.lower() == ".json" else []
+    found = [*sorted(source.glob("*.json")), *sorted(source.glob("annotations/*.json"))]
+    return [path for path in found if not path.name.startswith(".")]
 
 
-def read_frames(source: Path, issues: Issues) -> list[Frame]:
+def _words(stem: str) -> list[str]:
+    """``carKeypoints_train2017`` -> car, keypoints, train."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", stem)]
+
+
+def _splits_of(path: Path) -> list[str]:
+    words = _words(path.stem)
+    found = [split for split, names in SPLIT_NAMES.items() if any(word in names for word in words)]
+    return ["train"] if found == ["train", "val"] else found  # COCO's trainval is train
+
+
+def read_frames(source: Path, issues: Issues, boxes: str = "files") -> list[Frame]:
     """The frames of every annotation file of ``source`` that have a picture and a car.
+
+    ``boxes``: ``files``, or ``hull``: cars get the smallest box that holds their labelled keypoints.
 
     Raises:
         DataError: no annotation file, or one that is no COCO keypoints JSON.
     """
-    files = find_annotation_files(source)
+    files, left_out = survey_annotation_files(source)
+    for sentence in left_out:
+        issues.warn(sentence)
     if not files:
-        raise DataError(f"{source} holds no COCO keypoints JSON with 'train' or 'test' in its name")
+        reasons = "".join(f"; {sentence}" for sentence in left_out)
+        raise DataError(
+            f"{source} holds no COCO keypoints JSON with 'train' or 'test' as a word of its name (as in "
+            f"car_keypoints_train.json){reasons}"
+        )
     for split in SPLITS:
         if split not in files:
             issues.warn(f"{source} has no COCO JSON with '{split}' in its name: there will be no {split} data")
-    return [frame for split, path in files.items() for frame in _read_file(split, path, issues)]
+    contents = {split: _load(path, issues) for split, path in files.items()}
+    names = SceneNames.of(_file_names(content) for content in contents.values())
+    return [
+        frame
+        for split, content in contents.items()
+        for frame in _frames_of(split, content, names, issues, are_boxes_hulls=boxes == "hull")
+    ]
 
 
-def _read_file(split: str, path: Path, issues: Issues) -> Iterator[Frame]:
+def list_images(source: Path) -> Iterator[Path]:
+    """The pictures that the annotation files of ``source`` name and that are there.
+
+    Raises:
+        DataError: an annotation file cannot be read.
+    """
+    index = NameIndex()
+    for split, path in find_annotation_files(source).items():
+        images = load_json_object(path).get("images")
+        for image in images if isinstance(images, list) else []:
+            name = _file_name(image)
+            file = find_image(path, split, name, index) if name else None
+            if file is not None:
+                yield file
+
+
+def _load(path: Path, issues: Issues) -> _Content:
     content = load_json_object(path)
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
@@ -62,77 +143,230 @@ def _read_file(split: str, path: Path, issues: Issues) -> Iterator[Frame]:
     cars: dict[Any, list[Json]] = defaultdict(list)
     for annotation in annotations:
         if isinstance(annotation, dict):
-            cars[_hashable(annotation.get("image_id"))].append(annotation)
+            cars[_id(annotation.get("image_id"))].append(annotation)
         else:
             issues.skip("COCO annotation is no object", str(path))
-    seen: set[tuple[str, str]] = set()
+    if without := len(cars.pop(None, [])):
+        issues.skip("COCO annotation has no image_id", str(path), without)
+    return _Content(path, images, cars, _shared_ids(images))
+
+
+def _shared_ids(images: list[Any]) -> set[Any]:
+    """Ids that several pictures have: nobody knows whose labels those of such an id are."""
+    names: dict[Any, set[str]] = defaultdict(set)
     for image in images:
-        frame = _read_image(split, path, image, cars, issues)
+        name = _file_name(image)
+        if name:
+            names[_id(image.get("id"))].add(str(_relative(name)))
+    return {image_id for image_id, of_id in names.items() if image_id is not None and len(of_id) > 1}
+
+
+def _frames_of(
+    split: str, content: _Content, names: "SceneNames", issues: Issues, are_boxes_hulls: bool
+) -> Iterator[Frame]:
+    index = NameIndex()
+    seen: set[Path] = set()
+    taken: dict[str, set[str]] = defaultdict(set)
+    for image in content.images:
+        frame = _read_image(split, content, image, names, index, issues)
         if frame is None:
             continue
-        if (frame.scene, frame.frame_id) in seen:
-            issues.skip("frame is listed twice in a COCO file", f"{path}, {frame.image}")
+        annotations = content.cars.pop(_id(image.get("id")))
+        content.read_ids.add(_id(image.get("id")))
+        where = f"{content.path}, {frame.image}"
+        if frame.image in seen:
+            issues.skip("frame is listed twice in a COCO file", where)
             continue
-        seen.add((frame.scene, frame.frame_id))
-        yield frame
-    if orphans := sum(len(rest) for rest in cars.values()):
-        issues.skip("COCO annotation belongs to no listed image", str(path), orphans)
+        seen.add(frame.image)
+        cars = _read_cars(annotations, where, issues, are_boxes_hulls)
+        frame_id = unique_frame_id(frame.frame_id, taken[fold_name(frame.scene)], where, issues)
+        yield Frame(split, frame.scene, frame_id, frame.image, cars)
+    left = [image_id for image_id in content.cars if image_id not in content.shared_ids]
+    if orphans := sum(len(content.cars[image_id]) for image_id in left):
+        issues.skip("COCO annotation belongs to no listed image", str(content.path), orphans)
 
 
-def _read_image(split: str, path: Path, image: Any, cars: dict[Any, list[Json]], issues: Issues) -> Frame | None:
-    name = image.get("file_name") if isinstance(image, dict) else None
-    if not isinstance(name, str) or not name:
-        issues.skip("COCO image has no file_name", str(path))
+def _read_image(
+    split: str, content: _Content, image: Any, names: "SceneNames", index: NameIndex, issues: Issues
+) -> Frame | None:
+    """The frame without its cars; None, counted in ``issues``, where it cannot be used."""
+    name, where = _file_name(image), str(content.path)
+    if not name:
+        issues.skip("COCO image has no file_name", where)
         return None
-    annotations = cars.pop(_hashable(image.get("id")), [])
-    where = f"{path}, {name}"
-    if not annotations:
+    where, image_id = f"{where}, {name}", _id(image.get("id"))
+    if image_id is None:
+        issues.skip("COCO image has no id", where)
+        return None
+    if image_id in content.shared_ids:
+        issues.skip("COCO image id is given twice, to two pictures: whose labels these are is unknown", where)
+        return None
+    if image_id in content.read_ids:
+        issues.skip("frame is listed twice in a COCO file", where)
+        return None
+    if not content.cars.get(image_id):
         issues.skip("frame has an image and no labels", where)
         return None
-    relative = PurePosixPath(name.replace("\\", "/"))
-    file = find_image(path, split, relative)
+    file = find_image(content.path, split, name, index)
     if file is None:
+        content.cars.pop(image_id)
         issues.skip("frame has labels and no image", where)
         return None
-    read = (parse_annotation(index, annotation, where, issues) for index, annotation in enumerate(annotations))
-    instances = tuple(instance for instance in read if instance is not None)
-    return Frame(split, scene_of(relative), relative.stem, file, instances)
+    _say_where_names_differ(file, name, where, issues)
+    scene, frame_id = names.name(_relative(name))
+    if printable(scene + frame_id) != scene + frame_id:
+        content.cars.pop(image_id)
+        issues.skip("file name is not UTF-8", where)
+        return None
+    return Frame(split, scene, frame_id, file, ())
 
 
-def parse_annotation(index: int, annotation: Json, where: str, issues: Issues) -> Instance | None:
+def _say_where_names_differ(file: Path, name: str, where: str, issues: Issues) -> None:
+    spellings = [PurePosixPath(name), _relative(name)]
+    is_same = any(file.parts[-len(path.parts) :] == path.parts or path.is_absolute() for path in spellings)
+    if not is_same and ".." not in name:
+        issues.correct("file name differs from that on disk in case or spelling: the file is taken", where)
+
+
+def _read_cars(annotations: list[Json], where: str, issues: Issues, are_boxes_hulls: bool) -> tuple[Instance, ...]:
+    instances: list[Instance] = []
+    seen: set[str] = set()
+    for index, annotation in enumerate(annotations):
+        content = repr((annotation.get("bbox"), annotation.get("keypoints")))
+        if content in seen:
+            issues.skip("COCO annotation is listed twice", f"{where}, annotation {annotation.get('id')}")
+            continue
+        seen.add(content)
+        instance = parse_annotation(index, annotation, where, issues, are_boxes_hulls)
+        if instance is not None:
+            instances.append(instance)
+    return tuple(instances)
+
+
+def parse_annotation(
+    index: int, annotation: Json, where: str, issues: Issues, are_boxes_hulls: bool = False
+) -> Instance | None:
     """A car; None, counted in ``issues``, where the annotation cannot be used."""
     where = f"{where}, annotation {annotation.get('id')}"
-    box = _numbers(annotation.get("bbox"), 4)
-    if box is None or box[2] <= 0 or box[3] <= 0:
-        issues.skip("COCO box is empty or not four numbers", where)
+    keypoints = _parse_keypoints(annotation.get("keypoints"), where, issues)
+    box = _parse_box(annotation.get("bbox"))
+    if are_boxes_hulls and keypoints is not None:
+        box = hull_box(keypoints)
+    if box is None:
+        reason = "car's keypoints span no box" if are_boxes_hulls else "COCO box is empty or not four numbers"
+        issues.skip(reason, where)
         return None
-    values = _numbers(annotation.get("keypoints"), 3 * NUM_RAW_IDS)
-    if values is None:
+    if keypoints is None:
         issues.skip(f"COCO annotation does not hold {NUM_RAW_IDS} keypoints", where)
         return None
-    table = np.array(values).reshape(NUM_RAW_IDS, 3)[_KEPT]
+    return Instance(index, box, keypoints)
+
+
+def _parse_box(value: Any) -> Box | None:
+    """None where it is no list of four numbers, is empty, or reaches farther than any picture."""
+    numbers = [_number(item) for item in value] if isinstance(value, list) else []
+    if len(numbers) != 4 or not all(abs(number) <= MAX_COORDINATE_PX for number in numbers):
+        return None
+    box = Box(*numbers)
+    return box if box.width > 0 and box.height > 0 else None
+
+
+def _parse_keypoints(values: Any, where: str, issues: Issues) -> Keypoints | None:
+    """A keypoint that is no number or far outside counts as missing; None where the list has another length."""
+    if not isinstance(values, list) or len(values) != 3 * NUM_RAW_IDS:
+        return None
+    table = np.array([_number(value) for value in values]).reshape(NUM_RAW_IDS, 3)[_KEPT]
     is_known = np.isin(table[:, 2], _COCO_VISIBILITIES)
     if not is_known.all():
         issues.skip("COCO visibility is not 0, 1 or 2", where, int((~is_known).sum()))
-    validity = np.where(is_known, table[:, 2], MISSING).astype(np.uint8)
-    points = np.where(validity[:, None] > 0, table[:, :2], 0).astype(np.float32)
-    return Instance(index, Box(*box), Keypoints(points, validity))
+    is_labelled = is_known & (table[:, 2] != MISSING)
+    is_near = (np.abs(table[:, :2]) <= MAX_COORDINATE_PX).all(axis=1)  # not so for NaN
+    if lost := int((is_labelled & ~is_near).sum()):
+        reason = f"COCO keypoint is no number or lies more than {MAX_COORDINATE_PX:.0f} pixels away"
+        issues.skip(reason, where, lost)
+    is_kept = is_labelled & is_near
+    validity = np.where(is_kept, table[:, 2], MISSING).astype(np.uint8)
+    points = np.where(is_kept[:, None], table[:, :2], 0).astype(np.float32)
+    return Keypoints(points, validity)
+
+
+@dataclass(frozen=True)
+class SceneNames:
+    """Scene and frame name of a path.
+
+    The directory of the pictures is the scene. Where directories of one name lie in several scenes
+    (``<scene>/<camera>/<frame>.jpg``), the one above is the scene and ``<camera>_<frame>`` the frame's name.
+    """
+
+    has_cameras: bool
+
+    @staticmethod
+    def of(paths_of_files: Iterator[list[PurePosixPath]]) -> "SceneNames":
+        above: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+        for paths in paths_of_files:
+            for parents in {_parents_of(path) for path in paths}:
+                if parents:
+                    above[parents[-1]].add(parents[:-1])
+        return SceneNames(any(len(directories) > 1 for directories in above.values()))
+
+    def name(self, path: PurePosixPath) -> tuple[str, str]:
+        parents = _parents_of(path)
+        if self.has_cameras and len(parents) > 1:
+            return parents[-2], f"{parents[-1]}_{path.stem}"
+        return scene_of(path), path.stem
 
 
 def scene_of(file_name: PurePosixPath) -> str:
     """The directory above the picture's, where that is ``images_jpg`` or ``images``; else the picture's own."""
+    parents = _parents_of(file_name)
+    return parents[-1] if parents else "unnamed"
+
+
+def _parents_of(file_name: PurePosixPath) -> tuple[str, ...]:
+    """The directories that tell pictures apart: without the split's and without ``images_jpg``."""
     parents = [part for part in file_name.parts[:-1] if part not in (".", "..", "/")]
     if parents and parents[-1] in IMAGE_DIRS:
         parents.pop()
-    return parents[-1] if parents and parents[-1] not in SPLITS else "unnamed"
+    if parents and parents[-1] in _SPLIT_DIRS:
+        return ()
+    return tuple(part for part in parents if part not in _SPLIT_DIRS)
 
 
-def find_image(annotation_file: Path, split: str, file_name: PurePosixPath) -> Path | None:
-    """The picture, looked for beside the JSON file and above it, with and without the split's name; None if nowhere."""
+def find_image(
+    annotation_file: Path, split: str, file_name: PurePosixPath | str, index: NameIndex | None = None
+) -> Path | None:
+    """The picture, looked for beside the JSON file and above it, with and without the split's name; None if nowhere.
+
+    Where no file has the very name, one whose name is composed otherwise or differs in case alone is taken.
+    """
     here = annotation_file.parent
-    bases = [here.parent / split, here / split, here.parent, here]
-    candidates = [base / file_name for base in bases]
-    return next((path for path in candidates if path.is_file()), None)
+    names = SPLIT_NAMES.get(split, (split,))
+    above = [
+        base / name for name in (split, *names, *(f"{name}2017" for name in names)) for base in (here.parent, here)
+    ]
+    bases = list(dict.fromkeys([*above, here.parent, here]))
+    exact = str(file_name)
+    relatives = dict.fromkeys([PurePosixPath(exact), _relative(exact)])  # a backslash may be part of a name
+    for relative in relatives:
+        found = next((base / relative for base in bases if is_file(base / relative)), None)
+        if found is not None:
+            return found
+    index = index or NameIndex()
+    found_loosely = (index.find(base, relative) for relative in relatives for base in bases if exists(base))
+    return next((path for path in found_loosely if path is not None), None)
+
+
+def _file_names(content: _Content) -> list[PurePosixPath]:
+    return [_relative(name) for name in map(_file_name, content.images) if name]
+
+
+def _file_name(image: Any) -> str:
+    name = image.get("file_name") if isinstance(image, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _relative(name: str) -> PurePosixPath:
+    return PurePosixPath(name.replace("\\", "/"))
 
 
 def load_json_object(path: Path) -> Json:
@@ -148,27 +382,50 @@ def load_json_object(path: Path) -> Json:
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON at column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not JSON: not UTF-8 at byte {error.start}") from error
+        encoding = error.encoding.upper()
+        raise DataError(f"{path} is not JSON: not {encoding} at byte {error.start}; save it as UTF-8") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists nested a thousand deep
+        raise DataError(f"{path} is no JSON that can be read: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a JSON object, found a {type(content).__name__}")
     return content
 
 
 def _looks_like_coco(path: Path) -> bool:
-    """Whether the file names COCO's lists near its start or its end, without parsing tens of megabytes."""
-    with path.open("rb") as file:
-        head = file.read(2**16)
-        file.seek(max(0, path.stat().st_size - 2**16))
-        text = head + file.read()
+    """Whether the file names COCO's lists near its start or its end, without parsing tens of megabytes.
+
+    A file that cannot be opened may be one: who reads it says why not.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(2**16)
+            file.seek(max(0, path.stat().st_size - 2**16))
+            text = (head + file.read()).replace(b"\0", b"")  # UTF-16 has zeros between the letters
+    except OSError:
+        return True
     return b'"annotations"' in text or b'"images"' in text
 
 
-def _numbers(values: Any, count: int) -> list[float] | None:
-    if not isinstance(values, list) or len(values) != count:
+def _number(value: Any) -> float:
+    """A number, or the text of one; NaN for anything else, infinity for what is too large."""
+    if isinstance(value, str):
+        number = parse_number(value)
+        return float("nan") if number is None else number
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return float("nan")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
+def _id(value: Any) -> Any:
+    """An id that can be compared: 1, 1.0 and "1" are one; None where there is none."""
+    if value is None or value == "":
         return None
-    is_number = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-    return [float(v) for v in values] if is_number else None
-
-
-def _hashable(image_id: Any) -> Any:
-    return image_id if isinstance(image_id, int | str) else repr(image_id)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        match = re.fullmatch(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0+)?", value.strip())
+        return int(match.group(1)) if match else value
+    return value if isinstance(value, int) and not isinstance(value, bool) else repr(value)

@@ -1,8 +1,8 @@
 """Cut cars out of frames: HAT's crop rule, crop files, ``simple_anno``, and a sidecar of what that cannot hold."""
 
 import contextlib
+import errno
 import json
-import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from carkp import disk
 from carkp.data import jpeg
 from carkp.data.carfusion import FrameFiles, read_frame
-from carkp.data.frames import SPLITS, Box, Frame, Instance, Keypoints
-from carkp.data.issues import Issues
+from carkp.data.frames import SPLIT_NAMES, SPLITS, Box, Frame, Instance, Keypoints
+from carkp.data.issues import Issues, explain_write_errors
 from carkp.data.parallel import map_ordered
 from carkp.data.store import Record, sample_id_of
 from carkp.keypoints.schema import MISSING
@@ -32,6 +33,9 @@ DECIMALS = 3
 """Of coordinates in ``simple_anno``, and so in stores: both ways to a store give the same bytes."""
 
 MIN_CROP_EXTENT_PX = 2
+MAX_CROP_EXTENT_PX = 65_500
+"""A JPEG holds no larger picture."""
+
 TRUNCATION_TOLERANCE_PX = 2
 
 
@@ -113,11 +117,17 @@ def write_crops(
     """Write the crops of all frames and ``simple_anno/{keypoints,meta}_{train,test}.json``; yields what stores need.
 
     Each file appears under its name only when complete, the JSON files after the last record; a second run writes the
-    same files again. Close the generator where it is left early.
+    same files again. Close the generator where it is left early. The files of ``val`` are written where there are
+    frames of such a split.
+
+    Raises:
+        DataError: a file cannot be written.
     """
     work = partial(crop_frame, out_dir=out_dir, jpeg_quality=jpeg_quality)
+    splits = {*SPLITS, *(frame.split for frame in frames)}
+    _remove_unused_annotations(out_dir, splits)
     with contextlib.ExitStack() as stack:
-        writers = {split: stack.enter_context(AnnotationWriter(out_dir, split)) for split in SPLITS}
+        writers = {s: stack.enter_context(AnnotationWriter(out_dir, s)) for s in SPLIT_NAMES if s in splits}
         results = map_ordered(work, frames, num_workers)
         stack.callback(results.close)
         for cropped in tqdm(results, "frames", len(frames), disable=not show_progress, unit="frame"):
@@ -138,58 +148,122 @@ def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> 
         return cropped
     for instance in frame.instances:
         rectangle = crop_rectangle(instance.box, image.shape[:2])
-        if min(rectangle.x2 - rectangle.x1, rectangle.y2 - rectangle.y1) < MIN_CROP_EXTENT_PX:
-            where = f"{frame.image}, instance {instance.instance_id}"
-            cropped.issues.skip("box lies outside the frame or is smaller than two pixels", where)
+        where = f"{frame.image}, instance {instance.instance_id}"
+        problem = _problem_of_rectangle(rectangle)
+        if problem:
+            cropped.issues.skip(problem, where)
             continue
         crop = _cut(image, frame, instance, rectangle, jpeg_quality)
-        write_atomic(out_dir / crop.key, crop.record.jpeg)
-        cropped.crops.append(crop)
+        if _write_crop(out_dir / crop.key, crop.record.jpeg):
+            cropped.crops.append(crop)
+        else:
+            cropped.issues.skip("name of the frame is too long for a crop's", where)
     return cropped
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when complete."""
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write a file that appears under its name only when complete.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    partial_path = _partial(path)
     try:
-        partial_path.write_bytes(data)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial_path.write_bytes(data)
-    partial_path.replace(path)
+        try:
+            partial_path.write_bytes(data)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial_path.write_bytes(data)
+        partial_path.replace(path)
+    except BaseException:
+        disk.remove(partial_path)
+        raise
+
+
+def remove_leftovers(out_dir: Path) -> None:
+    """Delete what killed processes left half written among crops and annotations. Hold the directory's lock."""
+    crop_dirs = (out_dir / split for split in SPLIT_NAMES)
+    for directory in (out_dir, out_dir / ANNOTATION_DIR, *(d for s in crop_dirs for d in s.glob(f"*/{CROP_DIR}"))):
+        disk.remove_leftovers(_anonymous(directory / "any"))
+
+
+def _remove_unused_annotations(out_dir: Path, splits: set[str]) -> None:
+    """Files of an earlier source for a split that this one does not have."""
+    for split in SPLIT_NAMES.keys() - splits:
+        for path in (annotation_path(out_dir, split), meta_path(out_dir, split)):
+            disk.remove(path)
+
+
+def _write_crop(path: Path, data: bytes) -> bool:
+    """False where the file system takes no name of that length."""
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        with explain_write_errors(path):
+            raise
+    return True
+
+
+def _problem_of_rectangle(rectangle: CropRectangle) -> str:
+    extents = rectangle.x2 - rectangle.x1, rectangle.y2 - rectangle.y1
+    if min(extents) < MIN_CROP_EXTENT_PX:
+        return "box lies outside the frame or is smaller than two pixels"
+    return "crop is too large for a JPEG" if max(extents) > MAX_CROP_EXTENT_PX else ""
 
 
 class AnnotationWriter:
     """Streams the two JSON files of a split, an entry a line; they get their names when all went well."""
 
     def __init__(self, out_dir: Path, split: str) -> None:
-        directory = out_dir / ANNOTATION_DIR
-        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = out_dir / ANNOTATION_DIR
         self._paths = annotation_path(out_dir, split), meta_path(out_dir, split)
+        self._partials = tuple(_partial(path) for path in self._paths)
         self._files: list[TextIO] = []
         self._count = 0
 
     def __enter__(self) -> Self:
-        self._files = [_partial(path).open("w", encoding="utf-8") for path in self._paths]
+        """Raises DataError where the files cannot be written."""
+        with contextlib.ExitStack() as stack, explain_write_errors(self._directory):
+            stack.callback(self._discard)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for path in self._partials:
+                self._files.append(path.open("w", encoding="utf-8"))
+            stack.pop_all()
         return self
 
     def add(self, crop: Crop) -> None:
         opening = ",\n" if self._count else "{\n"
         annotation = _annotation(crop.record.points, crop.record.validity)
-        for file, value in zip(self._files, (annotation, crop.meta), strict=True):
-            file.write(f"{opening}{json.dumps(crop.key)}: {json.dumps(value)}")
+        with explain_write_errors(self._paths[0]):
+            for file, value in zip(self._files, (annotation, crop.meta), strict=True):
+                file.write(f"{opening}{json.dumps(crop.key)}: {json.dumps(value)}")
         self._count += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file, path in zip(self._files, self._paths, strict=True):
+        try:
+            if kind is None:
+                with explain_write_errors(self._paths[0]):
+                    self._finish()
+        finally:
+            self._discard()
+
+    def _finish(self) -> None:
+        for file in self._files:
             file.write("\n}\n" if self._count else "{}\n")
             file.close()
-            if kind is None:
-                _partial(path).replace(path)
-            else:
-                _partial(path).unlink()
+        for partial_path, path in zip(self._partials, self._paths, strict=True):
+            partial_path.replace(path)
+
+    def _discard(self) -> None:
+        for file in self._files:
+            with contextlib.suppress(OSError):  # closing writes what is left, onto a full disk perhaps
+                file.close()
+        for path in self._partials:
+            disk.remove(path)
 
 
 def annotation_path(root: Path, split: str) -> Path:
@@ -201,7 +275,12 @@ def meta_path(root: Path, split: str) -> Path:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
+    return disk.partial_path(_anonymous(path))
+
+
+def _anonymous(path: Path) -> Path:
+    """Unfinished files are called after the work, not after the frame, whose name may be as long as can be."""
+    return path.with_name("unfinished")
 
 
 def _decode_frame(frame: Frame, issues: Issues) -> jpeg.Image | None:

@@ -12,6 +12,13 @@ from carkp.keypoints.schema import NUM_KEYPOINTS
 SPLITS: tuple[str, ...] = ("train", "test")
 """CarFusion's own splits; validation scenes are taken out of train when stores are packed."""
 
+SPLIT_NAMES: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training", "trainset", "trainval"),
+    "val": ("val", "valid", "validation", "valset"),
+    "test": ("test", "testing", "testset"),
+}
+"""What people call the splits that a source can have. A source's own validation split is used as it is."""
+
 IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png")
 
 
@@ -55,6 +62,16 @@ class Frame:
     frame_id: str
     image: Path
     instances: tuple[Instance, ...]
+
+
+def hull_box(car: Keypoints) -> Box | None:
+    """The smallest upright box that holds the labelled keypoints; None where that has no area."""
+    labelled = car.points[car.validity > 0].astype(float)
+    if not len(labelled):
+        return None
+    low, high = labelled.min(axis=0).tolist(), labelled.max(axis=0).tolist()
+    box = Box(low[0], low[1], high[0] - low[0], high[1] - low[1])
+    return box if box.width > 0 and box.height > 0 else None
 
 
 def no_keypoints() -> Keypoints:

@@ -1,10 +1,29 @@
 """What is wrong with input data: errors that the user must act on, and dirt that is counted and skipped."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from carkp import disk
 
 
 class DataError(Exception):
     """Data that cannot be used; the message says what, where and what to do."""
+
+
+def printable(text: str) -> str:
+    """Text that can be printed and written as UTF-8, whatever bytes a file name in it is made of."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+@contextlib.contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while ``path`` is written into a DataError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(printable(disk.describe_write_error(path, error))) from error
 
 
 @dataclass
@@ -30,13 +49,13 @@ class Issues:
     warnings: list[str] = field(default_factory=list)
 
     def skip(self, reason: str, where: str, count: int = 1) -> None:
-        _add(self.skipped, reason, Tally(count, where))
+        _add(self.skipped, reason, Tally(count, printable(where)))
 
     def correct(self, reason: str, where: str, count: int = 1) -> None:
-        _add(self.corrected, reason, Tally(count, where))
+        _add(self.corrected, reason, Tally(count, printable(where)))
 
     def warn(self, sentence: str) -> None:
-        self.warnings.append(sentence)
+        self.warnings.append(printable(sentence))
 
     def merge(self, other: "Issues") -> None:
         """Add what another process or file found."""

@@ -1,23 +1,50 @@
 """From a data source to three stores: detect, crop, annotate, pack, summarise."""
 
 import contextlib
+import os
+import socket
+import time
 from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from carkp import disk
 from carkp.data.annotations import read_crops
-from carkp.data.crops import write_atomic, write_crops
-from carkp.data.issues import DataError, Issues
-from carkp.data.source import SourceKind, detect_source_kind, fingerprint, list_source_frames
+from carkp.data.carfusion import NO_BOXES_REMEDY
+from carkp.data.crops import annotation_path, remove_leftovers, write_atomic, write_crops
+from carkp.data.issues import DataError, Issues, explain_write_errors, printable
+from carkp.data.source import SourceKind, detect_source_kind, fingerprint, list_source_frames, require_apart
 from carkp.data.store import STORE_NAMES, Record, StoreWriter, data_digest, open_stores, split_sample_id
-from carkp.data.summary import SUMMARY_FILE, DataSummary, SceneCounts, read_summary
+from carkp.data.summary import SUMMARY_FILE, UNFINISHED_FILE, DataSummary, SceneCounts, read_summary
 from carkp.keypoints.schema import MISSING, OCCLUDED, VISIBLE
 
 __all__ = ["DataSummary", "prepare", "read_summary"]
 
 Counts = dict[str, dict[str, SceneCounts]]
 """Store -> scene -> counts."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the content of the stores beside the source's files; see ``prepare``."""
+
+    source: Path
+    val_scenes: tuple[str, ...]
+    jpeg_quality: int
+    boxes: str
+
+    def fits(self, summary: DataSummary | None, source_fingerprint: str) -> bool:
+        """Whether a finished data set is what this recipe makes of the source as it is."""
+        if summary is None:
+            return False
+        found = summary.source, summary.val_scenes, summary.jpeg_quality, summary.boxes, summary.source_fingerprint
+        return found == (self.name, self.val_scenes, self.jpeg_quality, self.boxes, source_fingerprint)
+
+    @property
+    def name(self) -> str:
+        return printable(str(self.source))
 
 
 def prepare(
@@ -27,52 +54,94 @@ def prepare(
     num_workers: int,
     jpeg_quality: int,
     show_progress: bool = True,
+    boxes: str = "files",
 ) -> DataSummary:
     """Make ``train_lmdb``, ``val_lmdb``, ``test_lmdb`` and ``summary.json``, with crops and ``simple_anno`` on the way.
 
     A finished ``out_dir`` of the same source files and parameters is left as it is and its summary returned. When
-    interrupted, nothing incomplete is left under a final name.
+    interrupted, nothing incomplete is left under a final name. Of several processes that prepare one ``out_dir``, one
+    works and the others wait and use its result.
 
     Args:
         source: raw CarFusion, its COCO JSON, or a directory of crops (see ``detect_source_kind``).
         out_dir: created where missing.
-        val_scenes: train scenes that become the validation store.
+        val_scenes: train scenes that become the validation store; not used where the source has a validation split.
         num_workers: processes; 0 stands for one a core, 1 for none beside this one.
         jpeg_quality: of the crops, 1 to 100.
         show_progress: progress bars on standard error.
+        boxes: ``files``; or ``hull``, the smallest box that holds a car's labelled keypoints (raw and COCO sources).
 
     Raises:
-        DataError: the source cannot be used at all.
+        DataError: the source cannot be used at all, or the result cannot be written.
     """
     if not 1 <= jpeg_quality <= 100:
         raise ValueError(f"jpeg_quality must be in 1..100, got {jpeg_quality}")
-    kind, source_fingerprint = detect_source_kind(source), fingerprint(source)
+    if boxes not in ("files", "hull"):
+        raise ValueError(f"boxes must be files or hull, got {boxes}")
+    recipe = Recipe(source, tuple(val_scenes), jpeg_quality, boxes)
+    kind = detect_source_kind(source)
     known = read_summary(out_dir)
-    if known and _is_same(known, source, source_fingerprint, val_scenes, jpeg_quality):
+    if known is not None and recipe.fits(known, fingerprint(source)):
         return known
-    (out_dir / SUMMARY_FILE).unlink(missing_ok=True)  # from here on, out_dir is unfinished
+    require_apart(source, out_dir)
+    with contextlib.ExitStack() as stack:
+        with explain_write_errors(out_dir):
+            stack.enter_context(disk.exclusive(out_dir, "prepares the data"))
+        source_fingerprint, known = fingerprint(source), read_summary(out_dir)
+        if known is not None and recipe.fits(known, source_fingerprint):
+            return known  # another process made it while this one waited
+        return _prepare(recipe, kind, source_fingerprint, out_dir, num_workers, show_progress)
+
+
+def _prepare(
+    recipe: Recipe, kind: SourceKind, source_fingerprint: str, out_dir: Path, num_workers: int, show_progress: bool
+) -> DataSummary:
+    """Hold the lock of ``out_dir``."""
+    _begin(out_dir)
     issues = Issues()
-    records = _read_records(source, kind, out_dir, num_workers, jpeg_quality, issues, show_progress)
-    scenes = pack(records, out_dir, val_scenes)
-    _check_outcome(source, scenes, val_scenes, issues)
+    read = _read_records(recipe, kind, out_dir, num_workers, issues, show_progress)
+    val_scenes = () if read.has_val_split else recipe.val_scenes
+    scenes = pack(read.records, out_dir, val_scenes)
+    if read.has_val_split:
+        _warn_of_val_split(recipe, scenes, issues)
+    _check_outcome(recipe.source, scenes, val_scenes, issues)
     summary = DataSummary(
-        source=str(source),
+        source=recipe.name,
         kind=str(kind),
         source_fingerprint=source_fingerprint,
-        val_scenes=tuple(val_scenes),
-        jpeg_quality=jpeg_quality,
+        val_scenes=recipe.val_scenes,
+        jpeg_quality=recipe.jpeg_quality,
         scenes=scenes,
         skipped=issues.skipped,
         corrected=issues.corrected,
         warnings=tuple(issues.warnings),
         digests=_digests(out_dir),
+        boxes=recipe.boxes,
     )
-    write_atomic(out_dir / SUMMARY_FILE, summary.to_json().encode())
+    with explain_write_errors(out_dir / SUMMARY_FILE):
+        # The stores belong together from here on; the summary says so of what.
+        (out_dir / UNFINISHED_FILE).unlink(missing_ok=True)
+        write_atomic(out_dir / SUMMARY_FILE, summary.to_json().encode())
     return summary
 
 
+def _begin(out_dir: Path) -> None:
+    """Mark ``out_dir`` as unfinished and remove what killed preparations left."""
+    with explain_write_errors(out_dir):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        begun = f"process {os.getpid()} on {socket.gethostname()} began it at {time.strftime('%F %T')}\n"
+        (out_dir / UNFINISHED_FILE).write_text(begun, encoding="utf-8")
+        (out_dir / SUMMARY_FILE).unlink(missing_ok=True)
+    for name in STORE_NAMES.values():
+        disk.remove_leftovers(out_dir / name)
+    remove_leftovers(out_dir)
+
+
 def pack(records: Generator[Record, None, None], out_dir: Path, val_scenes: tuple[str, ...]) -> Counts:
-    """Sort crops into the three stores below ``out_dir``; those without a labelled keypoint are counted only."""
+    """Sort crops into the three stores below ``out_dir``; those without a labelled keypoint are counted only.
+
+    The stores get their names when all three are complete.
+    """
     tallies: dict[str, dict[str, _SceneTally]] = {store: defaultdict(_SceneTally) for store in STORE_NAMES}
     with contextlib.ExitStack() as stack:
         writers = {store: stack.enter_context(StoreWriter(out_dir / name)) for store, name in STORE_NAMES.items()}
@@ -83,24 +152,11 @@ def pack(records: Generator[Record, None, None], out_dir: Path, val_scenes: tupl
             tallies[store][record.scene].add(record, frame_id)
             if record.validity.any():
                 writers[store].add(record)
+        for writer in writers.values():
+            writer.finish()
     return {
         store: {scene: tally.counts for scene, tally in sorted(scenes.items())} for store, scenes in tallies.items()
     }
-
-
-def _read_records(
-    source: Path,
-    kind: SourceKind,
-    out_dir: Path,
-    num_workers: int,
-    jpeg_quality: int,
-    issues: Issues,
-    show_progress: bool,
-) -> Generator[Record, None, None]:
-    if kind is SourceKind.CROPS:
-        return read_crops(source, issues, show_progress)
-    frames = list_source_frames(source, kind, issues)
-    return write_crops(frames, out_dir, jpeg_quality, num_workers, issues, show_progress)
 
 
 @dataclass
@@ -123,10 +179,44 @@ class _SceneTally:
         self.counts.num_missing += validity.count(MISSING)
 
 
+class _Reading(NamedTuple):
+    records: Generator[Record, None, None]
+    has_val_split: bool
+
+
+def _read_records(
+    recipe: Recipe, kind: SourceKind, out_dir: Path, num_workers: int, issues: Issues, show_progress: bool
+) -> _Reading:
+    source = recipe.source
+    if kind is SourceKind.CROPS:
+        if recipe.boxes != "files":
+            issues.warn("data.boxes is not used: the source holds crops, which are cut already")
+        return _Reading(read_crops(source, issues, show_progress), annotation_path(source, "val").is_file())
+    frames = list_source_frames(source, kind, issues, recipe.boxes)
+    records = write_crops(frames, out_dir, recipe.jpeg_quality, num_workers, issues, show_progress)
+    return _Reading(records, any(frame.split == "val" for frame in frames))
+
+
+def _warn_of_val_split(recipe: Recipe, scenes: Counts, issues: Issues) -> None:
+    if unused := [scene for scene in recipe.val_scenes if scene in scenes["train"]]:
+        issues.warn(
+            f"the source has a validation split of its own: data.val_scenes is not used, {', '.join(unused)} "
+            "stays in train"
+        )
+    if shared := sorted(scenes["val"].keys() & scenes["train"].keys()):
+        issues.warn(
+            f"scenes {', '.join(shared)} are in train and in val: neighbouring frames are near-duplicates, so "
+            "validation is too good there"
+        )
+
+
 def _check_outcome(source: Path, scenes: Counts, val_scenes: tuple[str, ...], issues: Issues) -> None:
     if not any(counts.num_cars for of_store in scenes.values() for counts in of_store.values()):
         skipped = issues.describe_skipped() or "nothing was skipped"
-        raise DataError(f"{source} holds no car with a labelled keypoint that could be cropped; skipped: {skipped}")
+        remedy = f". Cars have no boxes: {NO_BOXES_REMEDY}" if "car has keypoints and no box" in issues.skipped else ""
+        raise DataError(
+            f"{source} holds no car with a labelled keypoint that could be cropped; skipped: {skipped}{remedy}"
+        )
     for scene in val_scenes:
         if scene not in scenes["val"]:
             issues.warn(f"the held-out scene {scene} has no crop in train")
@@ -139,10 +229,3 @@ def _digests(out_dir: Path) -> dict[str, str]:
     stores = open_stores(out_dir)
     digests = {split: getattr(stores, split).info.digest for split in STORE_NAMES}
     return {**digests, "data": data_digest(stores)}
-
-
-def _is_same(
-    known: DataSummary, source: Path, source_fingerprint: str, val_scenes: tuple[str, ...], jpeg_quality: int
-) -> bool:
-    expected = (str(source), source_fingerprint, tuple(val_scenes), jpeg_quality)
-    return (known.source, known.source_fingerprint, known.val_scenes, known.jpeg_quality) == expected

@@ -1,15 +1,19 @@
 """What kind of data a path holds, and a fingerprint of it."""
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 
-from carkp.data import carfusion, coco
+from carkp.data import annotations, carfusion, coco
 from carkp.data.carfusion import SCENE_DIRS, FrameFiles
 from carkp.data.crops import ANNOTATION_DIR, annotation_path
-from carkp.data.frames import SPLITS, Frame
+from carkp.data.files import exists, expand_path, is_clutter, is_directory, is_file, walk_files
+from carkp.data.frames import SPLIT_NAMES, SPLITS, Frame
 from carkp.data.issues import DataError, Issues
+
+__all__ = ["SourceKind", "detect_source_kind", "expand_path", "fingerprint", "list_source_frames", "require_apart"]
 
 
 class SourceKind(StrEnum):
@@ -29,11 +33,11 @@ def detect_source_kind(path: Path) -> SourceKind:
     Raises:
         DataError: there is nothing at ``path``, or nothing of the three.
     """
-    if not path.exists():
-        raise DataError(f"the data source {path} does not exist")
+    if not exists(path):
+        raise DataError(_explain_absence(path))
     if any(_has_scenes(path / split, ("bb",)) for split in SPLITS):
         return SourceKind.RAW
-    if any(annotation_path(path, split).is_file() for split in SPLITS):
+    if any(is_file(annotation_path(path, split)) for split in SPLITS):
         return SourceKind.CROPS
     if coco.find_annotation_files(path):
         return SourceKind.COCO
@@ -42,45 +46,118 @@ def detect_source_kind(path: Path) -> SourceKind:
     raise DataError(_explain_unrecognised(path))
 
 
-def list_source_frames(source: Path, kind: SourceKind, issues: Issues) -> list[FrameFiles] | list[Frame]:
-    """The frames of a raw or COCO source."""
-    return carfusion.list_frames(source, issues) if kind is SourceKind.RAW else coco.read_frames(source, issues)
+def list_source_frames(
+    source: Path, kind: SourceKind, issues: Issues, boxes: str = "files"
+) -> list[FrameFiles] | list[Frame]:
+    """The frames of a raw or COCO source; ``boxes`` is ``files`` or ``hull``."""
+    if kind is SourceKind.RAW:
+        return carfusion.list_frames(source, issues, boxes)
+    return coco.read_frames(source, issues, boxes)
 
 
 def fingerprint(source: Path) -> str:
-    """A sha256 over name, size and time of change of every file at ``source``: changes when the data do."""
+    """A sha256 over name, size and time of change of every file of ``source``: changes when the data do.
+
+    Symbolic links are followed. Pictures and crops that JSON files name count wherever they lie.
+
+    Raises:
+        DataError: a JSON file of the source cannot be read.
+    """
     digest = hashlib.sha256()
     for path in _files(source):
-        status = path.stat()
-        name = path.relative_to(source).as_posix()
+        try:
+            status = path.stat()
+        except OSError:
+            continue  # gone since it was listed
+        name = _name_in(source, path)
         digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
+def require_apart(source: Path, out_dir: Path) -> None:
+    """Refuse an output directory that would change the source.
+
+    Raises:
+        DataError: it is the source itself, or lies in a directory of its data.
+    """
+    root, out = source.resolve(), out_dir.resolve()
+    parts = {part.resolve() for part in _parts(source)}
+    if out == root or any(part == out or part in out.parents for part in parts):
+        raise DataError(
+            f"{out_dir} lies within the data source {source}: preparing the data there would change the source; "
+            "choose another directory (data.root)"
+        )
+
+
 def _files(source: Path) -> Iterable[Path]:
-    if source.is_file():
-        # Pictures of a lone JSON file lie around it, mixed with who knows what.
-        return [source]
-    parts = [*SPLITS, ANNOTATION_DIR, "annotations"]
-    below = [path for part in parts for path in sorted((source / part).rglob("*")) if path.is_file()]
-    return [*sorted(source.glob("*.json")), *below]
+    """Files of the source, each once, in a fixed order."""
+    if is_file(source):
+        # Pictures of a lone JSON file lie around it, mixed with who knows what: those that it names count.
+        return [source, *sorted(set(_named_files(source)))]
+    below = [path for part in _parts(source) for path in sorted(walk_files(part))]
+    known = set(below)
+    named = sorted({path for path in _named_files(source) if path not in known})
+    at_top = [path for path in sorted(source.glob("*.json")) if not is_clutter(path.name)]
+    return [*at_top, *below, *named]
+
+
+def _parts(source: Path) -> list[Path]:
+    """The directories that a source's data lie in; the validation split's after those of CarFusion itself."""
+    others = [name for names in SPLIT_NAMES.values() for name in names if name not in SPLITS]
+    return [source / part for part in (*SPLITS, ANNOTATION_DIR, "annotations", *others)]
+
+
+def _named_files(source: Path) -> Iterator[Path]:
+    """Pictures or crops that the source's JSON files name."""
+    try:
+        kind = detect_source_kind(source)
+    except DataError:
+        return
+    if kind is SourceKind.COCO:
+        yield from coco.list_images(source)
+    elif kind is SourceKind.CROPS:
+        yield from annotations.list_crop_files(source)
+
+
+def _name_in(source: Path, path: Path) -> str:
+    if path.is_relative_to(source):
+        return path.relative_to(source).as_posix()
+    return os.path.relpath(path, source if is_directory(source) else source.parent)
 
 
 def _has_scenes(split_dir: Path, any_of: tuple[str, ...] = SCENE_DIRS) -> bool:
-    return split_dir.is_dir() and any((path / name).is_dir() for path in split_dir.iterdir() for name in any_of)
+    if not is_directory(split_dir):
+        return False
+    try:
+        scenes = [path for path in split_dir.iterdir() if not is_clutter(path.name)]
+    except OSError as error:
+        raise DataError(f"{split_dir} cannot be read: {error.strerror}; have its permissions changed") from error
+    return any(is_directory(path / name) for path in scenes for name in any_of)
+
+
+def _explain_absence(path: Path) -> str:
+    if path.is_symlink():
+        return f"the data source {path} is a symbolic link that leads nowhere: {os.readlink(path)}"  # noqa: PTH115
+    try:
+        path.stat()
+    except PermissionError as error:
+        return f"the data source {path} cannot be read: {error.strerror}"
+    except (OSError, ValueError):
+        pass
+    return f"the data source {path} does not exist"
 
 
 def _explain_unrecognised(path: Path) -> str:
     expected = (
         f"{path} is no CarFusion data: expected a directory with train/<scene>/ and test/<scene>/ that hold "
         f"images_jpg/, gt/ and bb/, or with {ANNOTATION_DIR}/keypoints_train.json and its crops, or a COCO keypoints "
-        "JSON with 'train' or 'test' in its name"
+        "JSON with 'train' or 'test' as a word of its name"
     )
-    if not path.is_dir():
+    if not is_directory(path):
         return expected
     if _has_scenes(path):
         return f"{expected}. Scenes lie directly in it: name it train and give its parent, {path.resolve().parent}"
     nested = [
-        child for child in sorted(path.iterdir()) if child.is_dir() and any(_has_scenes(child / s) for s in SPLITS)
+        child for child in sorted(path.iterdir()) if is_directory(child) and any(_has_scenes(child / s) for s in SPLITS)
     ]
     return f"{expected}. Did you mean {nested[0]}?" if nested else expected

@@ -13,10 +13,12 @@ and is written last. A value is, little endian:
     JPEG                        to the end
 """
 
+import contextlib
 import hashlib
 import json
-import shutil
+import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +28,8 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from carkp.data.issues import DataError
+from carkp import disk
+from carkp.data.issues import DataError, explain_write_errors, printable
 from carkp.keypoints.schema import NUM_KEYPOINTS
 
 FORMAT = "carkp-crops"
@@ -35,6 +38,9 @@ STORE_NAMES: dict[str, str] = {"train": "train_lmdb", "val": "val_lmdb", "test":
 
 _META_KEY = b"meta"
 _HEADER = struct.Struct(f"<IIbHH{8 * NUM_KEYPOINTS}s{NUM_KEYPOINTS}s")
+_DATA_FILE = "data.mdb"
+_AGAIN = "prepare the data again"
+_OPEN_ATTEMPTS = 5
 _FIRST_MAP_SIZE = 2**26
 _BATCH_BYTES = 2**24
 
@@ -81,17 +87,21 @@ class StoreInfo(NamedTuple):
 
 
 class Store:
-    """A complete store, opened read-only at the first sample that a process asks for; safe to pickle."""
+    """A complete store, opened read-only; safe to pickle: another process opens it at its first sample.
+
+    Where the store is written anew, this object goes on reading what it opened; one that was unpickled since refuses.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Look at the store and close it again.
+        """Open the store and look at what it says of itself.
 
         Raises:
-            DataError: missing, half written, foreign, or of another version.
+            DataError: missing, half written, cut short, foreign, or of another version.
         """
         self.path = path
-        self.info = read_info(path)
-        self._environment: Any = None
+        self._environment: Any = _open_environment(path)
+        self._identity = _file_identity(path)
+        self.info = _info_of(path, self._environment)
 
     def __len__(self) -> int:
         return self.info.num_samples
@@ -102,19 +112,45 @@ class Store:
     def sample_id(self, index: int) -> str:
         return unpack_id(self._get(index))
 
+    def verify(self) -> None:
+        """Read all of the store and compare it with its digest; once a process while the file is the same.
+
+        Raises:
+            DataError: the content is not what was written.
+        """
+        environment = self._opened()
+        if self._identity in _verified and self._is_unchanged():
+            return
+        _require_intact(self.path, environment, self.info)
+        if self._is_unchanged():
+            _verified.add(self._identity)
+
+    def _is_unchanged(self) -> bool:
+        """Whether the file at the store's path is the one that this object reads, as it was when it was opened."""
+        return _file_identity(self.path) == self._identity
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_environment": None}
 
     def _get(self, index: int) -> bytes:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path} holds {len(self)} samples, asked for {index}")
-        if self._environment is None:
-            self._environment = _shared_environment(self.path)
-        with self._environment.begin() as transaction:
-            value: bytes | None = transaction.get(_key(index))
+        try:
+            with self._opened().begin() as transaction:
+                value: bytes | None = transaction.get(_key(index))
+        except lmdb.Error as error:
+            raise DataError(f"{self.path}: sample {index} cannot be read ({error}): {_AGAIN}") from error
         if value is None:
-            raise DataError(f"{self.path} lacks sample {index}: prepare the data again")
+            raise DataError(f"{self.path} lacks sample {index}: {_AGAIN}")
         return value
+
+    def _opened(self) -> Any:
+        if self._environment is None:
+            environment = _open_environment(self.path)
+            if _info_of(self.path, environment) != self.info:
+                raise DataError(f"{self.path} was written anew since this run opened it: start the run again")
+            self._environment, self._identity = environment, _file_identity(self.path)
+        return self._environment
 
 
 @dataclass(frozen=True)
@@ -124,6 +160,15 @@ class Stores:
     train: Store
     val: Store
     test: Store
+
+    def verify(self) -> None:
+        """Compare the content of all three with their digests; see ``Store.verify``.
+
+        Raises:
+            DataError: one of them is not what was written.
+        """
+        for split in STORE_NAMES:
+            getattr(self, split).verify()
 
 
 def open_stores(data_dir: Path) -> Stores:
@@ -142,21 +187,29 @@ def data_digest(stores: Stores) -> str:
 
 
 class StoreWriter:
-    """Context manager that writes a store beside its final name and renames it when the block ends without an error."""
+    """Context manager that writes a store beside its final name and renames it when the block ends without an error.
+
+    Raises DataError where the disk does not take it; nothing is left then.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._partial = disk.partial_path(path)
         self._environment: Any = None
         self._digest = hashlib.sha256()
         self._num_samples = 0
         self._batch: list[tuple[bytes, bytes]] = []
         self._batch_bytes = 0
+        self._is_finished = False
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.parent.mkdir(parents=True, exist_ok=True)
-        self._environment = lmdb.open(str(self._partial), map_size=_FIRST_MAP_SIZE, sync=False, metasync=False)
+        try:
+            with explain_write_errors(self._path), _explain_lmdb_errors(self._path):
+                self._partial.parent.mkdir(parents=True, exist_ok=True)
+                self._environment = lmdb.open(str(self._partial), map_size=_FIRST_MAP_SIZE, sync=False, metasync=False)
+        except BaseException:
+            disk.remove(self._partial)
+            raise
         return self
 
     def add(self, record: Record) -> None:
@@ -169,20 +222,27 @@ class StoreWriter:
         if self._batch_bytes >= _BATCH_BYTES:
             self._flush()
 
+    def finish(self) -> None:
+        """Write the rest to the disk; only the name is missing then. Of several stores, finish all before one ends."""
+        if not self._is_finished:
+            self._finish()
+            self._is_finished = True
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         is_complete = False
         try:
             if kind is None:
-                self._finish()
+                self.finish()
                 is_complete = True
         finally:
             self._environment.close()
             if not is_complete:
-                shutil.rmtree(self._partial, ignore_errors=True)
+                disk.remove(self._partial)
         if is_complete:
-            _replace_directory(self._partial, self._path)
+            with explain_write_errors(self._path):
+                disk.replace_directory(self._partial, self._path)
 
     def _finish(self) -> None:
         meta = {
@@ -193,19 +253,25 @@ class StoreWriter:
         }
         self._batch.append((_META_KEY, json.dumps(meta).encode()))
         self._flush()
-        self._environment.sync(True)
+        with explain_write_errors(self._path), _explain_lmdb_errors(self._path):
+            self._environment.sync(True)
+            _fill_up(self._partial / _DATA_FILE, _needed_bytes(self._environment))
 
     def _flush(self) -> None:
-        while True:
-            try:
-                with self._environment.begin(write=True) as transaction:
-                    for key, value in self._batch:
-                        transaction.put(key, value, append=key != _META_KEY)
-            except lmdb.MapFullError:
+        with explain_write_errors(self._path), _explain_lmdb_errors(self._path):
+            while not self._put_batch():
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
-            else:
-                break
         self._batch, self._batch_bytes = [], 0
+
+    def _put_batch(self) -> bool:
+        """False where the map is too small for it."""
+        try:
+            with self._environment.begin(write=True) as transaction:
+                for key, value in self._batch:
+                    transaction.put(key, value, append=key != _META_KEY)
+        except lmdb.MapFullError:
+            return False
+        return True
 
 
 def pack_record(record: Record) -> bytes:
@@ -246,26 +312,72 @@ def read_info(path: Path) -> StoreInfo:
     """The count and digest of a complete store.
 
     Raises:
-        DataError: missing, half written, foreign, or of another version.
+        DataError: missing, half written, cut short, foreign, or of another version.
     """
-    if not (path / "data.mdb").is_file():
-        raise DataError(f"there is no store at {path}: prepare the data first")
-    environment = _shared_environment(path)
-    with environment.begin() as transaction:
-        raw = transaction.get(_META_KEY)
-        num_entries = environment.stat()["entries"]
-    return _check_info(path, raw, num_entries)
+    return _info_of(path, _open_environment(path))
 
 
 def compute_digest(path: Path) -> str:
     """The digest of what is on disk; differs from ``read_info(path).digest`` where the content was altered."""
+    return _digest_of(_open_environment(path))
+
+
+def verify_store(path: Path) -> None:
+    """Compare the content of a store with its digest; see ``Store.verify``.
+
+    Raises:
+        DataError: it cannot be used, or its content is not what was written.
+    """
+    Store(path).verify()
+
+
+def _require_intact(path: Path, environment: Any, info: StoreInfo) -> None:
+    _read_ahead(path / _DATA_FILE)
+    try:
+        digest = _digest_of(environment)
+    except lmdb.Error as error:
+        raise DataError(f"{path} is damaged ({error}): {_AGAIN}") from error
+    if digest != info.digest:
+        raise DataError(
+            f"{path} is damaged: its content has the sha256 {digest[:16]}… and was written with {info.digest[:16]}… "
+            f"(a bad disk or copy, or another program wrote to it): delete the directory and {_AGAIN}"
+        )
+
+
+def _digest_of(environment: Any) -> str:
+    """Without copies: sha256 reads the memory map, and its own speed is the limit."""
     digest = hashlib.sha256()
-    with _shared_environment(path).begin() as transaction:
+    with environment.begin(buffers=True) as transaction:
         for key, value in transaction.cursor():
             if key != _META_KEY:
                 digest.update(key)
                 digest.update(value)
     return digest.hexdigest()
+
+
+def _read_ahead(file: Path) -> None:
+    """Have the file read in one go: a memory map is opened for random samples, page by page."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _info_of(path: Path, environment: Any) -> StoreInfo:
+    needed, there = _needed_bytes(environment), (path / _DATA_FILE).stat().st_size
+    if there < needed:  # reading on would end the process with a bus error
+        raise DataError(f"{path} is cut short: {there} of {needed} bytes (a copy that broke off?): {_AGAIN}")
+    try:
+        with environment.begin() as transaction:
+            raw = transaction.get(_META_KEY)
+            num_entries = environment.stat()["entries"]
+    except lmdb.Error as error:
+        raise DataError(f"{path} is no store that can be read ({error}): {_AGAIN}") from error
+    return _check_info(path, raw, num_entries)
+
+
+def _needed_bytes(environment: Any) -> int:
+    return int((environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
 
 
 def _check_info(path: Path, raw: bytes | None, num_entries: int) -> StoreInfo:
@@ -288,38 +400,63 @@ def _check_info(path: Path, raw: bytes | None, num_entries: int) -> StoreInfo:
 
 
 _environments: dict[Path, tuple[tuple[int, int], Any]] = {}
+_verified: set[tuple[int, int, int, int]] = set()
+"""Files whose content this process has compared with its digest."""
 
 
-def _shared_environment(path: Path) -> Any:
-    """The one read-only environment of a path in this process: LMDB refuses to open it twice.
+def _open_environment(path: Path) -> Any:
+    """The one read-only environment of a file in this process: LMDB refuses to open it twice.
 
     A forked process goes on with its parent's: without locks it is a read-only memory map. A store that was written
-    anew since is opened anew.
+    anew since is opened anew; who holds the environment of the old file goes on reading that.
     """
     path = path.resolve()
-    status = (path / "data.mdb").stat()
-    identity = status.st_dev, status.st_ino
-    known = _environments.get(path)
-    if known is not None:
-        if known[0] == identity:
+    for _ in range(_OPEN_ATTEMPTS):
+        identity = _file_identity(path)[:2]
+        known = _environments.get(path)
+        if known is not None and known[0] == identity:
             return known[1]
-        known[1].close()
-        del _environments[path]
+        _environments.pop(path, None)  # closed when nobody holds it any more
+        try:
+            environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
+        except (lmdb.Error, OSError) as error:
+            raise DataError(f"{path} is no store that can be opened ({error}): {_AGAIN}") from error
+        if _file_identity(path)[:2] == identity:  # else it was written anew between these lines
+            _environments[path] = identity, environment
+            return environment
+    raise DataError(f"{path} is being written anew: start again when that is done")
+
+
+def _file_identity(path: Path) -> tuple[int, int, int, int]:
+    """Device, inode, size and time of change of a store's file.
+
+    Raises:
+        DataError: there is none, or it cannot be looked at.
+    """
     try:
-        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
+        status = (path / _DATA_FILE).stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"there is no store at {path}: prepare the data first") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _explain_lmdb_errors(path: Path) -> Iterator[None]:
+    """LMDB says "No space left on device" with errors of its own."""
+    try:
+        yield
     except lmdb.Error as error:
-        raise DataError(f"{path} is no store that can be opened ({error}): prepare the data again") from error
-    _environments[path] = identity, environment
-    return environment
+        free = disk.describe_free_space(path)
+        reason = f"{path} cannot be written: {error}. {free}: make room or choose another disk (data.root)"
+        raise DataError(printable(reason)) from error
 
 
-def _replace_directory(new: Path, final: Path) -> None:
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    new.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+def _fill_up(file: Path, size: int) -> None:
+    """Make the file as long as its pages say: LMDB leaves unused last ones out, and a shorter file counts as cut."""
+    if file.stat().st_size < size:
+        os.truncate(file, size)
 
 
 def _key(index: int) -> bytes:

@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from carkp.data.issues import Tally
-from carkp.data.store import SCHEMA_VERSION, STORE_NAMES
+from carkp.data.issues import DataError, Tally
+from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, read_info
 
 SUMMARY_FILE = "summary.json"
+UNFINISHED_FILE = ".unfinished"
+"""Lies in a directory whose stores are being written or were left while they were: they may be of two data sets."""
 
 
 @dataclass
@@ -48,6 +50,7 @@ class DataSummary:
         warnings: sentences about the data set as a whole.
         digests: sha256 of each store's content, and of all under ``data``.
         schema_version: of the stores.
+        boxes: where boxes come from, ``files`` or ``hull`` (of the keypoints).
     """
 
     source: str
@@ -61,6 +64,7 @@ class DataSummary:
     warnings: tuple[str, ...]
     digests: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    boxes: str = "files"
 
     def totals(self, split: str) -> SceneCounts:
         """The sum over the scenes of a store."""
@@ -92,6 +96,8 @@ class DataSummary:
 def read_summary(out_dir: Path) -> DataSummary | None:
     """The summary of a finished data set; None where ``out_dir`` holds none of this version with all its stores."""
     path = out_dir / SUMMARY_FILE
+    if (out_dir / UNFINISHED_FILE).exists():
+        return None
     if not path.is_file() or not all((out_dir / name).is_dir() for name in STORE_NAMES.values()):
         return None
     try:
@@ -99,3 +105,36 @@ def read_summary(out_dir: Path) -> DataSummary | None:
     except (ValueError, TypeError, KeyError, AttributeError):
         return None  # of another version, or not ours: it will be written anew
     return summary if summary.schema_version == SCHEMA_VERSION else None
+
+
+def check_digests(directory: Path) -> None:
+    """Refuse stores that do not belong together: what an interrupted preparation may leave.
+
+    The summary is written last and names the digest of each store. Stores without a summary (copied ones) are taken as
+    they are.
+
+    Raises:
+        DataError: the preparation was not finished, or a store is not the one that the summary names.
+    """
+    unfinished = directory / UNFINISHED_FILE
+    if unfinished.exists():
+        raise DataError(
+            f"{directory} is being prepared, or its preparation was interrupted: {describe_unfinished(unfinished)}; "
+            "run the data stage, which waits for one that is at work and else prepares the data anew"
+        )
+    summary = read_summary(directory)
+    for split, name in STORE_NAMES.items() if summary else ():
+        expected, found = summary.digests.get(split) if summary else None, read_info(directory / name).digest
+        if expected != found:
+            raise DataError(
+                f"{directory / name} is not the store that {directory / SUMMARY_FILE} names (sha256 {found[:16]}…, "
+                f"expected {str(expected)[:16]}…): prepare the data again"
+            )
+
+
+def describe_unfinished(path: Path) -> str:
+    """Who began the preparation, as the file says."""
+    try:
+        return path.read_text(encoding="utf-8").strip() or "it does not say by whom"
+    except (OSError, ValueError):
+        return "it does not say by whom"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -18,6 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from carkp import disk
 from carkp.synthetic.backdrop import person
 from carkp.synthetic.camera import develop, draw_development
 from carkp.synthetic.car_styles import PAINTS, STYLE_SHARES, TEST_PAINTS, TEST_STYLE_SHARES
@@ -87,29 +85,49 @@ def generate(out_dir: Path, spec: SyntheticSpec, num_workers: int, show_progress
     """Draw the set that ``spec`` describes into ``out_dir``, which appears only when it is complete.
 
     The pictures depend on ``spec`` alone, not on ``num_workers``. A generated set that is there already is kept if
-    it fits ``spec`` and replaced if not.
+    it fits ``spec``; nothing that is there is ever deleted, for others may read it. Of several processes that draw one
+    ``out_dir``, one works and the others wait for it.
 
     Raises:
-        FileExistsError: ``out_dir`` holds something that is not a generated set.
+        FileExistsError: ``out_dir`` holds a set of another spec, or something that is no generated set.
+        OSError: the pictures cannot be written; the message says what to do.
         ValueError: a number in ``spec`` makes no sense.
     """
     _check(spec)
     if is_complete(out_dir, spec):
         return
-    if out_dir.exists() and not (out_dir / _MARKER).is_file() and any(out_dir.iterdir()):
-        raise FileExistsError(f"{out_dir} exists and holds no generated set ({_MARKER} is missing)")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(out_dir)
-    partial = out_dir.parent / f"{_partial_prefix(out_dir)}{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with disk.exclusive(out_dir, "draws the pictures"):
+            if not is_complete(out_dir, spec):
+                _generate(out_dir, spec, num_workers, show_progress)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(disk.describe_write_error(out_dir, error)) from error
+
+
+def _generate(out_dir: Path, spec: SyntheticSpec, num_workers: int, show_progress: bool) -> None:
+    """Hold the lock of ``out_dir``."""
+    _require_free(out_dir)
+    disk.remove_leftovers(out_dir)
+    partial = disk.partial_path(out_dir)
     try:
         counts = _draw_all(partial, spec, num_workers, show_progress)
         (partial / _MARKER).write_text(json.dumps({**_identity(spec), "counts": counts}, indent=1) + "\n")
-        if out_dir.exists():
-            shutil.rmtree(out_dir)
-        partial.rename(out_dir)
+        partial.rename(out_dir)  # an empty directory makes way, another one does not
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        disk.remove(partial)
+
+
+def _require_free(out_dir: Path) -> None:
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+        return
+    if (out_dir / _MARKER).is_file():
+        raise FileExistsError(
+            f"{out_dir} holds generated pictures of other settings or of another version of the generator; others may "
+            "read them, so they are kept: choose another directory, or delete this one"
+        )
+    raise FileExistsError(f"{out_dir} exists and holds no generated set ({_MARKER} is missing)")
 
 
 def _check(spec: SyntheticSpec) -> None:
@@ -123,29 +141,6 @@ def _check(spec: SyntheticSpec) -> None:
 def _identity(spec: SyntheticSpec) -> dict[str, object]:
     fields = asdict(spec)
     return {"generator_version": GENERATOR_VERSION, "spec": {**fields, "image_size": list(spec.image_size)}}
-
-
-def _partial_prefix(out_dir: Path) -> str:
-    return f".{out_dir.name}.partial.{socket.gethostname()}."
-
-
-def _remove_leftovers(out_dir: Path) -> None:
-    """Delete what generations that were killed on this host left beside ``out_dir``."""
-    prefix = _partial_prefix(out_dir)
-    for path in out_dir.parent.glob(f"{prefix}*"):
-        owner = path.name.removeprefix(prefix)
-        if owner.isdigit() and not _is_running(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _plan(root: Path, spec: SyntheticSpec) -> list[_Task]:

@@ -12,7 +12,7 @@ from carkp.data.prepare import prepare
 from carkp.data.source import fingerprint
 from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, Store, Stores, data_digest, open_stores
 from carkp.data.summary import SUMMARY_FILE, DataSummary, read_summary
-from carkp.synthetic.generate import GENERATOR_VERSION, SyntheticSpec, generate, is_complete
+from carkp.synthetic.generate import GENERATOR_VERSION, SyntheticSpec, generate
 from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.cli import run_in_folder
@@ -177,8 +177,10 @@ def _raw_source(config: ExperimentConfig, inputs: DataInputs, directory: Path) -
             )
         return source
     raw, spec = directory / RAW_DIR, synthetic_spec(config)
-    if not is_complete(raw, spec):
+    try:
         generate(raw, spec, num_workers=resolve_num_workers(config.data.num_workers))
+    except OSError as error:
+        raise DataError(str(error)) from error
     return raw
 
 

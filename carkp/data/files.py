@@ -1,0 +1,187 @@
+"""Files as people have them: clutter of desktops, symbolic links, encodings, and names that are written differently."""
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from carkp.data.issues import DataError, Issues
+
+MAX_COORDINATE_PX = 100_000.0
+"""No picture is larger: what lies farther away is no place in a picture."""
+
+_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "@eadir", "__macosx", "$recycle.bin", "lost+found", "#recycle"})
+_LINE_END = re.compile(r"\r*\n|\r")
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or directory is none of the data: hidden ones (``._1_0001.jpg``, ``.DS_Store``), ``Thumbs.db``."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name on disk is text: another one cannot be written into JSON and stores."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def list_directory(directory: Path, issues: Issues) -> list[Path]:
+    """What a directory holds, sorted, without clutter; what cannot be listed or used is counted in ``issues``.
+
+    Names that are not UTF-8 and symbolic links that lead nowhere are left out.
+    """
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except OSError as error:
+        issues.skip(f"directory cannot be read: {error.strerror}", str(directory))
+        return []
+    paths = []
+    for entry in entries:
+        path = Path(entry.path)
+        if is_clutter(entry.name):
+            continue
+        if not is_utf8(entry.name):
+            issues.skip("file name is not UTF-8", str(path))
+        elif entry.is_symlink() and not exists(path):
+            issues.skip("symbolic link leads nowhere", str(path))
+        else:
+            paths.append(path)
+    return paths
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something, and it can be looked at."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_directory(path: Path) -> bool:
+    """``Path.is_dir`` that is false where nothing can be seen for lack of permission."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """``Path.is_file`` that is false where nothing can be seen for lack of permission."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Every file below ``root`` but clutter, through symbolic links; a link to a directory above it is not followed."""
+    yield from _walk(str(root), frozenset())
+
+
+def _walk(directory: str, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    try:
+        status = os.stat(directory)  # noqa: PTH116
+        entries = list(os.scandir(directory))
+    except OSError:
+        return
+    identity = status.st_dev, status.st_ino
+    if identity in above:
+        return
+    for entry in entries:
+        if is_clutter(entry.name):
+            continue
+        path = Path(entry.path)
+        if is_directory(path) if entry.is_symlink() else entry.is_dir():
+            yield from _walk(entry.path, above | {identity})
+        elif is_file(path) if entry.is_symlink() else entry.is_file():
+            yield path
+
+
+def expand_path(text: str | Path) -> Path:
+    """The path that a person means: ``~``, ``~name``, ``$NAME`` and ``${NAME}`` are filled in.
+
+    What is there literally is taken literally.
+
+    Raises:
+        DataError: a variable is not set, or there is no such home.
+    """
+    literal = str(text)
+    if exists(Path(literal)):
+        return Path(literal)
+    expanded = os.path.expandvars(os.path.expanduser(literal))  # noqa: PTH111
+    if literal.startswith("~") and expanded.startswith("~"):
+        raise DataError(f"{literal}: there is no home directory {literal.split('/', 1)[0]}; write the path out")
+    if unset := re.search(r"\$([A-Za-z_]\w*|\{[^}]*\})", expanded):
+        name = unset.group(1).strip("{}")
+        raise DataError(f"{literal}: the environment variable {name} is not set; set it or write the path out")
+    return Path(expanded)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text of numbers: UTF-8, UTF-16 or UTF-32, with any line ends; other bytes become U+FFFD.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    data = path.read_bytes()
+    encoding = json.detect_encoding(data)  # by the byte order mark and by where zeros are; UTF-8 else
+    lines = _LINE_END.split(data.decode(encoding, errors="replace").removeprefix("\ufeff"))
+    return lines if lines[-1] else lines[:-1]
+
+
+def parse_number(text: str) -> float | None:
+    """A finite decimal number, with or without exponent; None for anything else (``0x10``, ``1_0``, ``nan``)."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = float(text)
+    return number if abs(number) != float("inf") else None
+
+
+def fold_name(name: str) -> str:
+    """What names have in common that differ by upper and lower case or by how Unicode composes letters."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+class NameIndex:
+    """Finds files whose names are written otherwise in a JSON file than on disk; listings are kept."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, base: Path, relative: PurePosixPath) -> Path | None:
+        """The file below ``base``: by its exact name, else composed otherwise, else in other case if it is the one."""
+        path = base
+        for part in relative.parts:
+            known = self._choose(path, part)
+            if known is None:
+                return None
+            path = path / known
+        return path if is_file(path) else None
+
+    def _choose(self, directory: Path, name: str) -> str | None:
+        if name in ("..", "/") or exists(directory / name):
+            return name
+        similar = self._listing(directory).get(fold_name(name), [])
+        composed = unicodedata.normalize("NFC", name)
+        same = [other for other in similar if unicodedata.normalize("NFC", other) == composed]
+        candidates = same or similar
+        return candidates[0] if len(candidates) == 1 else None
+
+    def _listing(self, directory: Path) -> dict[str, list[str]]:
+        if directory not in self._names:
+            listing: dict[str, list[str]] = {}
+            try:
+                names = sorted(os.listdir(directory))  # noqa: PTH208
+            except OSError:
+                names = []
+            for name in names:
+                listing.setdefault(fold_name(name), []).append(name)
+            self._names[directory] = listing
+        return self._names[directory]
