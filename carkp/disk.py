@@ -41,8 +41,8 @@ def exclusive(directory: Path, work: str) -> Iterator[None]:
     Raises:
         OSError: the lock's file cannot be written.
     """
+    directory = directory.resolve()  # two links to it mean one directory
     directory.parent.mkdir(parents=True, exist_ok=True)
-    directory = directory.parent.resolve() / directory.name
     lock = FileLock(directory.with_name(f".{directory.name}.lock"))
     owner = directory.with_name(f".{directory.name}.lock.owner")
     try:

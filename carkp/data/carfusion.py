@@ -18,6 +18,7 @@ from carkp.data.files import (
     is_clutter,
     is_directory,
     is_file,
+    is_utf8,
     list_directory,
     parse_number,
     read_lines,
@@ -292,7 +293,9 @@ def _read(path: Path, issues: Issues) -> list[str]:
 
 def _scene_dirs(split_dir: Path, issues: Issues) -> Iterator[Path]:
     for path in list_directory(split_dir, issues):
-        if is_scene_dir(path):
+        if is_scene_dir(path) and not is_utf8(path.name):
+            issues.skip("name of a scene's directory is not UTF-8", str(path))
+        elif is_scene_dir(path):
             yield path
         elif is_directory(path):
             issues.skip(_problem_of_scene(path), str(path))
@@ -317,7 +320,9 @@ def _scene_frames(split: str, scene_dir: Path, issues: Issues, are_boxes_hulls: 
     for name in sorted(images.keys() | boxes.keys() | keypoints.keys()):
         frame_id = images[name].stem if name in images else name
         where = f"{scene_dir}, frame {frame_id}"
-        if name not in images:
+        if not is_utf8(frame_id):
+            issues.skip("file name is not UTF-8", where)
+        elif name not in images:
             issues.skip("frame has labels and no image", where)
         elif name not in boxes and name not in keypoints:
             issues.skip("frame has an image and no labels", where)

@@ -32,9 +32,9 @@ def is_utf8(name: str) -> bool:
 
 
 def list_directory(directory: Path, issues: Issues) -> list[Path]:
-    """What a directory holds, sorted, without clutter; what cannot be listed or used is counted in ``issues``.
+    """What a directory holds, sorted, without clutter; what cannot be listed is counted in ``issues``.
 
-    Names that are not UTF-8 and symbolic links that lead nowhere are left out.
+    Symbolic links that lead nowhere are left out and counted.
     """
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
@@ -46,9 +46,7 @@ def list_directory(directory: Path, issues: Issues) -> list[Path]:
         path = Path(entry.path)
         if is_clutter(entry.name):
             continue
-        if not is_utf8(entry.name):
-            issues.skip("file name is not UTF-8", str(path))
-        elif entry.is_symlink() and not exists(path):
+        if entry.is_symlink() and not exists(path):
             issues.skip("symbolic link leads nowhere", str(path))
         else:
             paths.append(path)

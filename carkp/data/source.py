@@ -153,6 +153,7 @@ def _explain_unrecognised(path: Path) -> str:
         f"images_jpg/, gt/ and bb/, or with {ANNOTATION_DIR}/keypoints_train.json and its crops, or a COCO keypoints "
         "JSON with 'train' or 'test' as a word of its name"
     )
+    expected = ". ".join([expected, *coco.survey_annotation_files(path).left_out])
     if not is_directory(path):
         return expected
     if _has_scenes(path):

@@ -18,7 +18,9 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +45,8 @@ _AGAIN = "prepare the data again"
 _OPEN_ATTEMPTS = 5
 _FIRST_MAP_SIZE = 2**26
 _BATCH_BYTES = 2**24
+_AHEAD_BYTES = 2**25
+_PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,7 +323,7 @@ def read_info(path: Path) -> StoreInfo:
 
 def compute_digest(path: Path) -> str:
     """The digest of what is on disk; differs from ``read_info(path).digest`` where the content was altered."""
-    return _digest_of(_open_environment(path))
+    return _digest_of(path, _open_environment(path))
 
 
 def verify_store(path: Path) -> None:
@@ -332,9 +336,8 @@ def verify_store(path: Path) -> None:
 
 
 def _require_intact(path: Path, environment: Any, info: StoreInfo) -> None:
-    _read_ahead(path / _DATA_FILE)
     try:
-        digest = _digest_of(environment)
+        digest = _digest_of(path, environment)
     except lmdb.Error as error:
         raise DataError(f"{path} is damaged ({error}): {_AGAIN}") from error
     if digest != info.digest:
@@ -344,23 +347,39 @@ def _require_intact(path: Path, environment: Any, info: StoreInfo) -> None:
         )
 
 
-def _digest_of(environment: Any) -> str:
+def _digest_of(path: Path, environment: Any) -> str:
     """Without copies: sha256 reads the memory map, and its own speed is the limit."""
     digest = hashlib.sha256()
-    with environment.begin(buffers=True) as transaction:
+    position = 0
+    with _reading_ahead(path / _DATA_FILE) as reach, environment.begin(buffers=True) as transaction:
         for key, value in transaction.cursor():
-            if key != _META_KEY:
-                digest.update(key)
-                digest.update(value)
+            if key == _META_KEY:
+                continue
+            reach(position)
+            digest.update(key)
+            digest.update(value)
+            position += -(-len(value) // _PAGE_BYTES) * _PAGE_BYTES
     return digest.hexdigest()
 
 
-def _read_ahead(file: Path) -> None:
-    """Have the file read in one go: a memory map is opened for random samples, page by page."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with file.open("rb") as opened:
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+@contextlib.contextmanager
+def _reading_ahead(file: Path) -> Iterator[Callable[[int], None]]:
+    """Have a file read in large pieces, one ahead of the position that is told: memory maps are read page by page.
+
+    The first samples lie at the beginning of a store's file, so what was read of them tells the place well enough.
+    """
+    buffer, reached = bytearray(_AHEAD_BYTES), 0
+    with file.open("rb", buffering=0) as opened, ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(opened.readinto, buffer)
+
+        def reach(position: int) -> None:
+            nonlocal reached, pending
+            while position >= reached:
+                count = pending.result()
+                reached = reached + count if count else sys.maxsize
+                pending = pool.submit(opened.readinto, buffer)
+
+        yield reach
 
 
 def _info_of(path: Path, environment: Any) -> StoreInfo:

@@ -1,7 +1,11 @@
 """The generator: layout, counts, determinism, atomic writing."""
 
+import errno
 import json
 import re
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -137,11 +141,47 @@ def test_killed_generation_leaves_nothing_that_looks_complete(tmp_path, monkeypa
 
 def test_leftovers_of_a_killed_process_are_removed_and_do_no_harm(tmp_path):
     spec = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160))
-    leftover = tmp_path / f"{module._partial_prefix(tmp_path / 'set')}999999999"
+    leftover = tmp_path / f".set.{socket.gethostname()}.999999999.0a1b2c3d.partial"
     (leftover / "train" / VAL_SCENE / "gt").mkdir(parents=True)
     generate(tmp_path / "set", spec, num_workers=1, show_progress=False)
     assert is_complete(tmp_path / "set", spec)
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]
+
+
+def test_a_finished_set_of_another_spec_is_kept(generated):
+    before = contents(generated)
+    other = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160))
+    with pytest.raises(FileExistsError, match="other settings.*choose another directory"):
+        generate(generated, other, num_workers=1, show_progress=False)
+    assert contents(generated) == before
+
+
+def test_the_second_of_two_waits_and_draws_nothing(tmp_path, monkeypatch):
+    spec = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160))
+    drawn, draw_all = [], module._draw_all
+
+    def draw(*arguments):
+        drawn.append(arguments)
+        time.sleep(0.3)
+        return draw_all(*arguments)
+
+    monkeypatch.setattr(module, "_draw_all", draw)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(generate, tmp_path / "set", spec, 1, False) for _ in range(2)]
+        assert [future.result() for future in both] == [None, None]
+    assert len(drawn) == 1
+    assert is_complete(tmp_path / "set", spec)
+
+
+def test_a_full_disk_says_what_to_do_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_write_truth", full)
+    spec = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160))
+    with pytest.raises(OSError, match=r"set cannot be written: No space left.*MiB are free.*make room"):
+        generate(tmp_path / "set", spec, num_workers=1, show_progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == [".set.lock"]
 
 
 def test_a_folder_of_other_things_is_not_overwritten(tmp_path):
