@@ -75,7 +75,11 @@ def test_two_links_to_a_directory_share_its_lock(tmp_path, monkeypatch):
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path):
     host = socket.gethostname()
     dead = [f".x.{host}.999999999.00000000.partial", f".x.{host}.{os.getpid()}.00000000.partial"]
-    alive = [f".x.{host}.1.00000000.partial", ".x.elsewhere.example.5.00000000.partial", f".y.{host}.999999999.0.partial"]
+    alive = [
+        f".x.{host}.1.00000000.partial",
+        ".x.elsewhere.example.5.00000000.partial",
+        f".y.{host}.999999999.0.partial",
+    ]
     for name in (*dead, *alive, "x"):
         (tmp_path / name).mkdir()
     old = tmp_path / ".x.elsewhere.5.00000001.partial"

@@ -1,6 +1,8 @@
 """The crop rule, the annotation format and the files that are written."""
 
+import errno
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,7 +23,7 @@ from carkp.data.crops import (
     write_crops,
 )
 from carkp.data.frames import Box, no_keypoints
-from carkp.data.issues import Issues
+from carkp.data.issues import DataError, Issues
 from carkp.data.store import pack_record, split_sample_id
 from carkp.keypoints.schema import MISSING, VISIBLE
 
@@ -190,3 +192,63 @@ def test_keys_of_other_writers_are_understood(tmp_path, key):
 def test_sample_ids_are_taken_apart():
     assert split_sample_id("train/car_a/1_00001_12") == ("train", "1_00001")
     assert split_sample_id("test/car_a/odd") == ("test", "odd")
+
+
+def read_one(tmp_path, data: bytes, points) -> tuple[list, Issues]:
+    write_atomic(tmp_path / "train/car_a/crop_imgs/1_1_0.jpg", data)
+    content = {"train/car_a/crop_imgs/1_1_0.jpg": points}
+    write_atomic(tmp_path / "simple_anno/keypoints_train.json", json.dumps(content).encode())
+    issues = Issues()
+    return list(read_crops(tmp_path, issues, show_progress=False)), issues
+
+
+@pytest.mark.parametrize("place", [float("nan"), 1e30, -4.2e9])
+def test_a_point_of_a_crop_far_away_is_missing(tmp_path, place):
+    data = jpeg.encode_bgr(np.zeros((5, 6, 3), np.uint8), 90)
+    (record,), issues = read_one(tmp_path, data, [[place, 1, 2], *ENTRY[1:]])
+    assert record.validity.tolist() == [0] + [2] * 11
+    assert record.points[0].tolist() == [0, 0]
+    assert [tally.count for tally in issues.skipped.values()] == [1]
+
+
+def test_a_crop_of_another_size_than_its_header_says_is_counted(tmp_path):
+    data = bytearray(jpeg.encode_bgr(np.zeros((16, 16, 3), np.uint8), 90))
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 7] = (0).to_bytes(2, "big")  # the height comes later, as some scanners write it
+    records, issues = read_one(tmp_path, bytes(data), ENTRY)
+    assert records == []
+    assert [tally.count for tally in issues.skipped.values()] == [1]
+
+
+def test_crops_of_one_scene_and_name_do_not_become_one_sample_twice(tmp_path):
+    data = jpeg.encode_bgr(np.zeros((5, 6, 3), np.uint8), 90)
+    keys = ["a/car_a/crop_imgs/1_1_0.jpg", "b/car_a/crop_imgs/1_1_0.jpg"]
+    for key in keys:
+        write_atomic(tmp_path / key, data)
+    content = json.dumps(dict.fromkeys(keys, ENTRY))
+    write_atomic(tmp_path / "simple_anno/keypoints_train.json", content.encode())
+    issues = Issues()
+    assert len(list(read_crops(tmp_path, issues, show_progress=False))) == 1
+    assert [tally.count for tally in issues.skipped.values()] == [1]
+
+
+def test_a_name_that_is_too_long_for_a_crop_is_counted(raw, tmp_path):
+    raw.add_car(frame="x" * 250)
+    raw.add_car(frame="y" * 245)
+    issues = Issues()
+    records = list(write_crops(list_frames(raw.root, issues), tmp_path / "out", 95, 1, issues, show_progress=False))
+    assert [record.sample_id[-3:] for record in records] == ["y_0"]
+    assert [tally.count for tally in issues.skipped.values()] == [1]
+
+
+def test_a_crop_that_cannot_be_written_ends_with_what_to_do(raw, tmp_path, monkeypatch):
+    raw.add_car()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    issues = Issues()
+    with pytest.raises(DataError, match=r"1_00001_0\.jpg cannot be written: No space left"):
+        list(write_crops(list_frames(raw.root, issues), tmp_path / "out", 95, 1, issues, show_progress=False))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

@@ -1,6 +1,5 @@
 """Names, links, encodings and numbers as people have them."""
 
-import os
 import unicodedata
 from pathlib import Path, PurePosixPath
 
@@ -10,7 +9,9 @@ from carkp.data.files import NameIndex, expand_path, is_clutter, parse_number, r
 from carkp.data.issues import DataError
 
 
-@pytest.mark.parametrize("name", [".DS_Store", "._1_0001.jpg", "Thumbs.db", "@eaDir", ".Trash", "__MACOSX", ".Trash-1000"])
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "._1_0001.jpg", "Thumbs.db", "@eaDir", ".Trash", "__MACOSX", ".Trash-1000"]
+)
 def test_clutter_is_known(name):
     assert is_clutter(name)
 
@@ -85,7 +86,7 @@ def test_names_are_found_composed_otherwise_and_in_other_case(tmp_path):
 def test_of_two_names_that_differ_in_case_none_is_guessed(tmp_path):
     for name in ("a.jpg", "A.jpg"):
         (tmp_path / name).touch()
-    if len(os.listdir(tmp_path)) < 2:
+    if len(list(tmp_path.iterdir())) < 2:
         pytest.skip("this file system takes them for one")
     assert NameIndex().find(tmp_path, PurePosixPath("a.JPG")) is None
     assert NameIndex().find(tmp_path, PurePosixPath("A.jpg")) == tmp_path / "A.jpg"

@@ -1,18 +1,27 @@
 """Every kind of source becomes three stores and an honest summary; what cannot become one says why."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from carkp.data import prepare as prepare_module
+from carkp.data import store as store_module
 from carkp.data.issues import DataError
 from carkp.data.prepare import prepare
-from carkp.data.source import SourceKind, detect_source_kind
+from carkp.data.source import SourceKind, detect_source_kind, fingerprint
 from carkp.data.store import open_stores
-from carkp.data.summary import DataSummary, SceneCounts, read_summary
+from carkp.data.summary import DataSummary, SceneCounts, check_digests, read_summary
 
 SAMPLE = Path(__file__).parents[2].parent / "shared" / "carfusion_sample"
 
@@ -167,6 +176,269 @@ def test_an_absent_held_out_scene_is_a_warning(source, tmp_path):
 def test_a_wrong_jpeg_quality_is_refused(source, tmp_path):
     with pytest.raises(ValueError, match=r"jpeg_quality must be in 1\.\.100, got 0"):
         run(source, tmp_path / "out", quality=0)
+
+
+def test_labels_behind_links_are_prepared_anew(raw, lines_of, tmp_path):
+    """Scenes on another disk, as directories and as single files."""
+    raw.root = tmp_path / "disk"
+    for split, scene in (("train", "car_a"), ("train", "car_v"), ("test", "car_t")):
+        raw.add_car(split, scene)
+        (tmp_path / "source" / split).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / split / scene).symlink_to(raw.root / split / scene, target_is_directory=True)
+    first = run(tmp_path / "source", tmp_path / "out")
+    label = raw.root / "train/car_a/gt/1_00001.txt"
+    label.rename(tmp_path / "label.txt")
+    label.symlink_to(tmp_path / "label.txt")
+    (tmp_path / "label.txt").write_text(lines_of((45, 32, 50, 36)))
+    second = run(tmp_path / "source", tmp_path / "out")
+    assert first.digests["train"] != second.digests["train"]
+    assert first.digests["test"] == second.digests["test"]
+
+
+def test_pictures_of_a_lone_json_file_are_part_of_the_source(coco_source):
+    path = coco_source / "annotations/car_keypoints_train.json"
+    picture = coco_source / "train/car_a/images_jpg/1_00001.jpg"
+    first = fingerprint(path)
+    assert fingerprint(path) == first
+    os.utime(picture, (5, 5))
+    second = fingerprint(path)
+    shutil.copy(picture, coco_source / "unrelated.jpg")
+    assert fingerprint(path) == second
+    picture.unlink()
+    assert len({first, second, fingerprint(path)}) == 3
+
+
+def test_pictures_that_a_json_file_names_elsewhere_are_part_of_the_source(coco_source):
+    (coco_source / "train").rename(coco_source / "train2017")
+    first = fingerprint(coco_source)
+    os.utime(coco_source / "train2017/car_a/images_jpg/1_00001.jpg", (5, 5))
+    assert fingerprint(coco_source) != first
+    assert run(coco_source, coco_source.parent / "out", ()).totals("train").num_cars == 1
+
+
+def test_clutter_is_no_part_of_the_source(source):
+    first = fingerprint(source)
+    for name in ("train/.DS_Store", "train/car_a/images_jpg/Thumbs.db", "train/car_a/images_jpg/._1_00001.jpg"):
+        (source / name).touch()
+    assert fingerprint(source) == first
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_split_of_the_source_is_the_validation_store(raw, tmp_path, name):
+    for split, scene in (("train", "car_a"), ("train", "car_v"), (name, "car_w"), (name, "car_a"), ("test", "car_t")):
+        raw.add_car(split, scene)
+    summary = run(raw.root, tmp_path / "out")
+    assert {store: list(scenes) for store, scenes in summary.scenes.items()} == {
+        "train": ["car_a", "car_v"],
+        "val": ["car_a", "car_w"],
+        "test": ["car_t"],
+    }
+    assert any("data.val_scenes is not used, car_v stays in train" in warning for warning in summary.warnings)
+    assert any("scenes car_a are in train and in val" in warning for warning in summary.warnings)
+    assert open_stores(tmp_path / "out").val[0].sample_id == "val/car_a/1_00001_0"
+    crops = tmp_path / "crops"
+    for part in ("train", "val", "test", "simple_anno"):
+        shutil.copytree(tmp_path / "out" / part, crops / part)
+    assert run(crops, tmp_path / "again").digests == summary.digests
+
+
+def test_hulls_of_keypoints_are_boxes_on_request(raw, lines_of, tmp_path):
+    for split, scene in (("train", "car_a"), ("train", "car_v"), ("test", "car_t")):
+        raw.add(split, scene, gt=lines_of((40, 30, 60, 40)), bb=None)
+    with pytest.raises(DataError, match=r"Cars have no boxes: set data\.boxes=hull .* COCO JSON"):
+        run(raw.root, tmp_path / "out")
+    summary = prepare(raw.root, tmp_path / "out", ("car_v",), 1, 95, show_progress=False, boxes="hull")
+    assert summary.boxes == "hull"
+    assert [summary.totals(store).num_cars for store in ("train", "val", "test")] == [1, 1, 1]
+    crop = open_stores(tmp_path / "out").train[0]
+    assert crop.size == (45, 57), "the hull is 48 x 32 at (46, 34): 27.6 to 72.4 down, 41.2 to 98.8 across"
+    assert (crop.validity == 2).all()
+
+
+def test_boxes_decide_the_stores(source, tmp_path):
+    from_files = run(source, tmp_path / "out")
+    from_hulls = prepare(source, tmp_path / "out", ("car_v",), 1, 95, show_progress=False, boxes="hull")
+    assert from_files.digests["data"] != from_hulls.digests["data"]
+    assert run(source, tmp_path / "out").digests == from_files.digests
+    with pytest.raises(ValueError, match="boxes must be files or hull, got hulls"):
+        prepare(source, tmp_path / "out", ("car_v",), 1, 95, show_progress=False, boxes="hulls")
+
+
+def test_a_summary_of_before_boxes_could_be_chosen_still_counts(source, tmp_path):
+    first = run(source, tmp_path / "out")
+    path = tmp_path / "out/summary.json"
+    content = json.loads(path.read_text())
+    del content["boxes"]
+    path.write_text(json.dumps(content))
+    assert read_summary(tmp_path / "out") == first
+
+
+def test_names_that_are_no_utf_8_are_counted_once_a_frame(raw, tmp_path):
+    raw.add_car()
+    raw.add_car("test", "car_t")
+    try:
+        raw.add_car(frame=os.fsdecode(b"1_caf\xe9"))
+        raw.add_car(scene=os.fsdecode(b"car_\xe9"))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    summary = run(raw.root, tmp_path / "out", ())
+    assert summary.totals("train").num_cars == 1
+    assert sorted(tally.count for tally in summary.skipped.values()) == [1, 1]
+    for path in (tmp_path / "out").rglob("*.json"):
+        path.read_bytes().decode()
+        assert "\\ud" not in path.read_text().replace("\\\\ud", ""), "no half of a character, which few programs read"
+
+
+PREPARE = """
+import sys, time
+from pathlib import Path
+from carkp.data.prepare import prepare
+Path(sys.argv[3]).touch()
+while not Path(sys.argv[4]).exists():
+    time.sleep(0.002)
+prepare(Path(sys.argv[1]), Path(sys.argv[2]), ("car_v",), 1, 90, False)
+"""
+
+
+def test_of_two_preparations_one_waits_for_the_other(raw, tmp_path):
+    picture = cv2.imencode(".jpg", np.zeros((90, 160, 3), np.uint8))[1].tobytes()
+    for split, scene, num in (("train", "car_a", 200), ("train", "car_v", 20), ("test", "car_t", 20)):
+        for index in range(num):
+            gt = "50,40,1,0,1\n60,50,2,0,1\n"
+            raw.add(split, scene, f"1_{index:05d}", gt=gt, bb="[40 30 60 40],car\n", image=picture)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ready = [tmp_path / f"ready{k}" for k in range(2)]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREPARE, raw.root, tmp_path / "out", mark, tmp_path / "go"], env=environment
+        )
+        for mark in ready
+    ]
+    while not all(mark.exists() for mark in ready):
+        assert all(worker.poll() is None for worker in workers)
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    assert [worker.wait(60) for worker in workers] == [0, 0]
+    stores = open_stores(tmp_path / "out")
+    assert [len(getattr(stores, split)) for split in ("train", "val", "test")] == [200, 20, 20]
+    stores.verify()
+    check_digests(tmp_path / "out")
+
+
+def test_who_waited_uses_what_the_other_made(source, tmp_path, monkeypatch):
+    made, pack = [], prepare_module.pack
+
+    def slowly(*arguments):
+        made.append(arguments)
+        time.sleep(0.3)
+        return pack(*arguments)
+
+    monkeypatch.setattr(prepare_module, "pack", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        summaries = list(pool.map(lambda _: run(source, tmp_path / "out"), range(2)))
+    assert summaries[0] == summaries[1]
+    assert len(made) == 1
+
+
+def test_a_mixture_of_two_data_sets_is_refused(source, tmp_path):
+    run(source, tmp_path / "one")
+    run(source, tmp_path / "two", quality=50)
+    check_digests(tmp_path / "one")
+    shutil.rmtree(tmp_path / "one/val_lmdb")
+    shutil.copytree(tmp_path / "two/val_lmdb", tmp_path / "one/val_lmdb")
+    with pytest.raises(DataError, match=r"one/val_lmdb is not the store that .*summary\.json names.*prepare"):
+        check_digests(tmp_path / "one")
+
+
+def test_stores_alone_are_taken_as_they_are(source, tmp_path):
+    run(source, tmp_path / "out")
+    (tmp_path / "out/summary.json").unlink()
+    check_digests(tmp_path / "out")
+
+
+def die_at_the_second_renaming(source: Path, out: Path) -> None:
+    """Runs in a process of its own."""
+    renamed = []
+    replace = store_module.disk.replace_directory
+
+    def replace_or_die(*paths):
+        renamed.append(paths)
+        if len(renamed) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*paths)
+
+    store_module.disk.replace_directory = replace_or_die
+    run(source, out, quality=50)
+
+
+def test_killed_between_two_renamings_is_not_finished(source, tmp_path):
+    run(source, tmp_path / "out")
+    process = multiprocessing.get_context("fork").Process(
+        target=die_at_the_second_renaming, args=(source, tmp_path / "out")
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    pid = process.pid
+    with pytest.raises(
+        DataError, match=rf"out is being prepared, or its preparation was interrupted: process {pid} on"
+    ):
+        check_digests(tmp_path / "out")
+    assert read_summary(tmp_path / "out") is None
+    again = run(source, tmp_path / "out", quality=50)
+    assert again.digests == run(source, tmp_path / "fresh", quality=50).digests
+    check_digests(tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob(".*") if path.name != ".lock"]
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(raw, picture, tmp_path):
+    data = cv2.imencode(".jpg", picture(300, 400))[1].tobytes()
+    for split, scene, num in (("train", "car_a", 40), ("train", "car_v", 2), ("test", "car_t", 2)):
+        for index in range(num):
+            gt = "50,40,1,0,1\n60,50,2,0,1\n"
+            raw.add(split, scene, f"1_{index}", gt=gt, bb="[20 20 300 200],car\n", image=data)
+    script = "import resource, signal\n" + PREPARE.replace(
+        "\nprepare(",
+        "\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\nprepare(",
+    )
+    (tmp_path / "go").touch()
+    arguments = [raw.root, tmp_path / "out", tmp_path / "ready", tmp_path / "go"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "DataError" in last
+    assert "train_lmdb cannot be written" in last
+    assert "MiB are free" in last
+    assert not list((tmp_path / "out").rglob("*.partial"))
+    assert not list((tmp_path / "out").glob("*_lmdb"))
+    assert run(raw.root, tmp_path / "out").totals("train").num_cars == 40
+
+
+@pytest.mark.parametrize("out", ["", "train", "train/car_a/out", "simple_anno"])
+def test_an_output_within_the_source_is_refused(source, out):
+    before = sorted(source.rglob("*"))
+    with pytest.raises(DataError, match="lies within the data source"):
+        run(source, source / out)
+    assert sorted(source.rglob("*")) == before
+
+
+def test_an_output_that_cannot_be_written_is_named(source, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file/out cannot be written"):
+        run(source, tmp_path / "file/out")
+
+
+def test_a_finished_data_set_needs_no_lock(source, tmp_path, monkeypatch):
+    first = run(source, tmp_path / "out")
+    monkeypatch.setattr(prepare_module.disk, "exclusive", lambda *_: pytest.fail("a read-only directory has no lock"))
+    assert run(source, tmp_path / "out") == first
+
+
+def test_a_source_that_leads_nowhere_says_so(tmp_path):
+    (tmp_path / "cars").symlink_to("gone")
+    with pytest.raises(DataError, match="cars is a symbolic link that leads nowhere: gone"):
+        run(tmp_path / "cars", tmp_path / "out")
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the two real frames are not here")

@@ -1,13 +1,15 @@
 """A store is complete and ours, or refused."""
 
+import hashlib
 import multiprocessing
+import os
 import pickle
 from dataclasses import replace
 
 import lmdb
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carkp.data import store as store_module
@@ -24,6 +26,7 @@ from carkp.data.store import (
     pack_record,
     unpack_id,
     unpack_record,
+    verify_store,
 )
 
 
@@ -93,6 +96,102 @@ def test_an_empty_store_is_a_store(tmp_path):
 def test_a_store_can_be_written_anew_while_it_is_open(tmp_path):
     assert write(tmp_path / "s", [a_record(1)])[0].sample_id.endswith("1")
     assert write(tmp_path / "s", [a_record(2)])[0].sample_id.endswith("2")
+
+
+def test_who_has_a_store_open_goes_on_reading_it_when_it_is_written_anew(tmp_path):
+    old = write(tmp_path / "s", [a_record(1)])
+    unread = Store(tmp_path / "s")
+    assert old[0].sample_id.endswith("1")
+    new = write(tmp_path / "s", [a_record(2), a_record(3)])
+    assert [store[0].sample_id[-1] for store in (old, new, unread, old)] == ["1", "2", "1", "1"]
+    old.verify()
+    new.verify()
+
+
+def test_a_store_that_another_process_gets_is_the_same_or_refused(tmp_path):
+    old = write(tmp_path / "s", [a_record(1)])
+    sent = pickle.dumps(old)
+    assert pickle.loads(sent)[0].sample_id.endswith("1")
+    write(tmp_path / "s", [a_record(2)])
+    with pytest.raises(DataError, match="was written anew since this run opened it"):
+        pickle.loads(sent)[0]
+
+
+def flip(path, needle: bytes) -> None:
+    """Change one bit of a store's file, and none of its size or time."""
+    file = path / "data.mdb"
+    status, data = file.stat(), bytearray(file.read_bytes())
+    data[data.index(needle)] ^= 1
+    with file.open("r+b") as opened:
+        opened.write(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_flipped_bit_is_found_and_the_remedy_named(tmp_path):
+    write(tmp_path / "good", [a_record(0)]).verify()
+    write(tmp_path / "s", [a_record(0), a_record(1, b"needle" * 50)])
+    flip(tmp_path / "s", b"needle")
+    with pytest.raises(DataError, match=rf"{tmp_path}/s is damaged.*prepare the data again"):
+        verify_store(tmp_path / "s")
+    stores = Stores(Store(tmp_path / "good"), Store(tmp_path / "s"), Store(tmp_path / "good"))
+    with pytest.raises(DataError, match="/s is damaged"):
+        stores.verify()
+
+
+def test_a_file_is_verified_once_and_again_when_it_changed(tmp_path, monkeypatch):
+    store = write(tmp_path / "s", [a_record(0)])
+    store.verify()
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "_digest_of", lambda *_: pytest.fail("read again"))
+        store.verify()
+        Store(tmp_path / "s").verify()
+    flip(tmp_path / "s", b"train/car_a/0")
+    os.utime(tmp_path / "s/data.mdb", (5, 5))
+    with pytest.raises(DataError, match="is damaged"):
+        store.verify()
+
+
+def test_the_digest_is_that_of_keys_and_values_in_order(tmp_path):
+    """It is the same as ever: stores of earlier versions stay valid."""
+    records = [a_record(i, bytes([i]) * 5000) for i in range(3)]
+    store = write(tmp_path / "s", records)
+    expected = hashlib.sha256(b"".join(b"%08d" % i + pack_record(r) for i, r in enumerate(records))).hexdigest()
+    assert store.info.digest == compute_digest(tmp_path / "s") == expected
+
+
+def test_a_store_that_is_cut_short_is_refused(tmp_path):
+    write(tmp_path / "s", [a_record(i, bytes(10_000)) for i in range(20)])
+    file = tmp_path / "s/data.mdb"
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(DataError, match=r"s is cut short: \d+ of \d+ bytes"):
+        Store(tmp_path / "s")
+
+
+@given(st.lists(st.integers(0, 9000), max_size=40))
+@settings(max_examples=25, deadline=None)
+def test_no_whole_store_looks_cut_short(tmp_path_factory, sizes):
+    path = tmp_path_factory.mktemp("stores") / "s"
+    assert len(write(path, [a_record(i, bytes(size)) for i, size in enumerate(sizes)])) == len(sizes)
+
+
+@pytest.mark.parametrize("error", [lmdb.DiskError("No space left on device"), OSError(28, "No space left on device")])
+def test_a_full_disk_leaves_nothing_of_a_store(tmp_path, monkeypatch, error):
+    old = write(tmp_path / "s", [a_record(0)])
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(StoreWriter, "_put_batch", fail)
+    with pytest.raises(DataError, match=r"s cannot be written: No space left on device.*MiB are free.*make room"):
+        write(tmp_path / "s", [a_record(1)])
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    assert old[0].sample_id.endswith("0")
+
+
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/s cannot be written"):
+        write(tmp_path / "file/s", [])
 
 
 def test_two_stores_of_one_path_live_together(tmp_path):

@@ -151,7 +151,7 @@ def test_leftovers_of_a_killed_process_are_removed_and_do_no_harm(tmp_path):
 def test_a_finished_set_of_another_spec_is_kept(generated):
     before = contents(generated)
     other = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160))
-    with pytest.raises(FileExistsError, match="other settings.*choose another directory"):
+    with pytest.raises(FileExistsError, match=r"other settings.*choose another directory"):
         generate(generated, other, num_workers=1, show_progress=False)
     assert contents(generated) == before
 
