@@ -344,10 +344,10 @@ def make_jobs(
 ) -> tuple[OurJob, OrtJob]:
     """Write the images and the float ONNX; what every process is given."""
     from carkp.deploy.float_onnx import export_float_onnx
-    from carkp.training.checkpoint import load_checkpoint
+    from carkp.training.checkpoint import load_checkpoint, load_net
     from carkp.workflow.preparation import require_samples
     from carkp.workflow.quantising import build_target, calibration_batches
-    from carkp.workflow.references import check_input_size, load_net
+    from carkp.workflow.references import check_input_size
 
     store = data.open().train
     require_samples(store, "calibration")

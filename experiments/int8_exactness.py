@@ -28,11 +28,11 @@ from carkp.quant.program import QProgram
 from carkp.quant.simulate import Simulator
 from carkp.tracking.runs import fetch_artifact
 from carkp.tracking.tracker import Tracker
-from carkp.training.checkpoint import load_checkpoint
+from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.workflow.build import build_eval_dataset, prepare_torch
 from carkp.workflow.cli import DATA, Parameter, execute, guarded, parse
 from carkp.workflow.preparation import PreparedData
-from carkp.workflow.references import FLOAT, ModelFile, load_net, model_kind, require_data, resolve_model
+from carkp.workflow.references import FLOAT, ModelFile, model_kind, require_data, resolve_model
 
 STUDY = "int8_exactness"
 BATCH = 64

@@ -51,7 +51,7 @@ from carkp.quant.convert import convert
 from carkp.stages.export import write_program
 from carkp.tracking.runs import fetch_artifact
 from carkp.tracking.tracker import Tracker
-from carkp.training.checkpoint import load_checkpoint
+from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.workflow.build import build_observers, prepare_torch
 from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
 from carkp.workflow.preparation import require_samples
@@ -61,7 +61,6 @@ from carkp.workflow.references import (
     FLOAT_ONNX,
     ModelFile,
     check_input_size,
-    load_net,
     require_data,
     resolve_model,
 )

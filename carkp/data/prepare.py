@@ -34,13 +34,21 @@ class Recipe:
     val_scenes: tuple[str, ...]
     jpeg_quality: int
     boxes: str
+    made_by: str
 
     def fits(self, summary: DataSummary | None, source_fingerprint: str) -> bool:
         """Whether a finished data set is what this recipe makes of the source as it is."""
         if summary is None:
             return False
-        found = summary.source, summary.val_scenes, summary.jpeg_quality, summary.boxes, summary.source_fingerprint
-        return found == (self.name, self.val_scenes, self.jpeg_quality, self.boxes, source_fingerprint)
+        found = (
+            summary.source,
+            summary.val_scenes,
+            summary.jpeg_quality,
+            summary.boxes,
+            summary.made_by,
+            summary.source_fingerprint,
+        )
+        return found == (self.name, self.val_scenes, self.jpeg_quality, self.boxes, self.made_by, source_fingerprint)
 
     @property
     def name(self) -> str:
@@ -55,6 +63,7 @@ def prepare(
     jpeg_quality: int,
     show_progress: bool = True,
     boxes: str = "files",
+    made_by: str = "",
 ) -> DataSummary:
     """Make ``train_lmdb``, ``val_lmdb``, ``test_lmdb`` and ``summary.json``, with crops and ``simple_anno`` on the way.
 
@@ -70,6 +79,7 @@ def prepare(
         jpeg_quality: of the crops, 1 to 100.
         show_progress: progress bars on standard error.
         boxes: ``files``; or ``hull``, the smallest box that holds a car's labelled keypoints (raw and COCO sources).
+        made_by: identity of the code that prepares: what other code made is made anew.
 
     Raises:
         DataError: the source cannot be used at all, or the result cannot be written.
@@ -78,7 +88,7 @@ def prepare(
         raise ValueError(f"jpeg_quality must be in 1..100, got {jpeg_quality}")
     if boxes not in ("files", "hull"):
         raise ValueError(f"boxes must be files or hull, got {boxes}")
-    recipe = Recipe(source, tuple(val_scenes), jpeg_quality, boxes)
+    recipe = Recipe(source, tuple(val_scenes), jpeg_quality, boxes, made_by)
     kind = detect_source_kind(source)
     known = read_summary(out_dir)
     if known is not None and recipe.fits(known, fingerprint(source)):
@@ -117,6 +127,7 @@ def _prepare(
         warnings=tuple(issues.warnings),
         digests=_digests(out_dir),
         boxes=recipe.boxes,
+        made_by=recipe.made_by,
     )
     with explain_write_errors(out_dir / SUMMARY_FILE):
         # The stores belong together from here on; the summary says so of what.

@@ -51,6 +51,7 @@ class DataSummary:
         digests: sha256 of each store's content, and of all under ``data``.
         schema_version: of the stores.
         boxes: where boxes come from, ``files`` or ``hull`` (of the keypoints).
+        made_by: identity of the code and the packages that prepared it.
     """
 
     source: str
@@ -65,6 +66,7 @@ class DataSummary:
     digests: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     boxes: str = "files"
+    made_by: str = ""
 
     def totals(self, split: str) -> SceneCounts:
         """The sum over the scenes of a store."""

@@ -98,6 +98,16 @@ def load_pretrained(net: nn.Module, name: str, pretrained: str) -> PretrainedSou
             return _load_from_file(net, name, Path(pretrained))
 
 
+def resolve_pretrained(name: str, pretrained: str) -> str:
+    """The source that ``pretrained`` stands for now, without loading it: ``auto`` is decided as in ``load_pretrained``.
+
+    A hub that answers and then fails to deliver is not foreseen here.
+    """
+    if pretrained != "auto" or name == LITERAL_REFERENCE:
+        return pretrained
+    return "timm" if hub_is_reachable() else "package"
+
+
 def hub_is_reachable(timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
     """Whether timm's hub answers; offline variables (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE) count as no."""
     if any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in OFFLINE_VARIABLES):

@@ -42,7 +42,7 @@ from carkp.workflow.references import (
     require_data,
     resolve_model,
 )
-from carkp.workflow.reuse import INPUTS_TAG, host_digest, inputs_digest, target_digest
+from carkp.workflow.reuse import Inputs, host_digest, log_inputs, stage_inputs, target_digest
 from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR, predict_split, save_crops
 from carkp.workflow.tables import write_table
 
@@ -82,7 +82,8 @@ def run(
     comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in PAIRS]
     result = AlignResult(predictions, comparisons, judge(config.align, comparisons))
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "evaluation")
-    tracker.set_tags(_tags(config, inputs, result))
+    log_inputs(tracker, _deciding(config, inputs))
+    tracker.set_tags(_tags(inputs, result))
     _log(config, result, lockstep.steps, out_dir, tracker)
     _log_predictions(config, store, predictions, out_dir, tracker)
     tracker.describe(_note(config, inputs, result), inputs.program.target.name)
@@ -241,20 +242,22 @@ def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -
     console.print(f"verdict: {verdict_of(result.failures)}", markup=False)
 
 
-def _tags(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) -> dict[str, str]:
-    model_digest = inputs.program.origin["model_digest"]
-    upstream = {
+def _deciding(config: ExperimentConfig, inputs: AlignInputs) -> Inputs:
+    given = {
         "data": inputs.data.digest,
-        "model": model_digest,
+        "model": inputs.program.origin["model_digest"],
         "target": target_digest(inputs.program.target),
         "host": host_digest(),
     }
+    return stage_inputs("align", config, given)
+
+
+def _tags(inputs: AlignInputs, result: AlignResult) -> dict[str, str]:
     return {
         **quantisation_tags(inputs.prepared),
-        INPUTS_TAG: inputs_digest("align", config, upstream),
         "carkp.data_digest": inputs.data.digest,
         "carkp.source_run": inputs.model.run_id,
-        "carkp.model_digest": model_digest,
+        "carkp.model_digest": inputs.program.origin["model_digest"],
         "carkp.verdict": verdict_of(result.failures),
         "carkp.differences": describe_differences(result.comparisons),
     }

@@ -40,7 +40,7 @@ from carkp.workflow.quantising import (
     write_scales,
 )
 from carkp.workflow.references import CALIBRATED, FLOAT, ModelFile, check_input_size, require_data, resolve_model
-from carkp.workflow.reuse import INPUTS_TAG, inputs_digest, target_digest
+from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
 from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet, predict_split
 from carkp.workflow.tables import write_table
 
@@ -90,9 +90,8 @@ def run(
     prepared = Prepared(net, origin, architecture)
     _save(config, prepared, out_dir, tracker)
     upstream = {"data": inputs.data.digest, "model": model_digest, "target": target_digest(inputs.target)}
-    tracker.set_tags(
-        {INPUTS_TAG: inputs_digest("calibration", config, upstream), "carkp.source_run": inputs.model.run_id}
-    )
+    log_inputs(tracker, stage_inputs("calibration", config, upstream))
+    tracker.set_tags({"carkp.source_run": inputs.model.run_id})
     tracker.set_tags({"carkp.model": "calibration", **quantisation_tags(prepared)})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "calibration")
     predictions = _predict_all(config, net, stores, context, "calibrated")

@@ -18,7 +18,7 @@ from carkp.workflow.checking import CheckResult, describe_counts, describe_verdi
 from carkp.workflow.cli import Arguments, execute, guarded, parse
 from carkp.workflow.programs import ANY_MODEL, FoundProgram, find_program
 from carkp.workflow.quantising import TARGET, build_hardware, build_target
-from carkp.workflow.reuse import INPUTS_TAG, hardware_digest, inputs_digest, target_digest
+from carkp.workflow.reuse import hardware_digest, log_inputs, stage_inputs, target_digest
 
 MAX_NAMED = 4
 STYLES = {"int8": "green", "fallback": "yellow", "impossible": "bold red"}
@@ -53,7 +53,8 @@ def run(config: ExperimentConfig, inputs: CheckInputs, out_dir: Path, tracker: T
             "target": target_digest(inputs.target),
             "hardware": hardware_digest(inputs.hardware),
         }
-        tracker.set_tags({"carkp.model_digest": model_digest, INPUTS_TAG: inputs_digest("check", config, upstream)})
+        tracker.set_tags({"carkp.model_digest": model_digest})
+        log_inputs(tracker, stage_inputs("check", config, upstream))
     what = f"Held `{inputs.model.describe(inputs.target)}` against {inputs.hardware.device}."
     found = f"{describe_verdict(result.summary)}: {describe_counts(result.summary)}"
     tracker.describe(f"{found}\n\n{what}", inputs.target.name)

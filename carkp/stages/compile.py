@@ -38,7 +38,7 @@ from carkp.workflow.performance import (
 )
 from carkp.workflow.quantising import TARGET, build_hardware, build_target, check_target
 from carkp.workflow.references import FLOAT_ONNX, find_export
-from carkp.workflow.reuse import INPUTS_TAG, hardware_digest, host_digest, inputs_digest, target_digest
+from carkp.workflow.reuse import Inputs, hardware_digest, host_digest, log_inputs, stage_inputs, target_digest
 from carkp.workflow.tables import write_table
 
 HOST = "onnxruntime_cpu"
@@ -56,7 +56,8 @@ def run(config: ExperimentConfig, inputs: CompileInputs, out_dir: Path, tracker:
         UnsupportedModelError: the target cannot run a layer.
     """
     program, hardware = inputs.program, inputs.hardware
-    tracker.set_tags(_tags(config, inputs))
+    tracker.set_tags(_tags(inputs))
+    log_inputs(tracker, _deciding(config, inputs))
     verdicts = judge_program(program, hardware)
     log_check(CheckResult(verdicts, summarise(verdicts, hardware)), out_dir, tracker)
     require_possible(verdicts, inputs.target.name)
@@ -207,16 +208,22 @@ def _note(inputs: CompileInputs, result: CompileResult) -> str:
     return "\n".join([*head, *rows])
 
 
-def _tags(config: ExperimentConfig, inputs: CompileInputs) -> dict[str, str]:
-    tags = {"carkp.target": inputs.target.name, "carkp.source_run": inputs.model.run_id}
-    model_digest = inputs.program.origin.get("model_digest", "")
-    upstream = {
-        "model": model_digest,
+def _tags(inputs: CompileInputs) -> dict[str, str]:
+    return {
+        "carkp.target": inputs.target.name,
+        "carkp.source_run": inputs.model.run_id,
+        "carkp.model_digest": inputs.program.origin.get("model_digest", ""),
+    }
+
+
+def _deciding(config: ExperimentConfig, inputs: CompileInputs) -> Inputs:
+    given = {
+        "model": inputs.program.origin.get("model_digest", ""),
         "target": target_digest(inputs.target),
         "hardware": hardware_digest(inputs.hardware),
         "host": host_digest(),
     }
-    return tags | {"carkp.model_digest": model_digest, INPUTS_TAG: inputs_digest("compile", config, upstream)}
+    return stage_inputs("compile", config, given)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from carkp.keypoints.metrics import Scores
 from carkp.quant.program import QProgram
 from carkp.quant.target import Target
 from carkp.tracking.tracker import Tracker
-from carkp.training.checkpoint import load_checkpoint
+from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.evaluate import Forward, eval_forward
 from carkp.workflow.build import build_codec, prepare_torch
@@ -32,7 +32,7 @@ from carkp.workflow.quantising import (
     load_prepared,
     retention_metrics,
 )
-from carkp.workflow.references import ModelFile, check_input_size, load_net, model_kind, require_data, resolve_model
+from carkp.workflow.references import ModelFile, check_input_size, model_kind, require_data, resolve_model
 from carkp.workflow.scoring import (
     describe_run,
     describe_scores,

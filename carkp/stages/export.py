@@ -23,7 +23,7 @@ from carkp.training.checkpoint import weights_digest
 from carkp.workflow.cli import MODEL, Arguments, Parameter, execute, guarded, parse
 from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
 from carkp.workflow.references import QUANTISED_KINDS, ModelFile, onnx_name, resolve_model
-from carkp.workflow.reuse import INPUTS_TAG, inputs_digest, target_digest
+from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
 from carkp.workflow.training import ONNX_DIR
 
 STAGE = Parameter("stage", "calibration", "whose model: calibration or qat")
@@ -57,9 +57,9 @@ def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: 
     program = convert_prepared(prepared, inputs.model, inputs.stage)
     result = write_program(program, out_dir / ONNX_DIR)
     upstream = {"model": program.origin["model_digest"], "target": target_digest(inputs.target)}
+    log_inputs(tracker, stage_inputs("export", config, upstream))
     tracker.set_tags(
         {
-            INPUTS_TAG: inputs_digest("export", config, upstream),
             **quantisation_tags(prepared),
             "carkp.source_run": inputs.model.run_id,
             "carkp.exported_stage": inputs.stage,

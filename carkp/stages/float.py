@@ -7,14 +7,15 @@ from pathlib import Path
 
 from carkp.config.schema import ExperimentConfig
 from carkp.keypoints.metrics import Scores
+from carkp.model.pose_net import BuiltModel
 from carkp.tracking.tracker import Tracker
-from carkp.training.checkpoint import weights_digest
+from carkp.training.checkpoint import load_net, weights_digest
 from carkp.training.distributed import ProcessContext
 from carkp.workflow.build import build_fit_settings, build_model, prepare_torch
 from carkp.workflow.cli import DATA, Arguments, Parameter, guarded, parse
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
-from carkp.workflow.references import find_data, load_net, resolve_resume
-from carkp.workflow.reuse import INPUTS_TAG, inputs_digest
+from carkp.workflow.references import find_current_data, resolve_resume
+from carkp.workflow.reuse import Inputs, log_inputs, stage_inputs
 from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.training import (
     NPROC,
@@ -22,7 +23,6 @@ from carkp.workflow.training import (
     best_checkpoint,
     log_choice,
     log_float_onnx,
-    parse_nproc,
     predict_all,
     run_on_ranks,
     train,
@@ -56,6 +56,7 @@ def run(
     prepare_torch(config)
     model = build_model(config)
     source = f"{model.source.kind}: {model.source.detail}"
+    log_inputs(tracker, _deciding(config, inputs, model, context))
     tracker.set_tags({"carkp.pretrained": source, "carkp.resumed_from": str(inputs.resume or "")})
     tracker.set_tags({"carkp.data_digest": inputs.data.digest})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
@@ -78,6 +79,13 @@ def run(
     what = f"Trained `{config.model.backbone}` for {config.train.epochs} epochs; the best is epoch {result.best_epoch}."
     describe_run(tracker, what, scores)
     return result
+
+
+def _deciding(config: ExperimentConfig, inputs: FloatInputs, model: BuiltModel, context: ProcessContext) -> Inputs:
+    given = {"data": inputs.data.digest, "nproc": str(context.world_size)}
+    # a hub that answers may still fail to deliver
+    decided = {"model.pretrained": model.source.kind} if config.model.pretrained == "auto" else {}
+    return stage_inputs("float", config, given, decided)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,11 +112,9 @@ def _run_and_describe(
 def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
     """Find the data, or make them in a child run; find the checkpoint to go on from."""
     config = arguments.config
-    data = find_data(config, arguments.values["data"])
+    data = find_current_data(config, arguments.values["data"])
     if data is None:
         data = run_as_child(config, tracker).prepared
-    nproc = parse_nproc(arguments.values[NPROC.name], config)
-    tracker.set_tags({INPUTS_TAG: inputs_digest("float", config, {"data": data.digest, "nproc": str(nproc)})})
     return FloatInputs(data, resolve_resume(arguments.values["resume"], config, data.digest))
 
 

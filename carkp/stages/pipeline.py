@@ -27,8 +27,9 @@ from carkp.tracking.runs import (
     find_run,
     find_runs,
 )
-from carkp.tracking.tracker import Tracker
+from carkp.tracking.tracker import NullTracker, Tracker
 from carkp.workflow.cli import Arguments, Parameter, PipelineError, execute, guarded, parse
+from carkp.workflow.decisions import decide, pipeline_file, plan
 from carkp.workflow.process import PROCESS_TAG, is_alive, launch, process_name
 from carkp.workflow.quantising import build_hardware
 from carkp.workflow.reuse import INPUTS_TAG
@@ -43,6 +44,7 @@ MIN_WIDTH = 110
 FORCE = Parameter(
     "force", "", "true: do every step anew; empty: use again what finished runs with the same inputs gave"
 )
+DRY_RUN = Parameter("dry_run", "", "true: say what would be done and what used again, and why, and stop")
 FLAGS = {"": False, "false": False, "true": True}
 
 
@@ -56,11 +58,12 @@ class PipelineInputs:
 
 @dataclass(frozen=True)
 class Done:
-    """A step, its run, how long it took here, and whether the run was there before."""
+    """A step, its run, how long it took here, whether the run was there before, and why."""
 
     step: Step
     run: FoundRun
     seconds: float
+    reason: str
     is_reused: bool
 
 
@@ -92,15 +95,21 @@ def take(step: Step, config: ExperimentConfig, inputs: PipelineInputs, done: Seq
     """
     runs = {item.step.stage: item.run for item in done}
     start = time.perf_counter()
-    digest = step.inputs(config, runs)
-    found = None if inputs.is_forced else step.find(step, config, digest)
-    if found is not None:
-        say(f"{step.stage}: reused, run {found.run_id} of {found.started:%Y-%m-%d %H:%M} UTC")
+    decision = decide(step, config, runs, inputs.is_forced)
+    found, digest = decision.found, decision.inputs.digest
+    say(f"{step.stage}: {describe_decision(found, decision.reason)}")
     run = found or make(step, config, inputs, digest, runs, tracker)
     # the pipeline's own digest is at the end that of its last step
     tracker.set_tags({f"{STEP_PREFIX}{step.stage}": run.run_id, INPUTS_TAG: digest})
+    tracker.log_text(decision.inputs.to_json(), pipeline_file(step.stage))
     tracker.log_metrics(step.pipeline_metrics(run))
-    return Done(step, run, time.perf_counter() - start, is_reused=found is not None)
+    return Done(step, run, time.perf_counter() - start, decision.reason, is_reused=found is not None)
+
+
+def describe_decision(found: FoundRun | None, reason: str) -> str:
+    if found is None:
+        return f"to be done ({reason})"
+    return f"reused, run {found.run_id} of {found.started:%Y-%m-%d %H:%M} UTC ({reason})"
 
 
 def make(
@@ -185,21 +194,22 @@ def is_alive_in(parent: FoundRun, tag: str) -> bool:
     return tag in parent.tags and is_alive(parent.tags[tag])
 
 
-def parse_force(text: str) -> bool:
-    """Whether everything is done anew.
+def parse_flag(parameter: Parameter, arguments: Arguments) -> bool:
+    """Whether a parameter is set.
 
     Raises:
         ConfigError: neither true nor false.
     """
+    text = arguments.values[parameter.name]
     if text not in FLAGS:
-        raise ConfigError(f"force={text!r}: expected true or false")
+        raise ConfigError(f"{parameter.name}={text!r}: expected true or false")
     return FLAGS[text]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         summary = "Everything from the data to the report; what is there already is used again."
-        _execute(parse(PIPELINE, summary, [FORCE], argv, prog="python -m carkp.stages.pipeline"))
+        _execute(parse(PIPELINE, summary, [FORCE, DRY_RUN], argv, prog="python -m carkp.stages.pipeline"))
         return 0
 
     return guarded(work)
@@ -207,8 +217,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _execute(arguments: Arguments) -> None:
     config = arguments.config
-    inputs = PipelineInputs(arguments.config_words, parse_force(arguments.values["force"]))
+    inputs = PipelineInputs(arguments.config_words, parse_flag(FORCE, arguments))
     build_hardware(config, "")  # refuses a target that later steps could not use
+    if parse_flag(DRY_RUN, arguments):
+        _say_plan(config, inputs.is_forced)
+        return
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         del out_dir
@@ -220,10 +233,26 @@ def _execute(arguments: Arguments) -> None:
     execute(PIPELINE, config, work)
 
 
+def _say_plan(config: ExperimentConfig, is_forced: bool) -> None:
+    """Print what would be done; where `mlflow run` has made a run for that, note it there."""
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        del out_dir
+        planned = plan(STEPS, config, is_forced)
+        lines = [f"{item.step.stage}: {describe_decision(item.run, item.reason)}" for item in planned]
+        say("\n".join(lines))
+        tracker.describe("\n".join(["Dry run: nothing was done.", "", *(f"- {line}" for line in lines)]))
+
+    if "MLFLOW_RUN_ID" in os.environ:
+        execute("dry_run", config, work)
+    else:
+        work(NullTracker(), Path())
+
+
 def note(done: Sequence[Done]) -> str:
     """Key numbers, then the steps as a Markdown table."""
     numbers = [f"{item.step.stage}: {found}" for item in done if (found := item.step.key_number(item.run))]
-    head = ["| step | | seconds | run | |", "|---|---|---|---|---|"]
+    head = ["| step | | why | seconds | run | |", "|---|---|---|---|---|---|"]
     rows = [f"| {' | '.join(row)} |" for row in map(_row, done)]
     return "\n".join([f"{', '.join(numbers)}.", "", *head, *rows])
 
@@ -232,7 +261,8 @@ def show(done: Sequence[Done]) -> None:
     """Print the steps."""
     table = Table("step", "", "seconds", "run", "")
     for item in done:
-        table.add_row(*_row(item))
+        step, how, _, *others = _row(item)  # why was said step by step
+        table.add_row(step, how, *others)
     Console(width=max(Console().width, MIN_WIDTH)).print(table)
 
 
@@ -242,7 +272,7 @@ def say(text: str) -> None:
 
 def _row(item: Done) -> tuple[str, ...]:
     how = "reused" if item.is_reused else "done"
-    return item.step.stage, how, f"{item.seconds:.1f}", item.run.run_id, item.step.key_number(item.run)
+    return item.step.stage, how, item.reason, f"{item.seconds:.1f}", item.run.run_id, item.step.key_number(item.run)
 
 
 if __name__ == "__main__":

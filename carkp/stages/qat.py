@@ -24,6 +24,7 @@ from carkp.workflow.quantising import (
     write_scales,
 )
 from carkp.workflow.references import CALIBRATION, ModelFile, check_input_size, require_data, resolve_model
+from carkp.workflow.reuse import log_inputs, stage_inputs
 from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.training import (
     NPROC,
@@ -55,6 +56,12 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
     check_input_size(prepared.architecture, config, inputs.model.path)
     tags = {"carkp.data_digest": inputs.data.digest, "carkp.source_run": inputs.model.run_id}
     tracker.set_tags({**quantisation_tags(prepared), **tags})
+    given = {
+        "data": inputs.data.digest,
+        "model": weights_digest(prepared.net.state_dict()),
+        "nproc": str(context.world_size),
+    }
+    log_inputs(tracker, stage_inputs("qat", config, given))
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     settings = build_qat_settings(config, context.device)
     codec = codec_to_json(build_codec(config.heatmap, config.model.input_size))

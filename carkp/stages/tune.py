@@ -27,7 +27,7 @@ from carkp.workflow.cli import Arguments, Parameter, execute, find_config, guard
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
 from carkp.workflow.process import PROCESS_TAG, is_alive, process_name
 from carkp.workflow.quantising import TARGET, build_target
-from carkp.workflow.references import find_data
+from carkp.workflow.references import find_current_data
 from carkp.workflow.study.outcome import (
     BEST_FILE,
     BEST_ROLE,
@@ -193,7 +193,7 @@ def _execute(arguments: Arguments) -> None:
     num_workers = _positive(WORKERS, arguments, 1)
     target = build_target(config, arguments.values[TARGET.name])
     storage = arguments.values[STORAGE.name] or f"sqlite:///{project_root() / 'optuna.db'}"
-    found = find_data(config, arguments.values[DATA.name])
+    found = find_current_data(config, arguments.values[DATA.name])
 
     def inputs_on(data: PreparedData) -> TuneInputs:
         spec = study_spec(config, search, storage, TrialInputs(config, search.budget, data, target, {}))

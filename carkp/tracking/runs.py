@@ -17,6 +17,7 @@ from carkp.tracking.store import TrackingError, use_default_store
 
 LATEST = "latest"
 STAGE_TAG = "carkp.stage"
+EXPERIMENT_TAG = "carkp.experiment"
 PARENT_TAG = "mlflow.parentRunId"
 NOT_THERE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 

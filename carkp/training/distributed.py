@@ -61,14 +61,19 @@ def cpu_context() -> ProcessContext:
     return ProcessContext(rank=0, world_size=1, device=torch.device("cpu"))
 
 
+def training_device(local_rank: int = 0) -> torch.device:
+    """Where a process trains: its own CUDA device, or the CPU where there is none."""
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
 @contextmanager
 def process_context() -> Iterator[ProcessContext]:
     """Join the process group that torchrun announced, or stand alone; leave the group at the end."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    has_cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if has_cuda else torch.device("cpu")
+    device = training_device(local_rank)
+    has_cuda = device.type == "cuda"
     if has_cuda:
         torch.cuda.set_device(device)
     if world_size == 1:

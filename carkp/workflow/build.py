@@ -105,8 +105,15 @@ def vary_percentile(observers: Mapping[str, Observer], quant: QuantConfig, perce
     return {name: varied if observer == own else observer for name, observer in observers.items()}
 
 
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """What ``train.precision`` stands for: ``auto`` is bfloat16 on CUDA, else float32."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
 def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
-    use_bfloat16 = train.precision == "bfloat16" or (train.precision == "auto" and device.type == "cuda")
+    use_bfloat16 = resolve_precision(train.precision, device) == "bfloat16"
     return FitSettings(
         epochs=train.epochs,
         lr=train.lr,

@@ -4,22 +4,25 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from carkp.config.schema import ExperimentConfig
+from carkp.data.files import expand_path
 from carkp.data.issues import DataError
 from carkp.data.parallel import resolve_num_workers
 from carkp.data.prepare import prepare
 from carkp.data.source import fingerprint
 from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, Store, Stores, data_digest, open_stores
-from carkp.data.summary import SUMMARY_FILE, DataSummary, read_summary
-from carkp.synthetic.generate import GENERATOR_VERSION, SyntheticSpec, generate
+from carkp.data.summary import SUMMARY_FILE, DataSummary, check_digests, read_summary
+from carkp.synthetic.generate import SyntheticSpec, generate
 from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.cli import run_in_folder
 from carkp.workflow.pictures import data_sheet, write_jpeg
-from carkp.workflow.reuse import INPUTS_TAG, inputs_digest
+from carkp.workflow.reuse import SYNTHETIC, Inputs, is_generated, log_inputs, stage_inputs, stage_settings
+from carkp.workflow.source_code import source_code
 
-SYNTHETIC = "synthetic"
+GENERATED = "generated"
 RAW_DIR = "raw"
 ARTIFACT_DIR = "data"
 
@@ -32,7 +35,19 @@ class PreparedData:
     digest: str
 
     def open(self) -> Stores:
-        return open_stores(self.directory)
+        """The stores, their content held against their digest.
+
+        Raises:
+            DataError: they are damaged, or do not belong together.
+        """
+        check_digests(self.directory)
+        stores = open_stores(self.directory)
+        if data_digest(stores) != self.digest:
+            raise DataError(
+                f"{self.directory} was prepared anew while this run was under way: give the same command again"
+            )
+        stores.verify()
+        return stores
 
 
 def synthetic_spec(config: ExperimentConfig) -> SyntheticSpec:
@@ -48,26 +63,20 @@ def synthetic_spec(config: ExperimentConfig) -> SyntheticSpec:
 
 
 def data_key(config: ExperimentConfig) -> str:
-    """Digest of everything that decides what the stores hold, short of the source's own content."""
-    is_synthetic = config.data.source == SYNTHETIC
-    origin = (
-        {**asdict(synthetic_spec(config)), "generator_version": GENERATOR_VERSION}
-        if is_synthetic
-        else {"path": str(Path(config.data.source).expanduser().resolve())}
-    )
-    recipe = {
-        "origin": origin,
-        "val_scenes": config.data.val_scenes,
-        "jpeg_quality": config.data.jpeg_quality,
-        "schema_version": SCHEMA_VERSION,
-    }
+    """Digest of everything that decides what the stores hold, short of the source's own content.
+
+    Of the code that of the generator counts: other pictures have another place.
+    """
+    recipe: dict[str, Any] = {"settings": stage_settings("data", config), "schema_version": SCHEMA_VERSION}
+    if is_generated(config):
+        recipe["generator"] = asdict(source_code(["carkp.synthetic.generate"]))
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def data_directory(config: ExperimentConfig) -> Path:
     """Where the prepared data of this configuration belongs."""
-    stem = SYNTHETIC if config.data.source == SYNTHETIC else Path(config.data.source).expanduser().resolve().name
-    return project_root() / config.data.root / f"{stem}-{data_key(config)[:10]}"
+    stem = SYNTHETIC if is_generated(config) else expand_path(config.data.source).resolve().name
+    return project_root() / expand_path(config.data.root) / f"{stem}-{data_key(config)[:10]}"
 
 
 def open_prepared(directory: Path) -> PreparedData:
@@ -79,16 +88,33 @@ def open_prepared(directory: Path) -> PreparedData:
     return PreparedData(directory, data_digest(open_stores(directory)))
 
 
-def is_up_to_date(config: ExperimentConfig, prepared: PreparedData) -> bool:
-    """Whether the source's files are those that were prepared; the data key tells generated ones.
+def stale_reason(config: ExperimentConfig, prepared: PreparedData) -> str:
+    """Why the stores are not what preparing the source anew would give; "" where they are.
 
     A source that is gone cannot be prepared again: what was made of it still holds.
     """
-    source = Path(config.data.source).expanduser()
-    if config.data.source == SYNTHETIC or not source.exists():
-        return True
+    source = expand_path(config.data.source)
+    if not is_generated(config) and not source.exists():
+        return ""
     summary = read_summary(prepared.directory)
-    return summary is not None and summary.source_fingerprint == fingerprint(source)
+    if summary is None:
+        return f"{prepared.directory} has no {SUMMARY_FILE} that says what they were made of"
+    if not is_generated(config) and summary.source_fingerprint != fingerprint(source):
+        return f"the files of {source} have changed since"
+    if summary.made_by != data_inputs(config, summary.source_fingerprint).code_digest:
+        return "the code that prepares data, or a package that it computes with, is another one since"
+    return ""
+
+
+def data_inputs(config: ExperimentConfig, source_fingerprint: str) -> Inputs:
+    """What decides the stores, the files of the source included."""
+    return stage_inputs("data", config, {"source": GENERATED if is_generated(config) else source_fingerprint})
+
+
+def source_fingerprint(config: ExperimentConfig) -> str:
+    """Of the files of the source as they are; "" where it is generated or gone."""
+    source = expand_path(config.data.source)
+    return "" if is_generated(config) or not source.exists() else fingerprint(source)
 
 
 def require_samples(store: Store, purpose: str) -> None:
@@ -129,6 +155,7 @@ def run(config: ExperimentConfig, inputs: DataInputs, out_dir: Path, tracker: Tr
         val_scenes=config.data.val_scenes,
         num_workers=config.data.num_workers,
         jpeg_quality=config.data.jpeg_quality,
+        made_by=data_inputs(config, "").code_digest,
     )
     result = DataResult(open_prepared(directory), summary)
     _log(config, raw, result, out_dir, tracker)
@@ -169,7 +196,7 @@ def describe(result: DataResult) -> str:
 def _raw_source(config: ExperimentConfig, inputs: DataInputs, directory: Path) -> Path:
     """The user's data, or generated ones below ``directory``, made where they are not there yet."""
     if inputs.source != SYNTHETIC:
-        source = Path(inputs.source).expanduser()
+        source = expand_path(inputs.source)
         if not source.exists():
             raise DataError(
                 f"{source}: no such file or directory; set data.source (-P source=… of the data stage) to the "
@@ -186,11 +213,10 @@ def _raw_source(config: ExperimentConfig, inputs: DataInputs, directory: Path) -
 
 def _log(config: ExperimentConfig, raw: Path, result: DataResult, out_dir: Path, tracker: Tracker) -> None:
     prepared = result.prepared
-    key = data_key(config)
+    log_inputs(tracker, data_inputs(config, result.summary.source_fingerprint))
     tracker.set_tags(
         {
-            INPUTS_TAG: inputs_digest("data", config, {"key": key}),
-            "carkp.data_key": key,
+            "carkp.data_key": data_key(config),
             "carkp.data_digest": prepared.digest,
             "carkp.data_dir": str(prepared.directory),
         }

@@ -15,11 +15,11 @@ from carkp.quant.program import QProgram
 from carkp.quant.target import Target
 from carkp.tracking.runs import LATEST
 from carkp.tracking.store import TrackingError
-from carkp.training.checkpoint import load_checkpoint
+from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.workflow.build import build_model
 from carkp.workflow.cli import Parameter
 from carkp.workflow.quantising import has_per_channel_weights, load_prepared
-from carkp.workflow.references import ModelFile, find_export, load_net
+from carkp.workflow.references import ModelFile, find_export
 
 FROM_CONFIG = "config"
 ANY_MODEL = Parameter(

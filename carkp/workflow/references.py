@@ -1,5 +1,6 @@
 """Which model a reference names, and the networks in checkpoints."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,7 @@ from carkp.tracking.runs import (
 )
 from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import CheckpointError
-from carkp.training.checkpoint import load_net as load_net
-from carkp.workflow.preparation import PreparedData, data_key, open_prepared
+from carkp.workflow.preparation import PreparedData, data_key, open_prepared, stale_reason
 
 BEST = "checkpoints/best.pt"
 LAST = "checkpoints/last.pt"
@@ -48,12 +48,37 @@ def find_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
     return prepared if prepared.digest == run.tags["carkp.data_digest"] else None
 
 
+def find_current_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
+    """``find_data`` for stages that prepare what is missing: None, and a word why, where ``latest`` is stale."""
+    prepared = find_data(config, reference)
+    if prepared is not None and reference == LATEST and (reason := stale_reason(config, prepared)):
+        print(f"data: prepared anew, {reason}", flush=True)  # noqa: T201
+        return None
+    return prepared
+
+
 def require_data(config: ExperimentConfig, reference: str) -> PreparedData:
-    """``find_data``, with an error that names the command to run where there is nothing."""
+    """``find_data``, with an error that names the command to run where there is nothing, and a warning of stale data.
+
+    Raises:
+        DataError: there are no such data.
+    """
     prepared = find_data(config, reference)
     if prepared is None:
-        raise DataError(f"no prepared data for the experiment {config.name!r}: run `mlflow run . -e data` first")
+        raise DataError(
+            f"no prepared data for the experiment {config.name!r} as it is configured, by this version of the code: "
+            "run `mlflow run . -e data` first, or name data by data=<directory> or data=runs:/<id of a data run>"
+        )
+    if reference == LATEST and (reason := stale_reason(config, prepared)):
+        warn(
+            f"data={LATEST} is used as prepared in {prepared.directory}, but {reason}: `mlflow run . -e data` renews it"
+        )
     return prepared
+
+
+def warn(text: str) -> None:
+    """Tell a person on standard error."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
-"""What decides a stage's result, as one digest: runs with the same are worth the same.
+"""What decides a stage's result, declared once for the stage and for the pipeline: results of the same inputs are worth
+the same.
 
-Settings that change no result (loader processes, threads, what is kept of a run) are left out, and so is the commit.
-Data and models count by their content, whatever run or file they come from.
+Settings that change no result (loader processes, threads, what is kept of a run) are left out, and so is the commit:
+the code counts by what it does. Data and models count by their content, whatever run or file they come from.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import onnxruntime
@@ -15,58 +18,256 @@ from pydantic import BaseModel
 
 from carkp.config.loading import flatten
 from carkp.config.schema import ExperimentConfig
+from carkp.data.files import expand_path
 from carkp.deploy.compiled import file_digest
 from carkp.deploy.cpu import cpu_features
+from carkp.model.pretrained import resolve_pretrained
 from carkp.quant.target import Target
+from carkp.tracking.tracker import Tracker
+from carkp.training.distributed import training_device
+from carkp.workflow.build import resolve_precision
+from carkp.workflow.source_code import SourceCode, source_code
 
 INPUTS_TAG = "carkp.inputs"
+INPUTS_FILE = "inputs.json"
 
-SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "data": (),  # all of it is in the data key
-    "float": ("seed", "model", "heatmap", "augment", "train", "eval"),
-    "calibration": ("seed", "heatmap", "eval", "quant"),
-    "export": ("heatmap", "eval"),
-    "align": ("heatmap", "eval", "align"),
-    "check": (),
-    "compile": (),
-    "report": (),
+PRESENTING = (
+    "carkp.report",
+    "carkp.serving",
+    "carkp.tracking",
+    "carkp.tuning",
+    "carkp.workflow.cli",
+    "carkp.workflow.pictures",
+    "carkp.workflow.process",
+    "carkp.workflow.reuse",
+    "carkp.workflow.source_code",
+    "carkp.workflow.tables",
+)
+"""Code that draws, prints, logs or finds: it decides no number."""
+
+UPSTREAM = ("carkp.workflow.preparation", "carkp.workflow.references")
+"""Code that finds or makes what a stage is given: that counts by its content."""
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """What the result of a stage depends on.
+
+    Attributes:
+        sections: of the configuration.
+        given: names of what else the stage works on, each a digest or a number.
+        code: modules whose code counts, with all that they import from carkp.
+        left_out: modules and packages that they import and that do not count.
+    """
+
+    sections: tuple[str, ...]
+    given: tuple[str, ...]
+    code: tuple[str, ...]
+    left_out: tuple[str, ...] = (*PRESENTING, *UPSTREAM)
+
+
+DECIDING: Mapping[str, Deciding] = {
+    "data": Deciding(("data", "synthetic"), ("source",), ("carkp.data.prepare", "carkp.synthetic.generate"), ()),
+    "float": Deciding(
+        ("seed", "model", "heatmap", "augment", "train", "eval"), ("data", "nproc"), ("carkp.stages.float",)
+    ),
+    "calibration": Deciding(
+        ("seed", "heatmap", "eval", "quant"), ("data", "model", "target"), ("carkp.stages.calibration",)
+    ),
+    "qat": Deciding(
+        ("seed", "heatmap", "augment", "train", "eval", "qat"), ("data", "model", "nproc"), ("carkp.stages.qat",)
+    ),
+    "export": Deciding(("heatmap", "eval"), ("model", "target"), ("carkp.stages.export",)),
+    "align": Deciding(("heatmap", "eval", "align"), ("data", "model", "target", "host"), ("carkp.stages.align",)),
+    "check": Deciding((), ("model", "target", "hardware"), ("carkp.stages.check",)),
+    "compile": Deciding((), ("model", "target", "hardware", "host"), ("carkp.stages.compile",)),
+    "report": Deciding(
+        (),
+        ("runs", "check", "compile"),
+        ("carkp.stages.report",),
+        tuple({*PRESENTING, *UPSTREAM, "carkp.workflow.steps"} - {"carkp.report"}),
+    ),
 }
-"""The parts of the configuration that a stage's result depends on."""
+"""By stage."""
 
 IGNORED = frozenset(
     {
+        "data.root",
+        "data.num_workers",
         "train.num_workers",
         "train.num_threads",
-        "train.nproc",  # a parameter of the stage may say otherwise: it is among the upstream values
+        "train.nproc",  # a parameter of the stage may say otherwise: it is given
         "eval.batch_size",
-        "quant.target",  # its content is among the upstream values
+        "quant.target",  # its content is given
     }
 )
+"""Settings that change no result, or that count in another form."""
+
+MAX_NAMED = 4
+_SHORT = 48
 
 
-def inputs_digest(stage: str, config: ExperimentConfig, upstream: Mapping[str, str]) -> str:
-    """SHA-256 of the stage, its settings and ``upstream``: digests of what else it works on."""
-    content = {"stage": stage, "settings": stage_settings(stage, config), "upstream": dict(upstream)}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+@dataclass(frozen=True)
+class Inputs:
+    """All that decides a result, by name and in words.
+
+    Attributes:
+        stage: its name.
+        settings: by dotted name; what ``auto`` stands for is decided.
+        given: what else the stage works on.
+        code: the modules that it runs, and the versions of the packages that compute.
+    """
+
+    stage: str
+    settings: Mapping[str, Any]
+    given: Mapping[str, str]
+    code: SourceCode
+
+    @cached_property
+    def digest(self) -> str:
+        return _digest_of(asdict(self))
+
+    @property
+    def code_digest(self) -> str:
+        """Of the code and the versions alone."""
+        return _digest_of(asdict(self.code))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> "Inputs":
+        """The inverse of ``to_json``.
+
+        Raises:
+            ValueError: the text is something else.
+        """
+        content = json.loads(text)
+        try:
+            return Inputs(content["stage"], content["settings"], content["given"], SourceCode(**content["code"]))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"no record of inputs: {error}") from error
+
+
+def stage_inputs(
+    stage: str,
+    config: ExperimentConfig,
+    given: Mapping[str, str],
+    decided: Mapping[str, str] = MappingProxyType({}),
+) -> Inputs:
+    """What decides the result of ``stage``.
+
+    Args:
+        stage: its name.
+        config: of the run.
+        given: has the names that the stage's declaration says.
+        decided: what a setting has turned out to stand for, where the stage knows better than can be told before.
+    """
+    deciding = DECIDING[stage]
+    if set(given) != set(deciding.given):
+        raise ValueError(f"{stage}: its result is declared to depend on {deciding.given}, got {tuple(given)}")
+    return Inputs(stage, {**stage_settings(stage, config), **decided}, dict(given), stage_code(stage, config))
+
+
+def log_inputs(tracker: Tracker, inputs: Inputs) -> None:
+    """The digest as a tag, to be found by, and all of it as a file, to be compared with."""
+    tracker.set_tags({INPUTS_TAG: inputs.digest})
+    tracker.log_text(inputs.to_json(), INPUTS_FILE)
+
+
+def stage_code(stage: str, config: ExperimentConfig) -> SourceCode:
+    """The code of a stage; that of the generator counts where data are generated."""
+    deciding = DECIDING[stage]
+    is_used = [not name.startswith("carkp.synthetic") or is_generated(config) for name in deciding.code]
+    return source_code([name for name, used in zip(deciding.code, is_used, strict=True) if used], deciding.left_out)
+
+
+def is_generated(config: ExperimentConfig) -> bool:
+    return config.data.source == SYNTHETIC
+
+
+SYNTHETIC = "synthetic"
+"""What ``data.source`` says for generated cars."""
 
 
 def stage_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
-    """The settings that decide the result of a stage, by dotted name; a file of weights counts by its content."""
-    tree = config.model_dump(mode="json", include=set(SECTIONS[stage]))
+    """The settings that decide the result of a stage, by dotted name: what is decided, not ``auto``.
+
+    A file of weights counts by its content.
+    """
+    tree = config.model_dump(mode="json", include=set(DECIDING[stage].sections))
     settings = {name.removeprefix("config."): value for name, value in flatten(tree, "config").items()}
-    weights = Path(str(settings.get("model.pretrained", "")))
+    settings = {name: value for name, value in settings.items() if name not in IGNORED}
+    if stage == "data":
+        return _data_settings(config, settings)
+    if "model.pretrained" in settings:
+        settings["model.pretrained"] = _weights_of(config)
+    if "train.precision" in settings:
+        device = training_device()
+        settings["train.precision"] = f"{resolve_precision(config.train.precision, device)} on {device.type}"
+    return settings
+
+
+def _data_settings(config: ExperimentConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if is_generated(config):
+        return dict(settings)
+    own = {name: value for name, value in settings.items() if not name.startswith("synthetic.")}
+    return own | {"data.source": str(expand_path(config.data.source).resolve())}
+
+
+def _weights_of(config: ExperimentConfig) -> str:
+    """The source of the first weights, or the content of their file."""
+    weights = expand_path(config.model.pretrained)
     if weights.is_file():
-        settings["model.pretrained"] = file_digest(weights)
-    return {name: value for name, value in settings.items() if name not in IGNORED}
+        return f"file {file_digest(weights)}"
+    return resolve_pretrained(config.model.backbone, config.model.pretrained)
+
+
+def differences(before: Inputs, now: Inputs) -> list[str]:
+    """What differs, one phrase each: settings, what the stage is given, versions, modules."""
+    found = [
+        f"{name} {_shown(before.settings.get(name))} -> {_shown(now.settings.get(name))}"
+        for name in _changed(before.settings, now.settings)
+    ]
+    found += [_given_difference(name, before.given, now.given) for name in _changed(before.given, now.given)]
+    found += [
+        f"{name} {before.code.versions.get(name, 'unused')} -> {now.code.versions.get(name, 'unused')}"
+        for name in _changed(before.code.versions, now.code.versions)
+    ]
+    if modules := list(_changed(before.code.modules, now.code.modules)):
+        found.append(f"code of {name_some(modules)}")
+    return found
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{', '.join(names[:MAX_NAMED])}{more}"
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    return (name for name in sorted({*before, *now}) if before.get(name) != now.get(name))
+
+
+def _given_difference(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    values = before.get(name, ""), now.get(name, "")
+    if name == "host" or all(value.isdecimal() for value in values):
+        return f"{name} {values[0]} -> {values[1]}"
+    return f"another {name}" if name != "source" else "the source's files"
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}…"
 
 
 def target_digest(target: Target) -> str:
     """Of the arithmetic and the name, which files are named after."""
-    return _digest(target, exclude={"description"})
+    return _digest_of(target.model_dump(mode="json", exclude={"description"}))
 
 
 def hardware_digest(hardware: BaseModel) -> str:
-    return _digest(hardware, exclude=set())
+    return _digest_of(hardware.model_dump(mode="json"))
 
 
 def host_digest() -> str:
@@ -75,6 +276,5 @@ def host_digest() -> str:
     return f"{cpu.model}; {' '.join(cpu.int8_flags)}; onnxruntime {onnxruntime.__version__}"
 
 
-def _digest(model: BaseModel, exclude: set[str]) -> str:
-    content = model.model_dump(mode="json", exclude=exclude)
+def _digest_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -17,10 +17,19 @@ from carkp.tracking.runs import (
 )
 from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import CheckpointError, load_checkpoint
-from carkp.workflow.preparation import data_key, is_up_to_date
+from carkp.workflow.preparation import GENERATED, data_key, source_fingerprint, stale_reason
 from carkp.workflow.quantising import build_hardware, build_target
 from carkp.workflow.references import BEST, CALIBRATED, LAST, find_data
-from carkp.workflow.reuse import INPUTS_TAG, hardware_digest, host_digest, inputs_digest, target_digest
+from carkp.workflow.reuse import (
+    DECIDING,
+    INPUTS_TAG,
+    Inputs,
+    hardware_digest,
+    host_digest,
+    is_generated,
+    stage_inputs,
+    target_digest,
+)
 
 PIPELINE = "main"
 STEP_PREFIX = "carkp.pipeline."
@@ -43,7 +52,7 @@ LINKS: Mapping[str, Link] = {
 """By parameter of a stage."""
 
 FACTS: Mapping[str, Callable[[ExperimentConfig], str]] = {
-    "key": data_key,
+    "source": lambda config: GENERATED if is_generated(config) else source_fingerprint(config),
     "nproc": lambda config: str(config.train.nproc),
     "target": lambda config: target_digest(build_target(config, "")),
     "hardware": lambda config: hardware_digest(build_hardware(config, "")),
@@ -67,23 +76,28 @@ class Step:
         stage: its name and that of its module.
         artifact: what a finished run must still have; ``{target}`` stands for the target's name.
         needs: parameter -> the steps whose runs it names.
-        facts: names out of ``FACTS``.
         metrics: those that the pipeline's run shows too, the most important one first.
         find: the run that makes the step superfluous, given the inputs digest.
         checkpoint: what an unfinished run needs to be gone on from; "": it begins anew.
         finds: steps whose runs it finds by itself; their ids count for the inputs digest.
         needed: metrics that, where they are 0, leave later steps without anything to work on.
+        logs_inputs: whether its runs say what decided them; the pipeline's own run says it of every step.
     """
 
     stage: str
     artifact: str
     needs: Mapping[str, tuple[str, ...]]
-    facts: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     find: Callable[["Step", ExperimentConfig, str], FoundRun | None] = find_finished
     checkpoint: str = ""
     finds: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
+    logs_inputs: bool = True
+
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """Steps that decide its result."""
+        return tuple(dict.fromkeys([*(stage for stages in self.needs.values() for stage in stages), *self.finds]))
 
     def artifact_of(self, config: ExperimentConfig) -> str:
         return self.artifact.format(target=build_target(config, "").name)
@@ -92,15 +106,15 @@ class Step:
         """The parameter's value that names the runs of the steps needed."""
         return ",".join(LINKS[parameter].reference(runs[stage]) for stage in self.needs[parameter])
 
-    def inputs(self, config: ExperimentConfig, runs: Mapping[str, FoundRun]) -> str:
-        """The inputs digest, as the stage itself works it out."""
+    def inputs(self, config: ExperimentConfig, runs: Mapping[str, FoundRun]) -> Inputs:
+        """What decides the result, as the stage itself declares it."""
         upstream = {
             parameter: ",".join(LINKS[parameter].identity(runs[stage]) for stage in stages)
             for parameter, stages in self.needs.items()
         }
         found = {stage: runs[stage].run_id for stage in self.finds}
-        facts = {name: FACTS[name](config) for name in self.facts}
-        return inputs_digest(self.stage, config, upstream | found | facts)
+        facts = {name: FACTS[name](config) for name in DECIDING[self.stage].given if name in FACTS}
+        return stage_inputs(self.stage, config, facts | upstream | found)
 
     def key_number(self, run: FoundRun) -> str:
         """The first metric that the run has, for a person."""
@@ -122,9 +136,9 @@ class Step:
 
 def find_prepared(step: Step, config: ExperimentConfig, digest: str) -> FoundRun | None:
     """The run that prepared the data, where they are still there and still those of the source."""
-    del digest  # the data key decides, and the source's files
+    del digest  # of a source that is gone no digest can be made, and what was made of it still holds
     prepared = find_data(config, LATEST)
-    if prepared is None or not is_up_to_date(config, prepared):
+    if prepared is None or stale_reason(config, prepared):
         return None
     return find_latest_run(step.stage, {"carkp.data_key": data_key(config)})
 
@@ -167,7 +181,6 @@ STEPS: Sequence[Step] = (
         stage="data",
         artifact="data/summary.json",
         needs={},
-        facts=("key",),
         metrics=NUM_SAMPLES,
         needed=NUM_SAMPLES,
         find=find_prepared,
@@ -176,7 +189,6 @@ STEPS: Sequence[Step] = (
         stage="float",
         artifact=BEST,
         needs={"data": ("data",)},
-        facts=("nproc",),
         metrics=SCORES,
         checkpoint=LAST,
     ),
@@ -184,21 +196,18 @@ STEPS: Sequence[Step] = (
         stage="calibration",
         artifact=CALIBRATED,
         needs={"data": ("data",), "model": ("float",)},
-        facts=("target",),
         metrics=(*SCORES, "test/retention", "test/retention_low", "test/retention_high"),
     ),
     Step(
         stage="export",
         artifact="onnx/int8_{target}.onnx",
         needs={"model": ("calibration",)},
-        facts=("target",),
         metrics=("int8/num_convs", "int8/onnx_bytes"),
     ),
     Step(
         stage="align",
         artifact="predictions/simulated/test.npz",
         needs={"data": ("data",), "model": ("export",)},
-        facts=("target", "host"),
         metrics=(
             "align/simulated/pck",
             "align/simulated/retention",
@@ -210,14 +219,12 @@ STEPS: Sequence[Step] = (
         stage="check",
         artifact="tables/check.csv",
         needs={"model": ("export",)},
-        facts=("target", "hardware"),
         metrics=("check/int8_mac_share", "check/num_fallback"),
     ),
     Step(
         stage="compile",
         artifact="compiled/{target}.onnx",
         needs={"model": ("export",)},
-        facts=("target", "hardware", "host"),
         metrics=(
             "host/latency_ratio",
             "host/latency_ratio_low",
@@ -233,5 +240,6 @@ STEPS: Sequence[Step] = (
         needs={"runs": ("align",)},  # one run stands for its family: one a step makes two where a step was used again
         finds=("check", "compile"),
         find=find_reported,
+        logs_inputs=False,
     ),
 )

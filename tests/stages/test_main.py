@@ -1,5 +1,6 @@
 """The pipeline: what it runs, what it uses again, and how it goes on. Most of it with stages that only pretend."""
 
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -12,15 +13,14 @@ from mlflow.entities import Run
 
 from carkp.config.loading import load_config
 from carkp.config.schema import ExperimentConfig
-from carkp.quant.target import Target
 from carkp.stages import pipeline
 from carkp.synthetic.generate import generate
 from carkp.tracking.runs import FoundRun, find_latest_run, find_run
 from carkp.training.checkpoint import Checkpoint, save_checkpoint
-from carkp.workflow import preparation, steps
+from carkp.workflow import decisions, preparation, reuse, steps
 from carkp.workflow.process import process_name
-from carkp.workflow.quantising import build_target
-from carkp.workflow.reuse import IGNORED, INPUTS_TAG, SECTIONS, inputs_digest, stage_settings, target_digest
+from carkp.workflow.reuse import INPUTS_FILE, INPUTS_TAG
+from carkp.workflow.source_code import SourceCode, source_code
 from tests.stages.conftest import ROOT, TINY, Project, copy_project
 
 NAMES = [step.stage for step in steps.STEPS]
@@ -30,63 +30,6 @@ def tiny(*overrides: str) -> ExperimentConfig:
     return load_config(ROOT / TINY, overrides)
 
 
-@pytest.mark.parametrize(
-    ("override", "stages"),
-    [
-        ("seed=7", {"float", "calibration"}),
-        ("train.lr=0.1", {"float"}),
-        ("train.epochs=9", {"float"}),
-        ("augment.color_jitter=0.9", {"float"}),
-        ("model.head_channels=32", {"float"}),
-        ("heatmap.sigma=2.5", {"float", "calibration", "export", "align"}),
-        ("eval.alpha=0.2", {"float", "calibration", "export", "align"}),
-        ("quant.percentile=99.5", {"calibration"}),
-        ("quant.rules=[{tensors: head/*, observer: mse}]", {"calibration"}),
-        ("align.moved_px=0.7", {"align"}),
-        ("name=another", set()),
-        ("train.num_workers=5", set()),
-        ("train.num_threads=3", set()),
-        ("eval.batch_size=5", set()),
-        ("qat.lr=0.5", set()),
-        ("data.num_workers=3", set()),
-        ("tracking.num_kept_crops=3", set()),
-        ("tracking.system_metrics_interval_s=3.0", set()),
-    ],
-)
-def test_digest_changes_with_what_changes_a_result_and_with_nothing_else(override: str, stages: set[str]) -> None:
-    before, after = tiny(), tiny(override)
-    changed = {name for name in SECTIONS if inputs_digest(name, before, {}) != inputs_digest(name, after, {})}
-    assert changed == stages
-
-
-def test_digest_changes_with_what_comes_from_upstream() -> None:
-    assert inputs_digest("check", tiny(), {"model": "a"}) != inputs_digest("check", tiny(), {"model": "b"})
-    assert inputs_digest("check", tiny(), {"model": "a"}) != inputs_digest("compile", tiny(), {"model": "a"})
-
-
-def test_ignored_settings_exist() -> None:
-    names = {
-        f"{section}.{name}" for section, tree in tiny().model_dump().items() if isinstance(tree, dict) for name in tree
-    }
-    assert names >= IGNORED
-
-
-def test_weights_count_by_their_content(tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("a.pt", "b.pt", "c.pt")]
-    for path, content in zip(files, (b"1", b"1", b"2"), strict=True):
-        path.write_bytes(content)
-    first, same, other = (stage_settings("float", tiny(f"model.pretrained={path}")) for path in files)
-    assert first == same != other
-
-
-def test_targets_count_by_their_arithmetic() -> None:
-    target = build_target(tiny(), "")
-    assert target_digest(target) == target_digest(target.model_copy(update={"description": "in other words"}))
-    changes: Sequence[dict[str, object]] = ({"name": "other"}, {"accumulator_bits": 24}, {"requantisation": "float32"})
-    digests = {target_digest(Target.model_validate(target.model_dump() | change)) for change in changes}
-    assert len(digests - {target_digest(target)}) == len(changes)
-
-
 @dataclass
 class Pretence:
     """Stages that leave the tags and the artifact of real ones at once; ``calls`` are their command lines."""
@@ -94,6 +37,8 @@ class Pretence:
     project: Project
     calls: list[Sequence[str]] = field(default_factory=list)
     failing: str = ""
+    data_digest: str = "d"
+    stale: str = ""
     metrics: dict[str, float] = field(default_factory=lambda: {"test/pck": 0.5})
 
     @property
@@ -115,9 +60,17 @@ class Pretence:
             for name, given in zip(names, words[f"--{parameter}"].split(","), strict=True)
         }
         latest = {name: find_latest_run(name, {}) for name in step.finds}
-        digest = step.inputs(config, runs | latest)
+        inputs = step.inputs(config, runs | latest)
+        digest = inputs.digest
         client = self.project.client
-        tags = {"carkp.stage": stage, INPUTS_TAG: digest, "carkp.data_digest": "d", "carkp.model_digest": f"m{digest}"}
+        tags = {
+            "carkp.stage": stage,
+            "carkp.experiment": config.name,
+            INPUTS_TAG: digest,
+            "carkp.data_digest": self.data_digest,
+            "carkp.model_digest": f"m{digest}",
+        }
+        client.log_text(run_id, inputs.to_json(), INPUTS_FILE)
         for name, value in tags.items():
             client.set_tag(run_id, name, value)
         if stage == self.failing:
@@ -142,7 +95,10 @@ def pretence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretence:
     pretence = Pretence(copy_project(tmp_path / "carkp"))
     monkeypatch.setattr(pipeline, "launch", pretence.launch)
     # nothing lies in stores that only pretend
-    monkeypatch.setattr(steps, "find_data", lambda config, reference: "prepared")
+    stores = preparation.PreparedData(tmp_path, "d")
+    for module in (steps, decisions):
+        monkeypatch.setattr(module, "find_data", lambda config, reference: stores)
+        monkeypatch.setattr(module, "stale_reason", lambda config, prepared: pretence.stale)
     return pretence
 
 
@@ -167,6 +123,117 @@ def test_steps_run_in_order_once_and_then_only_what_changed(pretence: Pretence) 
     assert redone(pretence, "--set", "align.moved_px=0.4") == ["align", "report"]
     assert redone(pretence, "--set", "quant.target=onnxruntime_cpu") == NAMES[NAMES.index("calibration") :]
     assert redone(pretence, "--force", "true") == NAMES
+
+
+def change_code(patch: pytest.MonkeyPatch, module: str = "", package: str = "") -> None:
+    """From now on ``module`` has other code, or ``package`` another version."""
+
+    def changed(roots: Sequence[str], left_out: Sequence[str] = ()) -> SourceCode:
+        found = source_code(roots, left_out)
+        modules = {name: "changed" if name == module else digest for name, digest in found.modules.items()}
+        versions = {name: "99.0" if name == package else version for name, version in found.versions.items()}
+        return SourceCode(modules, versions)
+
+    for user in (reuse, preparation):
+        patch.setattr(user, "source_code", changed)
+
+
+@pytest.mark.parametrize(
+    ("module", "first"),
+    [
+        ("carkp.training.optim", "float"),
+        ("carkp.quant.sqnr", "calibration"),
+        ("carkp.deploy.int8_graph", "export"),
+        ("carkp.quant.simulate", "align"),
+        ("carkp.deploy.perf", "compile"),
+        ("carkp.report.accuracy", "report"),
+        ("carkp.tracking.runs", ""),
+    ],
+)
+def test_other_code_does_its_steps_again(
+    pretence: Pretence, monkeypatch: pytest.MonkeyPatch, module: str, first: str
+) -> None:
+    redone(pretence)
+    change_code(monkeypatch, module=module)
+    plan = pretence.project.stage("pipeline", "--dry_run", "true").stdout
+    assert (f"in code of {module}" in plan) == bool(first)
+    assert redone(pretence)[:1] == [first] * bool(first)
+    assert redone(pretence) == []
+
+
+@pytest.mark.parametrize(("package", "first"), [("timm", "float"), ("onnxruntime", "float")])
+def test_another_version_of_a_package_does_its_steps_again(
+    pretence: Pretence, monkeypatch: pytest.MonkeyPatch, package: str, first: str
+) -> None:
+    redone(pretence)
+    change_code(monkeypatch, package=package)
+    plan = pretence.project.stage("pipeline", "--dry_run", "true").stdout
+    assert f"{package} {importlib.metadata.version(package)} -> 99.0" in plan
+    assert redone(pretence)[0] == first
+    assert redone(pretence) == []
+
+
+def test_a_dry_run_says_why_and_does_nothing(pretence: Pretence) -> None:
+    first = pretence.project.stage("pipeline", "--dry_run", "true")
+    assert first.returncode == 0, first.stderr
+    assert "data: to be done (not done before in the experiment tiny)" in first.stdout
+    assert "float: to be done (if data give another result)" in first.stdout
+    assert "report: to be done (if align or check or compile give another result)" in first.stdout
+    assert pretence.calls == []
+    assert pretence.project.runs("main") == pretence.project.runs("dry_run") == []
+    redone(pretence)
+    (float_run,) = pretence.project.runs("float")
+    changes = "train.lr=0.1 seed=5 quant.percentile=99"
+    lines = pretence.project.stage("pipeline", "--dry_run", "true", "--overrides", changes).stdout.splitlines()
+    assert lines[0].startswith("data: reused, run ")
+    assert lines[0].endswith("(same settings, inputs, code and versions)")
+    differing = f"differs from run {float_run.info.run_id} in seed 0 -> 5, train.lr 0.0015 -> 0.1"
+    assert lines[1] == f"float: to be done ({differing})"
+    assert lines[2] == "calibration: to be done (if float give another result)"
+    assert len(pretence.project.runs("main")) == 1
+
+
+def test_a_dry_run_of_mlflow_is_noted_in_its_run(pretence: Pretence, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = pretence.project.client.create_experiment("mine")
+    run = pretence.project.client.create_run(experiment)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    assert pretence.project.stage("pipeline", "--dry_run", "true").returncode == 0
+    tags = pretence.project.client.get_run(run.info.run_id).data.tags
+    assert tags["carkp.stage"] == "dry_run"
+    assert "nothing was done" in tags["mlflow.note.content"]
+
+
+def test_the_reason_is_what_differs_from_the_nearest_run(pretence: Pretence) -> None:
+    redone(pretence)
+    redone(pretence, "--set", "train.lr=0.1", "--set", "seed=3")
+    done = pretence.project.stage("pipeline", "--set", "train.lr=0.1")
+    assert "float: to be done (differs from run" in done.stdout
+    assert "in seed 3 -> 0)" in done.stdout
+    forced = pretence.project.stage("pipeline", "--force", "true")
+    assert "compile: to be done (force=true)" in forced.stdout
+
+
+def test_stale_data_are_prepared_again_and_the_reason_is_said(pretence: Pretence) -> None:
+    redone(pretence)
+    pretence.stale = "the files of raw have changed since"
+    done = pretence.project.stage("pipeline")
+    assert "data: to be done (the files of raw have changed since)" in done.stdout
+    assert pretence.stages[-1:] == ["data"]  # the same content as before: the rest still holds
+    pretence.data_digest = "e"
+    done = pretence.project.stage("pipeline")
+    assert "in another data)" in done.stdout
+    assert redone(pretence) == ["data"]
+
+
+def test_a_run_of_before_inputs_were_recorded_is_named(pretence: Pretence) -> None:
+    redone(pretence)
+    (export,) = pretence.project.runs("export")
+    (Path(export.info.artifact_uri.removeprefix("file://")) / INPUTS_FILE).unlink()
+    plan = pretence.project.stage("pipeline", "--dry_run", "true", "--set", "eval.alpha=0.2").stdout
+    assert "float: to be done (differs" in plan
+    shutil.rmtree(Path(export.info.artifact_uri.removeprefix("file://")) / "onnx")
+    plan = pretence.project.stage("pipeline", "--dry_run", "true").stdout
+    assert f"export: to be done (run {export.info.run_id} does not say what it was made of)" in plan
 
 
 def test_the_report_hangs_on_the_runs_that_it_finds(pretence: Pretence) -> None:
@@ -220,7 +287,7 @@ def test_stages_get_the_configuration_and_the_runs_before_them(pretence: Pretenc
         assert child.info.experiment_id == run.info.experiment_id
         assert child.info.run_name == f"{name} tiny"
     assert run.data.metrics["float/test/pck"] == 0.5
-    assert "| align | done |" in run.data.tags["mlflow.note.content"]
+    assert "| align | done | not done before in the experiment tiny |" in run.data.tags["mlflow.note.content"]
     assert run.info.status == "FINISHED"
 
 

@@ -1,0 +1,94 @@
+"""Whether a step of the pipeline is done or an earlier run used again, and why."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from carkp.config.schema import ExperimentConfig
+from carkp.tracking.runs import EXPERIMENT_TAG, LATEST, STAGE_TAG, FoundRun, fetch_artifact, find_runs, has_artifact
+from carkp.tracking.store import TrackingError
+from carkp.workflow.preparation import stale_reason
+from carkp.workflow.references import find_data
+from carkp.workflow.reuse import INPUTS_FILE, Inputs, differences, name_some
+from carkp.workflow.steps import PIPELINE, Step
+
+SAME = "same settings, inputs, code and versions"
+NUM_COMPARED = 5
+"""The newest runs that are looked at to find the one that differs least."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the step works on, the run to use again, if any, and the reason in words."""
+
+    inputs: Inputs
+    found: FoundRun | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step that has not been taken; ``run`` is used again, None: it will be done."""
+
+    step: Step
+    run: FoundRun | None
+    reason: str
+
+
+def decide(step: Step, config: ExperimentConfig, runs: Mapping[str, FoundRun], is_forced: bool) -> Decision:
+    """Look for a run to use again; ``runs`` are those of the steps before."""
+    inputs = step.inputs(config, runs)
+    if is_forced:
+        return Decision(inputs, None, "force=true")
+    found = step.find(step, config, inputs.digest)
+    return Decision(inputs, found, SAME if found is not None else why_again(step, config, inputs))
+
+
+def plan(steps: Iterable[Step], config: ExperimentConfig, is_forced: bool) -> list[Planned]:
+    """What the pipeline would do now. Of a step that follows one to be done no more can be said."""
+    planned: list[Planned] = []
+    runs: dict[str, FoundRun] = {}
+    for step in steps:
+        awaited = [name for name in step.upstream if name not in runs]
+        if awaited:
+            planned.append(Planned(step, None, f"if {' or '.join(awaited)} give another result"))
+            continue
+        decision = decide(step, config, runs, is_forced)
+        planned.append(Planned(step, decision.found, decision.reason))
+        if decision.found is not None:
+            runs[step.stage] = decision.found
+    return planned
+
+
+def why_again(step: Step, config: ExperimentConfig, inputs: Inputs) -> str:
+    """What keeps the step from using an earlier run: what differs from the one that differs least."""
+    prepared = find_data(config, LATEST) if step.stage == "data" else None
+    if prepared is not None and (reason := stale_reason(config, prepared)):
+        return reason
+    is_own = step.logs_inputs
+    tags = {STAGE_TAG: step.stage if is_own else PIPELINE, EXPERIMENT_TAG: config.name}
+    earlier = find_runs(tags, max_results=NUM_COMPARED)
+    if not earlier:
+        return f"not done before in the experiment {config.name}"
+    name = INPUTS_FILE if is_own else pipeline_file(step.stage)
+    compared = [(differences(before, inputs), run) for run in earlier if (before := _read(run, name)) is not None]
+    if not compared:
+        return f"run {earlier[0].run_id} does not say what it was made of"
+    least, run = min(compared, key=lambda item: len(item[0]))
+    if least:
+        return f"differs from run {run.run_id} in {name_some(least)}"
+    artifact = step.artifact_of(config)
+    if not is_own or has_artifact(run.run_id, artifact):
+        return f"run {run.run_id} cannot be used again: what it made is gone"
+    return f"run {run.run_id} has no {artifact} any more"
+
+
+def pipeline_file(stage: str) -> str:
+    """Artifact of the pipeline's run that holds what decides a step."""
+    return f"inputs/{stage}.json"
+
+
+def _read(run: FoundRun, name: str) -> Inputs | None:
+    try:
+        return Inputs.from_json(fetch_artifact(run.run_id, name).read_text(encoding="utf-8"))
+    except (TrackingError, OSError, ValueError):
+        return None
