@@ -37,6 +37,7 @@ from carkp.workflow.quantising import TARGET, Prepared, build_target, check_targ
 from carkp.workflow.references import (
     QUANTISED_KINDS,
     ModelFile,
+    check_codec,
     check_input_size,
     model_kind,
     require_data,
@@ -197,6 +198,7 @@ def _find_inputs(arguments: Arguments) -> AlignInputs:
     prepared = load_prepared(source.path)
     if weights_digest(prepared.net.state_dict()) != program.origin["model_digest"]:
         raise TrackingError(f"{model.path}: made of another model than {source.path} holds now: export it again")
+    check_codec(prepared.codec, config, source.path)
     return AlignInputs(data, program, model, prepared)
 
 

@@ -39,7 +39,16 @@ from carkp.workflow.quantising import (
     retention_metrics,
     write_scales,
 )
-from carkp.workflow.references import CALIBRATED, FLOAT, ModelFile, check_input_size, require_data, resolve_model
+from carkp.workflow.references import (
+    CALIBRATED,
+    FLOAT,
+    ModelFile,
+    check_codec,
+    check_input_size,
+    codec_of,
+    require_data,
+    resolve_model,
+)
 from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
 from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet, predict_split
 from carkp.workflow.tables import write_table
@@ -77,6 +86,7 @@ def run(
     require_samples(stores.val, "the score of the calibrated model")
     checkpoint = load_checkpoint(inputs.model.path)
     check_input_size(checkpoint.architecture, config, inputs.model.path)
+    check_codec(codec_of(checkpoint), config, inputs.model.path)
     net = prepare(config, checkpoint, inputs.target)
     observers = build_observers(config.quant, net.num_levels)
     histograms = calibrate(config, net, stores.train, observers)

@@ -13,9 +13,11 @@ from carkp.data.dataset import normalise
 from carkp.data.issues import DataError
 from carkp.deploy.int8_onnx import load_program
 from carkp.deploy.runtime import OnnxRunner
+from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_from_json
 from carkp.keypoints.metrics import Scores
 from carkp.quant.program import QProgram
 from carkp.quant.target import Target
+from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.training.distributed import ProcessContext, process_context
@@ -32,7 +34,16 @@ from carkp.workflow.quantising import (
     load_prepared,
     retention_metrics,
 )
-from carkp.workflow.references import ModelFile, check_input_size, model_kind, require_data, resolve_model
+from carkp.workflow.references import (
+    ModelFile,
+    check_input_size,
+    codec_differences,
+    codec_of,
+    model_kind,
+    require_data,
+    resolve_model,
+    warn,
+)
 from carkp.workflow.scoring import (
     describe_run,
     describe_scores,
@@ -45,9 +56,12 @@ from carkp.workflow.scoring import (
 
 @dataclass(frozen=True)
 class Executable:
-    """A model ready to run: uint8 images -> heatmaps; the float model that it was made of; its target, "" for float."""
+    """A model ready to run: uint8 images -> heatmaps; the heatmaps that it was trained for; the float model that it was
+    made of; its target, "" for float.
+    """
 
     forward: Forward
+    codec: HeatmapCodec
     origin: Mapping[str, str]
     target: str
 
@@ -91,7 +105,13 @@ def run(
     scores = log_scored_splits(config, scored, tracker, out_dir, inputs.stage)
     kept = retention_metrics(config, executable.origin, inputs.data, scores)
     tracker.log_metrics(kept)
-    describe_run(tracker, f"Scored `{inputs.model.reference}` as {inputs.stage}.", scores, kept, executable.target)
+    what = f"Scored `{inputs.model.reference}` as {inputs.stage}."
+    if differing := codec_differences(executable.codec, config):
+        decoded = f"decoded otherwise than it was trained for ({', '.join(differing)})"
+        warn(f"{inputs.model.path}: {decoded}")
+        tracker.set_tags({"carkp.decoded": decoded})
+        what = f"{what} It was {decoded}."
+    describe_run(tracker, what, scores, kept, executable.target)
     first_split, (store, predictions) = next(iter(scored.items()))
     codec = build_codec(config.heatmap, config.model.input_size)
     tracker.log_metrics({f"{first_split}/oracle_error_px": mean_oracle_error_px(codec, predictions)})
@@ -104,7 +124,7 @@ def open_float(config: ExperimentConfig, inputs: EvaluateInputs, context: Proces
     checkpoint = load_checkpoint(inputs.model.path)
     net = load_net(checkpoint).to(context.device)
     check_input_size(checkpoint.architecture, config, inputs.model.path)
-    return Executable(eval_forward(net, normalise, config.train.channels_last), {}, "")
+    return Executable(eval_forward(net, normalise, config.train.channels_last), codec_of(checkpoint), {}, "")
 
 
 def open_fake_quant(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
@@ -113,20 +133,21 @@ def open_fake_quant(config: ExperimentConfig, inputs: EvaluateInputs, context: P
     check_input_size(prepared.architecture, config, inputs.model.path)
     check_target(prepared.net.target, inputs.target, inputs.model.path)
     net = prepared.net.to(context.device)
-    return Executable(eval_forward(net, normalise, config.train.channels_last), prepared.origin, net.target.name)
+    forward = eval_forward(net, normalise, config.train.channels_last)
+    return Executable(forward, prepared.codec, prepared.origin, net.target.name)
 
 
 def open_simulator(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
     """The program in an int8 ONNX file, in the integer simulator."""
     program = _checked_program(config, inputs)
-    return Executable(simulator_forward(program), program.origin, program.target.name)
+    return Executable(simulator_forward(program), codec_of_program(program), program.origin, program.target.name)
 
 
 def open_onnxruntime(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
     """An int8 ONNX file in ONNX Runtime."""
     program = _checked_program(config, inputs)
     runner = OnnxRunner(inputs.model.path, torch.get_num_threads())
-    return Executable(onnx_forward(runner), program.origin, program.target.name)
+    return Executable(onnx_forward(runner), codec_of_program(program), program.origin, program.target.name)
 
 
 OPENERS: dict[str, Callable[[ExperimentConfig, EvaluateInputs, ProcessContext], Executable]] = {
@@ -169,6 +190,20 @@ def _execute(arguments: Arguments, context: ProcessContext) -> None:
         print("\n".join(line for line in lines if line))  # noqa: T201
 
     execute("evaluate", config, work)
+
+
+def codec_of_program(program: QProgram) -> HeatmapCodec:
+    """The codec of the heatmaps that an int8 program was made for.
+
+    Raises:
+        TrackingError: its file does not say.
+    """
+    try:
+        return codec_from_json(program.origin[CODEC_KEY])
+    except (KeyError, ValueError) as error:
+        raise TrackingError(
+            f"the int8 program does not say which heatmaps it gives ({error}): export it again"
+        ) from error
 
 
 def _checked_program(config: ExperimentConfig, inputs: EvaluateInputs) -> QProgram:

@@ -18,11 +18,12 @@ from carkp.quant.convert import convert
 from carkp.quant.program import FloatOp, QProgram
 from carkp.quant.target import Target
 from carkp.serving import REGISTERED_NAME, register
+from carkp.tracking.runs import LATEST
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.workflow.cli import MODEL, Arguments, Parameter, execute, guarded, parse
 from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
-from carkp.workflow.references import QUANTISED_KINDS, ModelFile, onnx_name, resolve_model
+from carkp.workflow.references import QUANTISED_KINDS, ModelFile, check_codec, latest_tags, onnx_name, resolve_model
 from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
 from carkp.workflow.training import ONNX_DIR
 
@@ -54,6 +55,7 @@ def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: 
     """Convert, write, audit the kernels that ONNX Runtime chooses, log files and MLflow model."""
     prepared = load_prepared(inputs.model.path)
     check_target(prepared.net.target, inputs.target, inputs.model.path)
+    check_codec(prepared.codec, config, inputs.model.path)
     program = convert_prepared(prepared, inputs.model, inputs.stage)
     result = write_program(program, out_dir / ONNX_DIR)
     upstream = {"model": program.origin["model_digest"], "target": target_digest(inputs.target)}
@@ -143,8 +145,9 @@ def _execute(arguments: Arguments) -> None:
     stage = parse_kind(arguments.values["stage"])
     alias = parse_alias(arguments.values["alias"])
     target = build_target(config, arguments.values["target"])
-    tags = {"carkp.experiment": config.name, "carkp.target": target.name}
-    inputs = ExportInputs(resolve_model(arguments.values["model"], QUANTISED_KINDS[stage], tags), stage, target, alias)
+    reference = arguments.values["model"]
+    tags = latest_tags(config, target.name) if reference == LATEST else {}
+    inputs = ExportInputs(resolve_model(reference, QUANTISED_KINDS[stage], tags), stage, target, alias)
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         result = run(config, inputs, out_dir, tracker)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carkp.config.schema import ExperimentConfig
-from carkp.keypoints.codec import CODEC_KEY, codec_to_json
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.training.distributed import ProcessContext
-from carkp.workflow.build import build_codec, build_qat_settings, prepare_torch
+from carkp.workflow.build import build_qat_settings, prepare_torch
 from carkp.workflow.cli import DATA, MODEL, Arguments, guarded, parse
 from carkp.workflow.preparation import PreparedData, require_samples
 from carkp.workflow.quantising import (
@@ -23,7 +22,7 @@ from carkp.workflow.quantising import (
     retention_metrics,
     write_scales,
 )
-from carkp.workflow.references import CALIBRATION, ModelFile, check_input_size, require_data, resolve_model
+from carkp.workflow.references import CALIBRATION, ModelFile, check_codec, check_input_size, require_data, resolve_model
 from carkp.workflow.reuse import log_inputs, stage_inputs
 from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.training import (
@@ -54,6 +53,7 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
     prepare_torch(config)
     prepared = load_prepared(inputs.model.path)
     check_input_size(prepared.architecture, config, inputs.model.path)
+    check_codec(prepared.codec, config, inputs.model.path)
     tags = {"carkp.data_digest": inputs.data.digest, "carkp.source_run": inputs.model.run_id}
     tracker.set_tags({**quantisation_tags(prepared), **tags})
     given = {
@@ -64,9 +64,7 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
     log_inputs(tracker, stage_inputs("qat", config, given))
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     settings = build_qat_settings(config, context.device)
-    codec = codec_to_json(build_codec(config.heatmap, config.model.input_size))
-    origin = {**prepared.origin, CODEC_KEY: codec}  # trained for it from here on
-    training = Training(prepared.net, {**prepared.architecture, "origin": origin}, settings)
+    training = Training(prepared.net, dict(prepared.architecture), settings)
     fitted = train(config, training, stores, out_dir, tracker, context)
     best = best_checkpoint(out_dir, context)
     net = prepared.net

@@ -16,7 +16,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
 from carkp.data.store import Store
 from carkp.deploy.hardware import Hardware, TargetFile
-from carkp.keypoints.codec import CODEC_KEY, codec_to_json
+from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_from_json, codec_to_json
 from carkp.keypoints.metrics import Scores
 from carkp.model.pose_net import pose_net_from_architecture
 from carkp.quant.calibrate import CalibrationError, Observer, choose_thresholds, correct_biases, observe
@@ -75,6 +75,11 @@ class Prepared:
     origin: Mapping[str, str]
     architecture: Mapping[str, Any]
 
+    @property
+    def codec(self) -> HeatmapCodec:
+        """Of the heatmaps that it was trained for."""
+        return codec_from_json(self.origin[CODEC_KEY])
+
 
 def prepared_architecture(
     float_architecture: Mapping[str, Any], target: Target, per_channel_weights: bool, origin: Mapping[str, str]
@@ -104,6 +109,7 @@ def load_prepared(path: Path) -> Prepared:
         graph = fold(float_net, tuple(architecture["input_size"]))
         net = FakeQuantNet(graph, Target.model_validate(settings["target"]), settings["per_channel_weights"])
         net.load_state_dict(checkpoint.weights)
+        codec_from_json(architecture["origin"][CODEC_KEY])
     except (ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path}: holds no calibrated network of its architecture: {error}") from error
     return Prepared(net.eval(), architecture["origin"], architecture)

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carkp.config.schema import ExperimentConfig
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig, HeatmapConfig
 from carkp.data.issues import DataError
+from carkp.keypoints.codec import HeatmapCodec
 from carkp.quant.target import Target
 from carkp.tracking.runs import (
+    EXPERIMENT_TAG,
     LATEST,
     fetch_artifact,
     fetch_reference,
@@ -19,7 +22,8 @@ from carkp.tracking.runs import (
     run_id_of,
 )
 from carkp.tracking.store import TrackingError
-from carkp.training.checkpoint import CheckpointError
+from carkp.training.checkpoint import Checkpoint, CheckpointError
+from carkp.workflow.build import build_codec
 from carkp.workflow.preparation import PreparedData, data_key, open_prepared, stale_reason
 
 BEST = "checkpoints/best.pt"
@@ -125,8 +129,7 @@ def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> M
     if reference == LATEST:
         run = find_latest_run(kind.stage, tags)
         if run is None:
-            wanted = ", ".join(f"{name.removeprefix('carkp.')} {value[:20]}" for name, value in tags.items())
-            raise TrackingError(f"no finished {kind.stage} run ({wanted}): run `mlflow run . -e {kind.stage}` first")
+            raise TrackingError(_none_found(kind.stage, tags))
         path = fetch_artifact(run.run_id, kind.artifact)
         return ModelFile(path, run.run_id, f"runs:/{run.run_id}/{kind.artifact}")
     if not reference.startswith(("runs:", "models:")):
@@ -144,13 +147,40 @@ def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> M
     return ModelFile(path, run_id_of(reference) or "", reference)
 
 
+def latest_tags(config: ExperimentConfig, target: str) -> dict[str, str]:
+    """What a run must say of itself to be the ``latest`` of a stage that reads no data: experiment, target, data.
+
+    Where the data of the configuration are not prepared here, a run on any data is taken, with a warning.
+    """
+    tags = {EXPERIMENT_TAG: config.name, "carkp.target": target}
+    data = find_data(config, LATEST)
+    if data is None:
+        warn(f"the data of the configuration are not prepared here: {LATEST} may name a model of other data")
+        return tags
+    return tags | {"carkp.data_digest": data.digest}
+
+
+def _none_found(stage: str, tags: Mapping[str, str]) -> str:
+    """What was looked for, what is nearest to it, and what to do."""
+
+    def shown(found: Mapping[str, str]) -> str:
+        return ", ".join(f"{name.removeprefix('carkp.')} {found.get(name, 'unknown')[:20]}" for name in tags)
+
+    message = f"no finished {stage} run ({shown(tags)}): run `mlflow run . -e {stage}` first"
+    experiment = {name: value for name, value in tags.items() if name == EXPERIMENT_TAG}
+    other = find_latest_run(stage, experiment) if experiment else None
+    if other is None:
+        return message
+    return f"{message}, or name a run: the newest of the experiment is runs:/{other.run_id} ({shown(other.tags)})"
+
+
 def find_export(config: ExperimentConfig, reference: str, target: Target) -> ModelFile:
-    """The int8 ONNX that ``reference`` names.
+    """The int8 ONNX that ``reference`` names; ``latest``: on the data and for the target of the configuration.
 
     Raises:
         TrackingError: there is none.
     """
-    tags = {"carkp.experiment": config.name, "carkp.target": target.name}
+    tags = latest_tags(config, target.name) if reference == LATEST else {}
     return resolve_model(reference, model_kind("onnxruntime", target.name), tags)
 
 
@@ -193,6 +223,43 @@ def check_input_size(architecture: Mapping[str, Any], config: ExperimentConfig, 
             f"{path}: the network takes {trained} (height, width), the configuration says {config.model.input_size}: "
             "give the configuration that it was trained with, or set model.input_size"
         )
+
+
+def codec_of(checkpoint: Checkpoint) -> HeatmapCodec:
+    """The codec that the float network of a checkpoint was trained for.
+
+    Raises:
+        CheckpointError: the checkpoint does not say.
+    """
+    try:
+        heatmap = HeatmapConfig.model_validate(checkpoint.config["heatmap"])
+        return build_codec(heatmap, tuple(checkpoint.architecture["input_size"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint does not say which heatmaps it was trained for ({error})") from error
+
+
+def codec_differences(found: HeatmapCodec, config: ExperimentConfig) -> list[str]:
+    """How the codec of a model contradicts the configuration, by setting: the model's value first."""
+    wanted = build_codec(config.heatmap, config.model.input_size)
+    return [
+        f"heatmap.{name} {getattr(found, name)}, not {getattr(wanted, name)}"
+        for name in HeatmapConfig.model_fields
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+
+
+def check_codec(found: HeatmapCodec, config: ExperimentConfig, path: Path) -> None:
+    """Refuse a model that was trained for other heatmaps than the configuration describes.
+
+    Raises:
+        ConfigError: the codecs differ.
+    """
+    if not (differing := codec_differences(found, config)):
+        return
+    raise ConfigError(
+        f"{path}: trained for other heatmaps than the configuration at hand describes ({', '.join(differing)}): give "
+        "the configuration that it was trained with"
+    )
 
 
 def _is_bare_run(reference: str) -> bool:
