@@ -134,19 +134,20 @@ def measure_ours(job: OurJob) -> Measured:
 
     from carkp.quant.calibrate import choose_thresholds, observe
     from carkp.quant.graph import ConvLayer
-    from carkp.stages.calibration import prepare
     from carkp.training.checkpoint import load_checkpoint
-    from carkp.workflow.build import build_observers, prepare_torch
+    from carkp.workflow.build import prepare_torch
+    from carkp.workflow.calibrating import build_calibrator
 
     config = job.config
     use_two_cores()
     prepare_torch(config.model_copy(update={"train": config.train.model_copy(update={"num_threads": NUM_THREADS})}))
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     imported_mib, start = memory_mib("VmRSS"), time.perf_counter()
-    net = prepare(config, load_checkpoint(job.checkpoint), job.target)
+    calibrator = build_calibrator(config, job.target)
+    net = calibrator.prepare(load_checkpoint(job.checkpoint))
     images = (torch.from_numpy(batch).contiguous(memory_format=memory_format) for batch in job.images.batches())
     histograms = observe(net.graph, images, NUM_THREADS)
-    thresholds = choose_thresholds(histograms, net.num_levels, build_observers(config.quant, net.num_levels))
+    thresholds = choose_thresholds(histograms, net.num_levels, calibrator.observers(net))
     net.set_thresholds(thresholds)
     for step, layer in net.graph.items():
         if isinstance(layer, ConvLayer):
@@ -345,15 +346,16 @@ def make_jobs(
     """Write the images and the float ONNX; what every process is given."""
     from carkp.deploy.float_onnx import export_float_onnx
     from carkp.training.checkpoint import load_checkpoint, load_net
+    from carkp.workflow.calibrating import build_calibrator
     from carkp.workflow.preparation import require_samples
-    from carkp.workflow.quantising import build_target, calibration_batches
+    from carkp.workflow.quantising import build_target
     from carkp.workflow.references import check_input_size
 
     store = data.open().train
     require_samples(store, "calibration")
     path, num_written = folder / "images.f32", 0
     with path.open("wb") as stream:
-        for batch in calibration_batches(config, store, num_images):
+        for batch in build_calibrator(config, build_target(config, "")).images(store, num_images):
             num_written += len(batch)
             stream.write(batch.contiguous().numpy().tobytes())  # C order, whatever the memory format
     checkpoint = load_checkpoint(model.path)

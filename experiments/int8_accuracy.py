@@ -19,7 +19,7 @@ from rich.table import Table
 
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
-from carkp.data.store import Stores
+from carkp.data.store import Store, Stores
 from carkp.keypoints.paired import Retention, retention
 from carkp.keypoints.predictions import Predictions
 from carkp.quant.calibrate import Observer, choose_thresholds, correct_biases
@@ -31,11 +31,12 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.evaluate import Forward, eval_forward
-from carkp.workflow.build import build_observers, prepare_torch
+from carkp.workflow.build import prepare_torch
+from carkp.workflow.calibrating import Calibrator, build_calibrator
 from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
 from carkp.workflow.executions import simulator_forward
 from carkp.workflow.preparation import PreparedData
-from carkp.workflow.quantising import build_target, calibrate, calibration_batches, load_prepared, prepare
+from carkp.workflow.quantising import build_target, load_prepared
 from carkp.workflow.references import FLOAT, QAT, ModelFile, require_data, resolve_model
 from carkp.workflow.scoring import predict_split
 from carkp.workflow.tables import write_table
@@ -103,11 +104,7 @@ class Study:
 
 
 def set_thresholds(
-    config: ExperimentConfig,
-    net: FakeQuantNet,
-    histograms: Mapping[str, AbsHistogram],
-    setting: Setting,
-    stores: Stores,
+    calibrator: Calibrator, net: FakeQuantNet, histograms: Mapping[str, AbsHistogram], setting: Setting, store: Store
 ) -> None:
     output = net.groups[net.graph.output]
     observers = {name: setting.output if name == output else setting.observer for name in net.num_levels}
@@ -115,7 +112,7 @@ def set_thresholds(
         quantiser.bias_shift.zero_()
     net.set_thresholds(choose_thresholds(histograms, net.num_levels, observers))
     if setting.is_bias_corrected:
-        correct_biases(net, calibration_batches(config, stores.train, config.quant.num_images))
+        correct_biases(net, calibrator.images(store, calibrator.settings.num_images))
 
 
 def run(
@@ -128,13 +125,12 @@ def run(
     with process_context() as context:
         study: Study | None = None
         for target in targets:
-            net = prepare(config, checkpoint, build_target(config, target))
+            calibrator = build_calibrator(config, build_target(config, target))
+            net = calibrator.prepare(checkpoint)
             study = study or Study(config, stores, context, net)
-            histograms = histograms or calibrate(
-                config, net, stores.train, build_observers(config.quant, net.num_levels)
-            )
+            histograms = histograms or calibrator.calibrate(net, stores.train, calibrator.observers(net))
             for setting in settings():
-                set_thresholds(config, net, histograms, setting, stores)
+                set_thresholds(calibrator, net, histograms, setting, stores.train)
                 rows.append(study.row(target, setting.name, net))
             if (tuned := find_qat(config, data, target)) is not None:
                 rows.append(study.row(target, "QAT", tuned))

@@ -52,10 +52,11 @@ from carkp.stages.export import write_program
 from carkp.tracking.runs import fetch_artifact
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint, load_net
-from carkp.workflow.build import build_observers, prepare_torch
+from carkp.workflow.build import prepare_torch
+from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
 from carkp.workflow.preparation import require_samples
-from carkp.workflow.quantising import build_target, calibrate, calibration_batches, prepare
+from carkp.workflow.quantising import build_target
 from carkp.workflow.references import (
     FLOAT,
     FLOAT_ONNX,
@@ -137,8 +138,9 @@ def build_models(config: ExperimentConfig, store: Store, model: ModelFile, folde
     else:
         export_float_onnx(load_net(checkpoint), config.model.input_size, paths["float"], {})
     for name in ("onnxruntime_cpu", "bpu"):
-        net = prepare(config, checkpoint, build_target(config, name))
-        calibrate(config, net, store, build_observers(config.quant, net.num_levels))
+        calibrator = build_calibrator(config, build_target(config, name))
+        net = calibrator.prepare(checkpoint)
+        calibrator.calibrate(net, store, calibrator.observers(net))
         paths[name] = write_program(convert(net, {"study": STUDY}), folder).path
     images = load_images(config, store, NUM_STATIC_IMAGES)
     for name, quant_format in (("static_qdq", QuantFormat.QDQ), ("static_qoperator", QuantFormat.QOperator)):
@@ -149,7 +151,8 @@ def build_models(config: ExperimentConfig, store: Store, model: ModelFile, folde
 
 def load_images(config: ExperimentConfig, store: Store, num_images: int) -> Float32Array:
     """(num_images, 3, H, W), normalised, in C order; those of a smaller split repeat."""
-    batches = [batch.contiguous().numpy() for batch in calibration_batches(config, store, num_images)]
+    calibrator = build_calibrator(config, build_target(config, ""))
+    batches = [batch.contiguous().numpy() for batch in calibrator.images(store, num_images)]
     images = np.concatenate(batches)
     return np.ascontiguousarray(images[np.arange(num_images) % len(images)])
 

@@ -27,10 +27,11 @@ from carkp.quant.graph import IMAGE, MOVING
 from carkp.report.figures import layer_figure
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
-from carkp.workflow.build import build_codec, build_eval_dataset, build_observers, prepare_torch
+from carkp.workflow.build import build_codec, build_eval_dataset, prepare_torch
+from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
 from carkp.workflow.preparation import PreparedData
-from carkp.workflow.quantising import TARGET, build_target, calibrate, prepare
+from carkp.workflow.quantising import TARGET, build_target
 from carkp.workflow.references import FLOAT, ModelFile, require_data, resolve_model
 from carkp.workflow.tables import write_table
 
@@ -106,8 +107,9 @@ def run(
     tracker: Tracker,
 ) -> Sequence[Row]:
     prepare_torch(config)
-    net = prepare(config, load_checkpoint(model.path), build_target(config, target))
-    calibrate(config, net, data.open().train, build_observers(config.quant, net.num_levels))
+    calibrator = build_calibrator(config, build_target(config, target))
+    net = calibrator.prepare(load_checkpoint(model.path))
+    calibrator.calibrate(net, data.open().train, calibrator.observers(net))
     rows = measure(net, Sample(config, data, num_cars))
     write_table(rows, out_dir / f"{STUDY}.csv")
     tracker.log_file(out_dir / f"{STUDY}.csv", "tables")

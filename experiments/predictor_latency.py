@@ -41,10 +41,11 @@ from carkp.quant.convert import convert
 from carkp.stages.export import write_program
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
-from carkp.workflow.build import build_codec, build_observers, prepare_torch
+from carkp.workflow.build import build_codec, prepare_torch
+from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
 from carkp.workflow.preparation import require_samples
-from carkp.workflow.quantising import build_target, calibrate, prepare
+from carkp.workflow.quantising import build_target
 from carkp.workflow.references import FLOAT, ModelFile, check_input_size, require_data, resolve_model
 from carkp.workflow.tables import write_table
 
@@ -81,8 +82,9 @@ def build(config: ExperimentConfig, store: Store, model: ModelFile, folder: Path
     config = config.model_copy(update={"quant": quant})
     checkpoint = load_checkpoint(model.path)
     check_input_size(checkpoint.architecture, config, model.path)
-    net = prepare(config, checkpoint, build_target(config, TARGET_NAME))
-    calibrate(config, net, store, build_observers(config.quant, net.num_levels))
+    calibrator = build_calibrator(config, build_target(config, TARGET_NAME))
+    net = calibrator.prepare(checkpoint)
+    calibrator.calibrate(net, store, calibrator.observers(net))
     codec = codec_to_json(build_codec(config.heatmap, config.model.input_size))
     path = write_program(convert(net, {"study": STUDY, CODEC_KEY: codec}), folder).path
     return Contestants(Predictor.load(path), Predictor.load(model.path))

@@ -1,10 +1,11 @@
 """Entry point ``calibration``: quantise the float model after training, and score it with fake quantisation."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import Tensor
 from torch.nn import Module
 
 from carkp.config.schema import ExperimentConfig
@@ -22,18 +23,15 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_digest
 from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.training.evaluate import eval_forward
-from carkp.workflow.build import build_observers, prepare_torch, vary_percentile
+from carkp.workflow.build import prepare_torch, vary_percentile
+from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.cli import DATA, MODEL, Arguments, execute, guarded, parse
 from carkp.workflow.preparation import PreparedData, require_samples
 from carkp.workflow.quantising import (
     TARGET,
     Prepared,
     build_target,
-    calibrate,
-    calibration_batches,
-    has_per_channel_weights,
     origin_of,
-    prepare,
     prepared_architecture,
     quantisation_tags,
     retention_metrics,
@@ -87,16 +85,15 @@ def run(
     checkpoint = load_checkpoint(inputs.model.path)
     check_input_size(checkpoint.architecture, config, inputs.model.path)
     check_codec(codec_of(checkpoint), config, inputs.model.path)
-    net = prepare(config, checkpoint, inputs.target)
-    observers = build_observers(config.quant, net.num_levels)
-    histograms = calibrate(config, net, stores.train, observers)
+    calibrator = build_calibrator(config, inputs.target)
+    net = calibrator.prepare(checkpoint)
+    observers = calibrator.observers(net)
+    histograms = calibrator.calibrate(net, stores.train, observers)
     float_predictions = _predict_all(config, net.graph, stores, context, "float")
     float_scores = {split: found.score(config.eval.alpha) for split, found in float_predictions.items()}
     model_digest = weights_digest(checkpoint.weights)
     origin = origin_of(config, inputs.model, model_digest, inputs.data, float_scores)
-    architecture = prepared_architecture(
-        checkpoint.architecture, inputs.target, has_per_channel_weights(config, inputs.target), origin
-    )
+    architecture = prepared_architecture(checkpoint.architecture, inputs.target, calibrator.per_channel_weights, origin)
     prepared = Prepared(net, origin, architecture)
     _save(config, prepared, out_dir, tracker)
     upstream = {"data": inputs.data.digest, "model": model_digest, "target": target_digest(inputs.target)}
@@ -112,7 +109,7 @@ def run(
     what = f"Calibrated `{inputs.model.reference}` for {inputs.target.name} ({config.quant.observer})."
     describe_run(tracker, what, scores, shares, inputs.target.name)
     log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
-    _log_sqnr(config, net, stores.train, out_dir, tracker)
+    _log_sqnr(net, calibrator.images(stores.train, config.quant.num_sqnr_images, SQNR_BATCH), out_dir, tracker)
     if config.quant.sweep:
         _log_sweep(config, net, histograms, observers, stores.val, float_scores["val"].pck, out_dir, tracker, context)
     kept = {name: retention(float_predictions[name], predictions[name], config.eval.alpha) for name in predictions}
@@ -201,9 +198,7 @@ def _predict(config: ExperimentConfig, net: Module, store: Store, context: Proce
     return predict_split(config, eval_forward(net, normalise, config.train.channels_last), store, context, title)
 
 
-def _log_sqnr(config: ExperimentConfig, net: FakeQuantNet, store: Store, out_dir: Path, tracker: Tracker) -> None:
-    settings = config.quant.model_copy(update={"batch_size": SQNR_BATCH})
-    images = calibration_batches(config.model_copy(update={"quant": settings}), store, settings.num_sqnr_images)
+def _log_sqnr(net: FakeQuantNet, images: Iterable[Tensor], out_dir: Path, tracker: Tracker) -> None:
     rows = layer_sqnr(net, images)
     write_table([asdict(row) for row in rows], out_dir / "sqnr.csv")
     tracker.log_file(out_dir / "sqnr.csv", "")

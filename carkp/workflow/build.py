@@ -59,7 +59,12 @@ def build_train_loader(config: ExperimentConfig, store: Store, context: ProcessC
 
 
 def build_eval_dataset(config: ExperimentConfig, store: Store) -> CropDataset:
-    return CropDataset(store, EvalTransform(config.model.input_size), config.seed)
+    return eval_dataset(store, config.model.input_size, config.seed)
+
+
+def eval_dataset(store: Store, input_size: tuple[int, int], seed: int) -> CropDataset:
+    """A split under validation transforms."""
+    return CropDataset(store, EvalTransform(input_size), seed)
 
 
 def build_eval_split(config: ExperimentConfig, store: Store, context: ProcessContext) -> EvalSplit:

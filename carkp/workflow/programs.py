@@ -1,24 +1,21 @@
 """Int8 programs by reference: an export, a calibrated or float checkpoint, or a network that is still to be trained."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.deploy.int8_onnx import load_program
 from carkp.model.pose_net import PoseNet
 from carkp.quant.convert import convert
-from carkp.quant.fake_quant import FakeQuantNet
-from carkp.quant.fold import FoldError, fold
 from carkp.quant.program import QProgram
 from carkp.quant.target import Target
 from carkp.tracking.runs import LATEST
 from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.workflow.build import build_model
+from carkp.workflow.calibrating import Calibrator, build_calibrator
 from carkp.workflow.cli import Parameter
-from carkp.workflow.quantising import has_per_channel_weights, load_prepared
+from carkp.workflow.quantising import load_prepared
 from carkp.workflow.references import ModelFile, find_export
 
 FROM_CONFIG = "config"
@@ -60,24 +57,20 @@ def find_program(config: ExperimentConfig, reference: str, target: Target) -> Fo
         untrained = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
         net = build_model(untrained).net.eval()
         what = f"{config.model.backbone} of the configuration, untrained"
-        return FoundProgram(uncalibrated_program(config, net, target), what)
+        return FoundProgram(uncalibrated_program(build_calibrator(config, target), net), what)
     model = _find_file(config, reference, target)
     if model.path.suffix != ".pt":
         return FoundProgram(load_program(model.path), model.reference, model.path, model.run_id)
     return FoundProgram(_program_of_checkpoint(config, model.path, target), model.reference, model.path, model.run_id)
 
 
-def uncalibrated_program(config: ExperimentConfig, net: PoseNet, target: Target) -> QProgram:
+def uncalibrated_program(calibrator: Calibrator, net: PoseNet) -> QProgram:
     """The program of a float network, with every threshold at 1.
 
     Raises:
         ConfigError: the network cannot be folded.
     """
-    try:
-        graph = fold(net, config.model.input_size)
-    except FoldError as error:
-        raise ConfigError(f"model.backbone={config.model.backbone}: {error}") from error
-    prepared = FakeQuantNet(graph, target, has_per_channel_weights(config, target)).eval()
+    prepared = calibrator.quantise(net)
     prepared.set_thresholds(dict.fromkeys(prepared.num_levels, 1.0))
     return convert(prepared, {"calibrated": "no"})
 
@@ -97,6 +90,5 @@ def _program_of_checkpoint(config: ExperimentConfig, path: Path, target: Target)
     if "fake_quant" in checkpoint.architecture:
         prepared = load_prepared(path)
         return convert(prepared.net, prepared.origin)
-    size: Mapping[str, tuple[int, int]] = {"input_size": tuple(checkpoint.architecture["input_size"])}
-    trained = config.model_copy(update={"model": config.model.model_copy(update=size)})
-    return uncalibrated_program(trained, load_net(checkpoint), target)
+    calibrator = replace(build_calibrator(config, target), input_size=tuple(checkpoint.architecture["input_size"]))
+    return uncalibrated_program(calibrator, load_net(checkpoint))

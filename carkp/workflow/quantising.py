@@ -1,32 +1,23 @@
 """What the stages of quantisation share: the target, the images to calibrate with, tables of scales."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
 from carkp.config.loading import ConfigError, load_yaml
 from carkp.config.schema import ExperimentConfig
-from carkp.data.dataset import normalise
-from carkp.data.store import Store
 from carkp.deploy.hardware import Hardware, TargetFile
 from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_from_json, codec_to_json
 from carkp.keypoints.metrics import Scores
 from carkp.model.pose_net import pose_net_from_architecture
-from carkp.quant.calibrate import CalibrationError, Observer, choose_thresholds, correct_biases, observe
 from carkp.quant.fake_quant import FakeQuantNet
-from carkp.quant.fold import FoldError, fold
+from carkp.quant.fold import fold
 from carkp.quant.graph import ConvLayer
-from carkp.quant.histogram import AbsHistogram
 from carkp.quant.target import Target
-from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_net
-from carkp.workflow.build import build_codec, build_eval_dataset
+from carkp.training.checkpoint import CheckpointError, load_checkpoint
+from carkp.workflow.build import build_codec
 from carkp.workflow.cli import Parameter, find_config
 from carkp.workflow.preparation import PreparedData
 from carkp.workflow.references import ModelFile
@@ -113,56 +104,6 @@ def load_prepared(path: Path) -> Prepared:
     except (ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path}: holds no calibrated network of its architecture: {error}") from error
     return Prepared(net.eval(), architecture["origin"], architecture)
-
-
-def has_per_channel_weights(config: ExperimentConfig, target: Target) -> bool:
-    return target.per_channel_weights if config.quant.weights == "target" else config.quant.weights == "per_channel"
-
-
-def prepare(config: ExperimentConfig, checkpoint: Checkpoint, target: Target) -> FakeQuantNet:
-    """The float network of a checkpoint, folded, with fake quantisation that has no thresholds yet.
-
-    Raises:
-        ConfigError: the network cannot be folded.
-    """
-    try:
-        graph = fold(load_net(checkpoint), config.model.input_size)
-    except FoldError as error:
-        raise ConfigError(f"model.backbone={config.model.backbone}: {error}") from error
-    return FakeQuantNet(graph, target, has_per_channel_weights(config, target)).eval()
-
-
-def calibrate(
-    config: ExperimentConfig, net: FakeQuantNet, store: Store, observers: Mapping[str, Observer]
-) -> dict[str, AbsHistogram]:
-    """Set the thresholds of ``net`` from images of ``store``; the histograms that they come from.
-
-    Raises:
-        ConfigError: a tensor cannot be calibrated.
-    """
-    settings = config.quant
-    num_batches = -(-min(settings.num_images, len(store)) // settings.batch_size)
-    images = calibration_batches(config, store, settings.num_images)
-    try:
-        histograms = observe(net.graph, tqdm(images, "observe", num_batches, unit="batch"), torch.get_num_threads())
-    except CalibrationError as error:
-        raise ConfigError(f"calibration: {error}; the float model is broken, train it again") from error
-    net.set_thresholds(choose_thresholds(histograms, net.num_levels, observers))
-    if settings.bias_correction:
-        images = calibration_batches(config, store, settings.num_images)
-        correct_biases(net, tqdm(images, "correct biases", num_batches, unit="batch"))
-    return histograms
-
-
-def calibration_batches(config: ExperimentConfig, store: Store, num_images: int) -> Iterator[Tensor]:
-    """Normalised images (B, 3, H, W): a random choice out of a split, under validation transforms, loaded as needed."""
-    generator = np.random.default_rng(config.seed)
-    chosen = np.sort(generator.choice(len(store), size=min(num_images, len(store)), replace=False))
-    dataset = build_eval_dataset(config, store)
-    for start in range(0, len(chosen), config.quant.batch_size):
-        samples = [dataset[int(index)]["image"] for index in chosen[start : start + config.quant.batch_size]]
-        images = normalise(torch.stack(samples))
-        yield images.contiguous(memory_format=torch.channels_last) if config.train.channels_last else images
 
 
 def origin_of(

@@ -31,14 +31,13 @@ from carkp.workflow.build import (
     build_eval_dataset,
     build_fit_settings,
     build_model,
-    build_observers,
     prepare_torch,
     vary_percentile,
 )
+from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.cli import log_config
 from carkp.workflow.executions import simulator_forward
 from carkp.workflow.preparation import PreparedData
-from carkp.workflow.quantising import calibrate, prepare
 from carkp.workflow.scoring import mean_oracle_error_px
 from carkp.workflow.tables import write_table
 from carkp.workflow.training import Training, best_checkpoint, train
@@ -147,9 +146,10 @@ def score_percentiles(
 
     Tensors whose rule names another observer keep theirs. Calibration itself is not in the seconds.
     """
-    net = prepare(config, checkpoint, inputs.target)
-    observers = build_observers(config.quant, net.num_levels)
-    histograms = calibrate(config, net, stores.train, observers)
+    calibrator = build_calibrator(config, inputs.target)
+    net = calibrator.prepare(checkpoint)
+    observers = calibrator.observers(net)
+    histograms = calibrator.calibrate(net, stores.train, observers)
     start = time.perf_counter()
     scorers = {split: int8_scorer(config, getattr(stores, split), num) for split, num in inputs.num_scored.items()}
     found = {}

@@ -1,0 +1,114 @@
+"""From a float checkpoint to a network with thresholds: the calibrator, built once a stage out of its configuration."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig, QuantConfig
+from carkp.data.dataset import normalise
+from carkp.data.store import Store
+from carkp.model.pose_net import PoseNet
+from carkp.quant.calibrate import CalibrationError, Observer, choose_thresholds, correct_biases, observe
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.fold import FoldError, fold
+from carkp.quant.histogram import AbsHistogram
+from carkp.quant.target import Target
+from carkp.training.checkpoint import Checkpoint, load_net
+from carkp.workflow.build import build_observers, eval_dataset
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """How float networks are quantised.
+
+    Attributes:
+        target: whose arithmetic they get.
+        settings: observers, images, kind of the weight scales.
+        backbone: its name, for messages.
+        input_size: (height, width) of the images.
+        seed: of the choice of images.
+        channels_last: memory format of the images.
+    """
+
+    target: Target
+    settings: QuantConfig
+    backbone: str
+    input_size: tuple[int, int]
+    seed: int
+    channels_last: bool
+
+    @property
+    def per_channel_weights(self) -> bool:
+        weights = self.settings.weights
+        return self.target.per_channel_weights if weights == "target" else weights == "per_channel"
+
+    def prepare(self, checkpoint: Checkpoint) -> FakeQuantNet:
+        """The float network of a checkpoint, folded, with fake quantisation that has no thresholds yet.
+
+        Raises:
+            ConfigError: the network cannot be folded.
+            CheckpointError: there is no float network in the checkpoint.
+        """
+        return self.quantise(load_net(checkpoint))
+
+    def quantise(self, net: PoseNet) -> FakeQuantNet:
+        """``prepare`` of a network."""
+        try:
+            graph = fold(net, self.input_size)
+        except FoldError as error:
+            raise ConfigError(f"model.backbone={self.backbone}: {error}") from error
+        return FakeQuantNet(graph, self.target, self.per_channel_weights).eval()
+
+    def observers(self, net: FakeQuantNet) -> dict[str, Observer]:
+        """The observer of every tensor."""
+        return build_observers(self.settings, net.num_levels)
+
+    def images(self, store: Store, num_images: int, batch_size: int = 0) -> Iterator[Tensor]:
+        """Normalised images (B, 3, H, W): a random choice out of a split under validation transforms, loaded as needed.
+
+        ``batch_size`` 0: that of the settings.
+        """
+        batch_size = batch_size or self.settings.batch_size
+        generator = np.random.default_rng(self.seed)
+        chosen = np.sort(generator.choice(len(store), size=min(num_images, len(store)), replace=False))
+        dataset = eval_dataset(store, self.input_size, self.seed)
+        for start in range(0, len(chosen), batch_size):
+            images = normalise(torch.stack([dataset[int(i)]["image"] for i in chosen[start : start + batch_size]]))
+            yield images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def calibrate(self, net: FakeQuantNet, store: Store, observers: Mapping[str, Observer]) -> dict[str, AbsHistogram]:
+        """Set the thresholds of ``net`` from images of ``store``; the histograms that they come from.
+
+        Raises:
+            ConfigError: a tensor cannot be calibrated.
+        """
+        images = self._shown_images(store, "observe")
+        try:
+            histograms = observe(net.graph, images, torch.get_num_threads())
+        except CalibrationError as error:
+            raise ConfigError(f"calibration: {error}; the float model is broken, train it again") from error
+        net.set_thresholds(choose_thresholds(histograms, net.num_levels, observers))
+        if self.settings.bias_correction:
+            correct_biases(net, self._shown_images(store, "correct biases"))
+        return histograms
+
+    def _shown_images(self, store: Store, title: str) -> "tqdm[Tensor]":
+        num_images = self.settings.num_images
+        num_batches = -(-min(num_images, len(store)) // self.settings.batch_size)
+        return tqdm(self.images(store, num_images), title, num_batches, unit="batch")
+
+
+def build_calibrator(config: ExperimentConfig, target: Target) -> Calibrator:
+    return Calibrator(
+        target=target,
+        settings=config.quant,
+        backbone=config.model.backbone,
+        input_size=config.model.input_size,
+        seed=config.seed,
+        channels_last=config.train.channels_last,
+    )
