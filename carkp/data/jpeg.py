@@ -1,12 +1,26 @@
 """JPEG in memory: decode, encode, read the size. Pictures are (H, W, 3) uint8, BGR unless a name says RGB."""
 
+import re
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from carkp.data import containers
+
 Image = NDArray[np.uint8]
 
-_START, _END = b"\xff\xd8", b"\xff\xd9"
+MAX_EXTENT_PX = 65_500
+"""Encoders write no wider or higher JPEG."""
+
+_START = b"\xff\xd8"
+_SCAN_MARKER, _END_MARKER = 0xDA, 0xD9
+_STANDALONE_MARKERS = frozenset((0x00, 0x01, 0xD8, *range(0xD0, 0xD8)))
+"""Markers without a length behind them."""
+
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""A marker that ends compressed data, in which 0xff is followed by zero, by another 0xff or by a restart marker."""
+
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _REDUCED_FLAGS: dict[int, int] = {
     1: cv2.IMREAD_COLOR,
@@ -38,16 +52,53 @@ def decode_rgb(data: bytes, reduction: int = 1) -> Image | None:
 
 
 def encode_bgr(image: Image, quality: int) -> bytes:
-    """Encode with ``quality`` from 1 to 100."""
-    is_done, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    """Encode with ``quality`` from 1 to 100.
+
+    Raises:
+        ValueError: a JPEG cannot hold the picture.
+    """
+    reason = ""
+    try:
+        is_done, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    except cv2.error as error:
+        is_done, reason = False, f": {error}"
     if not is_done:
-        raise ValueError(f"a picture of shape {image.shape} cannot be encoded as JPEG")
+        raise ValueError(f"a picture of shape {image.shape} cannot be encoded as JPEG{reason}")
     return data.tobytes()
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether a JPEG lacks its end marker: OpenCV would decode it and paint the rest grey."""
-    return data.startswith(_START) and _END not in data[-4096:]
+    """Whether the end of a picture file is missing: some decoders paint the rest grey.
+
+    Bytes behind the end are no matter. A JPEG's markers are walked from one to the next, and compressed data are
+    searched for the marker that ends them; for other formats see :mod:`carkp.data.containers`.
+    """
+    if not data.startswith(_START):
+        return containers.is_cut_short(data)
+    position = len(_START)
+    while True:
+        marker, position = _next_marker(data, position)
+        if marker is None:
+            return True
+        if marker == _END_MARKER:
+            return False
+        if marker not in _STANDALONE_MARKERS:
+            position += int.from_bytes(data[position : position + 2], "big")
+        if marker == _SCAN_MARKER:
+            end = _SCAN_END.search(data, position)
+            if end is None:
+                return True
+            position = end.start()
+
+
+def _next_marker(data: bytes, position: int) -> tuple[int | None, int]:
+    """The marker from ``position`` on, junk skipped as decoders do, and where it ends; None where there is none."""
+    position = data.find(b"\xff", position)
+    while 0 <= position < len(data) - 1:
+        if data[position + 1] != 0xFF:  # another 0xff is a fill byte
+            return data[position + 1], position + 2
+        position += 1
+    return None, position
 
 
 def read_size(data: bytes) -> tuple[int, int] | None:

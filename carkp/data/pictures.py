@@ -1,138 +1,162 @@
-"""Pictures and videos as files: which there are, and their RGB pixels."""
+"""Pictures and videos as files: which there are, and the RGB pixels of pictures."""
 
-import math
-from collections.abc import Iterator
+import io
+import os
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-import cv2
 import numpy as np
+import PIL.Image
 
-from carkp.data import jpeg
-from carkp.data.issues import DataError
+from carkp.data import containers, jpeg
+from carkp.data.files import is_clutter, is_directory, is_file
+from carkp.data.headers import UPRIGHT, PictureHeader, read_header
+from carkp.data.issues import DataError, printable
 from carkp.data.jpeg import Image
+from carkp.data.orientation import APPLY, IGNORE, check_orientation, turn_back, turn_upright
+from carkp.data.video import Video, VideoWriter
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+__all__ = ["Video", "VideoWriter", "decode_picture", "is_video", "list_pictures", "read_picture"]
+
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".heic", ".heif"),  # cannot be read, which is said: nobody wants them left out without a word
+)
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".m2ts")
+
+MAX_PIXELS = 2**28
+"""Pictures of more are refused: their pixels alone would need more than 0.8 GB."""
+
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+_HEIF = "a HEIC or AVIF picture, which is not read here: convert it to JPEG or PNG"
+_FOREIGN_STARTS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the picture: run `git lfs pull`",
+    b"<!doctype": "a web page, not a picture: download it again",
+    b"<html": "a web page, not a picture: download it again",
+    b"<?xml": "XML text, not a picture",
+    b"<svg": "an SVG drawing: convert it to PNG",
+    b"%pdf": "a PDF document: convert its page to PNG",
+}
+_WRONG_IN_OPENCV = ("RGBA", "LA", "LAB")
 
 
 def is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    """By the file's first bytes where they are known, else by its suffix."""
+    start = _first_bytes(path)
+    if start[4:8] == b"ftyp":
+        return start[8:12] not in _HEIF_BRANDS
+    if start[:4] == b"RIFF":
+        return start[8:12] == b"AVI "
+    if start.startswith(_PICTURE_STARTS):
+        return False
+    return start[:4] == b"\x1aE\xdf\xa3" or path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _first_bytes(path: Path) -> bytes:
+    if not is_file(path):  # a pipe would be waited for
+        return b""
+    try:
+        with path.open("rb") as file:
+            return file.read(16)
+    except OSError:
+        return b""
 
 
 def list_pictures(path: Path) -> list[Path]:
     """The file itself, or the pictures and videos of a folder, by name; hidden ones and folders below are left out.
 
+    A link that leads nowhere is listed: reading it gives the error.
+
     Raises:
-        DataError: there are none.
+        DataError: there are none, or the folder cannot be read.
     """
-    if path.is_file():
+    if is_file(path):
         return [path]
-    if not path.is_dir():
-        raise DataError(f"{path}: no such picture, video or folder")
+    shown = printable(str(path))
+    if not is_directory(path):
+        raise DataError(f"{shown}: no such picture, video or folder")
+    try:
+        names = sorted(os.listdir(path))  # noqa: PTH208
+    except OSError as error:
+        raise DataError(f"{shown}: cannot be read: {error.strerror}") from error
     known = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
-    found = (item for item in sorted(path.iterdir()) if item.suffix.lower() in known and item.is_file())
-    paths = [item for item in found if not item.name.startswith(".")]
+    items = [path / name for name in names if not is_clutter(name) and name.lower().endswith(known)]
+    paths = [item for item in items if is_file(item) or _leads_nowhere(item)]
     if not paths:
-        raise DataError(f"{path}: no pictures or videos in it ({', '.join(known)})")
+        raise DataError(f"{shown}: no pictures or videos in it ({', '.join(known)})")
     return paths
 
 
-def read_picture(path: Path) -> Image:
-    """(height, width, 3) uint8 RGB; EXIF orientation is ignored, as labels ignore it.
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not is_directory(path) and not path.exists()
+
+
+def read_picture(path: Path, orientation: str = IGNORE) -> Image:
+    """(height, width, 3) uint8 RGB of a picture file; ``orientation`` as in :mod:`carkp.data.orientation`.
 
     Raises:
         DataError: it cannot be read or decoded, or is cut short.
     """
+    return decode_picture(read_bytes(path), orientation)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Raises DataError where the file cannot be read."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"image cannot be read: {error.strerror}") from error
-    return decode_picture(data)
+        return path.read_bytes()
+    except (OSError, ValueError, MemoryError) as error:
+        raise DataError(f"image cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def decode_picture(data: bytes) -> Image:
-    """(height, width, 3) uint8 RGB of a picture file's content.
+def decode_picture(data: bytes, orientation: str = IGNORE) -> Image:
+    """(height, width, 3) uint8 RGB of a picture file's content; 16 bits become 8, transparency is left out.
+
+    Of several pages or pictures the first is taken.
 
     Raises:
-        DataError: it cannot be decoded, or is cut short.
+        DataError: it cannot be decoded, is cut short, or is larger than ``MAX_PIXELS``.
     """
+    check_orientation(orientation)
+    header = read_header(data)
+    if header is not None and header.height * header.width > MAX_PIXELS:
+        raise DataError(
+            f"image of {header.width}x{header.height} pixels is larger than {MAX_PIXELS / 1e6:.0f} million: "
+            "make it smaller, or cut it into parts"
+        )
     if jpeg.is_cut_short(data):
         raise DataError("image file is cut short")
-    image = jpeg.decode_rgb(data)
+    image = _decode_tiff(data, header) if header is not None and containers.is_tiff(data) else jpeg.decode_rgb(data)
     if image is None:
-        raise DataError("image cannot be decoded: not a JPEG, PNG or another picture that OpenCV reads")
-    return image
+        raise DataError(f"image cannot be decoded: {_describe_unreadable(data)}")
+    if header is None or header.orientation == UPRIGHT or orientation != APPLY:
+        return image
+    return turn_upright(image, header.orientation)
 
 
-class Video:
-    """The frames of a video file, in order. Opens it; leave the context to close it."""
+def _decode_tiff(data: bytes, header: PictureHeader) -> Image | None:
+    """Stored pixels: of TIFF alone, OpenCV turns them always, and so does Pillow.
 
-    def __init__(self, path: Path) -> None:
-        """Raises DataError where the file is no video with a frame rate."""
-        self.path = path
-        self._capture = cv2.VideoCapture(str(path))
-        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS)) if self._capture.isOpened() else 0.0
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            self._capture.release()
-            raise DataError("video cannot be decoded: not one that OpenCV reads, or it says no frame rate")
-        self.num_frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-        """As the file says; 0 where it does not."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __iter__(self) -> Iterator[Image]:
-        """RGB frames.
-
-        Raises:
-            DataError: there is not a single one.
-        """
-        count = 0
-        while True:
-            is_read, frame = self._capture.read()
-            if not is_read:
-                break
-            count += 1
-            yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
-        if not count:
-            raise DataError("video has no frame that can be decoded")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._capture.release()
+    OpenCV darkens pixels by their transparency, and takes Lab for RGB.
+    """
+    if header.mode in _WRONG_IN_OPENCV:
+        try:
+            with PIL.Image.open(io.BytesIO(data)) as file:
+                image = np.asarray(file.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+            return None
+    else:
+        decoded = jpeg.decode_rgb(data)
+        if decoded is None:
+            return None
+        image = decoded
+    return turn_back(image, header.orientation)
 
 
-class VideoWriter:
-    """Writes RGB frames of one size as MPEG-4; the file appears under its name only when complete."""
-
-    def __init__(self, path: Path, fps: float) -> None:
-        self._path, self._fps = path, fps
-        self._partial = path.with_name(f".partial-{path.name}")
-        self._writer: cv2.VideoWriter | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def add(self, image_rgb: Image) -> None:
-        """Raises OSError where the video cannot be written."""
-        if self._writer is None:
-            size = image_rgb.shape[1], image_rgb.shape[0]
-            codec = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._partial), codec, self._fps, size)
-            if not self._writer.isOpened():
-                raise OSError(f"{self._path}: cannot write the video")
-        self._writer.write(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._writer is None:
-            return
-        self._writer.release()
-        if kind is None:
-            self._partial.replace(self._path)
-        else:
-            self._partial.unlink(missing_ok=True)
+def _describe_unreadable(data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return _HEIF
+    start = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    known = next((text for mark, text in _FOREIGN_STARTS.items() if start.startswith(mark)), None)
+    return known or "not a JPEG, PNG or another picture that OpenCV reads"

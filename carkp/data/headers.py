@@ -1,0 +1,59 @@
+"""What the header of a picture file says, read without decoding: size and orientation."""
+
+import io
+import struct
+from dataclasses import dataclass
+
+from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL.ImageFile import ImageFile
+
+UPRIGHT = 1
+_ORIENTATION_TAG = 0x0112
+_EXIF_MARKS = (b"Exif\0", b"EXIF", b"eXIf", b"Raw profile type exif", b"adobe:ns:meta")
+_BROKEN = (SyntaxError, OSError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error)
+
+_READERS: dict[bytes, type[ImageFile]] = {
+    b"\xff\xd8": JpegImagePlugin.JpegImageFile,
+    b"\x89PNG": PngImagePlugin.PngImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
+    b"II": TiffImagePlugin.TiffImageFile,
+    b"MM": TiffImagePlugin.TiffImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
+    b"GIF8": GifImagePlugin.GifImageFile,
+}
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """Size in stored pixels, EXIF's orientation from 1 (upright) to 8, and Pillow's name of what the pixels are."""
+
+    height: int
+    width: int
+    orientation: int
+    mode: str
+
+
+def read_header(data: bytes) -> PictureHeader | None:
+    """The header of a picture file's content; None where it is of an unknown format or cannot be read."""
+    reader = next((reader for start, reader in _READERS.items() if data.startswith(start)), None)
+    if reader is None:
+        return None
+    try:
+        file = reader(io.BytesIO(data))
+    except _BROKEN:
+        return None
+    orientation = _orientation_of(file, data)
+    width, height = file.size
+    return PictureHeader(height, width, orientation, file.mode)
+
+
+def _orientation_of(file: ImageFile, data: bytes) -> int:
+    """Broken EXIF counts as none, as in viewers."""
+    is_tiff = isinstance(file, TiffImagePlugin.TiffImageFile)
+    if not is_tiff and not any(mark in data for mark in _EXIF_MARKS):
+        return UPRIGHT
+    try:
+        value = file.getexif().get(_ORIENTATION_TAG)
+    except _BROKEN:
+        return UPRIGHT
+    return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
