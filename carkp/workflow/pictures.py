@@ -1,6 +1,8 @@
-"""Contact sheets: what the data look like."""
+"""Contact sheets, what the data look like, and pictures written to files."""
 
 import math
+import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,12 +45,48 @@ def write_jpeg(path: Path, image_rgb: Image) -> None:
     """Write an RGB picture.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or JPEG cannot hold it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(str(path), bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+    try:
+        data = jpeg.encode_bgr(np.asarray(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), np.uint8), _JPEG_QUALITY)
+    except ValueError as error:
+        raise OSError(f"{path}: cannot write the picture: {error}") from error
+    write_atomically(path, data)
+
+
+def write_picture(stem: Path, image_rgb: Image) -> Path:
+    """Write an RGB picture as JPEG, or as PNG where it is too wide or high for one; ``stem`` lacks the suffix.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if max(image_rgb.shape[:2]) <= jpeg.MAX_EXTENT_PX:
+        path = stem.with_name(f"{stem.name}.jpg")
+        write_jpeg(path, image_rgb)
+        return path
+    path = stem.with_name(f"{stem.name}.png")
+    is_done, data = cv2.imencode(".png", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    if not is_done:
         raise OSError(f"{path}: cannot write the picture")
+    write_atomically(path, data.tobytes())
+    return path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when complete.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.partial")  # short, whatever the name's length
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _frame_sheet(raw: Path, seed: int) -> Image | None:
