@@ -20,7 +20,7 @@ from carkp.data.pictures import Video
 from carkp.keypoints.schema import KEYPOINT_NAMES
 from carkp.predictor import Predictor
 from carkp.stages.export import parse_alias
-from carkp.stages.infer import output_stems
+from carkp.workflow.output_names import output_stems
 from tests.stages.conftest import Outcome, Project
 from tests.tiny_models import TinyModels
 

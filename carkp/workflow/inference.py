@@ -1,0 +1,255 @@
+"""Keypoints of pictures and videos: predicted, drawn and written, where what fails of one stops no other."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from carkp.data.boxes import FRAME_MARK, BoxBook
+from carkp.data.headers import UPRIGHT, read_header
+from carkp.data.issues import DataError, printable
+from carkp.data.jpeg import Image
+from carkp.data.orientation import IGNORE
+from carkp.data.pictures import Video, VideoWriter, decode_picture, is_video, read_bytes
+from carkp.data.video import writable_fps
+from carkp.keypoints.schema import KEYPOINT_NAMES
+from carkp.predictor import ModelError, Prediction, Predictor
+from carkp.report.drawing import draw_cars
+from carkp.workflow.output_names import Source, list_sources
+from carkp.workflow.pictures import write_atomically, write_picture
+
+JSON_NAME = "keypoints.json"
+FEW_FRAMES = 0.9
+"""A smaller share of the frames that a video says it has is told; what it says often is an estimate."""
+
+FPS_TOLERANCE = 0.001
+TURNED_NOTE = (
+    "it says that it was held turned, which was ignored: boxes mean the stored pixels; "
+    "-P orientation=apply takes it as viewers show it"
+)
+NOT_FINITE = (
+    "the model gives keypoints that are no numbers (NaN or infinite): its training diverged, or its file is damaged; "
+    "give another model"
+)
+NOT_DRAWN = f"its keypoints are in {JSON_NAME}, but the drawn one could not be written"
+
+
+@dataclass(frozen=True)
+class InferInputs:
+    """What to predict.
+
+    Attributes:
+        pictures: pictures and videos.
+        boxes: of their cars; None: the whole picture is one.
+        predictor: an open model.
+        model: the name that it was given by.
+        orientation: as in :mod:`carkp.data.orientation`.
+    """
+
+    pictures: Sequence[Path]
+    boxes: BoxBook | None
+    predictor: Predictor
+    model: str
+    orientation: str = IGNORE
+
+
+@dataclass
+class InferResult:
+    """What was found and what went wrong, by the name of a picture or video frame; ``files`` were written.
+
+    ``notes`` say what the person should know of a picture or video that was done.
+    """
+
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    num_cars: int = 0
+    seconds: float = 0.0
+
+
+def infer_all(inputs: InferInputs, out_dir: Path, result: InferResult) -> None:
+    """Predict and draw every picture and video; ``result`` takes what comes of it as it comes."""
+    sources = list_sources(inputs.pictures, out_dir)
+    boxes = None if inputs.boxes is None else inputs.boxes.for_pictures([source.place for source in sources])
+    worker = _Worker(inputs.predictor, boxes, inputs.orientation, result)
+    with tqdm(total=_num_images(inputs.pictures), desc="infer", unit="image") as bar:
+        for source in sources:
+            with worker.errors_kept(source.name):
+                if is_video(source.path):
+                    worker.infer_video(source, bar.update)
+                else:
+                    worker.infer_picture(source)
+                    bar.update()
+
+
+def _num_images(pictures: Sequence[Path]) -> int:
+    """Pictures and, as far as videos say, frames."""
+    total = 0
+    for path in pictures:
+        if not is_video(path):
+            total += 1
+            continue
+        try:
+            with Video(path) as video:
+                total += video.num_frames
+        except DataError:
+            pass  # said when its turn comes
+    return total
+
+
+class _DrawnVideo:
+    """A video that is written as long as that goes well; ``error`` says why it is not there."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self._writer = VideoWriter(path, fps)
+        self.error = ""
+
+    def add(self, image: Image) -> None:
+        if not self.error:
+            with self._errors_kept():
+                self._writer.add(image)
+
+    def finish(self) -> None:
+        if not self.error:
+            with self._errors_kept():
+                self._writer.__exit__(None, None, None)
+
+    def discard(self, error: BaseException) -> None:
+        self.error = self.error or str(error)
+        self._writer.__exit__(type(error), error, error.__traceback__)
+
+    @contextlib.contextmanager
+    def _errors_kept(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, cv2.error) as error:
+            self.error = _reason(error)
+            self.discard(error)
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """Predicts and draws one source after the other, and keeps in ``result`` what comes of it."""
+
+    predictor: Predictor
+    boxes: BoxBook | None
+    orientation: str
+    result: InferResult
+
+    @contextlib.contextmanager
+    def errors_kept(self, name: str) -> Iterator[None]:
+        """What fails of one picture is written down; an unfit model fails for all."""
+        try:
+            yield
+        except ModelError:
+            raise
+        except (DataError, ValueError, OSError, cv2.error, MemoryError) as error:
+            self.result.errors[name] = _reason(error)
+
+    def infer_picture(self, source: Source) -> None:
+        data = read_bytes(source.path)
+        image = decode_picture(data, self.orientation)
+        header = read_header(data)
+        if header is not None and header.orientation != UPRIGHT and self.orientation == IGNORE:
+            self.result.notes[source.name] = TURNED_NOTE
+        prediction = self._predict(source.name, source.place, image)
+        try:
+            drawn = draw_cars(image, prediction.boxes, prediction.points, prediction.scores)
+            self.result.files.append(write_picture(source.out, drawn))
+        except (OSError, cv2.error, MemoryError) as error:
+            self.result.errors[source.name] = f"{NOT_DRAWN}: {_reason(error)}"
+
+    def infer_video(self, source: Source, on_frame: Callable[[], Any]) -> None:
+        """Frames that fail stay in the video, undrawn."""
+        out = source.out.with_name(f"{source.out.name}.mp4")
+        with Video(source.path, self.orientation) as video:
+            drawn = _DrawnVideo(out, video.fps)
+            try:
+                for index, frame in enumerate(video):
+                    drawn.add(self._drawn_frame(source, f"{FRAME_MARK}{index:06d}", frame))
+                    on_frame()
+            except BaseException as error:
+                drawn.discard(error)
+                raise
+            drawn.finish()
+            self._judge_video(source, video)
+        if drawn.error:
+            self.result.errors[source.name] = f"{NOT_DRAWN}: {drawn.error}"
+        else:
+            self.result.files.append(out)
+
+    def _drawn_frame(self, source: Source, frame_mark: str, frame: Image) -> Image:
+        with self.errors_kept(source.name + frame_mark):
+            prediction = self._predict(source.name + frame_mark, source.place + frame_mark, frame)
+            return draw_cars(frame, prediction.boxes, prediction.points, prediction.scores)
+        return frame
+
+    def _predict(self, name: str, place: str, image: Image) -> Prediction:
+        """Keeps what was found.
+
+        Raises:
+            DataError, BoxError, ValueError: its boxes are no good, or the model gives no numbers.
+        """
+        start = time.perf_counter()
+        boxes = None if self.boxes is None else self.boxes.find(place)
+        prediction = self.predictor(image, boxes)
+        if not (np.isfinite(prediction.points).all() and np.isfinite(prediction.scores).all()):
+            raise DataError(NOT_FINITE)
+        height, width = image.shape[:2]
+        self.result.seconds += time.perf_counter() - start
+        self.result.num_cars += len(prediction)
+        self.result.found[name] = {"width": width, "height": height, "cars": prediction.cars()}
+        return prediction
+
+    def _judge_video(self, source: Source, video: Video) -> None:
+        notes = []
+        if video.is_cut_short:
+            promised = f"{video.num_frames} frames" if video.num_frames else "more"
+            self.result.errors[source.name] = (
+                f"video is cut short: it says that it has {promised}; {video.num_read} could be read and were done"
+            )
+        elif video.num_read < FEW_FRAMES * video.num_frames - 1:
+            notes.append(f"it says that it has {video.num_frames} frames, of which {video.num_read} could be read")
+        if video.is_turned and self.orientation == IGNORE:
+            notes.append(TURNED_NOTE)
+        if abs(writable_fps(video.fps) - video.stated_fps) > FPS_TOLERANCE * video.stated_fps:
+            stated = f"{video.stated_fps:g} frames a second" if video.stated_fps else "no frame rate"
+            notes.append(f"it says {stated}; the drawn one has {writable_fps(video.fps):g}")
+        if notes:
+            self.result.notes[source.name] = "; ".join(notes)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return printable(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    if isinstance(error, MemoryError):
+        return "too large for this machine's memory"
+    return printable(" ".join(str(error).split()) or type(error).__name__)
+
+
+def write_json(inputs: InferInputs, result: InferResult, path: Path) -> Path:
+    """A line a picture. Numbers alone: JSON knows no NaN."""
+    head = {
+        "model": printable(inputs.model),
+        "model_kind": inputs.predictor.kind,
+        "orientation": inputs.orientation,
+        "keypoints": KEYPOINT_NAMES,
+    }
+    fields = [f"{_json(name)}: {_json(value)}" for name, value in head.items()]
+    for title, content in (("images", result.found), ("errors", result.errors), ("notes", result.notes)):
+        lines = ",\n".join(f"{_json(name)}: {_json(value)}" for name, value in content.items())
+        fields.append(f'"{title}": {{\n{lines}\n}}')
+    write_atomically(path, ("{\n" + ",\n".join(fields) + "\n}\n").encode())
+    return path
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
