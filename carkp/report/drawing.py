@@ -30,12 +30,21 @@ MIN_EXTENT_FOR_SCORES_PX = 300
 
 CAR_TEXT_SCALE, KEYPOINT_TEXT_SCALE = 0.5, 0.33
 
+FARTHEST_PX = 2.0**20
+"""OpenCV holds no larger picture: what lies farther away is not drawn, and its numbers would overflow."""
+
+LARGE_PICTURE_PX = 2000
+"""In pictures of more pixels than a square of this extent, boxes and numbers grow with them."""
+
 
 def validity_from_scores(
     scores: NDArray[np.floating[Any]], thresholds: tuple[float, float] = SCORE_THRESHOLDS
 ) -> NDArray[np.int64]:
-    """Validity codes (K,) to draw a prediction by: missing, occluded and visible for rising heatmap peaks."""
-    return np.asarray(np.digitize(scores, thresholds), dtype=np.int64)
+    """Validity codes (K,) to draw a prediction by: missing, occluded and visible for rising heatmap peaks.
+
+    A score that is no number counts as missing.
+    """
+    return np.asarray(np.digitize(np.nan_to_num(scores), thresholds), dtype=np.int64)
 
 
 def draw_keypoints(
@@ -65,6 +74,14 @@ def draw_keypoints(
     """
     _check_drawing(image, points, validity, scale)
     canvas = enlarge(image, scale)
+    _draw_car(canvas, points, validity, scale, colour)
+    return canvas
+
+
+def _draw_car(
+    canvas: RgbImage, points: Points, validity: NDArray[np.integer[Any]], scale: int, colour: Colour | None = None
+) -> None:
+    """:func:`draw_keypoints` in place, on the picture that ``canvas`` enlarges."""
     is_drawn = _is_drawn(points, validity)
     size = _marker_size_for_car(canvas, points[is_drawn] * scale)
     for start, end in SKELETON:
@@ -73,7 +90,6 @@ def draw_keypoints(
             line_colour = colour or _side_colour(start, end)
             draw_line(canvas, points[[start, end]], scale, line_colour, size, is_visible)
     draw_dots(canvas, points, validity, scale, colour, size)
-    return canvas
 
 
 def draw_cars(image: RgbImage, boxes: Points, points: Points, scores: NDArray[np.floating[Any]]) -> RgbImage:
@@ -90,21 +106,43 @@ def draw_cars(image: RgbImage, boxes: Points, points: Points, scores: NDArray[np
     """
     canvas = image.copy()
     for box, car_points, car_scores in zip(boxes, points, scores, strict=True):
-        canvas = draw_keypoints(canvas, car_points, validity_from_scores(car_scores), scale=1)
-        left, top, width, height = np.rint(np.clip(box, -(2.0**15), 2.0**15)).astype(int).tolist()
-        cv2.rectangle(canvas, (left, top), (left + width, top + height), MIDDLE_RGB, 1, cv2.LINE_AA)
-        _write(canvas, f"{car_scores.mean():.2f}", (max(left, 0), max(top - 3, 12)), CAR_TEXT_SCALE)
-        if max(width, height) >= MIN_EXTENT_FOR_SCORES_PX:
-            for index in np.flatnonzero(_is_drawn(car_points, validity_from_scores(car_scores))).tolist():
-                x, y = np.rint(car_points[index]).astype(int).tolist()
-                _write(canvas, f"{car_scores[index]:.2f}", (x + 7, y - 5), KEYPOINT_TEXT_SCALE)
+        validity = validity_from_scores(car_scores)
+        _check_drawing(canvas, car_points, validity, 1)
+        _draw_car(canvas, car_points, validity, 1)
+        if np.isfinite(box).all():
+            _draw_box(canvas, box, f"{car_scores.mean():.2f}")
+            if max(box[2:]) >= MIN_EXTENT_FOR_SCORES_PX:
+                _write_scores(canvas, car_points, validity, car_scores)
     return canvas
+
+
+def _draw_box(canvas: RgbImage, box: Points, text: str) -> None:
+    growth = _growth(canvas)
+    ends = np.clip([*box[:2], *(box[:2] + box[2:])], -FARTHEST_PX, FARTHEST_PX)
+    left, top, right, bottom = np.rint(ends).astype(int).tolist()
+    cv2.rectangle(canvas, (left, top), (right, bottom), MIDDLE_RGB, max(1, round(growth)), cv2.LINE_AA)
+    _write(canvas, text, (max(left, 0), max(top - 3, round(12 * growth))), CAR_TEXT_SCALE)
+
+
+def _write_scores(
+    canvas: RgbImage, points: Points, validity: NDArray[np.integer[Any]], scores: NDArray[np.floating[Any]]
+) -> None:
+    shift = _growth(canvas) * np.array([7, -5])
+    for index in np.flatnonzero(_is_drawn(points, validity)).tolist():
+        x, y = np.rint(points[index] + shift).astype(int).tolist()
+        _write(canvas, f"{scores[index]:.2f}", (x, y), KEYPOINT_TEXT_SCALE)
+
+
+def _growth(canvas: RgbImage) -> float:
+    """How much larger boxes and numbers are drawn than in a picture of ordinary size, at least 1."""
+    return max(1.0, float(np.sqrt(canvas.shape[0] * canvas.shape[1])) / LARGE_PICTURE_PX)
 
 
 def _write(canvas: RgbImage, text: str, left_bottom: tuple[int, int], scale: float) -> None:
     """Light text with a dark rim, in place."""
-    for colour, thickness in ((INK, 3), (MIDDLE_RGB, 1)):
-        cv2.putText(canvas, text, left_bottom, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
+    growth = _growth(canvas)
+    for colour, thickness in ((INK, round(3 * growth)), (MIDDLE_RGB, round(growth))):
+        cv2.putText(canvas, text, left_bottom, cv2.FONT_HERSHEY_SIMPLEX, scale * growth, colour, thickness, cv2.LINE_AA)
 
 
 def draw_dots(
@@ -157,7 +195,8 @@ def _check_drawing(image: RgbImage, points: Points, validity: NDArray[np.integer
 
 
 def _is_drawn(points: Points, validity: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    return np.asarray((validity != MISSING) & np.isfinite(points).all(axis=1))
+    """Points that are no number or far outside are not."""
+    return np.asarray((validity != MISSING) & (np.abs(points) <= FARTHEST_PX).all(axis=1))
 
 
 def _side_colour(start: int, end: int) -> Colour:

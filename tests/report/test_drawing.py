@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from carkp.keypoints.schema import MISSING, NUM_KEYPOINTS, OCCLUDED, VISIBLE
-from carkp.report.drawing import draw_keypoints, validity_from_scores
+from carkp.report.drawing import draw_cars, draw_keypoints, validity_from_scores
 from carkp.report.sheets import contact_sheet, fit_tile, prediction_sheet
 from carkp.report.style import ERROR_RGB, LEFT_RGB, RIGHT_RGB
 
@@ -150,3 +150,53 @@ def test_a_small_car_in_a_big_picture_gets_small_markers() -> None:
         return float((drawn != image).any(axis=2).sum())
 
     assert inked(60) < 0.35 * inked(300)
+
+
+def one_car(box: list[float], points: np.ndarray, score: float = 0.9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.array([box]), points[None], np.full((1, NUM_KEYPOINTS), score)
+
+
+@pytest.mark.parametrize("absurd", [np.nan, np.inf, -np.inf, 1e7, -3e38])
+def test_absurd_numbers_are_not_drawn(absurd: float) -> None:
+    points = np.full((NUM_KEYPOINTS, 2), absurd, np.float32)
+    points[0] = 64, 64
+    alone = points.copy()
+    alone[1:] = np.nan
+    box = [20.0, 20, 80, 80]
+    np.testing.assert_array_equal(draw_cars(GREY, *one_car(box, points)), draw_cars(GREY, *one_car(box, alone)))
+    np.testing.assert_array_equal(
+        draw_keypoints(GREY, points, np.full(12, VISIBLE)), draw_keypoints(GREY, alone, np.full(12, VISIBLE))
+    )
+    draw_cars(GREY, *one_car([absurd, 0, 50, 50], points))
+    draw_cars(GREY, *one_car([0, 0, abs(absurd), 50], points))
+
+
+def test_scores_that_are_no_numbers_show_no_keypoint() -> None:
+    assert validity_from_scores(np.array([np.nan, 0.9])).tolist() == [MISSING, VISIBLE]
+
+
+def test_boxes_of_wide_pictures_are_where_they_belong() -> None:
+    wide = np.full((40, 66_000, 3), 128, np.uint8)
+    points = np.full((NUM_KEYPOINTS, 2), np.nan)
+    drawn = draw_cars(wide, *one_car([60_000, 10, 5_000, 20], points))
+    assert touched(drawn)[:, 1].min() == pytest.approx(60_000, abs=2)
+    assert touched(drawn)[:, 1].max() == pytest.approx(65_000, abs=2)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 4000), (4000, 8)])
+def test_pictures_of_any_size_are_drawn_on(size: tuple[int, int]) -> None:
+    picture = np.full((*size, 3), 128, np.uint8)
+    points = np.random.default_rng(0).uniform(0, 8, (NUM_KEYPOINTS, 2))
+    assert draw_cars(picture, *one_car([0, 0, size[1], size[0]], points)).shape == picture.shape
+
+
+def test_lines_are_seen_in_large_pictures_and_the_same_in_ordinary_ones() -> None:
+    points = np.full((NUM_KEYPOINTS, 2), np.nan)
+
+    def width_of_side(height: int) -> int:
+        picture = np.full((height, 4 * height // 3, 3), 128, np.uint8)
+        drawn = draw_cars(picture, *one_car([height / 4, height / 4, height / 2, height / 2], points))
+        return int((drawn[height // 2, : height // 2] > 180).all(axis=1).sum())
+
+    assert width_of_side(900) == width_of_side(400) == 1
+    assert width_of_side(6000) >= 3
