@@ -1,5 +1,6 @@
 """Videos as files: their RGB frames, and how new ones are written."""
 
+import errno
 import math
 import os
 import secrets
@@ -163,9 +164,17 @@ class VideoWriter:
                 self._writer.release()
             if kind is None:
                 self._check()
-                shutil.move(self._partial, self._path)
+                self._move()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _move(self) -> None:
+        try:
+            self._partial.replace(self._path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
+            shutil.copyfile(self._partial, self._path)
 
     def _check(self) -> None:
         """OpenCV does not say that a disk is full."""

@@ -20,7 +20,6 @@ from carkp.data.pictures import Video
 from carkp.keypoints.schema import KEYPOINT_NAMES
 from carkp.predictor import Predictor
 from carkp.stages.export import parse_alias
-from carkp.workflow.output_names import output_stems
 from tests.stages.conftest import Outcome, Project
 from tests.tiny_models import TinyModels
 
@@ -192,6 +191,8 @@ def test_wrong_parameters_are_named(trained: Project, tiny_models: TinyModels, i
         ({"model": str(tmp_path / "none.onnx")}, "no such model file"),
         ({"model": str(text)}, "not a readable ONNX file"),
         ({"model": "models:/nothing@champion"}, "no such artifact"),
+        ({"orientation": "on"}, "orientation=on: expected one of ignore, apply"),
+        ({"boxes": "$NOT_SET_HERE/boxes.json"}, "the environment variable NOT_SET_HERE is not set"),
     ]
     for changes, message in cases:
         named = {"image": str(images), **changes}
@@ -204,16 +205,29 @@ def test_wrong_parameters_are_named(trained: Project, tiny_models: TinyModels, i
     assert not out.exists()
 
 
-def test_names_do_not_collide() -> None:
-    paths = [Path(name) for name in ("a.jpg", "a.png", "b.jpg", "a.mp4")]
-    assert output_stems(paths) == ["a.jpg", "a.png", "b", "a"]
-
-
 def test_aliases_are_checked_first() -> None:
     assert [parse_alias(name) for name in ("", "champion", "a-b_2")] == ["", "champion", "a-b_2"]
     for name in ("latest", "v3", "a b", "3"):
         with pytest.raises(ConfigError, match="alias="):
             parse_alias(name)
+
+
+def test_paths_of_a_home_and_of_variables(
+    trained: Project, tiny_models: TinyModels, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MODELS", str(tiny_models.int8_onnx.parent))
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.jpg": [BOX]}))
+    done = infer(
+        trained,
+        tiny_models,
+        Path("~/out"),
+        Path("~/images/a.jpg"),
+        boxes="${HOME}/boxes.json",
+        model=f"$MODELS/{tiny_models.int8_onnx.name}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(found_in(tmp_path / "out")["images"]) == {"a.jpg"}
 
 
 @pytest.fixture(scope="module")
