@@ -9,6 +9,7 @@ from PIL.ImageFile import ImageFile
 
 UPRIGHT = 1
 _ORIENTATION_TAG = 0x0112
+_KIND_TAG, _PREVIEW = 254, 1
 _EXIF_MARKS = (b"Exif\0", b"EXIF", b"eXIf", b"Raw profile type exif", b"adobe:ns:meta")
 _BROKEN = (SyntaxError, OSError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error)
 
@@ -25,12 +26,23 @@ _READERS: dict[bytes, type[ImageFile]] = {
 
 @dataclass(frozen=True)
 class PictureHeader:
-    """Size in stored pixels, EXIF's orientation from 1 (upright) to 8, and Pillow's name of what the pixels are."""
+    """What a header says.
+
+    Attributes:
+        height: of the stored pixels.
+        width: of the stored pixels.
+        orientation: EXIF's, from 1 (upright) to 8.
+        mode: Pillow's name of what the pixels are.
+        num_pages: pages of a TIFF, pictures of an animation; 1 for any other.
+        is_preview: whether the first page of a TIFF is a small copy of the picture, as in cameras' raw files.
+    """
 
     height: int
     width: int
     orientation: int
     mode: str
+    num_pages: int
+    is_preview: bool
 
 
 def read_header(data: bytes) -> PictureHeader | None:
@@ -42,9 +54,17 @@ def read_header(data: bytes) -> PictureHeader | None:
         file = reader(io.BytesIO(data))
     except _BROKEN:
         return None
+    is_preview = isinstance(file, TiffImagePlugin.TiffImageFile) and bool(file.tag_v2.get(_KIND_TAG, 0) & _PREVIEW)
     orientation = _orientation_of(file, data)
     width, height = file.size
-    return PictureHeader(height, width, orientation, file.mode)
+    return PictureHeader(height, width, orientation, file.mode, _count_pages(file), is_preview)
+
+
+def _count_pages(file: ImageFile) -> int:
+    try:
+        return int(getattr(file, "n_frames", 1))
+    except _BROKEN:
+        return 1
 
 
 def _orientation_of(file: ImageFile, data: bytes) -> int:

@@ -18,7 +18,7 @@ from carkp.data.video import Video, VideoWriter
 __all__ = ["Video", "VideoWriter", "decode_picture", "is_video", "list_pictures", "read_picture"]
 
 PICTURE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
     *(".heic", ".heif"),  # cannot be read, which is said: nobody wants them left out without a word
 )
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".m2ts")
@@ -83,7 +83,7 @@ def list_pictures(path: Path) -> list[Path]:
     items = [path / name for name in names if not is_clutter(name) and name.lower().endswith(known)]
     paths = [item for item in items if is_file(item) or _leads_nowhere(item)]
     if not paths:
-        raise DataError(f"{shown}: no pictures or videos in it ({', '.join(known)})")
+        raise DataError(f"{shown}: no pictures or videos in it ({', '.join(known)}); folders below it are not searched")
     return paths
 
 
@@ -125,6 +125,10 @@ def decode_picture(data: bytes, orientation: str = IGNORE) -> Image:
         )
     if jpeg.is_cut_short(data):
         raise DataError("image file is cut short")
+    if (containers.is_tiff(data) and data[8:10] == b"CR") or (header is not None and header.is_preview):
+        raise DataError(
+            "image is a camera's raw file, of which only a preview can be read here: convert it to JPEG or PNG"
+        )
     image = _decode_tiff(data, header) if header is not None and containers.is_tiff(data) else jpeg.decode_rgb(data)
     if image is None:
         raise DataError(f"image cannot be decoded: {_describe_unreadable(data)}")

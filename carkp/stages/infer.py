@@ -53,6 +53,7 @@ def run(inputs: InferInputs, out_dir: Path, tracker: Tracker) -> InferResult:
     ``keypoints.json`` is written in any case, also when something ends the run.
     """
     check_orientation(inputs.orientation)
+    _refuse_own_folder(inputs.pictures, out_dir)
     with explain_write_errors(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
     result = InferResult()
@@ -63,6 +64,13 @@ def run(inputs: InferInputs, out_dir: Path, tracker: Tracker) -> InferResult:
             result.files.insert(0, write_json(inputs, result, out_dir / JSON_NAME))
     _log(inputs, result, tracker)
     return result
+
+
+def _refuse_own_folder(pictures: Sequence[Path], out_dir: Path) -> None:
+    if out_dir.resolve() in {path.parent.resolve() for path in pictures}:
+        raise ConfigError(
+            f"output={out_dir}: is where the pictures are, which would be overwritten; give another folder"
+        )
 
 
 def find_model(config: ExperimentConfig, reference: str) -> ModelFile:
@@ -167,10 +175,7 @@ def _execute(arguments: Arguments) -> None:
     orientation = check_orientation(values["orientation"])
     pictures = list_pictures(_given_path(values["image"], "image"))
     out_dir = _given_path(values["output"], "output")
-    if out_dir.resolve() in {path.parent.resolve() for path in pictures}:
-        raise ConfigError(
-            f"output={out_dir}: is where the pictures are, which would be overwritten; give another folder"
-        )
+    _refuse_own_folder(pictures, out_dir)
     boxes = read_boxes(expand_path(values["boxes"])) if values["boxes"] else None
     if boxes is not None and boxes.unnamed is not None and len(pictures) > 1:
         raise DataError(f"{boxes.source}: boxes without names for {len(pictures)} pictures; name the picture of each")

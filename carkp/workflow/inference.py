@@ -83,6 +83,7 @@ def infer_all(inputs: InferInputs, out_dir: Path, result: InferResult) -> None:
     with tqdm(total=_num_images(inputs.pictures), desc="infer", unit="image") as bar:
         for source in sources:
             with worker.errors_kept(source.name):
+                source.remove_old()
                 if is_video(source.path):
                     worker.infer_video(source, bar.update)
                 else:
@@ -151,15 +152,13 @@ class _Worker:
             yield
         except ModelError:
             raise
-        except (DataError, ValueError, OSError, cv2.error, MemoryError) as error:
+        except (DataError, ValueError, OSError, RuntimeError, cv2.error, MemoryError) as error:
             self.result.errors[name] = _reason(error)
 
     def infer_picture(self, source: Source) -> None:
         data = read_bytes(source.path)
         image = decode_picture(data, self.orientation)
-        header = read_header(data)
-        if header is not None and header.orientation != UPRIGHT and self.orientation == IGNORE:
-            self.result.notes[source.name] = TURNED_NOTE
+        self._judge_picture(source, data)
         prediction = self._predict(source.name, source.place, image)
         try:
             drawn = draw_cars(image, prediction.boxes, prediction.points, prediction.scores)
@@ -203,11 +202,21 @@ class _Worker:
         prediction = self.predictor(image, boxes)
         if not (np.isfinite(prediction.points).all() and np.isfinite(prediction.scores).all()):
             raise DataError(NOT_FINITE)
-        height, width = image.shape[:2]
+        record = {"width": image.shape[1], "height": image.shape[0], "cars": prediction.cars()}
+        _json(record)  # a number that JSON cannot hold is an error here, of this picture
         self.result.seconds += time.perf_counter() - start
         self.result.num_cars += len(prediction)
-        self.result.found[name] = {"width": width, "height": height, "cars": prediction.cars()}
+        self.result.found[name] = record
         return prediction
+
+    def _judge_picture(self, source: Source, data: bytes) -> None:
+        header, notes = read_header(data), []
+        if header is not None and header.num_pages > 1:
+            notes.append(f"it has {header.num_pages} pages or pictures, of which the first was taken")
+        if header is not None and header.orientation != UPRIGHT and self.orientation == IGNORE:
+            notes.append(TURNED_NOTE)
+        if notes:
+            self.result.notes[source.name] = "; ".join(notes)
 
     def _judge_video(self, source: Source, video: Video) -> None:
         notes = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from carkp.data.files import fold_name
+from carkp.data.files import fold_name, is_file
 from carkp.data.issues import printable
 from carkp.data.pictures import is_video
 
@@ -25,6 +25,13 @@ class Source:
     def place(self) -> str:
         """Where it lies; boxes are looked for by it."""
         return str(self.path.absolute())
+
+    def remove_old(self) -> None:
+        """Deletes what an earlier run drew: it would be taken for this one's if this one fails."""
+        for suffix in (".jpg", ".mp4"):
+            old = self.out.with_name(self.out.name + suffix)
+            if (suffix == ".mp4") == is_video(self.path) and is_file(old):
+                old.unlink()
 
 
 def list_sources(pictures: Sequence[Path], out_dir: Path) -> list[Source]:

@@ -102,8 +102,8 @@ def _frame_sheet(raw: Path, seed: int) -> Image | None:
 
 
 def _grid(images: Sequence[Image], columns: int, width: int) -> Image:
-    """Pictures of one shape side by side, each ``width`` pixels wide."""
-    height = round(width * images[0].shape[0] / images[0].shape[1])
+    """Pictures side by side in the shape of the first, each ``width`` pixels wide and at most as high."""
+    height = min(max(round(width * images[0].shape[0] / images[0].shape[1]), 1), width)
     tiles = [np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8) for image in images]
     blank = np.full_like(tiles[0], 255)
     tiles += [blank] * (-len(tiles) % columns)

@@ -100,6 +100,22 @@ def test_of_several_pages_the_first_counts(rgb: Picture) -> None:
     assert_close(decode_picture(saved(image, "TIFF", save_all=True, append_images=[other])), rgb, 0)
 
 
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_pages_are_counted(rgb: Picture, form: str) -> None:
+    image = Image.fromarray(rgb)
+    assert read_header(saved(image, form)).num_pages == 1  # type: ignore[union-attr]
+    several = saved(image, form, save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))])
+    assert read_header(several).num_pages == 2  # type: ignore[union-attr]
+
+
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_picture(rgb: Picture) -> None:
+    preview = saved(Image.fromarray(rgb), "TIFF", tiffinfo={254: 1})
+    canon = b"II*\0\x10\0\0\0CR" + saved(Image.fromarray(rgb), "TIFF")[10:]
+    for data in (preview, canon):
+        with pytest.raises(DataError, match="a camera's raw file"):
+            decode_picture(data)
+
+
 def exif(orientation: int, thumbnail: bytes = b"") -> bytes:
     """An APP1 segment of a JPEG."""
     entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)

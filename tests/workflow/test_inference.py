@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from carkp.config.loading import ConfigError
 from carkp.data.boxes import read_boxes
 from carkp.data.issues import DataError
 from carkp.predictor import Predictor
@@ -280,3 +281,38 @@ def test_a_file_in_the_place_of_the_output_folder(run: Run, tmp_path: Path) -> N
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DataError, match="out cannot be written: File exists"):
         run(write(tmp_path / "a.jpg"))
+
+
+def test_what_an_earlier_run_drew_does_not_stand_for_this_one(run: Run, tmp_path: Path) -> None:
+    path, video = write(tmp_path / "a.jpg"), clip(tmp_path / "v.mp4")
+    run(path, video)
+    assert names_in(tmp_path) == {"a.jpg", "v.mp4", "keypoints.json"}
+    path.write_bytes(path.read_bytes()[:500])
+    video.write_bytes(video.read_bytes()[:500])
+    result = run(path, video)
+    assert set(result.errors) == {"a.jpg", "v.mp4"}
+    assert names_in(tmp_path) == {"keypoints.json"}
+
+
+def test_pictures_are_never_overwritten(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "out" / "a.jpg")
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="would be overwritten"):
+        run(path)
+    assert path.read_bytes() == before
+
+
+def test_boxes_that_json_cannot_hold_cost_their_picture_alone(run: Run, tmp_path: Path) -> None:
+    far = [-8e306, -8e306, 1.6e307, 1.6e307]
+    boxes = {"a.jpg": [far], "b.jpg": [BOX], "c.jpg": [[float("nan"), 1, 2, 3]], "d.jpg": [["x", 1, 2, 3]]}
+    result = run(*(write(tmp_path / name) for name in boxes), boxes=boxes)
+    assert "b.jpg" in result.found
+    assert set(result.errors) >= {"c.jpg", "d.jpg"}
+    assert set(found_in(tmp_path)["images"]) == set(result.found)
+
+
+def test_pages_are_told(run: Run, tmp_path: Path) -> None:
+    image = Image.fromarray(picture(0))
+    image.save(tmp_path / "a.tif", save_all=True, append_images=[image])
+    result = run(tmp_path / "a.tif")
+    assert result.notes == {"a.tif": "it has 2 pages or pictures, of which the first was taken"}
