@@ -8,6 +8,10 @@ from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin,
 from PIL.ImageFile import ImageFile
 
 UPRIGHT = 1
+
+MAX_PIXELS = 2**28
+"""Pictures of more are refused: their pixels alone would need more than 0.8 GB."""
+
 _ORIENTATION_TAG = 0x0112
 _KIND_TAG, _PREVIEW = 254, 1
 _EXIF_MARKS = (b"Exif\0", b"EXIF", b"eXIf", b"Raw profile type exif", b"adobe:ns:meta")
@@ -31,9 +35,8 @@ class PictureHeader:
     Attributes:
         height: of the stored pixels.
         width: of the stored pixels.
-        orientation: EXIF's, from 1 (upright) to 8.
+        orientation: EXIF's, from 1 (upright) to 8; not read where ``is_huge``.
         mode: Pillow's name of what the pixels are.
-        num_pages: pages of a TIFF, pictures of an animation; 1 for any other.
         is_preview: whether the first page of a TIFF is a small copy of the picture, as in cameras' raw files.
     """
 
@@ -41,30 +44,38 @@ class PictureHeader:
     width: int
     orientation: int
     mode: str
-    num_pages: int
     is_preview: bool
+
+    @property
+    def is_huge(self) -> bool:
+        return self.height * self.width > MAX_PIXELS
 
 
 def read_header(data: bytes) -> PictureHeader | None:
     """The header of a picture file's content; None where it is of an unknown format or cannot be read."""
-    reader = next((reader for start, reader in _READERS.items() if data.startswith(start)), None)
-    if reader is None:
-        return None
-    try:
-        file = reader(io.BytesIO(data))
-    except _BROKEN:
+    file = _open(data)
+    if file is None:
         return None
     is_preview = isinstance(file, TiffImagePlugin.TiffImageFile) and bool(file.tag_v2.get(_KIND_TAG, 0) & _PREVIEW)
-    orientation = _orientation_of(file, data)
     width, height = file.size
-    return PictureHeader(height, width, orientation, file.mode, _count_pages(file), is_preview)
+    is_huge = width * height > MAX_PIXELS  # Pillow decodes some PNG files to find their EXIF
+    return PictureHeader(height, width, UPRIGHT if is_huge else _orientation_of(file, data), file.mode, is_preview)
 
 
-def _count_pages(file: ImageFile) -> int:
+def count_pages(data: bytes) -> int:
+    """Pages of a TIFF, pictures of an animation; 1 for any other."""
     try:
-        return int(getattr(file, "n_frames", 1))
+        return int(getattr(_open(data), "n_frames", 1))
     except _BROKEN:
         return 1
+
+
+def _open(data: bytes) -> ImageFile | None:
+    reader = next((reader for start, reader in _READERS.items() if data.startswith(start)), None)
+    try:
+        return None if reader is None else reader(io.BytesIO(data))
+    except _BROKEN:
+        return None
 
 
 def _orientation_of(file: ImageFile, data: bytes) -> int:

@@ -9,7 +9,7 @@ import PIL.Image
 
 from carkp.data import containers, jpeg
 from carkp.data.files import is_clutter, is_directory, is_file
-from carkp.data.headers import UPRIGHT, PictureHeader, read_header
+from carkp.data.headers import MAX_PIXELS, UPRIGHT, PictureHeader, read_header
 from carkp.data.issues import DataError, printable
 from carkp.data.jpeg import Image
 from carkp.data.orientation import APPLY, IGNORE, check_orientation, turn_back, turn_upright
@@ -22,9 +22,6 @@ PICTURE_SUFFIXES = (
     *(".heic", ".heif"),  # cannot be read, which is said: nobody wants them left out without a word
 )
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".m2ts")
-
-MAX_PIXELS = 2**28
-"""Pictures of more are refused: their pixels alone would need more than 0.8 GB."""
 
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
@@ -118,7 +115,7 @@ def decode_picture(data: bytes, orientation: str = IGNORE) -> Image:
     """
     check_orientation(orientation)
     header = read_header(data)
-    if header is not None and header.height * header.width > MAX_PIXELS:
+    if header is not None and header.is_huge:
         raise DataError(
             f"image of {header.width}x{header.height} pixels is larger than {MAX_PIXELS / 1e6:.0f} million: "
             "make it smaller, or cut it into parts"

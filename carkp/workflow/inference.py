@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from carkp.data.boxes import FRAME_MARK, BoxBook
-from carkp.data.headers import UPRIGHT, read_header
+from carkp.data.headers import UPRIGHT, count_pages, read_header
 from carkp.data.issues import DataError, printable
 from carkp.data.jpeg import Image
 from carkp.data.orientation import IGNORE
@@ -210,9 +210,9 @@ class _Worker:
         return prediction
 
     def _judge_picture(self, source: Source, data: bytes) -> None:
-        header, notes = read_header(data), []
-        if header is not None and header.num_pages > 1:
-            notes.append(f"it has {header.num_pages} pages or pictures, of which the first was taken")
+        header, num_pages, notes = read_header(data), count_pages(data), []
+        if num_pages > 1:
+            notes.append(f"it has {num_pages} pages or pictures, of which the first was taken")
         if header is not None and header.orientation != UPRIGHT and self.orientation == IGNORE:
             notes.append(TURNED_NOTE)
         if notes:
