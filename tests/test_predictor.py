@@ -17,6 +17,7 @@ from carkp.data.geometry import choose_reduction, fit_scale, reduce_image
 from carkp.data.transforms import EvalTransform
 from carkp.deploy.compiled import compile_for_onnxruntime
 from carkp.deploy.cpu import cpu_features
+from carkp.deploy.int8_onnx import Int8OnnxError, load_program
 from carkp.deploy.runtime import OnnxRunner
 from carkp.keypoints.codec import codec_for_input, codec_from_json, codec_to_json
 from carkp.predictor import BATCH_SIZE, BoxError, ModelError, Predictor
@@ -294,6 +295,8 @@ def test_a_compiled_file_is_int8_with_its_codec(tiny_models: TinyModels, tmp_pat
     assert (compiled.kind, compiled.codec) == ("int8 ONNX", tiny_models.codec)
     np.testing.assert_array_equal(compiled(frame, SMALL_BOXES).points, source(frame, SMALL_BOXES).points)
     np.testing.assert_array_equal(compiled(frame, SMALL_BOXES).scores, source(frame, SMALL_BOXES).scores)
+    with pytest.raises(Int8OnnxError, match=r"no longer holds its program; give the export .* int8\.onnx"):
+        load_program(path)
 
 
 def foreign_onnx(path: Path, num_maps: int, size: int, notes: dict[str, str]) -> Path:

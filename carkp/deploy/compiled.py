@@ -14,11 +14,11 @@ from onnx import helper
 
 from carkp.deploy.cpu import CpuFeatures
 from carkp.deploy.graph_audit import optimised_graph
-from carkp.deploy.int8_onnx import PROGRAM_KEY
+from carkp.deploy.int8_onnx import COMPILED_PREFIX, PROGRAM_KEY
 from carkp.deploy.runtime import OnnxRunner
 
 LEVEL = "ORT_ENABLE_EXTENDED"
-PREFIX = "carkp.compiled."
+PREFIX = COMPILED_PREFIX
 
 
 class CompiledMismatchError(ValueError):
