@@ -20,7 +20,7 @@ from carkp.data.crops import MIN_CROP_EXTENT_PX, CropRectangle, crop_rectangle
 from carkp.data.dataset import INPUT_SCALE, INPUT_ZERO
 from carkp.data.frames import Box
 from carkp.data.geometry import Placement, Size
-from carkp.deploy.int8_onnx import ORIGIN_PREFIX, PROGRAM_KEY
+from carkp.deploy.int8_onnx import ORIGIN_PREFIX, TARGET_KEY
 from carkp.deploy.runtime import OnnxRunner
 from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_for_input, codec_from_json
 from carkp.keypoints.schema import NUM_KEYPOINTS
@@ -35,13 +35,16 @@ MODEL_FILES = ("artifacts/model.onnx", "model.onnx")
 DECIMALS = 3
 """Of numbers in JSON."""
 
+BATCH_SIZE = 16
+"""Cars that go through the network at once. More take more memory, and on a CPU no less time each."""
+
 _SHOWN = 200
 _ZIP_START = b"PK\x03\x04"
 _THREADS_LOCK = threading.RLock()
 
 
 class ModelError(ValueError):
-    """A file that no predictor can be made of; the message names it and what to do."""
+    """A file that no predictor can be made of, or that gives no keypoints; the message says what to do."""
 
 
 class BoxError(ValueError):
@@ -95,12 +98,25 @@ Forward = Callable[[Floats], Floats]
 class Predictor:
     """``predictor(image, boxes)``; :meth:`load` opens a model file.
 
+    A call takes its cars in batches of ``batch_size``, so that its memory does not grow with their number.
+
     The threads of cv2 and torch are limited to ``num_threads`` inside a call and put back afterwards; both settings are
     the process's, so calls from several Python threads wait for each other there, but not while ONNX Runtime runs.
     """
 
-    def __init__(self, forward: Forward, codec: HeatmapCodec, input_size: Size, kind: str, num_threads: int) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        codec: HeatmapCodec,
+        input_size: Size,
+        kind: str,
+        num_threads: int,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.codec, self.input_size, self.kind, self.num_threads = codec, input_size, kind, num_threads
+        self.batch_size = batch_size
         self._forward = forward
         expected = codec.heatmap_size[0] * codec.stride, codec.heatmap_size[1] * codec.stride
         if expected != tuple(input_size):
@@ -153,9 +169,10 @@ class Predictor:
             runner = OnnxRunner(path, num_threads)
         except ValueError as error:
             raise ModelError(str(error)) from error
-        kind = "int8 ONNX" if PROGRAM_KEY in runner.metadata else "float ONNX"
         codec = codec or _codec_in(path, runner.metadata)
-        return cls(runner.run_all, codec, runner.input_size, kind, num_threads)
+        predictor = cls(runner.run_all, codec, runner.input_size, _kind_of(runner.metadata), num_threads)
+        _check_heatmaps(path, runner.heatmaps_shape, codec)
+        return predictor
 
     def __call__(self, image: Image, boxes: ArrayLike | None = None) -> Prediction:
         """Keypoints of every car.
@@ -167,13 +184,15 @@ class Predictor:
         Raises:
             ValueError: an image of another type or shape.
             BoxError: boxes of another shape, or one with values that are not finite, without extent, or off the image.
+            ModelError: the model gives something else than keypoints.
         """
         checked = check_boxes(image, boxes)
-        if not len(checked):
-            nothing = np.zeros((0, NUM_KEYPOINTS, 2), np.float32)
-            return Prediction(nothing, nothing[..., 0], checked)
-        inputs = self.prepare(image, checked)
-        points, scores = self.locate(self.heatmaps(inputs.images), inputs)
+        points = np.zeros((len(checked), NUM_KEYPOINTS, 2), np.float32)
+        scores = np.zeros((len(checked), NUM_KEYPOINTS), np.float32)
+        for start in range(0, len(checked), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            inputs = self.prepare(image, checked[batch])
+            points[batch], scores[batch] = self.locate(self.heatmaps(inputs.images), inputs)
         return Prediction(points, scores, checked)
 
     def prepare(self, image: Image, boxes: NDArray[np.float64]) -> Inputs:
@@ -197,9 +216,18 @@ class Predictor:
         return self._forward(images)
 
     def locate(self, heatmaps: Floats, inputs: Inputs) -> tuple[Floats, Floats]:
-        """Points (N, K, 2) in pixels of the picture and scores (N, K)."""
+        """Points (N, K, 2) in pixels of the picture and scores (N, K).
+
+        Raises:
+            ModelError: heatmaps of other keypoints, or with values that are no numbers.
+        """
         if heatmaps.shape[1] != NUM_KEYPOINTS:
             raise ModelError(f"the model gives {heatmaps.shape[1]} heatmaps, a car has {NUM_KEYPOINTS} keypoints")
+        if not np.isfinite(heatmaps).all():
+            raise ModelError(
+                "the model gives heatmaps that are not finite (NaN or infinite): its training diverged or its file is "
+                "damaged; take an earlier checkpoint, or train it again"
+            )
         with torch.inference_mode(), _limited_threads(self.num_threads):
             decoded = self.codec.decode(torch.from_numpy(heatmaps))
         points = decoded.points.numpy() / inputs.scales[:, None, None] + inputs.corners[:, None]
@@ -252,7 +280,8 @@ def _box_array(boxes: ArrayLike) -> NDArray[np.float64]:
     if array.shape == (0,):
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
-        raise BoxError(f"boxes must be (N, 4), x, y, width, height a car, got shape {array.shape}")
+        hint = "; put the one box into a list" if array.shape == (4,) else ""
+        raise BoxError(f"boxes must be (N, 4), x, y, width, height a car, got shape {array.shape}{hint}")
     if array.dtype.kind not in "iuf":
         raise BoxError(f"boxes must be numbers, x, y, width, height a car, got {array.tolist()}"[:_SHOWN])
     return np.array(array, np.float64)
@@ -283,6 +312,23 @@ def _network_input(crop: Image, input_size: Size) -> tuple[Image, float]:
     reduced = geometry.reduce_image(crop, geometry.choose_reduction(size, input_size, 1.0))
     placed = geometry.place(reduced, Placement(False, scale, 0.0, (0.0, 0.0)), size, input_size)
     return colour.rgb_to_yuv(placed), scale
+
+
+def _kind_of(metadata: dict[str, str]) -> str:
+    """What the notes in an ONNX file say that it is. A compiled file keeps its target, but not its program."""
+    if TARGET_KEY in metadata:
+        return "int8 ONNX"
+    return "float ONNX" if CODEC_KEY in metadata else "ONNX of unknown origin"
+
+
+def _check_heatmaps(path: Path, shape: tuple[int | str, ...], codec: HeatmapCodec) -> None:
+    """Raises ModelError where an output of ``shape`` (B, K, h, w) is not what the codec reads; names are any extent."""
+    expected = (NUM_KEYPOINTS, *codec.heatmap_size)
+    if any(isinstance(got, int) and got != want for got, want in zip(shape[1:], expected, strict=True)):
+        raise ModelError(
+            f"{path}: gives heatmaps of shape {shape[1:]} (keypoints, height, width), its codec reads {expected}: a "
+            "model of something else, or a codec that is not its own"
+        )
 
 
 def _codec_in(path: Path, metadata: dict[str, str]) -> HeatmapCodec:

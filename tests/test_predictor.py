@@ -15,9 +15,12 @@ from carkp.data.dataset import normalise
 from carkp.data.frames import Box
 from carkp.data.geometry import choose_reduction, fit_scale, reduce_image
 from carkp.data.transforms import EvalTransform
+from carkp.deploy.compiled import compile_for_onnxruntime
+from carkp.deploy.cpu import cpu_features
+from carkp.deploy.int8_onnx import Int8OnnxError, load_program
 from carkp.deploy.runtime import OnnxRunner
 from carkp.keypoints.codec import codec_for_input, codec_from_json, codec_to_json
-from carkp.predictor import BoxError, ModelError, Predictor
+from carkp.predictor import BATCH_SIZE, BoxError, ModelError, Predictor
 from carkp.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.evaluate import eval_forward
 from carkp.workflow.executions import onnx_forward
@@ -94,6 +97,65 @@ def test_the_batch_does_not_matter(predictor: Predictor, frame: np.ndarray) -> N
         alone = predictor(frame, [box])
         np.testing.assert_array_equal(alone.points[0], together.points[index])
         np.testing.assert_array_equal(alone.scores[0], together.scores[index])
+
+
+def many_boxes(frame: np.ndarray, count: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    extents = rng.uniform(20, 120, (count, 2))
+    corners = rng.uniform(0, 1, (count, 2)) * (np.array([frame.shape[1], frame.shape[0]]) - 20)
+    return np.concatenate([corners, extents], 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_boxes", [1, 15, 16, 17, 40])
+def test_many_cars_go_in_batches_and_get_the_same_keypoints(
+    kind: str, num_boxes: int, tiny_models: TinyModels, frame: np.ndarray
+) -> None:
+    predictor = Predictor.load(tiny_models.all[kind])
+    boxes = many_boxes(frame, num_boxes)
+    sizes: list[int] = []
+    forward = predictor._forward
+    predictor._forward = lambda images: sizes.append(len(images)) or forward(images)  # type: ignore[func-returns-value]
+    found = predictor(frame, boxes)
+    assert max(sizes) <= BATCH_SIZE
+    assert sum(sizes) == num_boxes
+    inputs = predictor.prepare(frame, boxes)
+    points, scores = predictor.locate(forward(inputs.images), inputs)  # all at once, as before
+    if "int8" in kind:  # whole numbers add up to the same in any order
+        np.testing.assert_array_equal(found.points, points)
+        np.testing.assert_array_equal(found.scores, scores)
+    else:  # a kernel may add the floats of a larger batch in another order
+        np.testing.assert_allclose(found.points, points, atol=1e-3)
+        np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+
+
+def test_a_thousand_cars_need_no_more_memory_than_a_batch(predictor: Predictor, frame: np.ndarray) -> None:
+    counts: list[int] = []
+    predictor = Predictor(
+        lambda images: counts.append(images.nbytes) or np.zeros((len(images), 12, 16, 16), np.float32),  # type: ignore[func-returns-value]
+        predictor.codec,
+        predictor.input_size,
+        "counted",
+        1,
+        batch_size=8,
+    )
+    assert len(predictor(frame, many_boxes(frame, 1000))) == 1000
+    assert max(counts) == 8 * 3 * SIZE[0] * SIZE[1] * 4
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        Predictor(predictor.heatmaps, predictor.codec, predictor.input_size, "none", 1, batch_size=0)
+
+
+def test_a_model_of_nan_gives_no_keypoints(predictor: Predictor, frame: np.ndarray) -> None:
+    for value in (np.nan, np.inf):
+        broken = Predictor(
+            lambda images, value=value: np.full((len(images), 12, 16, 16), value, np.float32),
+            predictor.codec,
+            predictor.input_size,
+            "broken",
+            1,
+        )
+        with pytest.raises(ModelError, match="not finite"):
+            broken(frame, SMALL_BOXES)
 
 
 def test_without_boxes_the_whole_picture_is_one_car(predictor: Predictor, frame: np.ndarray) -> None:
@@ -224,6 +286,50 @@ def test_a_file_without_a_codec_needs_one(tiny_models: TinyModels, tmp_path: Pat
     onnx.save(model, str(path))
     with pytest.raises(ModelError, match="cannot be read"):
         Predictor.load(path)
+
+
+def test_a_compiled_file_is_int8_with_its_codec(tiny_models: TinyModels, tmp_path: Path, frame: np.ndarray) -> None:
+    path = tmp_path / "compiled.onnx"
+    compile_for_onnxruntime(tiny_models.int8_onnx, path, cpu_features())
+    compiled, source = Predictor.load(path), Predictor.load(tiny_models.int8_onnx)
+    assert (compiled.kind, compiled.codec) == ("int8 ONNX", tiny_models.codec)
+    np.testing.assert_array_equal(compiled(frame, SMALL_BOXES).points, source(frame, SMALL_BOXES).points)
+    np.testing.assert_array_equal(compiled(frame, SMALL_BOXES).scores, source(frame, SMALL_BOXES).scores)
+    with pytest.raises(Int8OnnxError, match=r"no longer holds its program; give the export .* int8\.onnx"):
+        load_program(path)
+
+
+def foreign_onnx(path: Path, num_maps: int, size: int, notes: dict[str, str]) -> Path:
+    """A network that carkp did not write: one convolution, as other pose networks look from outside."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(0, 0.3, (num_maps, 3, 4, 4)).astype(np.float32)
+    node = onnx.helper.make_node("Conv", ["image", "w"], ["heatmaps"], kernel_shape=[4, 4], strides=[4, 4])
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [node],
+        "foreign",
+        [onnx.helper.make_tensor_value_info("image", kind, ["batch", 3, size, size])],
+        [onnx.helper.make_tensor_value_info("heatmaps", kind, ["batch", num_maps, size // 4, size // 4])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.helper.set_model_props(model, notes)
+    onnx.save(model, str(path))
+    return path
+
+
+def test_networks_of_others_are_refused_when_opened(tiny_models: TinyModels, tmp_path: Path) -> None:
+    codec = codec_to_json(tiny_models.codec)
+    with pytest.raises(ModelError, match=r"not of carkp\).*or give Predictor\.load the codec"):
+        Predictor.load(foreign_onnx(tmp_path / "a.onnx", 12, 64, {"names": "{0: 'person'}"}))
+    with pytest.raises(ModelError, match="codec in its metadata cannot be read"):
+        Predictor.load(foreign_onnx(tmp_path / "b.onnx", 12, 64, {"codec": "simcc"}))
+    with pytest.raises(ModelError, match=r"heatmaps of shape \(17, 16, 16\).*reads \(12, 16, 16\)"):
+        Predictor.load(foreign_onnx(tmp_path / "c.onnx", 17, 64, {"codec": codec}))
+    with pytest.raises(ModelError, match="the codec is for inputs of"):
+        Predictor.load(foreign_onnx(tmp_path / "d.onnx", 12, 256, {"codec": codec}))
+    given = Predictor.load(foreign_onnx(tmp_path / "e.onnx", 12, 64, {}), codec=tiny_models.codec)
+    assert given.kind == "ONNX of unknown origin"
 
 
 def test_a_checkpoint_without_heatmap_settings_needs_a_codec(tiny_models: TinyModels, tmp_path: Path) -> None:

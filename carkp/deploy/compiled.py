@@ -14,11 +14,11 @@ from onnx import helper
 
 from carkp.deploy.cpu import CpuFeatures
 from carkp.deploy.graph_audit import optimised_graph
-from carkp.deploy.int8_onnx import PROGRAM_KEY
+from carkp.deploy.int8_onnx import COMPILED_PREFIX, PROGRAM_KEY
 from carkp.deploy.runtime import OnnxRunner
 
 LEVEL = "ORT_ENABLE_EXTENDED"
-PREFIX = "carkp.compiled."
+PREFIX = COMPILED_PREFIX
 
 
 class CompiledMismatchError(ValueError):
@@ -28,7 +28,8 @@ class CompiledMismatchError(ValueError):
 def compile_for_onnxruntime(source: Path, path: Path, cpu: CpuFeatures) -> None:
     """Writes the optimised graph of ``source`` to ``path``; its metadata say what made it, of what, and where.
 
-    The program itself stays with ``source``: the optimised graph is no longer the one that it gives.
+    The program itself stays with ``source``: the optimised graph is no longer the one that it gives. All other notes
+    come along: the target, by which a reader knows an int8 file, and the codec, by which it reads the heatmaps.
 
     Raises:
         FileNotFoundError: there is no ``source``.

@@ -39,6 +39,8 @@ OPSET, IR_VERSION = 18, 8
 PREFIX = "carkp."
 PROGRAM_KEY, DIGEST_KEY = "carkp.program", "carkp.program_sha256"
 TARGET_KEY, SCALES_KEY, ORIGIN_PREFIX = "carkp.target", "carkp.scales", "carkp.origin."
+COMPILED_PREFIX = "carkp.compiled."
+"""Of what a file says that ``compile`` made of another one."""
 
 LAYER_TYPES: dict[str, type[Layer]] = {kind.__name__: kind for kind in (QConv, QAdd, QConcat, QDepthToSpace, FloatOp)}
 
@@ -240,7 +242,13 @@ def _read_model(path: Path) -> ModelProto:
 
 
 def _read_document(path: Path, model: ModelProto) -> dict[str, Any]:
-    text = _metadata_of(model).get(PROGRAM_KEY)
+    metadata = _metadata_of(model)
+    text = metadata.get(PROGRAM_KEY)
+    if text is None and f"{COMPILED_PREFIX}source" in metadata:
+        raise Int8OnnxError(
+            f"{path}: was compiled for ONNX Runtime and no longer holds its program; give the export that it was made "
+            f"of: {metadata[f'{COMPILED_PREFIX}source']}"
+        )
     if text is None:
         producer = model.producer_name or "an unknown program"
         raise Int8OnnxError(

@@ -35,6 +35,7 @@ class OnnxRunner:
         _check_interface(self.path, self._session)
         image = self._session.get_inputs()[0]
         self.image_shape: tuple[int | str, ...] = tuple(image.shape)
+        self.heatmaps_shape: tuple[int | str, ...] = tuple(self._session.get_outputs()[0].shape)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
 
     @property

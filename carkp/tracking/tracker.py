@@ -49,6 +49,7 @@ class PyfuncModel:
         signature: of its inputs and outputs.
         example: an input that it answers.
         requirements: of pip.
+        config: settings that can be changed when the model is loaded, with their defaults.
     """
 
     code: Path
@@ -56,6 +57,7 @@ class PyfuncModel:
     signature: ModelSignature
     example: Any
     requirements: Sequence[str]
+    config: Mapping[str, Any]
 
 
 class Tracker(Protocol):
@@ -175,6 +177,7 @@ class MlflowTracker:
             signature=model.signature,
             input_example=model.example,
             pip_requirements=list(model.requirements),
+            model_config=dict(model.config),
             registered_model_name=name,
         )
         version = str(logged.registered_model_version)

@@ -11,6 +11,7 @@ import pytest
 from carkp.deploy.compiled import PREFIX, CompiledMismatchError, require_same_outputs
 from carkp.deploy.int8_onnx import PROGRAM_KEY, Int8OnnxError, load_program
 from carkp.deploy.runtime import OnnxRunner
+from carkp.predictor import Predictor
 from carkp.stages import compile as compile_stage
 from tests.stages.conftest import ROOT, Project
 
@@ -119,7 +120,9 @@ def test_compile_for_the_host_gives_a_file_that_computes_the_same(exported: Proj
     metadata = OnnxRunner(compiled).metadata
     assert {f"{PREFIX}{name}" for name in ("onnxruntime", "cpu", "cpu_int8", "source_sha256")} <= set(metadata)
     assert PROGRAM_KEY not in metadata
-    with pytest.raises(Int8OnnxError, match="without a quantised program"):
+    opened = Predictor.load(compiled)
+    assert (opened.kind, opened.codec) == ("int8 ONNX", Predictor.load(source).codec)
+    with pytest.raises(Int8OnnxError, match="no longer holds its program; give the export"):
         load_program(compiled)
 
 

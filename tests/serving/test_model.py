@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,16 +22,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.scoring_server import invocations
 from mlflow.tracking import MlflowClient
 
 from carkp.data import jpeg
 from carkp.predictor import ModelError, Predictor
-from carkp.serving import example_row, register
+from carkp.serving import KeypointModel, example_row, register
 from carkp.tracking.tracker import NullTracker, tracked_run
-from tests.tiny_models import ROOT, TinyModels
+from tests.tiny_models import ROOT, SIZE, TinyModels
 
 BOXES = [[5, 5, 60, 40], [20.5, 10, 30, 30]]
 START_TIMEOUT_S = 120
+
+
+LIMITS = {"max_boxes": 20, "max_pixels": 20_000, "max_request_mib": 0.05}
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,109 @@ def test_malformed_rows_are_named(served: Any, picture: np.ndarray, name: str) -
     assert failed.value.get_http_status_code() == 400
 
 
+def ask(model: Any, body: object) -> tuple[int, Any]:
+    """Status and predictions or message, by the code that MLflow's server runs for a request."""
+    try:
+        reply = invocations(json.dumps(body), "application/json", model, model.metadata.get_input_schema())
+    except MlflowException as error:
+        return error.get_http_status_code(), error.message
+    return reply.status, json.loads(reply.response)["predictions"]
+
+
+def test_all_forms_of_a_request_get_the_same_answer(served: Any, picture: np.ndarray) -> None:
+    image, one = encoded(picture), [[3, 4, 30, 40]]
+    rows = [{"image": image, "boxes": BOXES}, {"image": image, "boxes": one}]
+    (first, second), (whole,) = served.predict(pd.DataFrame(rows)), served.predict(pd.DataFrame([{"image": image}]))
+    split = {"columns": ["boxes", "image"], "data": [[BOXES, image], [one, image]], "index": [7, 3]}
+    bodies = [
+        ({"dataframe_records": rows}, [first, second]),
+        ({"dataframe_records": [rows[1], {"image": image}]}, [second, whole]),
+        ({"dataframe_records": [{"image": image, "boxes": None}]}, [whole]),
+        ({"dataframe_split": split}, [first, second]),
+        ({"dataframe_split": {"columns": ["image"], "data": [[image]]}}, [whole]),
+        ({"inputs": rows}, [first, second]),
+        ({"inputs": [rows[0], {"image": image}]}, [first, whole]),
+        ({"inputs": {"image": [image, image], "boxes": [BOXES, one]}}, [first, second]),
+        ({"inputs": {"image": [image, image]}}, [whole, whole]),
+        ({"inputs": {"image": image}}, [whole]),
+        ({"instances": rows[:1]}, [first]),
+        ({"instances": [rows[1], rows[1]]}, [second, second]),
+        ({"instances": [{"image": image}]}, [whole]),
+        ({"dataframe_records": rows, "params": {"threshold": 0.5}}, [first, second]),
+    ]
+    for body, expected in bodies:
+        assert ask(served, body) == (200, expected), str(body)[:60]
+    assert ask(served, {"inputs": [{"image": image, "boxes": []}]}) == (200, [{"width": 120, "height": 80, "cars": []}])
+
+
+def test_other_requests_are_refused_with_what_to_send(served: Any, picture: np.ndarray) -> None:
+    image = encoded(picture)
+    refused = {
+        "no rows": ({"dataframe_split": {"columns": ["image", "boxes"], "data": []}}, "the request holds no picture"),
+        "no columns": ({"dataframe_records": []}, "missing inputs ['image']"),
+        "columns without names": ({"dataframe_split": {"data": [[image, BOXES]]}}, "missing inputs ['image']"),
+        "boxes alone": ({"inputs": [{"boxes": BOXES}]}, "missing inputs ['image']"),
+        "a record": ({"dataframe_records": {"image": image}}, "must be a list of records"),
+        "one record as columns": ({"inputs": {"image": image, "boxes": BOXES}}, "put the one box into a list"),
+        "one image missing": ({"inputs": [{"image": image}, {"boxes": BOXES}]}, "row 1: image: expected a picture"),
+        "two forms": ({"inputs": [], "instances": []}, "exactly one of the input fields"),
+        "no form": ({"pictures": [image]}, "exactly one of the input fields"),
+    }
+    for name, (body, message) in refused.items():
+        status, text = ask(served, body)
+        assert (name, status) == (name, 400)
+        assert message in text
+
+
+def test_a_refusal_does_not_repeat_the_pictures(served: Any, picture: np.ndarray) -> None:
+    image = encoded(picture)
+    status, text = ask(served, {"inputs": [{"image": image, "boxes": [[1, 2, 3]]}]})
+    assert status == 400
+    assert text == "row 0: boxes must be (N, 4), x, y, width, height a car, got shape (1, 3)"
+
+
+def test_limits_are_changed_when_the_model_is_loaded(registry: Registry, served: Any, picture: np.ndarray) -> None:
+    mlflow.set_tracking_uri(registry.uri)
+    limited = mlflow.pyfunc.load_model("models:/carkp@champion", model_config=LIMITS)
+    row = {"image": encoded(picture), "boxes": BOXES * 6}
+    large = {"image": encoded(np.zeros((100, 201, 3), np.uint8)), "boxes": BOXES}
+    heavy = {"image": encoded(np.random.default_rng(0).integers(0, 256, (120, 160, 3)).astype(np.uint8))}
+    refusals = [
+        ([row, row], "asks for 24 boxes, at most 20: send fewer boxes.*max_boxes.*MLFLOW_PYFUNC_INFERENCE_CONFIG"),
+        (
+            [large],
+            r"row 0: image: has 201x100 = 20,100 pixels, at most 20,000: scale it down.*max_pixels",
+        ),
+        ([heavy, heavy], r"MiB of base64, at most 0\.05 MiB: send fewer or smaller pictures.*max_request_mib"),
+    ]
+    for rows, message in refusals:
+        status, text = ask(limited, {"dataframe_records": rows})
+        assert status == 400
+        assert re.search(message, text), text
+        assert ask(served, {"dataframe_records": rows})[0] == 200
+    assert ask(limited, {"dataframe_records": [row]})[0] == 200
+
+
+@pytest.mark.parametrize("limits", [{"max_boxes": 0}, {"max_pixels": "many"}, {"max_request_mib": -1}])
+def test_limits_that_make_no_sense_are_refused_when_the_model_is_loaded(
+    registry: Registry, limits: dict[str, Any]
+) -> None:
+    mlflow.set_tracking_uri(registry.uri)
+    with pytest.raises(MlflowException, match=next(iter(limits))):
+        mlflow.pyfunc.load_model("models:/carkp@champion", model_config=limits)
+
+
+def test_a_broken_model_is_not_the_fault_of_the_request(tiny_models: TinyModels, picture: np.ndarray) -> None:
+    working = Predictor.load(tiny_models.int8_onnx)
+    model = KeypointModel()
+    model.predictor = Predictor(
+        lambda images: np.full((len(images), 12, 16, 16), np.nan, np.float32), working.codec, SIZE, "broken", 1
+    )
+    with pytest.raises(MlflowException, match="not finite") as failed:
+        model.predict(None, pd.DataFrame([{"image": encoded(picture)}]))  # type: ignore[arg-type]
+    assert failed.value.get_http_status_code() == 500
+
+
 def test_what_cannot_be_served_is_not_registered(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(ModelError, match="not a readable ONNX file"):
@@ -145,6 +253,7 @@ def server(registry: Registry) -> Iterator[str]:
         port = free.getsockname()[1]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": registry.uri}
+    environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"max_boxes": 20})
     command = ["mlflow", "models", "serve", "-m", "models:/carkp@champion", "--env-manager", "local", "-p", str(port)]
     log = registry.folder / "server.log"
     with log.open("wb") as output:
@@ -198,4 +307,7 @@ def test_server_answers_good_and_bad_requests(server: str, tiny_models: TinyMode
         status, answer = post(server, body)
         assert (body, status) == (body, 400)
         assert "Traceback" not in json.dumps(answer)
+    status, answer = post(server, json.dumps({"inputs": [{**row, "boxes": BOXES * 11}]}).encode())
+    assert status == 400
+    assert answer["message"].startswith("the request asks for 22 boxes, at most 20: send fewer")
     assert post(server, json.dumps({"inputs": [row]}).encode())[0] == 200

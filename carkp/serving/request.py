@@ -1,0 +1,188 @@
+"""What a request to the registered model holds: its pictures and boxes, and how much of them is too much."""
+
+import base64
+import binascii
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from carkp.data.issues import DataError
+from carkp.data.pictures import decode_picture
+from carkp.predictor import Predictor
+
+EXAMPLE = '{"dataframe_records": [{"image": "<base64>", "boxes": [[x, y, width, height]]}]}'
+
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""As Pillow calls them. It reads the size of a picture before the picture is decoded."""
+
+LIMITS_VARIABLE = "MLFLOW_PYFUNC_INFERENCE_CONFIG"
+"""MLflow's environment variable for what a model takes when it is loaded, as JSON."""
+
+_MIB = 2**20
+_SHOWN = 200
+_DATA_URL = re.compile(r"data:([^,]*?)(;\s*base64)?\s*,", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{1,20}://|[\w./\\:~-]{1,250}\.(jpe?g|png|webp|bmp|tiff?)$", re.IGNORECASE)
+
+
+class RequestError(ValueError):
+    """A request that cannot be answered; the message says what is wrong with it and what to do."""
+
+
+class Limits(BaseModel):
+    """What one request may ask for. It is refused with status 400 where it asks for more.
+
+    Change them when the model is loaded: ``mlflow.pyfunc.load_model(uri, model_config={"max_boxes": 5000})``, or for a
+    server ``MLFLOW_PYFUNC_INFERENCE_CONFIG='{"max_boxes": 5000}' mlflow models serve …``. MLflow's server reads the
+    whole body before the model sees it: a server that strangers can reach needs a proxy before it that limits the body.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_request_mib: float = Field(64.0, gt=0, description="Base64 text of all pictures of a request, in MiB.")
+    max_pixels: int = Field(40_000_000, gt=0, description="Pixels of one picture, before it is decoded.")
+    max_boxes: int = Field(
+        512, gt=0, description="Boxes of all pictures of a request; a picture without counts as one."
+    )
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def check_request(rows: Sequence[dict[str, Any]], limits: Limits) -> None:
+    """Refuse a request as a whole, before anything of it is decoded.
+
+    Raises:
+        RequestError: it has no row, or more text or boxes than ``limits`` allow.
+    """
+    if not rows:
+        raise RequestError(f"the request holds no picture: send {EXAMPLE}")
+    texts = [row.get("image") for row in rows]
+    num_mib = sum(len(text) for text in texts if isinstance(text, str)) / _MIB
+    if num_mib > limits.max_request_mib:
+        raise RequestError(
+            f"the pictures of the request are {num_mib:.1f} MiB of base64, at most {limits.max_request_mib:g} MiB: "
+            f"send fewer or smaller pictures a request, or {_raise_limit('max_request_mib')}"
+        )
+    num_boxes = sum(_count_boxes(row.get("boxes")) for row in rows)
+    if num_boxes > limits.max_boxes:
+        raise RequestError(
+            f"the request asks for {num_boxes} boxes, at most {limits.max_boxes}: send fewer boxes or pictures a "
+            f"request, or {_raise_limit('max_boxes')}"
+        )
+
+
+def answer(predictor: Predictor, image: object, boxes: object, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """Keypoints of one row.
+
+    Args:
+        predictor: the opened model.
+        image: a picture file in base64.
+        boxes: lists of x, y, width, height; None or NaN (a table's empty cell): the whole picture.
+        limits: of the picture's size.
+
+    Raises:
+        RequestError: no image, broken base64, or a picture that is too large.
+        DataError: the picture cannot be decoded.
+        ValueError: boxes that are no boxes (``BoxError`` is one).
+    """
+    data = picture_bytes(image)
+    _check_size(data, limits)
+    picture = decode_picture(data)
+    prediction = predictor(picture, None if _is_absent(boxes) else _plain(boxes))
+    height, width = picture.shape[:2]
+    return {"width": width, "height": height, "cars": prediction.cars()}
+
+
+def picture_bytes(image: object) -> bytes:
+    """The file that a text stands for: base64 in either alphabet, with or without padding and line breaks, or a
+    ``data:`` URL of it.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    if not isinstance(image, str) or not image.strip():
+        raise RequestError(f"image: expected a picture file in base64, got {image!r}"[:_SHOWN])
+    text = _without_data_url(image.strip())
+    text = re.sub(r"[\r\n\t]", "", text)
+    if not {"+", "/"} & set(text):  # the URL-safe alphabet, unless both are mixed
+        text = text.translate(str.maketrans("-_", "+/"))
+    text = text.rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(f"image: not base64: {error}{_hint(image)}") from error
+
+
+def _without_data_url(text: str) -> str:
+    """The base64 in a ``data:`` URL; any other text as it is.
+
+    Raises:
+        RequestError: a ``data:`` URL whose content is not base64.
+    """
+    found = _DATA_URL.match(text)
+    if found is None:
+        return text
+    if not found[2]:
+        raise RequestError(f"image: a data: URL must be of base64 (data:image/jpeg;base64,…), got {text[:40]!r}")
+    return unquote(text[found.end() :]).strip()
+
+
+def _hint(image: str) -> str:
+    """What a text was probably meant to be that is no base64."""
+    if image.startswith(("b'", 'b"')):
+        return "; it is Python's way to print bytes: decode them to text (base64.b64encode(data).decode())"
+    if _ADDRESS.match(image):
+        return "; it looks like an address or a path: send what the file holds, in base64"
+    if " " in image.strip():
+        return "; there is a space in it: a form or an address that turns + into a space would do that"
+    return ""
+
+
+def _check_size(data: bytes, limits: Limits) -> None:
+    """Read a picture's size from its head.
+
+    Raises:
+        RequestError: it has too many pixels.
+        DataError: it is no picture that says its size.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
+            width, height = picture.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own limit
+        raise RequestError(f"image: {error} At most {limits.max_pixels:,}: scale it down") from error
+    except Exception as error:  # Pillow's readers share no base class but Exception for broken heads
+        raise DataError(f"image cannot be decoded: not a whole {', '.join(PICTURE_FORMATS)} file") from error
+    if width * height > limits.max_pixels:
+        raise RequestError(
+            f"image: has {width}x{height} = {width * height:,} pixels, at most {limits.max_pixels:,}: scale it down, "
+            f"or {_raise_limit('max_pixels')}"
+        )
+
+
+def _raise_limit(name: str) -> str:
+    return f"raise the server's {name} (in {LIMITS_VARIABLE})"
+
+
+def _count_boxes(boxes: object) -> int:
+    is_many = isinstance(boxes, (list, tuple)) or (isinstance(boxes, np.ndarray) and boxes.ndim > 0)
+    return len(boxes) if is_many else 1  # type: ignore[arg-type]
+
+
+def _is_absent(boxes: object) -> bool:
+    return boxes is None or (pd.api.types.is_scalar(boxes) and bool(pd.isna(boxes)))
+
+
+def _plain(boxes: object) -> Any:
+    """Nested lists of what a table may hold as arrays of arrays."""
+    if isinstance(boxes, np.ndarray):
+        return [_plain(item) for item in boxes]
+    if isinstance(boxes, Sequence) and not isinstance(boxes, str):
+        return [_plain(item) for item in boxes]
+    return boxes
