@@ -10,10 +10,12 @@ from carkp.keypoints.metrics import Scores
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.training.distributed import ProcessContext
+from carkp.training.resume import load_resumable
 from carkp.workflow.build import build_fit_settings, build_model, prepare_torch
 from carkp.workflow.cli import DATA, Arguments, Parameter, guarded, parse
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
 from carkp.workflow.references import find_data, load_net, resolve_resume
+from carkp.workflow.resuming import decide, describe_pretrained, require_same_training
 from carkp.workflow.reuse import INPUTS_TAG, inputs_digest
 from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.training import (
@@ -60,7 +62,8 @@ def run(
     tracker.set_tags({"carkp.data_digest": inputs.data.digest})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     settings = build_fit_settings(config.train, context.device)
-    training = Training(model.net, model.architecture, settings, inputs.resume)
+    pretrained = describe_pretrained(model.source, config.model.pretrained)
+    training = Training(model.net, model.architecture, settings, inputs.resume, pretrained=pretrained)
     fitted = train(config, training, stores, out_dir, tracker, context)
     best = best_checkpoint(out_dir, context)
     net = load_net(best).to(context.device)
@@ -109,7 +112,10 @@ def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
         data = run_as_child(config, tracker).prepared
     nproc = parse_nproc(arguments.values[NPROC.name], config)
     tracker.set_tags({INPUTS_TAG: inputs_digest("float", config, {"data": data.digest, "nproc": str(nproc)})})
-    return FloatInputs(data, resolve_resume(arguments.values["resume"], config, data.digest))
+    resume = resolve_resume(arguments.values["resume"], config, data.digest)
+    if resume is not None:
+        require_same_training(load_resumable(resume), resume, config, decide(data.digest, nproc))
+    return FloatInputs(data, resume)
 
 
 def describe(result: FloatResult) -> str:
