@@ -7,6 +7,7 @@ tells the processes of one machine apart and no others.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -154,3 +155,9 @@ def is_running(pid: int) -> bool:
 
 def _escape(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

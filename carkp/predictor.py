@@ -47,6 +47,10 @@ class ModelError(ValueError):
     """A file that no predictor can be made of, or that gives no keypoints; the message says what to do."""
 
 
+class NotFiniteError(ModelError):
+    """A model that gives heatmaps which are no numbers; the message says what to do."""
+
+
 class BoxError(ValueError):
     """A box that holds no part of the picture; the message says which."""
 
@@ -219,13 +223,14 @@ class Predictor:
         """Points (N, K, 2) in pixels of the picture and scores (N, K).
 
         Raises:
-            ModelError: heatmaps of other keypoints, or with values that are no numbers.
+            ModelError: heatmaps of other keypoints.
+            NotFiniteError: heatmaps with values that are no numbers.
         """
         if heatmaps.shape[1] != NUM_KEYPOINTS:
             raise ModelError(f"the model gives {heatmaps.shape[1]} heatmaps, a car has {NUM_KEYPOINTS} keypoints")
         if not np.isfinite(heatmaps).all():
-            raise ModelError(
-                "the model gives heatmaps that are not finite (NaN or infinite): its training diverged or its file is "
+            raise NotFiniteError(
+                "the model gives heatmaps that are no numbers (NaN or infinite): its training diverged or its file is "
                 "damaged; take an earlier checkpoint, or train it again"
             )
         with torch.inference_mode(), _limited_threads(self.num_threads):

@@ -4,7 +4,6 @@
 on other ones too.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from carkp.deploy.cpu import CpuFeatures
 from carkp.deploy.graph_audit import optimised_graph
 from carkp.deploy.int8_onnx import COMPILED_PREFIX, PROGRAM_KEY
 from carkp.deploy.runtime import OnnxRunner
+from carkp.disk import file_digest
 
 LEVEL = "ORT_ENABLE_EXTENDED"
 PREFIX = COMPILED_PREFIX
@@ -68,8 +68,3 @@ def require_same_outputs(first: Path, second: Path, num_images: int = 4, seed: i
             raise CompiledMismatchError(
                 f"{second}: {num_different} of {expected.size} output elements differ from those of {first}"
             )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,12 +11,13 @@ from rich.table import Table
 
 from carkp.config.schema import ExperimentConfig
 from carkp.deploy.check import judge_program, summarise
-from carkp.deploy.compiled import compile_for_onnxruntime, file_digest, require_same_outputs
+from carkp.deploy.compiled import compile_for_onnxruntime, require_same_outputs
 from carkp.deploy.cpu import cpu_features
 from carkp.deploy.int8_onnx import load_program
 from carkp.deploy.latency import interleaved_times, paired_ratio
 from carkp.deploy.layer_profile import measure_program
 from carkp.deploy.perf import Comparison, compare, predict
+from carkp.disk import file_digest
 from carkp.quant.program import QProgram
 from carkp.tracking.runs import fetch_artifact, run_id_of
 from carkp.tracking.store import TrackingError

@@ -11,10 +11,12 @@ from carkp.model.pose_net import BuiltModel
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_net, weights_digest
 from carkp.training.distributed import ProcessContext
+from carkp.training.resume import load_resumable
 from carkp.workflow.build import build_fit_settings, build_model, prepare_torch
 from carkp.workflow.cli import DATA, Arguments, Parameter, guarded, parse
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
 from carkp.workflow.references import find_current_data, resolve_resume
+from carkp.workflow.resuming import decide, describe_pretrained, require_same_training
 from carkp.workflow.reuse import Inputs, log_inputs, stage_inputs
 from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.training import (
@@ -23,6 +25,7 @@ from carkp.workflow.training import (
     best_checkpoint,
     log_choice,
     log_float_onnx,
+    parse_nproc,
     predict_all,
     run_on_ranks,
     train,
@@ -61,7 +64,8 @@ def run(
     tracker.set_tags({"carkp.data_digest": inputs.data.digest})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     settings = build_fit_settings(config.train, context.device)
-    training = Training(model.net, model.architecture, settings, inputs.resume)
+    pretrained = describe_pretrained(model.source, config.model.pretrained)
+    training = Training(model.net, model.architecture, settings, inputs.resume, pretrained=pretrained)
     fitted = train(config, training, stores, out_dir, tracker, context)
     best = best_checkpoint(out_dir, context)
     net = load_net(best).to(context.device)
@@ -115,7 +119,11 @@ def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
     data = find_current_data(config, arguments.values["data"])
     if data is None:
         data = run_as_child(config, tracker).prepared
-    return FloatInputs(data, resolve_resume(arguments.values["resume"], config, data.digest))
+    resume = resolve_resume(arguments.values["resume"], config, data.digest)
+    if resume is not None:
+        nproc = parse_nproc(arguments.values[NPROC.name], config)
+        require_same_training(load_resumable(resume), resume, config, decide(data.digest, nproc))
+    return FloatInputs(data, resume)
 
 
 def describe(result: FloatResult) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
 from carkp.data.boxes import FRAME_MARK, BoxBook
@@ -20,7 +19,7 @@ from carkp.data.orientation import IGNORE
 from carkp.data.pictures import Video, VideoWriter, decode_picture, is_video, read_bytes
 from carkp.data.video import writable_fps
 from carkp.keypoints.schema import KEYPOINT_NAMES
-from carkp.predictor import ModelError, Prediction, Predictor
+from carkp.predictor import ModelError, NotFiniteError, Prediction, Predictor
 from carkp.report.drawing import draw_cars
 from carkp.workflow.output_names import Source, list_sources
 from carkp.workflow.pictures import write_atomically, write_picture
@@ -33,10 +32,6 @@ FPS_TOLERANCE = 0.001
 TURNED_NOTE = (
     "it says that it was held turned, which was ignored: boxes mean the stored pixels; "
     "-P orientation=apply takes it as viewers show it"
-)
-NOT_FINITE = (
-    "the model gives keypoints that are no numbers (NaN or infinite): its training diverged, or its file is damaged; "
-    "give another model"
 )
 NOT_DRAWN = f"its keypoints are in {JSON_NAME}, but the drawn one could not be written"
 
@@ -150,6 +145,8 @@ class _Worker:
         """What fails of one picture is written down; an unfit model fails for all."""
         try:
             yield
+        except NotFiniteError as error:
+            self.result.errors[name] = str(error)
         except ModelError:
             raise
         except (DataError, ValueError, OSError, RuntimeError, cv2.error, MemoryError) as error:
@@ -200,8 +197,6 @@ class _Worker:
         start = time.perf_counter()
         boxes = None if self.boxes is None else self.boxes.find(place)
         prediction = self.predictor(image, boxes)
-        if not (np.isfinite(prediction.points).all() and np.isfinite(prediction.scores).all()):
-            raise DataError(NOT_FINITE)
         record = {"width": image.shape[1], "height": image.shape[0], "cars": prediction.cars()}
         _json(record)  # a number that JSON cannot hold is an error here, of this picture
         self.result.seconds += time.perf_counter() - start

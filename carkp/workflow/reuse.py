@@ -19,8 +19,8 @@ from pydantic import BaseModel
 from carkp.config.loading import flatten
 from carkp.config.schema import ExperimentConfig
 from carkp.data.files import expand_path
-from carkp.deploy.compiled import file_digest
 from carkp.deploy.cpu import cpu_features
+from carkp.disk import file_digest
 from carkp.model.pretrained import resolve_pretrained
 from carkp.quant.target import Target
 from carkp.tracking.tracker import Tracker
