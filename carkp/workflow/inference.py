@@ -81,9 +81,9 @@ def infer_all(inputs: InferInputs, out_dir: Path, result: InferResult) -> None:
                 source.remove_old()
                 if is_video(source.path):
                     worker.infer_video(source, bar.update)
-                else:
-                    worker.infer_picture(source)
-                    bar.update()
+                    continue
+                worker.infer_picture(source)
+            bar.update()
 
 
 def _num_images(pictures: Sequence[Path]) -> int:

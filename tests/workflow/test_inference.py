@@ -272,6 +272,16 @@ def test_an_odd_rate_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.Monke
     assert result.notes == {"whole.avi": "it says no frame rate; the drawn one has 25"}
 
 
+def test_a_rate_that_mpeg_4_cannot_hold_is_written_nearly(run: Run, tmp_path: Path) -> None:
+    paths = [write(tmp_path / "a.jpg"), clip(tmp_path / "clip.avi", fps=211.222), write(tmp_path / "z.jpg")]
+    result = run(*paths)
+    assert result.errors == {}
+    assert {"a.jpg", "clip.mp4", "z.jpg", "keypoints.json"} == names_in(tmp_path)
+    with inference.Video(tmp_path / "out" / "clip.mp4") as video:
+        assert video.fps == pytest.approx(211.222, rel=1e-4)
+        assert len(list(video)) == 6
+
+
 def test_notes_are_joined() -> None:
     notes = {"a": "turned", "b": "fast", "c": "turned"}
     assert infer.describe_notes(notes) == "note: a and 1 more: turned\nnote: b: fast\n"
