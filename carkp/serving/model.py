@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from carkp.data import jpeg
 from carkp.data.issues import DataError
-from carkp.predictor import ModelError, Predictor
+from carkp.predictor import HeatmapError, ModelError, Predictor
 from carkp.serving.request import DEFAULT_LIMITS, LIMITS_VARIABLE, Limits, answer, check_request
 from carkp.tracking.tracker import PyfuncModel, Tracker
 
@@ -95,7 +95,7 @@ class KeypointModel(PythonModel):
     def _answer(self, number: int, row: dict[str, Any]) -> dict[str, Any]:
         try:
             return answer(self.predictor, row.get("image"), row.get("boxes"), self.limits)
-        except ModelError as error:  # not the request's fault
+        except (ModelError, HeatmapError) as error:  # not the request's fault
             raise AnswerError(str(error), error_code=INTERNAL_ERROR) from None
         except (DataError, ValueError) as error:
             raise AnswerError(f"row {number}: {error}", error_code=INVALID_PARAMETER_VALUE) from None
