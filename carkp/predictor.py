@@ -44,11 +44,11 @@ _THREADS_LOCK = threading.RLock()
 
 
 class ModelError(ValueError):
-    """A file that no predictor can be made of, or that gives no keypoints; the message says what to do."""
+    """A file that no predictor can be made of; the message names it and what to do."""
 
 
-class NotFiniteError(ModelError):
-    """A model that gives heatmaps which are no numbers; the message says what to do."""
+class HeatmapError(ValueError):
+    """Heatmaps in which no keypoint can be found, for they are no numbers; the message says what to do."""
 
 
 class BoxError(ValueError):
@@ -188,7 +188,7 @@ class Predictor:
         Raises:
             ValueError: an image of another type or shape.
             BoxError: boxes of another shape, or one with values that are not finite, without extent, or off the image.
-            ModelError: the model gives something else than keypoints.
+            HeatmapError: the model gives values that are no numbers.
         """
         checked = check_boxes(image, boxes)
         points = np.zeros((len(checked), NUM_KEYPOINTS, 2), np.float32)
@@ -224,13 +224,13 @@ class Predictor:
 
         Raises:
             ModelError: heatmaps of other keypoints.
-            NotFiniteError: heatmaps with values that are no numbers.
+            HeatmapError: heatmaps with values that are no numbers.
         """
         if heatmaps.shape[1] != NUM_KEYPOINTS:
             raise ModelError(f"the model gives {heatmaps.shape[1]} heatmaps, a car has {NUM_KEYPOINTS} keypoints")
         if not np.isfinite(heatmaps).all():
-            raise NotFiniteError(
-                "the model gives heatmaps that are no numbers (NaN or infinite): its training diverged or its file is "
+            raise HeatmapError(
+                "the model gives heatmaps that are no numbers (NaN or infinite): its training diverged, or its file is "
                 "damaged; take an earlier checkpoint, or train it again"
             )
         with torch.inference_mode(), _limited_threads(self.num_threads):

@@ -1,7 +1,7 @@
 """The registered model ``carkp``: MLflow's pyfunc around the predictor, as ``mlflow models serve`` runs it.
 
 A request is a table of pictures: ``{"dataframe_records": [{"image": "<base64>", "boxes": [[x, y, w, h], ...]}]}``;
-``image`` is a JPEG, PNG, WebP, BMP or TIFF file in base64 (standard or URL-safe, with line breaks or without, or a
+``image`` is a JPEG, PNG, WebP, BMP, TIFF or GIF file in base64 (standard or URL-safe, with line breaks or without, or a
 ``data:`` URL of it). ``boxes`` is optional: without it the whole picture is one car. The answer is
 ``{"predictions": [{"width": …, "height": …, "cars": [...]}]}``, as ``Prediction.cars`` gives cars.
 
@@ -9,10 +9,11 @@ MLflow's other forms get the same answers: ``dataframe_split``, ``inputs`` as a 
 MLflow takes ``instances`` only where all pictures have the same number of boxes, and no CSV. It ignores ``params`` and
 columns other than ``image`` and ``boxes``; each car in the answer says the box that it was looked for in.
 
-What a request may ask for is limited: see :class:`carkp.serving.request.Limits`.
+What a request may ask for is limited, and EXIF orientation is ignored: :class:`carkp.serving.request.Settings` says how
+to change both.
 """
 
 from carkp.serving.model import REGISTERED_NAME, SIGNATURE, KeypointModel, example_row, register
-from carkp.serving.request import Limits, RequestError
+from carkp.serving.request import RequestError, Settings
 
-__all__ = ["REGISTERED_NAME", "SIGNATURE", "KeypointModel", "Limits", "RequestError", "example_row", "register"]
+__all__ = ["REGISTERED_NAME", "SIGNATURE", "KeypointModel", "RequestError", "Settings", "example_row", "register"]

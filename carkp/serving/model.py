@@ -21,8 +21,8 @@ from pydantic import ValidationError
 
 from carkp.data import jpeg
 from carkp.data.issues import DataError
-from carkp.predictor import ModelError, Predictor
-from carkp.serving.request import DEFAULT_LIMITS, LIMITS_VARIABLE, Limits, answer, check_request
+from carkp.predictor import HeatmapError, ModelError, Predictor
+from carkp.serving.request import DEFAULT_SETTINGS, SETTINGS_VARIABLE, Settings, answer, check_request
 from carkp.tracking.tracker import PyfuncModel, Tracker
 
 REGISTERED_NAME = "carkp"
@@ -62,16 +62,16 @@ class KeypointModel(PythonModel):
     """Rows of ``image`` and ``boxes`` in, a dictionary of keypoints a row out."""
 
     predictor: Predictor
-    limits: Limits = DEFAULT_LIMITS
+    settings: Settings = DEFAULT_SETTINGS
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Raises MlflowException where the limits that are given make no sense."""
+        """Raises MlflowException where the settings that are given make no sense."""
         self.predictor = Predictor.load(context.artifacts[ARTIFACT])
         try:
-            self.limits = Limits.model_validate(context.model_config or {})
+            self.settings = Settings.model_validate(context.model_config or {})
         except ValidationError as error:
             raise MlflowException(
-                f"the limits of carkp's model (model_config or {LIMITS_VARIABLE}): {error}",
+                f"the settings of carkp's model (model_config or {SETTINGS_VARIABLE}): {error}",
                 error_code=INVALID_PARAMETER_VALUE,
             ) from error
 
@@ -87,15 +87,15 @@ class KeypointModel(PythonModel):
         del context, params
         rows: list[dict[str, Any]] = model_input.to_dict("records")
         try:
-            check_request(rows, self.limits)
+            check_request(rows, self.settings)
         except ValueError as error:
             raise AnswerError(str(error), error_code=INVALID_PARAMETER_VALUE) from None
         return [self._answer(number, row) for number, row in enumerate(rows)]
 
     def _answer(self, number: int, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return answer(self.predictor, row.get("image"), row.get("boxes"), self.limits)
-        except ModelError as error:  # not the request's fault
+            return answer(self.predictor, row.get("image"), row.get("boxes"), self.settings)
+        except (ModelError, HeatmapError) as error:  # not the request's fault
             raise AnswerError(str(error), error_code=INTERNAL_ERROR) from None
         except (DataError, ValueError) as error:
             raise AnswerError(f"row {number}: {error}", error_code=INVALID_PARAMETER_VALUE) from None
@@ -120,7 +120,7 @@ def register(path: Path, alias: str, folder: Path, tracker: Tracker) -> str:
         signature=SIGNATURE,
         example=pd.DataFrame([example_row()]),
         requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
-        config=DEFAULT_LIMITS.model_dump(),
+        config=DEFAULT_SETTINGS.model_dump(),
     )
     return tracker.register_pyfunc(REGISTERED_NAME, alias, served)
 

@@ -2,27 +2,26 @@
 
 import base64
 import binascii
-import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from carkp.data.headers import read_header
 from carkp.data.issues import DataError
 from carkp.data.pictures import decode_picture
 from carkp.predictor import Predictor
 
 EXAMPLE = '{"dataframe_records": [{"image": "<base64>", "boxes": [[x, y, width, height]]}]}'
 
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""As Pillow calls them. It reads the size of a picture before the picture is decoded."""
+PICTURE_FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
+"""Those of which the size is known before the picture is decoded."""
 
-LIMITS_VARIABLE = "MLFLOW_PYFUNC_INFERENCE_CONFIG"
+SETTINGS_VARIABLE = "MLFLOW_PYFUNC_INFERENCE_CONFIG"
 """MLflow's environment variable for what a model takes when it is loaded, as JSON."""
 
 _MIB = 2**20
@@ -35,8 +34,8 @@ class RequestError(ValueError):
     """A request that cannot be answered; the message says what is wrong with it and what to do."""
 
 
-class Limits(BaseModel):
-    """What one request may ask for. It is refused with status 400 where it asks for more.
+class Settings(BaseModel):
+    """What one request may ask for - it is refused with status 400 where it asks for more - and how it is read.
 
     Change them when the model is loaded: ``mlflow.pyfunc.load_model(uri, model_config={"max_boxes": 5000})``, or for a
     server ``MLFLOW_PYFUNC_INFERENCE_CONFIG='{"max_boxes": 5000}' mlflow models serve …``. MLflow's server reads the
@@ -50,42 +49,46 @@ class Limits(BaseModel):
     max_boxes: int = Field(
         512, gt=0, description="Boxes of all pictures of a request; a picture without counts as one."
     )
+    orientation: Literal["ignore", "apply"] = Field(
+        "ignore",
+        description="Whether boxes and points are of the stored pixels, or of the picture turned upright by its EXIF.",
+    )
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_SETTINGS = Settings()
 
 
-def check_request(rows: Sequence[dict[str, Any]], limits: Limits) -> None:
+def check_request(rows: Sequence[dict[str, Any]], settings: Settings) -> None:
     """Refuse a request as a whole, before anything of it is decoded.
 
     Raises:
-        RequestError: it has no row, or more text or boxes than ``limits`` allow.
+        RequestError: it has no row, or more text or boxes than ``settings`` allow.
     """
     if not rows:
         raise RequestError(f"the request holds no picture: send {EXAMPLE}")
     texts = [row.get("image") for row in rows]
     num_mib = sum(len(text) for text in texts if isinstance(text, str)) / _MIB
-    if num_mib > limits.max_request_mib:
+    if num_mib > settings.max_request_mib:
         raise RequestError(
-            f"the pictures of the request are {num_mib:.1f} MiB of base64, at most {limits.max_request_mib:g} MiB: "
+            f"the pictures of the request are {num_mib:.1f} MiB of base64, at most {settings.max_request_mib:g} MiB: "
             f"send fewer or smaller pictures a request, or {_raise_limit('max_request_mib')}"
         )
     num_boxes = sum(_count_boxes(row.get("boxes")) for row in rows)
-    if num_boxes > limits.max_boxes:
+    if num_boxes > settings.max_boxes:
         raise RequestError(
-            f"the request asks for {num_boxes} boxes, at most {limits.max_boxes}: send fewer boxes or pictures a "
+            f"the request asks for {num_boxes} boxes, at most {settings.max_boxes}: send fewer boxes or pictures a "
             f"request, or {_raise_limit('max_boxes')}"
         )
 
 
-def answer(predictor: Predictor, image: object, boxes: object, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
+def answer(predictor: Predictor, image: object, boxes: object, settings: Settings = DEFAULT_SETTINGS) -> dict[str, Any]:
     """Keypoints of one row.
 
     Args:
         predictor: the opened model.
         image: a picture file in base64.
         boxes: lists of x, y, width, height; None or NaN (a table's empty cell): the whole picture.
-        limits: of the picture's size.
+        settings: the largest picture, and its orientation.
 
     Raises:
         RequestError: no image, broken base64, or a picture that is too large.
@@ -93,8 +96,8 @@ def answer(predictor: Predictor, image: object, boxes: object, limits: Limits = 
         ValueError: boxes that are no boxes (``BoxError`` is one).
     """
     data = picture_bytes(image)
-    _check_size(data, limits)
-    picture = decode_picture(data)
+    _check_size(data, settings)
+    picture = decode_picture(data, settings.orientation)
     prediction = predictor(picture, None if _is_absent(boxes) else _plain(boxes))
     height, width = picture.shape[:2]
     return {"width": width, "height": height, "cars": prediction.cars()}
@@ -145,29 +148,26 @@ def _hint(image: str) -> str:
     return ""
 
 
-def _check_size(data: bytes, limits: Limits) -> None:
-    """Read a picture's size from its head.
+def _check_size(data: bytes, settings: Settings) -> None:
+    """Read a picture's size from its header.
 
     Raises:
         RequestError: it has too many pixels.
         DataError: it is no picture that says its size.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
-            width, height = picture.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own limit
-        raise RequestError(f"image: {error} At most {limits.max_pixels:,}: scale it down") from error
-    except Exception as error:  # Pillow's readers share no base class but Exception for broken heads
-        raise DataError(f"image cannot be decoded: not a whole {', '.join(PICTURE_FORMATS)} file") from error
-    if width * height > limits.max_pixels:
+    header = read_header(data)
+    if header is None:
+        raise DataError(f"image cannot be decoded: not a whole {PICTURE_FORMATS} file")
+    num_pixels = header.width * header.height
+    if num_pixels > settings.max_pixels:
         raise RequestError(
-            f"image: has {width}x{height} = {width * height:,} pixels, at most {limits.max_pixels:,}: scale it down, "
-            f"or {_raise_limit('max_pixels')}"
+            f"image: has {header.width}x{header.height} = {num_pixels:,} pixels, at most {settings.max_pixels:,}: "
+            f"scale it down, or {_raise_limit('max_pixels')}"
         )
 
 
 def _raise_limit(name: str) -> str:
-    return f"raise the server's {name} (in {LIMITS_VARIABLE})"
+    return f"raise the server's {name} (in {SETTINGS_VARIABLE})"
 
 
 def _count_boxes(boxes: object) -> int:

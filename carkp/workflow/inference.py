@@ -19,7 +19,7 @@ from carkp.data.orientation import IGNORE
 from carkp.data.pictures import Video, VideoWriter, decode_picture, is_video, read_bytes
 from carkp.data.video import writable_fps
 from carkp.keypoints.schema import KEYPOINT_NAMES
-from carkp.predictor import ModelError, NotFiniteError, Prediction, Predictor
+from carkp.predictor import ModelError, Prediction, Predictor
 from carkp.report.drawing import draw_cars
 from carkp.workflow.output_names import Source, list_sources
 from carkp.workflow.pictures import write_atomically, write_picture
@@ -145,8 +145,6 @@ class _Worker:
         """What fails of one picture is written down; an unfit model fails for all."""
         try:
             yield
-        except NotFiniteError as error:
-            self.result.errors[name] = str(error)
         except ModelError:
             raise
         except (DataError, ValueError, OSError, RuntimeError, cv2.error, MemoryError) as error:

@@ -219,7 +219,9 @@ def test_limits_are_changed_when_the_model_is_loaded(registry: Registry, served:
     assert ask(limited, {"dataframe_records": [row]})[0] == 200
 
 
-@pytest.mark.parametrize("limits", [{"max_boxes": 0}, {"max_pixels": "many"}, {"max_request_mib": -1}])
+@pytest.mark.parametrize(
+    "limits", [{"max_boxes": 0}, {"max_pixels": "many"}, {"max_request_mib": -1}, {"orientation": "turn"}]
+)
 def test_limits_that_make_no_sense_are_refused_when_the_model_is_loaded(
     registry: Registry, limits: dict[str, Any]
 ) -> None:

@@ -1,14 +1,17 @@
 import base64
+import io
 import struct
 import zlib
+from typing import Literal
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 from carkp.data.issues import DataError
 from carkp.predictor import Predictor
-from carkp.serving.request import Limits, RequestError, answer, check_request, picture_bytes
+from carkp.serving.request import RequestError, Settings, answer, check_request, picture_bytes
 from tests.tiny_models import TinyModels
 
 DATA = bytes(range(256)) + b"\xfb\xef\xff"  # holds + and / in base64
@@ -73,13 +76,12 @@ def png_that_claims(width: int, height: int) -> str:
     return base64.b64encode(b"\x89PNG\r\n\x1a\n" + chunks).decode()
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("extent", [7000, 9500, 14_000, 60_000])
 def test_a_picture_is_judged_before_it_is_decoded(
     extent: int, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(RequestError, match=r"pixels.* [Aa]t most 40,000,000.*scale it down"):
+    with pytest.raises(RequestError, match=r"pixels.* at most 40,000,000.*scale it down"):
         answer(Predictor.load(tiny_models.float_onnx), png_that_claims(extent, extent), None)
 
 
@@ -87,10 +89,24 @@ def test_a_picture_is_judged_before_it_is_decoded(
 def test_every_kind_of_picture_is_answered(suffix: str, tiny_models: TinyModels) -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
     text = base64.b64encode(cv2.imencode(suffix, image)[1].tobytes()).decode()
-    found = answer(Predictor.load(tiny_models.float_onnx), text, [[1, 2, 30, 30]], Limits(max_pixels=2000))
+    found = answer(Predictor.load(tiny_models.float_onnx), text, [[1, 2, 30, 30]], Settings(max_pixels=2000))
     assert (found["width"], found["height"], len(found["cars"])) == (50, 40, 1)
     with pytest.raises(RequestError, match="has 50x40 = 2,000 pixels"):
-        answer(Predictor.load(tiny_models.float_onnx), text, None, Limits(max_pixels=1999))
+        answer(Predictor.load(tiny_models.float_onnx), text, None, Settings(max_pixels=1999))
+
+
+@pytest.mark.parametrize(("orientation", "size"), [("ignore", (50, 40)), ("apply", (40, 50))])
+def test_a_turned_photograph_is_read_as_the_settings_say(
+    orientation: Literal["ignore", "apply"], size: tuple[int, int], tiny_models: TinyModels
+) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(file, "JPEG", exif=exif)
+    text = base64.b64encode(file.getvalue()).decode()
+    found = answer(Predictor.load(tiny_models.float_onnx), text, None, Settings(orientation=orientation))
+    assert (found["width"], found["height"]) == size
+    assert found["cars"][0]["box"] == [0, 0, *size]
 
 
 @pytest.mark.parametrize("data", [b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"%PDF-1.4 ", b"GIF89a"])
@@ -100,12 +116,12 @@ def test_other_files_are_refused(data: bytes, tiny_models: TinyModels) -> None:
 
 
 def test_a_request_is_counted_as_a_whole() -> None:
-    limits = Limits(max_boxes=5)
+    settings = Settings(max_boxes=5)
     box = [1, 2, 3, 4]
-    check_request([{"image": "a", "boxes": [box] * 3}, {"image": "a"}, {"image": "a", "boxes": None}], limits)
-    check_request([{"image": "a", "boxes": np.array([box] * 5)}, {"image": "a", "boxes": []}], limits)
+    check_request([{"image": "a", "boxes": [box] * 3}, {"image": "a"}, {"image": "a", "boxes": None}], settings)
+    check_request([{"image": "a", "boxes": np.array([box] * 5)}, {"image": "a", "boxes": []}], settings)
     for boxes in ([box] * 5, np.array([box] * 5), np.array([np.array(box)] * 5, object), [[1], 2, "3", None, 5]):
         with pytest.raises(RequestError, match="asks for 6 boxes, at most 5"):
-            check_request([{"image": "a", "boxes": boxes}, {"image": "a", "boxes": float("nan")}], limits)
+            check_request([{"image": "a", "boxes": boxes}, {"image": "a", "boxes": float("nan")}], settings)
     with pytest.raises(RequestError, match="holds no picture"):
-        check_request([], limits)
+        check_request([], settings)
