@@ -50,11 +50,11 @@ def split_overrides(text: str) -> list[str]:
         raise ConfigError(f"overrides {text!r}: {error}") from error
 
 
-def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mapping as dotted names: ``{"train": {"lr": 1}}`` -> ``{"<prefix>.train.lr": 1}``."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        name = f"{prefix}.{key}"
+        name = f"{prefix}.{key}" if prefix else key
         if isinstance(value, Mapping):
             flat |= flatten(value, name)
         else:
@@ -93,7 +93,7 @@ def _beside(path: Path, name: str) -> Path:
 def _read_tree(path: Path, whence: str = "") -> Tree:
     if not path.is_file():
         what = "a directory, not a configuration file" if path.is_dir() else "no such configuration file"
-        raise ConfigError(f"{path}: {what}{whence}; configs/ holds the ones that come with carkp")
+        raise ConfigError(f"{path}: {what}{whence}; {_files_beside(path)}")
     try:
         tree = read_yaml(path)
     except YamlError as error:
@@ -105,6 +105,15 @@ def _read_tree(path: Path, whence: str = "") -> Tree:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected `name: value` lines at the top, got {type(tree).__name__}")
     return tree
+
+
+def _files_beside(path: Path) -> str:
+    """What could be meant by a name that no file has."""
+    found = sorted(other.name for other in path.parent.glob("*.y*ml"))
+    if not found:
+        return "configs/ holds the ones that come with carkp"
+    near = difflib.get_close_matches(path.name, found, n=1)
+    return f"did you mean {near[0]}?" if near else f"{path.parent} holds {', '.join(found)}"
 
 
 def _merge(below: Tree, above: Tree) -> Tree:
@@ -136,17 +145,8 @@ def _parse_override(text: str) -> Tree:
 
 def _text_settings() -> frozenset[str]:
     """Dotted names of settings that are text: ``name=2024`` means the text."""
-    defaults = flatten_settings(ExperimentConfig().model_dump())
-    return frozenset(name for name, value in defaults if isinstance(value, str) and name != "heatmap.window")
-
-
-def flatten_settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names of all settings, and their values."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten_settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    defaults = flatten(ExperimentConfig().model_dump())
+    return frozenset(name for name, value in defaults.items() if isinstance(value, str) and name != "heatmap.window")
 
 
 def _validated(model: type[Model], tree: Tree, origin: str, known: str) -> Model:
@@ -155,7 +155,7 @@ def _validated(model: type[Model], tree: Tree, origin: str, known: str) -> Model
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        problems = {item["loc"][:_names_in(item)]: item for item in error.errors()}  # one a place, the most special
+        problems = {item["loc"][: _names_in(item)]: item for item in error.errors()}  # one a place, the most special
         lines = [f"  {_explain(item, model, known)}" for item in problems.values()]
         raise ConfigError(f"{origin}: {len(lines)} problem(s)\n" + "\n".join(lines)) from error
 
@@ -173,6 +173,8 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], known: str) -> str
         hint = "; write a plain number, as 0.001 or 1.0e-3"
     if item["type"] in ("tuple_type", "list_type"):
         hint = "; write a list, as in [a, b]"
+    if item["type"] == "string_type":
+        hint = "; where text is meant, put it in quotes"
     return f"{place}: {message}, got {item['input']!r}{hint}"
 
 
@@ -186,11 +188,20 @@ def _names_in(item: Mapping[str, Any]) -> int:
 def _nearest(place: str, model: type[BaseModel]) -> str:
     """The setting that was probably meant: of the same last name in another section, or spelled nearly so."""
     names = list(_names_of(model))
-    last = place.rpartition(".")[2]
-    same = [name for name in names if name.rpartition(".")[2] == last.lower()]
-    found = [name for name in same if name == place.lower()] or same or difflib.get_close_matches(place.lower(), names, n=1, cutoff=0.7)
-    found = found or [name for name in names if difflib.SequenceMatcher(None, name.rpartition(".")[2], last).ratio() > 0.8]
-    return f"did you mean {' or '.join(found[:3])}?" if found else ""
+    wanted, last = place.lower(), _last(place.lower())
+    same = [name for name in names if _last(name) == last]
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.7)
+    alike = [name for name in names if difflib.SequenceMatcher(None, _last(name), last).ratio() > 0.8]
+    found = [name for name in same if name == wanted] or same or near or alike
+    if found:
+        return f"did you mean {' or '.join(found[:3])}?"
+    section = place.rpartition(".")[0]
+    siblings = [_last(name) for name in names if section and name.rpartition(".")[0] == section]
+    return f"{section} has {', '.join(siblings)}" if siblings else ""
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _names_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -25,6 +25,12 @@ MIN_FRAME_PX = 96
 MAX_SEED = 2**32 - 1
 """What every generator of random numbers takes."""
 
+MAX_PROCESSES = 1024
+"""Of one kind on a machine: more is a slip of the pen, and starting them would take the machine down."""
+
+MAX_EXTENT_PX = 8192
+"""Of an image that is made or read: more does not fit into memory in batches."""
+
 
 def _odd(value: Any) -> Any:
     if isinstance(value, int) and value % 2 == 0:
@@ -73,7 +79,10 @@ Percentile = Annotated[Float, Field(gt=50, le=100)]
 Sigma = Annotated[Float, Field(ge=MIN_SIGMA)]
 Seed = Annotated[Int, Field(ge=0, le=MAX_SEED)]
 ObserverKind = Literal["percentile", "minmax", "mse", "entropy"]
-Size = tuple[PositiveInt, PositiveInt]
+Extent = Annotated[Int, Field(gt=0, le=MAX_EXTENT_PX)]
+Size = tuple[Extent, Extent]
+NumProcesses = Annotated[Int, Field(ge=0, le=MAX_PROCESSES)]
+BatchSize = Annotated[Int, Field(gt=0, le=65536)]
 Text = Annotated[str, Field(min_length=1), AfterValidator(expand)]
 """A path or a name: ``~`` and ``$NAME`` in it are filled in when the configuration is read."""
 
@@ -99,14 +108,14 @@ class DataConfig(_Section):
     root: Annotated[Text, Field(description="directory of prepared data")] = "data"
     val_scenes: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(min_length=1, description="training scenes that validation takes"),
+        Field(description="training scenes that validation takes; none where the source has a validation split"),
         AfterValidator(_all_different),
     ] = ("car_craig2",)
     boxes: Annotated[
         Literal["files", "hull"], Field(description="of cars: from the bb files, or around the keypoints")
     ] = "files"
     jpeg_quality: Annotated[Int, Field(ge=1, le=100)] = 95
-    num_workers: Annotated[NonNegativeInt, Field(description="processes that prepare data; 0: one a core")] = 0
+    num_workers: Annotated[NumProcesses, Field(description="processes that prepare data; 0: one a core")] = 0
 
 
 class ModelConfig(_Section):
@@ -116,7 +125,7 @@ class ModelConfig(_Section):
     pretrained: Annotated[Text, Field(description="auto, timm, package, none, or a file")] = "auto"
     activation: Literal["default", "relu6", "relu"] = "default"
     input_size: Annotated[Size, AfterValidator(_multiple_of_stride)] = (128, 128)
-    head_channels: PositiveInt = 128
+    head_channels: Annotated[Int, Field(gt=0, le=8192)] = 128
     drop_path_rate: Annotated[Float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -153,7 +162,7 @@ class TrainConfig(_Section):
     """Float training."""
 
     epochs: PositiveInt = 30
-    batch_size: Annotated[PositiveInt, Field(description="samples a process and step")] = 32
+    batch_size: Annotated[BatchSize, Field(description="samples a process and step")] = 32
     num_samples: Annotated[
         NonNegativeInt, Field(description="of the training split, a random choice by the seed; 0: all")
     ] = 0
@@ -169,9 +178,9 @@ class TrainConfig(_Section):
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], Field(description="auto: bfloat16 on CUDA, float32 elsewhere")
     ] = "auto"
-    nproc: Annotated[PositiveInt, Field(description="training processes under torchrun")] = 1
-    num_workers: Annotated[NonNegativeInt, Field(description="loader processes a training process")] = 2
-    num_threads: Annotated[NonNegativeInt, Field(description="torch threads a process; 0: torch's choice")] = 0
+    nproc: Annotated[Int, Field(gt=0, le=MAX_PROCESSES, description="training processes under torchrun")] = 1
+    num_workers: Annotated[NumProcesses, Field(description="loader processes a training process")] = 2
+    num_threads: Annotated[NumProcesses, Field(description="torch threads a process; 0: torch's choice")] = 0
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
@@ -189,7 +198,7 @@ class EvalConfig(_Section):
     """Scoring."""
 
     alpha: Annotated[PositiveFloat, Field(description="PCK threshold as a share of the reference length")] = 0.1
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
 
 
 class ObserverRule(_Section):
@@ -218,7 +227,7 @@ class QuantConfig(_Section):
     ] = "target"
     bias_correction: bool = False
     num_images: Annotated[PositiveInt, Field(description="training crops under validation transforms")] = 512
-    batch_size: PositiveInt = 32
+    batch_size: BatchSize = 32
     num_sqnr_images: PositiveInt = 64
     sweep: Annotated[
         tuple[Percentile, ...], Field(description="percentiles whose validation PCK is tabled; empty: no sweep")

@@ -1,5 +1,6 @@
 """YAML as configurations need it: what PyYAML takes silently and people do not mean is refused, with its line."""
 
+import json
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -23,20 +24,20 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: UTF-8 or UTF-16, with or without a byte order mark, any line ends.
+    """What a YAML file holds: UTF-8, UTF-16 or UTF-32, with or without a byte order mark, any line ends.
 
     Raises:
         YamlError: it is not valid.
         OSError: it cannot be read.
     """
     data = path.read_bytes()
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = json.detect_encoding(data)  # by the byte order mark and by where zeros are; UTF-8 else
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise YamlError(f"line {line}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
-    return parse_yaml(text)
+        raise YamlError(f"line {line}: not {encoding} text ({error.reason}); save the file as UTF-8") from error
+    return parse_yaml(text.removeprefix("\ufeff"))
 
 
 def parse_yaml(text: str) -> Any:
@@ -64,13 +65,9 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> Any:
         key = loader.construct_object(key_node)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"a name that YAML reads as {key!r}; quote it", key_node.start_mark
-            )
+            raise _error(f"a name that YAML reads as {key!r}; quote it", key_node)
         if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{key!r} is given twice, in lines {seen[key]} and {line}; keep one", key_node.start_mark
-            )
+            raise _error(f"{key!r} is given twice, in lines {seen[key]} and {line}; keep one", key_node)
         seen[key] = line
     return loader.construct_yaml_map(node)
 
@@ -78,11 +75,13 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> Any:
 def _construct_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
     text = str(node.value)
     if _ODD_NUMBER.fullmatch(text):
-        raise yaml.constructor.ConstructorError(
-            None, None, f"{text}: YAML reads this as another number; write it plainly, or quote it", node.start_mark
-        )
+        raise _error(f"{text}: YAML reads this as another number; write it plainly, or quote it", node)
     is_float = node.tag.endswith(":float")
     return loader.construct_yaml_float(node) if is_float else loader.construct_yaml_int(node)
+
+
+def _error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
