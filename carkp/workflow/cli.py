@@ -20,10 +20,11 @@ from carkp.deploy.int8_onnx import Int8OnnxError
 from carkp.predictor import ModelError
 from carkp.quant.program import ProgramError
 from carkp.quant.simulate import AccumulatorOverflowError
-from carkp.tracking.store import TrackingError, project_root
+from carkp.tracking.store import SERVER_ERRORS, TrackingError, explain_server_error, project_root
 from carkp.tracking.tracker import NullTracker, Tracker, tracked_run
 from carkp.training.checkpoint import CheckpointError
 from carkp.tuning.errors import StorageError
+from carkp.workflow import system_errors
 from carkp.workflow.process import Terminated, orderly_interrupts
 
 DEFAULT_CONFIG = "configs/synthetic.yaml"
@@ -137,11 +138,21 @@ def guarded(main: Callable[[], int]) -> int:
         with orderly_interrupts():
             return main()
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return _fail(str(error))
+    except SERVER_ERRORS as error:
+        return _fail(explain_server_error(error))
+    except OSError as error:
+        if not system_errors.is_of_surroundings(error):
+            raise
+        return _fail(system_errors.describe(error, project_root()))
     except KeyboardInterrupt as reason:
         print("interrupted", file=sys.stderr)  # noqa: T201
         return 128 + (signal.SIGTERM if isinstance(reason, Terminated) else signal.SIGINT)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    return 1
 
 
 def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path], None], is_main: bool = True) -> None:
