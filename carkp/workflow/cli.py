@@ -23,6 +23,7 @@ from carkp.quant.simulate import AccumulatorOverflowError
 from carkp.tracking.store import SERVER_ERRORS, TrackingError, explain_server_error, project_root
 from carkp.tracking.tracker import NullTracker, Tracker, tracked_run
 from carkp.training.checkpoint import CheckpointError
+from carkp.training.distributed import ProcessError
 from carkp.tuning.errors import StorageError
 from carkp.workflow import system_errors
 from carkp.workflow.process import Terminated, orderly_interrupts
@@ -57,6 +58,7 @@ USER_ERRORS = (
     CompiledMismatchError,
     UnsupportedModelError,
     PipelineError,
+    ProcessError,
     ModelError,
     StorageError,
 )
