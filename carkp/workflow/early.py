@@ -1,0 +1,84 @@
+"""Settings that a stage would refuse at its end, refused at its beginning: in seconds instead of hours."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.deploy.float_ops import UnsupportedOperatorError
+from carkp.deploy.int8_onnx import Int8OnnxError, save_program
+from carkp.model.pose_net import PoseNet
+from carkp.model.pretrained import require_available
+from carkp.quant.convert import convert
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.fold import FoldError, fold
+from carkp.quant.program import ProgramError
+from carkp.synthetic.layout import TRAIN_SCENES
+from carkp.workflow.build import build_model, build_observers
+from carkp.workflow.targets import load_target
+
+UNLOADED = ("auto", "timm")
+"""Kinds of pretrained weights that may have to be downloaded: not twice."""
+
+
+def refuse_early(stage: str, config: ExperimentConfig) -> None:
+    """Look at what ``stage`` will need of the configuration, before it starts.
+
+    Raises:
+        ConfigError: it could not be used.
+    """
+    for check in CHECKS.get(stage, ()):
+        check(config)
+
+
+def check_scenes(config: ExperimentConfig) -> None:
+    """Of generated data, validation gets a scene: the names are known before a car is drawn."""
+    chosen = config.data.val_scenes
+    if config.data.source == "synthetic" and not set(chosen) & set(TRAIN_SCENES):
+        raise ConfigError(
+            f"data.val_scenes={list(chosen)}: the generated data have none of them, and validation would be empty; "
+            f"there are {', '.join(TRAIN_SCENES)}"
+        )
+
+
+def check_network(config: ExperimentConfig) -> None:
+    """The network can be built, and its first weights can be had."""
+    _build(config)
+
+
+def check_quantisation(config: ExperimentConfig) -> None:
+    """The network can be quantised with the observers of the configuration, and exported."""
+    settings, target = config.quant, load_target(config.quant.target).arithmetic
+    per_channel = target.per_channel_weights if settings.weights == "target" else settings.weights == "per_channel"
+    untrained = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
+    try:
+        net = FakeQuantNet(fold(_build(untrained).eval(), config.model.input_size), target, per_channel).eval()
+        build_observers(settings, net.num_levels)
+        net.set_thresholds(dict.fromkeys(net.num_levels, 1.0))
+        with tempfile.TemporaryDirectory() as folder:
+            save_program(convert(net, {}), Path(folder) / "program.onnx")
+    except (FoldError, UnsupportedOperatorError, ProgramError, Int8OnnxError) as error:
+        raise ConfigError(
+            f"model.backbone={config.model.backbone} cannot be quantised for {target.name}: {error}"
+        ) from error
+
+
+def _build(config: ExperimentConfig) -> PoseNet:
+    model = config.model
+    try:
+        require_available(model.backbone, model.pretrained)
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        raise ConfigError(f"model: {error}") from error
+    if model.pretrained in UNLOADED:
+        config = config.model_copy(update={"model": model.model_copy(update={"pretrained": "none"})})
+    return build_model(config).net
+
+
+CHECKS: Mapping[str, tuple[Callable[[ExperimentConfig], None], ...]] = {
+    "data": (check_scenes,),
+    "float": (check_scenes, check_network),
+    "tune": (check_scenes, check_network, check_quantisation),
+    "main": (check_scenes, check_network, check_quantisation),
+}
+"""By entry point."""
