@@ -6,6 +6,10 @@ from pathlib import Path
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
+from carkp.data.carfusion import is_scene_dir, split_dirs
+from carkp.data.files import expand_path, list_directory
+from carkp.data.issues import DataError, Issues
+from carkp.data.source import SourceKind, detect_source_kind
 from carkp.deploy.float_ops import UnsupportedOperatorError
 from carkp.deploy.int8_onnx import Int8OnnxError, save_program
 from carkp.model.pose_net import PoseNet
@@ -17,6 +21,8 @@ from carkp.quant.program import ProgramError
 from carkp.synthetic.layout import TRAIN_SCENES
 from carkp.workflow.build import build_model, build_observers
 from carkp.workflow.targets import load_target
+
+SYNTHETIC = "synthetic"
 
 UNLOADED = ("auto", "timm")
 """Kinds of pretrained weights that may have to be downloaded: not twice."""
@@ -33,13 +39,26 @@ def refuse_early(stage: str, config: ExperimentConfig) -> None:
 
 
 def check_scenes(config: ExperimentConfig) -> None:
-    """Of generated data, validation gets a scene: the names are known before a car is drawn."""
-    chosen = config.data.val_scenes
-    if config.data.source == "synthetic" and not set(chosen) & set(TRAIN_SCENES):
+    """Validation gets a scene, where the scenes are known before a car is drawn or cropped."""
+    chosen, known = config.data.val_scenes, _train_scenes(config.data.source)
+    if known and not set(chosen) & set(known):
         raise ConfigError(
-            f"data.val_scenes={list(chosen)}: the generated data have none of them, and validation would be empty; "
-            f"there are {', '.join(TRAIN_SCENES)}"
+            f"data.val_scenes={list(chosen)}: {config.data.source} has none of them to train on, and validation would "
+            f"be empty; there are {', '.join(known)}"
         )
+
+
+def _train_scenes(source: str) -> tuple[str, ...]:
+    """Of generated data and of CarFusion's own layout; none where only reading the data would tell, or val is given."""
+    if source == SYNTHETIC:
+        return TRAIN_SCENES
+    try:
+        splits = split_dirs(expand_path(source)) if detect_source_kind(expand_path(source)) is SourceKind.RAW else {}
+    except DataError:  # preparation will say it
+        return ()
+    if "train" not in splits or "val" in splits:
+        return ()
+    return tuple(path.name for path in list_directory(splits["train"], Issues()) if is_scene_dir(path))
 
 
 def check_network(config: ExperimentConfig) -> None:
@@ -82,7 +101,6 @@ def _untrained(config: ExperimentConfig) -> ExperimentConfig:
 
 
 CHECKS: Mapping[str, tuple[Callable[[ExperimentConfig], None], ...]] = {
-    "data": (check_scenes,),
     "float": (check_scenes, check_network),
     "tune": (check_scenes, check_network, check_quantisation),
     "main": (check_scenes, check_network, check_quantisation),

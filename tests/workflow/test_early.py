@@ -34,7 +34,7 @@ def test_the_configurations_that_come_with_carkp_pass(target: str) -> None:
 @pytest.mark.parametrize(
     ("check", "override", "message"),
     [
-        (check_scenes, "data.val_scenes=[]", "the generated data have none of them"),
+        (check_scenes, "data.val_scenes=[]", "synthetic has none of them to train on"),
         (check_scenes, "data.val_scenes=[car_craig]", "there are car_butler1, .*car_craig2"),
         (check_network, "model.backbone=tf_efficientnet_lite9", "no model named.*did you mean tf_efficientnet_lite"),
         (check_network, "model.backbone=vit_tiny_patch16_224", "stride 16"),
@@ -65,6 +65,18 @@ def test_what_could_not_be_used_is_named(
     words = [override] if "{" in override or "[" in override else override.split()
     with pytest.raises(ConfigError, match=message):
         check(tiny(*words))
+
+
+def test_scenes_of_raw_data_are_known_before_they_are_prepared() -> None:
+    for scene in ("train/car_a", "train/car_b", "test/car_craig2"):
+        for folder in ("images_jpg", "bb", "gt"):
+            Path("raw", scene, folder).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"car_craig2.*there are car_a, car_b"):
+        check_scenes(tiny("data.source=raw"))
+    check_scenes(tiny("data.source=raw", "data.val_scenes=[car_craig2, car_b]"))
+    check_scenes(tiny("data.source=nowhere"))  # what is not there is said by those who read it
+    Path("raw/val").mkdir()
+    check_scenes(tiny("data.source=raw"))
 
 
 def test_a_file_of_weights_is_looked_at_before_the_data_are_made() -> None:
