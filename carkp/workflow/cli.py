@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import shutil
 import signal
 import sys
@@ -141,6 +142,9 @@ def guarded(main: Callable[[], int]) -> int:
         return _fail(str(error))
     except SERVER_ERRORS as error:
         return _fail(explain_server_error(error))
+    except BrokenPipeError:  # as by `| head`; Python would write what is left once more, and fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if not system_errors.is_of_surroundings(error):
             raise

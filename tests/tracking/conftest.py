@@ -14,7 +14,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delenv(name, raising=False)
     root = tmp_path / "project"
     root.mkdir()
-    (root / "MLproject").touch()
+    (root / "MLproject").write_text("name: carkp\n")
     monkeypatch.chdir(root)
     mlflow.set_tracking_uri(None)
     yield root

@@ -13,7 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from carkp.tracking import store
-from carkp.tracking.store import TrackingError, open_experiment, use_default_store
+from carkp.tracking.store import TrackingError, open_experiment, project_root, use_default_store
 
 
 @pytest.fixture
@@ -170,3 +170,16 @@ def test_an_explicit_server_wins(project: Path, monkeypatch: pytest.MonkeyPatch)
     assert MlflowClient().get_experiment(open_experiment("cars")).name == "cars"
     assert (project / "chosen.db").is_file()
     assert not (project / "mlflow.db").exists()
+
+
+def test_the_project_is_found_from_its_directories(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert project_root() == project
+    (project / "configs/targets").mkdir(parents=True)
+    monkeypatch.chdir(project / "configs/targets")
+    assert project_root() == project
+
+
+def test_a_project_of_somebody_else_is_not_carkp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "MLproject").write_text("name: flowers\nentry_points: {}\n")
+    monkeypatch.chdir(tmp_path)
+    assert project_root() == Path(__file__).parents[2]

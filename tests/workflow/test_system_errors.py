@@ -1,7 +1,10 @@
 """A full disk and the like: one message, no traceback; mistakes of the program keep theirs."""
 
 import errno
+import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,7 +47,7 @@ def test_what_where_and_what_to_do(
 def test_an_error_that_names_no_file_says_where_work_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "MLproject").touch()
+    (tmp_path / "MLproject").write_text("name: carkp\n")
     monkeypatch.chdir(tmp_path)
     assert raising(OSError(errno.ENOSPC, "No space left on device")) == 1
     assert f"error: at work in {tmp_path}: No space left on device. " in capsys.readouterr().err
@@ -76,3 +79,20 @@ def test_a_server_that_goes_away_in_the_middle(
 def test_a_group_of_processes_that_nobody_makes(capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(ProcessError("start it with torchrun")) == 1
     assert capsys.readouterr().err == "error: start it with torchrun\n"
+
+
+def test_what_a_terminal_cannot_show_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert guarded(lambda: print("caf\udce9 … done", flush=True) or 0) == 0
+    assert written.getvalue() == b"caf\\udce9 \\u2026 done\n"
+
+
+def test_a_reader_that_goes_away_ends_a_stage_without_a_traceback() -> None:
+    code = "from carkp.workflow.cli import guarded; guarded(lambda: [print('x' * 999) for _ in range(9999)] and 0)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
