@@ -1,14 +1,17 @@
 """YAML files with ``base:`` inheritance and ``a.b=c`` overrides -> ``ExperimentConfig``."""
 
+import difflib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from carkp.config.paths import expand
 from carkp.config.schema import ExperimentConfig
+from carkp.config.yaml_files import YamlError, parse_yaml, read_yaml
 
 Tree = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
@@ -36,7 +39,7 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
     Raises:
         ConfigError: a missing or malformed file, an unknown name, a bad value.
     """
-    return _validated(model, _read_yaml(path), str(path), f"{', '.join(model.model_fields)} are known")
+    return _validated(model, _read_tree(path), str(path), f"{', '.join(model.model_fields)} are known")
 
 
 def split_overrides(text: str) -> list[str]:
@@ -47,11 +50,11 @@ def split_overrides(text: str) -> list[str]:
         raise ConfigError(f"overrides {text!r}: {error}") from error
 
 
-def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mapping as dotted names: ``{"train": {"lr": 1}}`` -> ``{"<prefix>.train.lr": 1}``."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        name = f"{prefix}.{key}"
+        name = f"{prefix}.{key}" if prefix else key
         if isinstance(value, Mapping):
             flat |= flatten(value, name)
         else:
@@ -68,22 +71,35 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> Tree:
     resolved = path.resolve()
     if resolved in seen:
         raise ConfigError(f"{path}: `base:` leads back to the file itself")
-    tree = _read_yaml(path)
+    tree = _read_tree(path, f", which {seen[-1]} names as its `base`" if seen else "")
     base = tree.pop("base", None)
     if base is None:
         return tree
-    if not isinstance(base, str):
+    if not isinstance(base, str) or not base:
         raise ConfigError(f"{path}: `base` must be the name of a YAML file beside it, got {base!r}")
-    return _merge(_read_with_base(path.parent / base, (*seen, resolved)), tree)
+    return _merge(_read_with_base(_beside(path, base), (*seen, resolved)), tree)
 
 
-def _read_yaml(path: Path) -> Tree:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file; configs/ holds the ones that come with carkp")
+def _beside(path: Path, name: str) -> Path:
+    """The file ``name`` beside ``path``, or beside what ``path`` is a link to."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        name = expand(name)
+    except ValueError as error:
+        raise ConfigError(f"{path}: `base`: {error}") from error
+    candidates = [path.parent / name, path.resolve().parent / name]
+    return next((found for found in candidates if found.is_file()), candidates[0])
+
+
+def _read_tree(path: Path, whence: str = "") -> Tree:
+    if not path.is_file():
+        what = "a directory, not a configuration file" if path.is_dir() else "no such configuration file"
+        raise ConfigError(f"{path}: {what}{whence}; {_files_beside(path)}")
+    try:
+        tree = read_yaml(path)
+    except YamlError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -91,10 +107,22 @@ def _read_yaml(path: Path) -> Tree:
     return tree
 
 
+def _files_beside(path: Path) -> str:
+    """What could be meant by a name that no file has."""
+    found = sorted(other.name for other in path.parent.glob("*.y*ml"))
+    if not found:
+        return "configs/ holds the ones that come with carkp"
+    near = difflib.get_close_matches(path.name, found, n=1)
+    return f"did you mean {near[0]}?" if near else f"{path.parent} holds {', '.join(found)}"
+
+
 def _merge(below: Tree, above: Tree) -> Tree:
+    """``above`` wins; a section without a line in it changes nothing."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
+        if isinstance(old, dict) and value is None:
+            continue
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
@@ -104,27 +132,87 @@ def _parse_override(text: str) -> Tree:
     if not separator or not all(name.split(".")):
         raise ConfigError(f"override {text!r}: expected name=value with a dotted name, as in train.lr=1.0e-3")
     try:
-        tree = yaml.safe_load(value) if value else ""
-    except yaml.YAMLError as error:
+        tree = parse_yaml(value) if value else ""
+    except YamlError as error:
         raise ConfigError(f"override {text!r}: {value!r} is not valid YAML: {error}") from error
+    if not isinstance(tree, str) and name in _text_settings():
+        tree = value
     first, *rest = name.split(".")
     for part in reversed(rest):
         tree = {part: tree}
     return {first: tree}
 
 
+def _text_settings() -> frozenset[str]:
+    """Dotted names of settings that are text: ``name=2024`` means the text."""
+    defaults = flatten(ExperimentConfig().model_dump())
+    return frozenset(name for name, value in defaults.items() if isinstance(value, str) and name != "heatmap.window")
+
+
 def _validated(model: type[Model], tree: Tree, origin: str, known: str) -> Model:
+    sections = {name for name, field in model.model_fields.items() if isinstance(field.default, BaseModel)}
+    given = {name: value for name, value in tree.items() if not (value is None and name in sections)}
     try:
-        return model.model_validate(tree)
+        return model.model_validate(given)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, item['loc']))}: {_explain(item, known)}" for item in error.errors()]
+        problems = {item["loc"][: _names_in(item)]: item for item in error.errors()}  # one a place, the most special
+        lines = [f"  {_explain(item, model, known)}" for item in problems.values()]
         raise ConfigError(f"{origin}: {len(lines)} problem(s)\n" + "\n".join(lines)) from error
 
 
-def _explain(item: Mapping[str, Any], known: str) -> str:
+def _explain(item: Mapping[str, Any], model: type[BaseModel], known: str) -> str:
+    """A line: the setting, what is wrong with it, and what was given."""
+    place = ".".join(map(str, item["loc"][: _names_in(item)]))
     if item["type"] == "extra_forbidden":
-        return f"no such setting; {known}"
+        return f"{place}: no such setting; {_nearest(place, model) or known}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if not isinstance(item["input"], str | int | float | bool | list | tuple | type(None)):
+        return f"{place}: {message}" if place else message
     hint = ""
     if isinstance(item["input"], str) and item["type"] == "float_parsing":
-        hint = "; YAML reads 1e-3 as text, write 1.0e-3"
-    return f"{item['msg']}, got {item['input']!r}{hint}"
+        hint = "; write a plain number, as 0.001 or 1.0e-3"
+    if item["type"] in ("tuple_type", "list_type"):
+        hint = "; write a list, as in [a, b]"
+    if item["type"] == "string_type":
+        hint = "; where text is meant, put it in quotes"
+    return f"{place}: {message}, got {item['input']!r}{hint}"
+
+
+def _names_in(item: Mapping[str, Any]) -> int:
+    """How many parts of a place are names: at last, pydantic may say which of several types it tried."""
+    place = item["loc"]
+    is_variant = bool(place) and isinstance(place[-1], str) and not place[-1].isidentifier()
+    return len(place) - (is_variant or (len(place) > 1 and place[-1] in ("int", "str")))
+
+
+def _nearest(place: str, model: type[BaseModel]) -> str:
+    """The setting that was probably meant: of the same last name in another section, or spelled nearly so."""
+    names = list(_names_of(model))
+    wanted, last = place.lower(), _last(place.lower())
+    same = [name for name in names if _last(name) == last]
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.7)
+    alike = [name for name in names if difflib.SequenceMatcher(None, _last(name), last).ratio() > 0.8]
+    found = [name for name in same if name == wanted] or same or near or alike
+    if found:
+        return f"did you mean {' or '.join(found[:3])}?"
+    section = place.rpartition(".")[0]
+    siblings = [_last(name) for name in names if section and name.rpartition(".")[0] == section]
+    return f"{section} has {', '.join(siblings)}" if siblings else ""
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _names_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of a model's sections and settings."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for inner in _models_in(field.annotation):
+            yield from _names_of(inner, f"{prefix}{name}.")
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The model that a field is, if any, ``X | None`` included."""
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]

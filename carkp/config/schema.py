@@ -3,22 +3,92 @@
 Lengths of time are epochs, sizes are (height, width), everything else names its unit.
 """
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Percentile = Annotated[float, Field(gt=50, le=100)]
+from carkp.config.paths import expand
+
+STRIDE = 32
+"""Input pixels a cell of a backbone's last map."""
+
+HEATMAP_STRIDE = 4
+"""Input pixels a heatmap cell."""
+
+MIN_SIGMA = 0.25
+"""In heatmap cells: a Gaussian that ends three sigmas from its centre can fall between the cells below 0.236."""
+
+MIN_FRAME_PX = 96
+"""Shortest edge of a generated frame."""
+
+MAX_SEED = 2**32 - 1
+"""What every generator of random numbers takes."""
+
+MAX_PROCESSES = 1024
+"""Of one kind on a machine: more is a slip of the pen, and starting them would take the machine down."""
+
+MAX_EXTENT_PX = 8192
+"""Of an image that is made or read: more does not fit into memory in batches."""
+
+
+def _odd(value: Any) -> Any:
+    if isinstance(value, int) and value % 2 == 0:
+        raise ValueError(f"must be odd, so that it has a middle cell; {value - 1} and {value + 1} are")
+    return value
+
+
+def _no_bool(value: Any) -> Any:
+    """YAML reads yes, no, on and off as true and false, and pydantic those as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _multiple_of_stride(size: tuple[int, int]) -> tuple[int, int]:
+    if any(extent % STRIDE for extent in size):
+        raise ValueError(f"must be multiples of {STRIDE}, (height, width)")
+    return size
+
+
+def _large_enough_frame(size: tuple[int, int]) -> tuple[int, int]:
+    if min(size) < MIN_FRAME_PX:
+        raise ValueError(f"must be at least {MIN_FRAME_PX} pixels each way, (height, width)")
+    return size
+
+
+def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("names a scene twice")
+    return names
+
+
+def _require_warmup_within(warmup_epochs: float, epochs: int) -> None:
+    if warmup_epochs > epochs:
+        raise ValueError(f"warmup_epochs={warmup_epochs:g} must not be more than epochs={epochs}")
+
+
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool)]
+PositiveInt = Annotated[Int, Field(gt=0)]
+NonNegativeInt = Annotated[Int, Field(ge=0)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+NonNegativeFloat = Annotated[Float, Field(ge=0)]
+Probability = Annotated[Float, Field(ge=0, le=1)]
+Percentile = Annotated[Float, Field(gt=50, le=100)]
+Sigma = Annotated[Float, Field(ge=MIN_SIGMA)]
+Seed = Annotated[Int, Field(ge=0, le=MAX_SEED)]
 ObserverKind = Literal["percentile", "minmax", "mse", "entropy"]
-Size = tuple[PositiveInt, PositiveInt]
+Extent = Annotated[Int, Field(gt=0, le=MAX_EXTENT_PX)]
+Size = tuple[Extent, Extent]
+NumProcesses = Annotated[Int, Field(ge=0, le=MAX_PROCESSES)]
+BatchSize = Annotated[Int, Field(gt=0, le=65536)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(expand)]
+"""A path or a name: ``~`` and ``$NAME`` in it are filled in when the configuration is read."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SyntheticConfig(_Section):
@@ -27,43 +97,47 @@ class SyntheticConfig(_Section):
     num_train_cars: PositiveInt = 8000
     num_val_cars: PositiveInt = 800
     num_test_cars: PositiveInt = 800
-    image_size: Size = (720, 1280)
-    seed: NonNegativeInt = 0
+    image_size: Annotated[Size, AfterValidator(_large_enough_frame)] = (720, 1280)
+    seed: Seed = 0
 
 
 class DataConfig(_Section):
     """Where samples come from and how they are stored."""
 
-    source: Annotated[str, Field(min_length=1, description="'synthetic' or the path of CarFusion data")] = "synthetic"
-    root: Annotated[str, Field(min_length=1, description="directory of prepared data")] = "data"
-    val_scenes: tuple[str, ...] = ("car_craig2",)
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
-    num_workers: Annotated[int, Field(ge=0, description="processes that prepare data; 0: one a core")] = 0
+    source: Annotated[Text, Field(description="'synthetic' or the path of CarFusion data")] = "synthetic"
+    root: Annotated[Text, Field(description="directory of prepared data")] = "data"
+    val_scenes: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        Field(description="training scenes that validation takes; none where the source has a validation split"),
+        AfterValidator(_all_different),
+    ] = ("car_craig2",)
+    boxes: Annotated[
+        Literal["files", "hull"], Field(description="of cars: from the bb files, or around the keypoints")
+    ] = "files"
+    jpeg_quality: Annotated[Int, Field(ge=1, le=100)] = 95
+    num_workers: Annotated[NumProcesses, Field(description="processes that prepare data; 0: one a core")] = 0
 
 
 class ModelConfig(_Section):
     """The network."""
 
-    backbone: str = "tf_efficientnet_lite0"
-    pretrained: Annotated[str, Field(description="auto, timm, package, none, or a file")] = "auto"
+    backbone: Annotated[str, Field(min_length=1)] = "tf_efficientnet_lite0"
+    pretrained: Annotated[Text, Field(description="auto, timm, package, none, or a file")] = "auto"
     activation: Literal["default", "relu6", "relu"] = "default"
-    input_size: Size = (128, 128)
-    head_channels: PositiveInt = 128
-    drop_path_rate: Probability = 0.0
-
-    @model_validator(mode="after")
-    def _input_fits_the_strides(self) -> "ModelConfig":
-        if any(extent % 32 for extent in self.input_size):
-            raise ValueError(f"input_size must be multiples of 32, got {self.input_size}")
-        return self
+    input_size: Annotated[Size, AfterValidator(_multiple_of_stride)] = (128, 128)
+    head_channels: Annotated[Int, Field(gt=0, le=8192)] = 128
+    drop_path_rate: Annotated[Float, Field(ge=0, lt=1)] = 0.0
 
 
 class HeatmapConfig(_Section):
     """Targets, loss weights and decoder."""
 
-    sigma: Annotated[PositiveFloat, Field(description="in heatmap cells")] = 1.0
+    sigma: Annotated[Sigma, Field(description="in heatmap cells")] = 1.0
     decoder: Literal["averaged", "dark"] = "averaged"
-    window: Annotated[Literal["auto"] | PositiveInt, Field(description="cells; auto ties it to sigma")] = "auto"
+    window: Annotated[
+        Literal["auto"] | Annotated[PositiveInt, AfterValidator(_odd)],
+        Field(description="cells, odd; auto ties it to sigma"),
+    ] = "auto"
     background_weight: NonNegativeFloat = 0.1
 
 
@@ -74,11 +148,11 @@ class AugmentConfig(_Section):
     random_padding: bool = True
     noise_probability: Probability = 0.2
     noise_sigma: NonNegativeFloat = 2.0
-    min_scale: Annotated[float, Field(gt=0, le=1, description="smallest random down-scaling")] = 1.0
-    max_scale: Annotated[float, Field(ge=1, description="largest random zoom")] = 1.0
-    max_translation: Annotated[float, Field(ge=0, lt=1, description="share of the input extent")] = 0.0
-    max_rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
-    color_jitter: Annotated[float, Field(ge=0, le=1, description="strength of all colour changes")] = 0.0
+    min_scale: Annotated[Float, Field(gt=0, le=1, description="smallest random down-scaling")] = 1.0
+    max_scale: Annotated[Float, Field(ge=1, description="largest random zoom")] = 1.0
+    max_translation: Annotated[Float, Field(ge=0, lt=1, description="share of the input extent")] = 0.0
+    max_rotation_deg: Annotated[Float, Field(ge=0, le=180)] = 0.0
+    color_jitter: Annotated[Float, Field(ge=0, le=1, description="strength of all colour changes")] = 0.0
     grayscale_probability: Probability = 0.0
     blur_probability: Probability = 0.0
     erase_probability: Probability = 0.0
@@ -88,15 +162,15 @@ class TrainConfig(_Section):
     """Float training."""
 
     epochs: PositiveInt = 30
-    batch_size: Annotated[PositiveInt, Field(description="samples a process and step")] = 32
+    batch_size: Annotated[BatchSize, Field(description="samples a process and step")] = 32
     num_samples: Annotated[
         NonNegativeInt, Field(description="of the training split, a random choice by the seed; 0: all")
     ] = 0
     lr: PositiveFloat = 1.0e-3
     weight_decay: NonNegativeFloat = 5.0e-2
     warmup_epochs: NonNegativeFloat = 0.0
-    grad_clip: Annotated[float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1, description="0: no moving average of the weights")] = 0.0
+    grad_clip: Annotated[Float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
+    ema_decay: Annotated[Float, Field(ge=0, lt=1, description="0: no moving average of the weights")] = 0.0
     channels_last: bool = True
     compile: Annotated[
         bool, Field(description="torch.compile: needs a C++ compiler, pays from some 30,000 samples on")
@@ -104,16 +178,27 @@ class TrainConfig(_Section):
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], Field(description="auto: bfloat16 on CUDA, float32 elsewhere")
     ] = "auto"
-    nproc: Annotated[PositiveInt, Field(description="training processes under torchrun")] = 1
-    num_workers: Annotated[NonNegativeInt, Field(description="loader processes a training process")] = 2
-    num_threads: Annotated[NonNegativeInt, Field(description="torch threads a process; 0: torch's choice")] = 0
+    nproc: Annotated[Int, Field(gt=0, le=MAX_PROCESSES, description="training processes under torchrun")] = 1
+    num_workers: Annotated[NumProcesses, Field(description="loader processes a training process")] = 2
+    num_threads: Annotated[NumProcesses, Field(description="torch threads a process; 0: torch's choice")] = 0
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        _require_warmup_within(self.warmup_epochs, self.epochs)
+        wanted = self.batch_size * self.nproc
+        if 0 < self.num_samples < wanted:
+            raise ValueError(
+                f"num_samples={self.num_samples} make no batch of batch_size={self.batch_size} in each of "
+                f"nproc={self.nproc} processes: {wanted} are needed at least"
+            )
+        return self
 
 
 class EvalConfig(_Section):
     """Scoring."""
 
     alpha: Annotated[PositiveFloat, Field(description="PCK threshold as a share of the reference length")] = 0.1
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
 
 
 class ObserverRule(_Section):
@@ -123,11 +208,17 @@ class ObserverRule(_Section):
     observer: ObserverKind
     percentile: Percentile | None = None
 
+    @model_validator(mode="after")
+    def _percentile_is_used(self) -> Self:
+        if self.percentile is not None and self.observer != "percentile":
+            raise ValueError(f"the observer {self.observer} uses no percentile: leave it out, or take percentile")
+        return self
+
 
 class QuantConfig(_Section):
     """Calibration. The defaults are the reference's arithmetic."""
 
-    target: Annotated[str, Field(description="file of configs/targets without .yaml, or a path")] = "bpu"
+    target: Annotated[Text, Field(description="file of configs/targets without .yaml, or a path")] = "bpu"
     observer: ObserverKind = "percentile"
     percentile: Annotated[Percentile, Field(description="of |x|, where the observer is percentile")] = 99.975
     rules: tuple[ObserverRule, ...] = ()
@@ -136,7 +227,7 @@ class QuantConfig(_Section):
     ] = "target"
     bias_correction: bool = False
     num_images: Annotated[PositiveInt, Field(description="training crops under validation transforms")] = 512
-    batch_size: PositiveInt = 32
+    batch_size: BatchSize = 32
     num_sqnr_images: PositiveInt = 64
     sweep: Annotated[
         tuple[Percentile, ...], Field(description="percentiles whose validation PCK is tabled; empty: no sweep")
@@ -150,7 +241,12 @@ class QatConfig(_Section):
     lr: PositiveFloat = 1.0e-4
     weight_decay: NonNegativeFloat = 0.0
     warmup_epochs: NonNegativeFloat = 0.1
-    grad_clip: Annotated[float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
+    grad_clip: Annotated[Float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Self:
+        _require_warmup_within(self.warmup_epochs, self.epochs)
+        return self
 
 
 class AlignConfig(_Section):
@@ -178,15 +274,15 @@ class AlignConfig(_Section):
 class TrackingConfig(_Section):
     """What a run keeps."""
 
-    system_metrics_interval_s: PositiveFloat = 10.0
+    system_metrics_interval_s: Annotated[Float, Field(ge=0.1)] = 10.0
     num_kept_crops: Annotated[PositiveInt, Field(description="worst and median crops each in crops.zip")] = 64
 
 
 class ExperimentConfig(_Section):
     """Everything that decides a result."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "carkp"
-    seed: NonNegativeInt = 0
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)] = "carkp"
+    seed: Seed = 0
     data: DataConfig = DataConfig()
     synthetic: SyntheticConfig = SyntheticConfig()
     model: ModelConfig = ModelConfig()
@@ -198,3 +294,38 @@ class ExperimentConfig(_Section):
     qat: QatConfig = QatConfig()
     align: AlignConfig = AlignConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        problems = [*_heatmap_problems(self.heatmap, self.model), *_batch_problems(self)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _heatmap_problems(heatmap: HeatmapConfig, model: ModelConfig) -> list[str]:
+    """What does not fit on the map."""
+    cells = max(model.input_size) // HEATMAP_STRIDE
+    found = []
+    if heatmap.sigma > cells:
+        found.append(f"heatmap.sigma={heatmap.sigma:g} is more than the map's {cells} cells (model.input_size / 4)")
+    if isinstance(heatmap.window, int) and heatmap.window > 2 * cells - 1:
+        found.append(f"heatmap.window={heatmap.window} reaches beyond the map: {2 * cells - 1} covers it from any cell")
+    return found
+
+
+def _batch_problems(config: ExperimentConfig) -> list[str]:
+    """What batch norm and the sampler would refuse when training starts."""
+    train = config.train
+    found = []
+    if train.batch_size == 1 and math.prod(config.model.input_size) == STRIDE**2:
+        found.append(
+            "train.batch_size=1 gives batch norm a single value where model.input_size is [32, 32]: take 2 at least"
+        )
+    wanted, generated = train.batch_size * train.nproc, config.synthetic.num_train_cars
+    if config.data.source == "synthetic" and generated < wanted:
+        found.append(
+            f"synthetic.num_train_cars={generated} make no batch of train.batch_size={train.batch_size} in each of "
+            f"train.nproc={train.nproc} processes: {wanted} are needed at least"
+        )
+    return found

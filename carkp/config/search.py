@@ -1,10 +1,14 @@
 """What a study searches, and what it may cost: configs/search/*.yaml."""
 
-from typing import Annotated
+import math
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from carkp.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, _Section
+from carkp.config.schema import MIN_SIGMA, Float, NonNegativeInt, PositiveFloat, PositiveInt, _Section
+
+MIN_Q = -math.log10(0.5)
+"""A percentile of 50 %, the least that calibration takes."""
 
 
 class Range(_Section):
@@ -26,6 +30,14 @@ class SearchSpace(_Section):
     sigma: Annotated[Range, Field(description="of the heatmaps, in cells; the decoder's window is tied to it")]
     lr: Annotated[Range, Field(description="learning rate, searched on a logarithmic scale")]
     q: Annotated[Range, Field(description="calibration percentile as -log10(1 - p / 100): 2 is 99 %, 5 is 99.999 %")]
+
+    @model_validator(mode="after")
+    def _is_within_reach(self) -> Self:
+        if self.sigma.low < MIN_SIGMA:
+            raise ValueError(f"sigma.low must be at least {MIN_SIGMA} heatmap cells, got {self.sigma.low:g}")
+        if self.q.low <= MIN_Q:
+            raise ValueError(f"q.low must be above {MIN_Q:.3f}, a percentile of 50, got {self.q.low:g}")
+        return self
 
 
 class SearchBudget(_Section):
@@ -51,7 +63,7 @@ class SearchConfig(_Section):
         PositiveInt, Field(description="trainings that must have reached an epoch before another is pruned at it")
     ] = 4
     kept_percent: Annotated[
-        float,
+        Float,
         Field(gt=0, le=100, description="trainings below so many percent of the complete ones are pruned"),
     ] = 75.0
     num_swept_percentiles: Annotated[

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from carkp.config.paths import expand
 from carkp.data.issues import DataError, Issues
 
 MAX_COORDINATE_PX = 100_000.0
@@ -103,23 +104,15 @@ def _walk(directory: str, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
 
 
 def expand_path(text: str | Path) -> Path:
-    """The path that a person means: ``~``, ``~name``, ``$NAME`` and ``${NAME}`` are filled in.
-
-    What is there literally is taken literally.
+    """The path that a person means: see ``carkp.config.paths.expand``.
 
     Raises:
         DataError: a variable is not set, or there is no such home.
     """
-    literal = str(text)
-    if exists(Path(literal)):
-        return Path(literal)
-    expanded = os.path.expandvars(os.path.expanduser(literal))  # noqa: PTH111
-    if literal.startswith("~") and expanded.startswith("~"):
-        raise DataError(f"{literal}: there is no home directory {literal.split('/', 1)[0]}; write the path out")
-    if unset := re.search(r"\$([A-Za-z_]\w*|\{[^}]*\})", expanded):
-        name = unset.group(1).strip("{}")
-        raise DataError(f"{literal}: the environment variable {name} is not set; set it or write the path out")
-    return Path(expanded)
+    try:
+        return Path(expand(str(text)))
+    except ValueError as error:
+        raise DataError(f"{text}: {error}") from error
 
 
 def read_lines(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 Legend: B batch, C channels, H W height and width of the image.
 """
 
+import difflib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,9 +63,19 @@ def build_backbone(
         raise ValueError(f"input_size must be positive multiples of {STRIDE}, got {input_size}")
     features = _timm_features(name, activation, drop_path_rate)
     out_channels = _last_channels(features, name)
-    module = to_plain(_body(features), input_size)
-    _check_output(module, name, input_size, out_channels)
+    try:
+        module = to_plain(_body(features), input_size)
+        _check_output(module, name, input_size, out_channels)
+    except Exception as error:  # timm's networks fail in ways of their own where a size does not suit them
+        height, width = input_size
+        raise ValueError(
+            f"{name} cannot be used as a backbone for images of {height} x {width} pixels: {_in_words(error)}"
+        ) from error
     return Backbone(module, out_channels)
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _timm_features(name: str, activation: Activation, drop_path_rate: float) -> nn.Module:
@@ -74,14 +85,16 @@ def _timm_features(name: str, activation: Activation, drop_path_rate: float) -> 
     layer = ACTIVATIONS[activation] or (nn.ReLU if is_literal else None)
     timm_name = "efficientnet_b0" if is_literal else name
     if not timm.is_model(timm_name):
-        raise ValueError(f"timm has no model named {name!r}; timm.list_models() lists them")
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them"
+        raise ValueError(f"timm has no model named {name!r}; {hint}")
     options: dict[str, Any] = {"act_layer": layer} if layer else {}
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
     try:
         features: nn.Module = timm.create_model(timm_name, pretrained=False, features_only=True, **options)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"timm cannot build {name!r} as a backbone with {options}: {error}") from error
+    except Exception as error:  # of each network's own kind
+        raise ValueError(f"timm cannot build {name!r} as a backbone with {options}: {_in_words(error)}") from error
     if is_literal:
         _remove_squeeze_excitation(features)
     return features

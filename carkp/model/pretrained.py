@@ -53,6 +53,12 @@ PACKAGE_BLOCK_NAMES = {
 CHECKPOINT_KEYS = ("model", "net", "state_dict", "weights")
 """Entries under which checkpoints keep their state dict."""
 
+_NO_LITERAL_WEIGHTS = "no published weights fit {name} (no squeeze-and-excitation, ReLU): use pretrained=none or a path"
+_NO_HUB = (
+    "no ImageNet weights for {name}: timm's hub does not answer, and the package "
+    f"{PACKAGE} holds only {PACKAGE_ARCHITECTURE}. Choose that backbone, a path, or pretrained=none."
+)
+
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -82,9 +88,7 @@ def load_pretrained(net: nn.Module, name: str, pretrained: str) -> PretrainedSou
         FileNotFoundError: ``pretrained`` names no source and no file.
     """
     if name == LITERAL_REFERENCE and pretrained in ("timm", "package", "auto"):
-        raise ValueError(
-            f"no published weights fit {name} (no squeeze-and-excitation, ReLU): use pretrained=none or a path"
-        )
+        raise ValueError(_NO_LITERAL_WEIGHTS.format(name=name))
     match pretrained:
         case "none":
             return PretrainedSource("none", "random initialisation")
@@ -106,6 +110,22 @@ def resolve_pretrained(name: str, pretrained: str) -> str:
     if pretrained != "auto" or name == LITERAL_REFERENCE:
         return pretrained
     return "timm" if hub_is_reachable() else "package"
+
+
+def require_published(name: str, pretrained: str) -> None:
+    """Refuse weights of timm's hub (``timm``, ``auto``) that cannot be had; nothing is downloaded.
+
+    Raises:
+        ValueError: nobody has published weights of this architecture.
+        RuntimeError: the hub does not answer, and nothing takes its place.
+    """
+    if name == LITERAL_REFERENCE:
+        raise ValueError(_NO_LITERAL_WEIGHTS.format(name=name))
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if cfg is None or not cfg.has_weights:
+        raise ValueError(f"timm has no published weights of {name}: use pretrained=none or a path")
+    if pretrained == "auto" and name != PACKAGE_ARCHITECTURE and not hub_is_reachable():
+        raise RuntimeError(_NO_HUB.format(name=name))
 
 
 def hub_is_reachable(timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
@@ -162,10 +182,7 @@ def _load_auto(net: nn.Module, name: str) -> PretrainedSource:
             source = _load_from_package(net, name)
             return PretrainedSource(source.kind, f"{source.detail} (timm's hub failed: {error.__cause__})")
     if name != PACKAGE_ARCHITECTURE:
-        raise RuntimeError(
-            f"no ImageNet weights for {name}: timm's hub does not answer, and the package {PACKAGE} holds only "
-            f"{PACKAGE_ARCHITECTURE}. Choose that backbone, a path, or pretrained=none."
-        )
+        raise RuntimeError(_NO_HUB.format(name=name))
     return _load_from_package(net, name)
 
 

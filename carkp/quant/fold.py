@@ -78,7 +78,7 @@ def _trace(net: nn.Module) -> fx.GraphModule:
         raise FoldError(f"the network lies on {device}; move it to the CPU")
     try:
         return fx.symbolic_trace(net)
-    except (fx.proxy.TraceError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the network's own code, run on stand-ins of tensors, fails in its own ways
         raise FoldError(f"the network cannot be traced by torch.fx: {error}") from error
 
 
@@ -111,6 +111,7 @@ class _Folder:
             elif node.op == "output":
                 output = node.args[0]
             elif node not in self.melted and _is_tensor(node):
+                _require_float(node)
                 self._handler(node)(node)
         if output is None or self.names.get(output) != self.layers[-1][0].name:
             raise FoldError("the network's output is not the result of its last layer")
@@ -305,6 +306,12 @@ def _is_rewritable(conv: nn.ConvTranspose2d, output_shape: tuple[int, ...]) -> b
     block = conv.stride[0]
     is_regular = conv.stride[1] == block and _pair(conv.dilation) == (1, 1)
     return is_regular and all(length % block == 0 for length in output_shape[1:])
+
+
+def _require_float(node: fx.Node) -> None:
+    dtype = node.meta["tensor_meta"].dtype
+    if not dtype.is_floating_point:
+        raise FoldError(f"{node.name} ({node.target}) is a tensor of {dtype}: only float ones can be quantised")
 
 
 def _is_tensor(node: fx.Node) -> bool:

@@ -1,25 +1,253 @@
 """Where runs are kept, and the project that they belong to."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import mlflow
+import sqlalchemy
+from mlflow.entities import Experiment, LifecycleStage
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from carkp import disk
 
 PROJECT_FILE = "MLproject"
+ARTIFACT_DIR = "mlruns"
+
+SERVER_ERRORS = (MlflowException, SQLAlchemyError)
+"""What the tracking server, or the way to it, can raise at any time; ``explain_server_error`` says it to a person."""
+
+_FIRST_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""For the first question alone: in the middle of a training a server may be away for some minutes."""
+
+_DATABASE_TIMEOUT_S = 10
+_REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
+_REFUSED = re.compile(r"error code (401|403|407)\b|too many 40[13] error responses")
+_SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+), but expected (\w+)\)")
+_NO_REVISION = re.compile(r"Can't locate revision identified by '(\w+)'")
+_CAUSE = re.compile(r"Caused by (\w+)\((.*)\)\)", re.DOTALL)
+_OWN_PROJECT = re.compile(r"^\ufeff?name: *[\"']?carkp\b", re.MULTILINE)
+_MAX_REASON = 300
 
 
 class TrackingError(Exception):
-    """A run or artifact that cannot be found; the message says what was looked for and what to do."""
+    """Runs that cannot be kept or found; the message says what was looked for and what to do."""
 
 
 def use_default_store() -> None:
-    """Track to mlflow.db in the project unless MLFLOW_TRACKING_URI says otherwise."""
+    """Track to mlflow.db in the project unless MLFLOW_TRACKING_URI says otherwise; at first, see that it answers.
+
+    Raises:
+        TrackingError: it does not, or it refuses.
+    """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        mlflow.set_tracking_uri(f"sqlite:///{project_root() / 'mlflow.db'}")
+        mlflow.set_tracking_uri(default_uri())
+    _require_answer(mlflow.get_tracking_uri())
+
+
+def default_uri() -> str:
+    """Of the project's own database."""
+    return sqlite_uri(project_root() / "mlflow.db")
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a database file, whatever its directories are called."""
+    return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
 
 
 def project_root() -> Path:
-    """The working directory where it holds the MLproject file, else the checkout that this module lies in, if any."""
-    checkout = Path(__file__).resolve().parents[2]
-    is_elsewhere = not (Path.cwd() / PROJECT_FILE).is_file()
-    return checkout if is_elsewhere and (checkout / PROJECT_FILE).is_file() else Path.cwd()
+    """The carkp project that the working directory lies in, else the checkout that this module lies in, if any."""
+    here = Path.cwd()
+    candidates = (here, *here.parents, Path(__file__).resolve().parents[2])
+    return next((path for path in candidates if _is_project(path)), here)
+
+
+def _is_project(directory: Path) -> bool:
+    """Whether carkp's own MLproject file lies there: those of other projects have the same name."""
+    try:
+        return bool(_OWN_PROJECT.search((directory / PROJECT_FILE).read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False
+
+
+def open_experiment(name: str) -> str:
+    """The id of the experiment of that name, made where there is none.
+
+    Of the project's own database, artifacts go to the project too, wherever the process was started.
+
+    Raises:
+        TrackingError: it was deleted.
+    """
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(name) or _create_experiment(client, name)
+    if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        shown = _without_password(mlflow.get_tracking_uri())
+        raise TrackingError(
+            f"the experiment {name!r} was deleted in {shown}: bring it back with `MLFLOW_TRACKING_URI={shown} mlflow "
+            f"experiments restore --experiment-id {experiment.experiment_id}`, or take another name (--set name=…)"
+        )
+    return str(experiment.experiment_id)
+
+
+def explain_server_error(error: Exception, uri: str = "") -> str:
+    """What went wrong with the tracking server, where, and what to do."""
+    uri = uri or mlflow.get_tracking_uri()
+    shown, text = _without_password(uri), _without_password(str(error))
+    if (match := _SCHEMA.search(text)) or (match := _NO_REVISION.search(text)):
+        return _explain_schema(shown, match.group(1))
+    if getattr(error, "error_code", "") in _REFUSALS or _REFUSED.search(text):
+        return (
+            f"{shown}: the tracking server refuses this user ({_shorten(text)}); set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, or ask its owner for permission"
+        )
+    if "API request to" in text:
+        return f"{shown}: the tracking server gives no answer: {_reason(text)}. {_server_remedy(uri)}"
+    return f"{shown}: the tracking server says: {_shorten(text)}"
+
+
+@lru_cache(maxsize=16)
+def _require_answer(uri: str) -> None:
+    """Ask once whether runs can be kept there; nobody waits minutes for a server that is gone."""
+    with _short_patience():
+        try:
+            if urlsplit(uri).scheme not in ("", "file", "http", "https", "databricks"):
+                _require_database(uri)
+            if uri == default_uri():
+                _set_up_database(uri)
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+        except SERVER_ERRORS as error:
+            raise TrackingError(explain_server_error(error, uri)) from error
+
+
+@contextmanager
+def _short_patience() -> Iterator[None]:
+    """MLflow asks a few times only, unless the environment says how often."""
+    ours = {name: value for name, value in _FIRST_PATIENCE.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _require_database(uri: str) -> None:
+    """Connect without MLflow's retries, which take two minutes."""
+    try:
+        url = sqlalchemy.make_url(uri)
+        kind = url.get_backend_name()
+        if kind == "sqlite" and not _is_usable_file(url.database):
+            return
+        limits = {"connect_timeout": _DATABASE_TIMEOUT_S} if kind in ("postgresql", "mysql") else {}
+        engine = sqlalchemy.create_engine(url, connect_args=limits)
+        with engine.connect() as connection:
+            sqlalchemy.inspect(connection).get_table_names()
+        engine.dispose()
+    except ArgumentError:
+        return  # a kind of store that MLflow knows by a plugin, or it will say so itself
+    except (SQLAlchemyError, ImportError) as error:
+        reason = _shorten(_without_password(str(error).splitlines()[0]))
+        raise TrackingError(
+            f"{_without_password(uri)}: the tracking database cannot be opened: {reason}. See that it runs, that the "
+            "address and the user are right and that its driver is installed (such as psycopg2-binary or pymysql), or "
+            "unset MLFLOW_TRACKING_URI to track to mlflow.db in the project"
+        ) from error
+
+
+def _is_usable_file(database: str | None) -> bool:
+    """Whether the database is a file; False: it is in memory, or still to be made.
+
+    Raises:
+        TrackingError: it cannot be written.
+    """
+    if database in (None, "", ":memory:"):
+        return False
+    path = Path(str(database)).absolute()
+    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
+    problem = ""
+    if nearest != path and not nearest.is_dir():
+        problem = f"{nearest} is no directory"
+    elif path.is_dir():
+        problem = "it is a directory"
+    elif not os.access(nearest, os.W_OK):
+        problem = f"{nearest} may not be written"
+    if problem:
+        raise TrackingError(
+            f"{path}: the tracking database cannot be used: {problem}. Set MLFLOW_TRACKING_URI to a place that you may "
+            "write to, such as sqlite:////home/me/mlflow.db"
+        )
+    return path.exists()
+
+
+def _set_up_database(uri: str) -> None:
+    """Make the project's database with its artifacts beside it. Of several processes one does, the others wait."""
+    root = project_root()
+    with disk.exclusive(root / "runs" / "mlflow.db", "sets up the tracking database"):
+        if not (root / "mlflow.db").is_file():
+            _own_store(uri)
+
+
+def _own_store(uri: str) -> SqlAlchemyStore:
+    return SqlAlchemyStore(uri, (project_root() / ARTIFACT_DIR).as_uri())  # type: ignore[no-untyped-call]
+
+
+def _create_experiment(client: MlflowClient, name: str) -> Experiment:
+    uri = mlflow.get_tracking_uri()
+    try:
+        if uri == default_uri():
+            _own_store(uri).create_experiment(name)  # type: ignore[no-untyped-call]
+        else:
+            client.create_experiment(name)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):  # another process was faster
+            raise
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    return experiment
+
+
+def _explain_schema(shown: str, found: str) -> str:
+    return (
+        f"{shown}: the tracking database has the schema {found}, which is not that of the installed MLflow "
+        f"{mlflow.__version__}. If an older MLflow made it: keep a copy of it, then `mlflow db upgrade {shown}`. If a "
+        "newer one did: install that MLflow, or set MLFLOW_TRACKING_URI to another database"
+    )
+
+
+def _server_remedy(uri: str) -> str:
+    host = urlsplit(uri).hostname or ""
+    proxies = {} if proxy_bypass(host) else getproxies()
+    proxy = proxies.get(urlsplit(uri).scheme) or proxies.get("all")
+    hint = (
+        f"requests to it go through the proxy {_without_password(proxy)} (NO_PROXY={host} keeps them from it), "
+        if proxy
+        else ""
+    )
+    return (
+        f"See that it runs and can be reached from here, {hint}that MLFLOW_TRACKING_URI is right, or unset it to track "
+        "to mlflow.db in the project"
+    )
+
+
+def _reason(text: str) -> str:
+    """The innermost cause of a failed request."""
+    match = _CAUSE.search(text)
+    return _shorten(match.group(2).rpartition(": ")[2].strip("'\")") if match else text)
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…"
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^:/@\s]*):[^@/\s]+@", r"\1:***@", text)

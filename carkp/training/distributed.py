@@ -14,6 +14,9 @@ from torch import nn
 _TIMEOUT = datetime.timedelta(hours=12)
 """Long, for the other ranks wait while rank 0 prepares a data set."""
 
+_PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+"""Variables by which torchrun tells a process its place."""
+
 T = TypeVar("T")
 
 
@@ -66,12 +69,18 @@ def training_device(local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
+class ProcessError(Exception):
+    """An environment that announces a process group which nobody makes; the message says what to do."""
+
+
 @contextmanager
 def process_context() -> Iterator[ProcessContext]:
-    """Join the process group that torchrun announced, or stand alone; leave the group at the end."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    """Join the process group that torchrun announced, or stand alone; leave the group at the end.
+
+    Raises:
+        ProcessError: another launcher announces a group.
+    """
+    rank, local_rank, world_size = _place()
     device = training_device(local_rank)
     has_cuda = device.type == "cuda"
     if has_cuda:
@@ -87,4 +96,30 @@ def process_context() -> Iterator[ProcessContext]:
 
 
 def is_under_torchrun() -> bool:
-    return "WORLD_SIZE" in os.environ
+    """Whether torchrun started this process: WORLD_SIZE alone can be left over from a scheduler or a container."""
+    return dist.is_torchelastic_launched() and all(name in os.environ for name in _PLACE)
+
+
+def require_no_other_launcher() -> None:
+    """Refuse to train alone where each of several processes was told its place in a group.
+
+    Raises:
+        ProcessError: so it is, or the variables of such a group are left over.
+    """
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    is_group = world_size.isdecimal() and int(world_size) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
+    if is_group and not is_under_torchrun():
+        raise ProcessError(
+            f"WORLD_SIZE={world_size}, RANK={os.environ['RANK']} and MASTER_ADDR={os.environ['MASTER_ADDR']} announce "
+            "a group of processes, and torchrun did not start this one. Start the group with torchrun (torchrun "
+            "--nnodes=… --nproc-per-node=… -m carkp.stages.float …), or unset WORLD_SIZE to train alone"
+        )
+
+
+def _place() -> tuple[int, int, int]:
+    """Rank, rank on this machine, and number of processes."""
+    if is_under_torchrun():
+        rank, local_rank, world_size = (int(os.environ[name]) for name in _PLACE)
+        return rank, local_rank, world_size
+    require_no_other_launcher()
+    return 0, 0, 1

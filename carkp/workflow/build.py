@@ -4,6 +4,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig, HeatmapConfig, QuantConfig, TrainConfig
@@ -136,6 +137,7 @@ def prepare_torch(config: ExperimentConfig) -> None:
     """Threads, seed, and deterministic kernels: on one machine the same seed gives the same numbers."""
     if config.train.num_threads > 0:
         torch.set_num_threads(config.train.num_threads)
+        threadpool_limits(config.train.num_threads)  # numpy's BLAS too
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     # nothing here reads what it has not written

@@ -1,6 +1,8 @@
 """What every entry point shares: its parameters, its run, and errors that a user can act on."""
 
 import argparse
+import io
+import os
 import shutil
 import signal
 import sys
@@ -20,11 +22,15 @@ from carkp.deploy.int8_onnx import Int8OnnxError
 from carkp.predictor import ModelError
 from carkp.quant.program import ProgramError
 from carkp.quant.simulate import AccumulatorOverflowError
-from carkp.tracking.store import TrackingError, project_root
+from carkp.tracking.store import SERVER_ERRORS, TrackingError, explain_server_error, project_root
 from carkp.tracking.tracker import NullTracker, Tracker, tracked_run
 from carkp.training.checkpoint import CheckpointError
+from carkp.training.distributed import ProcessError
 from carkp.tuning.errors import StorageError
+from carkp.workflow import system_errors
+from carkp.workflow.early import refuse_early
 from carkp.workflow.process import Terminated, orderly_interrupts
+from carkp.workflow.targets import find_config as find_config
 
 DEFAULT_CONFIG = "configs/synthetic.yaml"
 
@@ -56,6 +62,7 @@ USER_ERRORS = (
     CompiledMismatchError,
     UnsupportedModelError,
     PipelineError,
+    ProcessError,
     ModelError,
     StorageError,
 )
@@ -125,27 +132,42 @@ def parse(
     return Arguments(config, chosen, raw, frozenset(name for name in flags if values[name]), config_words)
 
 
-def find_config(name: str) -> Path:
-    """``name`` in the working directory, else in the project."""
-    path = Path(name)
-    return path if path.is_file() or path.is_absolute() else project_root() / path
-
-
 def guarded(main: Callable[[], int]) -> int:
     """Run ``main``; errors that a user can act on become one message and exit status 1."""
     try:
         with orderly_interrupts():
+            _print_anything()
             return main()
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return _fail(str(error))
+    except SERVER_ERRORS as error:
+        return _fail(explain_server_error(error))
+    except BrokenPipeError:  # as by `| head`; Python would write what is left once more, and fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if not system_errors.is_of_surroundings(error):
+            raise
+        return _fail(system_errors.describe(error, project_root()))
     except KeyboardInterrupt as reason:
         print("interrupted", file=sys.stderr)  # noqa: T201
         return 128 + (signal.SIGTERM if isinstance(reason, Terminated) else signal.SIGINT)
 
 
+def _print_anything() -> None:
+    """Names of files that are no text, and terminals without Unicode, must not end a run that wants to print."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    return 1
+
+
 def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path], None], is_main: bool = True) -> None:
-    """Run ``work`` in a tracked run with a directory of its own.
+    """Run ``work`` in a tracked run with a directory of its own, unless its settings are refused at once.
 
     The directory, ``runs/<run id>``, is removed at the end, for the run holds what is worth keeping; after a failure it
     stays. Processes that are not the main one report nowhere.
@@ -153,6 +175,7 @@ def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path]
     if not is_main:
         work(NullTracker(), project_root() / "runs" / "other-ranks")
         return
+    refuse_early(stage, config)
     with tracked_run(stage, config.name, config.tracking.system_metrics_interval_s) as tracker:
         run_in_folder(config, tracker, work)
 

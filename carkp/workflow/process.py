@@ -1,6 +1,7 @@
 """Processes: named in runs so that others can tell whether they are still there, started, and ended in good order."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,11 @@ from types import FrameType
 import psutil
 
 PROCESS_TAG = "carkp.process"
+
+_LAUNCHER = re.compile(r"PET_.*|TORCHELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)")
+"""Variables of another launcher, which torchrun would take for its own settings or hand on."""
+
+_THREAD_COUNTS = re.compile(r" *[1-9]\d*( *, *[1-9]\d*)* *")
 
 _START_TOLERANCE_S = 1.0
 _INTERRUPT_GRACE_S = 15.0
@@ -81,9 +87,9 @@ def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None])
 
 def run_under_torchrun(module: str, arguments: Sequence[str], nproc: int) -> int:
     """Run ``python -m module arguments`` in ``nproc`` processes on this machine; the exit status of the whole."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
-    environment = dict(os.environ)
-    if "OMP_NUM_THREADS" not in environment:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc-per-node={nproc}"]
+    environment = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)}
+    if not _THREAD_COUNTS.fullmatch(environment.get("OMP_NUM_THREADS", "")):
         cores = len(os.sched_getaffinity(0))
         environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
     return _call([*command, "-m", "--", module, *arguments], environment)

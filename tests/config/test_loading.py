@@ -33,19 +33,133 @@ def test_dumped_configuration_reads_back_equal(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("train: {epochs: 0}", r"train\.epochs: .*greater than 0"),
-        ("train: {lr: 1e-3x}", r"write 1\.0e-3"),
+        ("train: {lr: 1e-3x}", r"plain number, as 0\.001 or 1\.0e-3"),
         ("train: {learning_rate: 0.1}", r"train\.learning_rate: no such setting"),
         ("model: {input_size: [100, 128]}", "multiples of 32"),
         ("base: nowhere.yaml", "no such configuration file"),
         ("base: top.yaml", "leads back"),
         ("- a list", "expected `name: value`"),
         ("a: [1", "not valid YAML"),
+        ("train: {lr: 0.1, lr: 0.2}", "given twice"),
+        ("base: ''", "must be the name of a YAML file"),
+        ("base: $NOT_SET_HERE/x.yaml", "NOT_SET_HERE is not set"),
+        ("name: 2024", "put it in quotes"),
+        ("model: {pretrained: no}", r"model\.pretrained: .*put it in quotes"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "top.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / "top.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("heatmap.window=4", r"heatmap\.window: must be odd.*3 and 5"),
+        ("heatmap.window=0", r"heatmap\.window"),
+        ("heatmap.window=33", r"heatmap\.window=33 reaches beyond the map"),
+        ("heatmap.window=wide", r"heatmap\.window"),
+        ("heatmap.sigma=0.1", r"heatmap\.sigma"),
+        ("heatmap.sigma=17", r"heatmap\.sigma=17 is more than the map's 16 cells"),
+        ("train.lr=nan", r"train\.lr: .*finite"),
+        ("train.lr=.inf", r"train\.lr: .*finite"),
+        ("quant.sweep=[99,.nan]", r"quant\.sweep\.1: .*finite"),
+        ("align.moved_px=inf", r"align\.moved_px: .*finite"),
+        ("train.epochs=yes", r"train\.epochs: must be a number, not true or false"),
+        ("train.lr=on", r"train\.lr: must be a number"),
+        ("train.epochs=010", "another number"),
+        ("train.epochs=1:30", "another number"),
+        ("train.epochs=", r"train\.epochs"),
+        ("train.warmup_epochs=9", "warmup_epochs=9 must not be more than epochs=2"),
+        ("qat.warmup_epochs=2", "warmup_epochs=2 must not be more than epochs=1"),
+        ("train.num_samples=3", "num_samples=3 make no batch of batch_size=8"),
+        ("train.batch_size=29", r"synthetic\.num_train_cars=28 make no batch of train\.batch_size=29"),
+        ("train.nproc=4", r"synthetic\.num_train_cars=28 make no batch"),
+        ("train.nproc=99999", r"train\.nproc: .*1024"),
+        ("train.num_workers=1000000", r"train\.num_workers: .*1024"),
+        ("model.input_size=[3200000, 64]", r"model\.input_size"),
+        ("model.input_size=128", "write a list"),
+        ("model.head_channels=1000000", r"model\.head_channels"),
+        ("model.drop_path_rate=1", r"model\.drop_path_rate"),
+        ("data.val_scenes=car_craig2", "write a list"),
+        ("data.val_scenes=[a, a]", "names a scene twice"),
+        ("data.val_scenes=[1]", "put it in quotes"),
+        ("data.source=~nobody_of_that_name/x", "no home directory"),
+        ("seed=4294967296", "seed"),
+        ("synthetic.image_size=[10, 10]", r"synthetic\.image_size: must be at least 96"),
+        ("quant.rules=[{tensors: a, observer: minmax, percentile: 99}]", "uses no percentile"),
+        ("tracking.system_metrics_interval_s=0", r"tracking\.system_metrics_interval_s"),
+        ("name=" + "a" * 300, "name"),
+    ],
+)
+def test_what_a_stage_would_refuse_after_minutes_is_refused_at_once(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(CONFIGS / "tiny.yaml", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("lr=3", r"did you mean train\.lr or qat\.lr\?"),
+        ("train.LR=3", r"did you mean train\.lr\?"),
+        ("qat.sigma=3", r"did you mean heatmap\.sigma\?"),
+        ("Train.lr=3", r"did you mean train\?"),
+        ("augment.flip_prob=1", r"did you mean augment\.flip_probability\?"),
+        ("model.pretrain=none", r"did you mean model\.pretrained\?"),
+        ("eval.iterations=3", "eval has alpha, batch_size"),
+        ("zzz=3", r"schema\.py lists them"),
+    ],
+)
+def test_the_setting_that_was_meant_is_named(override: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=meant):
+        load_config(CONFIGS / "tiny.yaml", [override])
+
+
+def test_the_file_that_was_meant_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean tiny\.yaml\?"):
+        load_config(CONFIGS / "tinny.yaml")
+    with pytest.raises(ConfigError, match="a directory, not a configuration file"):
+        load_config(CONFIGS)
+    (tmp_path / "mine.yaml").write_text("base: tinny.yaml")
+    with pytest.raises(ConfigError, match=r"tinny\.yaml: no such.*mine\.yaml names as its `base`"):
+        load_config(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("name=2024", "2024"), ("data.source=#1", "#1"), ("data.root=yes", "yes"), ("model.pretrained=null", "null")],
+)
+def test_overrides_of_text_are_text(override: str, value: str) -> None:
+    settings = flatten(load_config(CONFIGS / "tiny.yaml", [override]).model_dump())
+    assert settings[override.split("=")[0]] == value
+
+
+def test_a_section_without_a_line_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("train: {lr: 0.5}\n")
+    (tmp_path / "top.yaml").write_text("base: base.yaml\ntrain:\nqat:\n")
+    assert load_config(tmp_path / "top.yaml").train.lr == 0.5
+
+
+def test_base_is_found_beside_what_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/base.yaml").write_text("seed: 7\n")
+    (tmp_path / "there/top.yaml").write_text("base: base.yaml\n")
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "there/top.yaml")
+    assert load_config(tmp_path / "link.yaml").seed == 7
+
+
+def test_paths_are_filled_in_where_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("CARS", "/disk/cars")
+    words = ["data.source=$CARS/raw", "data.root=~/data", "model.pretrained=~/w.pt", "quant.target=${CARS}/t.yaml"]
+    config = load_config(CONFIGS / "tiny.yaml", words)
+    assert (config.data.source, config.data.root) == ("/disk/cars/raw", "/home/ann/data")
+    assert (config.model.pretrained, config.quant.target) == ("/home/ann/w.pt", "/disk/cars/t.yaml")
+
+
+def test_a_source_with_a_validation_split_needs_no_scenes() -> None:
+    assert load_config(CONFIGS / "tiny.yaml", ["data.source=here", "data.val_scenes=[]"]).data.val_scenes == ()
 
 
 @pytest.mark.parametrize("override", ["train.lr", "=3", "train..lr=3", "train.lr=[1"])
@@ -70,3 +184,4 @@ def test_flatten_names_every_leaf() -> None:
     assert flat["config.train.lr"] == ExperimentConfig().train.lr
     assert flat["config.name"] == ExperimentConfig().name
     assert all(not isinstance(value, dict) for value in flat.values())
+    assert flatten({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}

@@ -18,3 +18,21 @@ def test_an_empty_range_is_named(tmp_path: Path) -> None:
     path.write_text("space:\n  sigma: {low: 2.0, high: 1.0}\n  lr: {low: 0.1, high: 0.2}\n  q: {low: 2.0, high: 3.0}\n")
     with pytest.raises(ConfigError, match=r"space\.sigma: .*low must be below high"):
         load_yaml(path, SearchConfig)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("sigma: {low: 0.1, high: 1.0}", r"sigma\.low must be at least 0\.25"),
+        ("sigma: {low: .nan, high: 1.0}", "finite"),
+        ("q: {low: 0.2, high: 3.0}", r"q\.low must be above 0\.301"),
+        ("lrr: {low: 0.2, high: 3.0}", r"did you mean space\.lr\?"),
+    ],
+)
+def test_what_trials_could_not_use_is_refused(tmp_path: Path, space: str, message: str) -> None:
+    ranges = {"sigma": "{low: 1.0, high: 2.0}", "lr": "{low: 0.1, high: 0.2}", "q": "{low: 2.0, high: 3.0}"}
+    name, _, value = space.partition(": ")
+    path = tmp_path / "search.yaml"
+    path.write_text("space:\n" + "".join(f"  {key}: {text}\n" for key, text in {**ranges, name: value}.items()))
+    with pytest.raises(ConfigError, match=message):
+        load_yaml(path, SearchConfig)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carkp.workflow.process import Terminated, is_alive, orderly_interrupts, process_name
+from carkp.workflow.process import Terminated, is_alive, orderly_interrupts, process_name, run_under_torchrun
 
 STAGE = """
 import time
@@ -149,3 +149,31 @@ def test_other_threads_keep_the_handler() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_what_other_launchers_left_does_not_reach_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PET_NNODES=2, of a Kubeflow trainer, would wait for a second machine for ever."""
+    left_over = {
+        "WORLD_SIZE": "4",
+        "RANK": "3",
+        "LOCAL_RANK": "2",
+        "MASTER_ADDR": "10.255.255.1",
+        "MASTER_PORT": "1",
+        "PET_NNODES": "2",
+        "PET_NPROC_PER_NODE": "5",
+        "PET_NODE_RANK": "1",
+        "OMP_NUM_THREADS": "abc",
+    }
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    names = "RANK", "LOCAL_RANK", "WORLD_SIZE", "PET_NNODES", "OMP_NUM_THREADS"
+    (tmp_path / "told.py").write_text(
+        "import os, pathlib, sys\n"
+        f"told = [os.environ.get(name, '') for name in {names}]\n"
+        "pathlib.Path(sys.argv[1], told[0]).write_text(' '.join(told))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert run_under_torchrun("told", [str(tmp_path)], 2) == 0
+    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    for rank in ("0", "1"):
+        assert (tmp_path / rank).read_text().split() == [rank, rank, "2", threads]

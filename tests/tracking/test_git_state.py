@@ -30,3 +30,24 @@ def test_a_report_does_not_make_a_checkout_dirty(checkout: Path) -> None:
 
 def test_outside_a_checkout_nothing_is_known(tmp_path: Path) -> None:
     assert git_state(tmp_path) == ("unknown", True)
+
+
+def test_the_commit_of_a_repository_around_it_is_not_its_own(checkout: Path) -> None:
+    site = checkout / ".venv/site-packages"
+    (site / "carkp").mkdir(parents=True)
+    (site / "carkp/code.py").write_text("one")
+    assert git_state(site) == ("unknown", True)
+    (checkout / "carkp").mkdir()  # a copy beside the user's own files, which are tracked
+    (checkout / "carkp/code.py").write_text("one")
+    assert git_state(checkout) == ("unknown", True)
+    subprocess.run(["git", "add", "-f", "carkp"], cwd=checkout, check=True)
+    assert len(git_state(checkout)[0]) == 40
+
+
+def test_variables_of_a_git_hook_change_nothing(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = git_state(checkout)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path_factory.mktemp("other") / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", "nowhere")
+    assert git_state(checkout) == before

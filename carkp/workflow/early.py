@@ -1,0 +1,108 @@
+"""Settings that a stage would refuse at its end, refused at its beginning: in seconds instead of hours."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.data.carfusion import is_scene_dir, split_dirs
+from carkp.data.files import expand_path, list_directory
+from carkp.data.issues import DataError, Issues
+from carkp.data.source import SourceKind, detect_source_kind
+from carkp.deploy.float_ops import UnsupportedOperatorError
+from carkp.deploy.int8_onnx import Int8OnnxError, save_program
+from carkp.model.pose_net import PoseNet
+from carkp.model.pretrained import require_published
+from carkp.quant.convert import convert
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.fold import FoldError, fold
+from carkp.quant.program import ProgramError
+from carkp.synthetic.layout import TRAIN_SCENES
+from carkp.workflow.build import build_model, build_observers
+from carkp.workflow.targets import load_target
+
+SYNTHETIC = "synthetic"
+
+UNLOADED = ("auto", "timm")
+"""Kinds of pretrained weights that may have to be downloaded: not twice."""
+
+
+def refuse_early(stage: str, config: ExperimentConfig) -> None:
+    """Look at what ``stage`` will need of the configuration, before it starts.
+
+    Raises:
+        ConfigError: it could not be used.
+    """
+    for check in CHECKS.get(stage, ()):
+        check(config)
+
+
+def check_scenes(config: ExperimentConfig) -> None:
+    """Validation gets a scene, where the scenes are known before a car is drawn or cropped."""
+    chosen, known = config.data.val_scenes, _train_scenes(config.data.source)
+    if known and not set(chosen) & set(known):
+        raise ConfigError(
+            f"data.val_scenes={list(chosen)}: {config.data.source} has none of them to train on, and validation would "
+            f"be empty; there are {', '.join(known)}"
+        )
+
+
+def _train_scenes(source: str) -> tuple[str, ...]:
+    """Of generated data and of CarFusion's own layout; none where only reading the data would tell, or val is given."""
+    if source == SYNTHETIC:
+        return TRAIN_SCENES
+    try:
+        splits = split_dirs(expand_path(source)) if detect_source_kind(expand_path(source)) is SourceKind.RAW else {}
+    except DataError:  # preparation will say it
+        return ()
+    if "train" not in splits or "val" in splits:
+        return ()
+    return tuple(path.name for path in list_directory(splits["train"], Issues()) if is_scene_dir(path))
+
+
+def check_network(config: ExperimentConfig) -> None:
+    """The network can be built, and its first weights can be had."""
+    _build(config)
+
+
+def check_quantisation(config: ExperimentConfig) -> None:
+    """The network can be quantised with the observers of the configuration, and exported."""
+    settings, target = config.quant, load_target(config.quant.target).arithmetic
+    per_channel = target.per_channel_weights if settings.weights == "target" else settings.weights == "per_channel"
+    net = build_model(_untrained(config)).net.eval()
+    try:
+        quantised = FakeQuantNet(fold(net, config.model.input_size), target, per_channel).eval()
+        build_observers(settings, quantised.num_levels)
+        quantised.set_thresholds(dict.fromkeys(quantised.num_levels, 1.0))
+        with tempfile.TemporaryDirectory() as folder:
+            save_program(convert(quantised, {}), Path(folder) / "program.onnx")
+    except (FoldError, UnsupportedOperatorError, ProgramError, Int8OnnxError) as error:
+        raise ConfigError(
+            f"model.backbone={config.model.backbone} cannot be quantised for {target.name}: {error}"
+        ) from error
+
+
+def _build(config: ExperimentConfig) -> PoseNet:
+    """The network with its first weights, but for those that may have to be downloaded."""
+    model = config.model
+    if model.pretrained not in UNLOADED:
+        return build_model(config).net
+    net = build_model(_untrained(config)).net
+    try:
+        require_published(model.backbone, model.pretrained)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"model: {error}") from error
+    return net
+
+
+def _untrained(config: ExperimentConfig) -> ExperimentConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
+
+
+CHECKS: Mapping[str, tuple[Callable[[ExperimentConfig], None], ...]] = {
+    "float": (check_scenes, check_network),
+    "tune": (check_scenes, check_network, check_quantisation),
+    "main": (check_scenes, check_network, check_quantisation),
+}
+"""By entry point."""
