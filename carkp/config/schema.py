@@ -22,6 +22,9 @@ MIN_SIGMA = 0.25
 MIN_FRAME_PX = 96
 """Shortest edge of a generated frame."""
 
+SYNTHETIC = "synthetic"
+"""What ``data.source`` says for generated cars."""
+
 MAX_SEED = 2**32 - 1
 """What every generator of random numbers takes."""
 
@@ -104,7 +107,7 @@ class SyntheticConfig(_Section):
 class DataConfig(_Section):
     """Where samples come from and how they are stored."""
 
-    source: Annotated[Text, Field(description="'synthetic' or the path of CarFusion data")] = "synthetic"
+    source: Annotated[Text, Field(description="'synthetic' or the path of CarFusion data")] = SYNTHETIC
     root: Annotated[Text, Field(description="directory of prepared data")] = "data"
     val_scenes: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...],
@@ -116,6 +119,11 @@ class DataConfig(_Section):
     ] = "files"
     jpeg_quality: Annotated[Int, Field(ge=1, le=100)] = 95
     num_workers: Annotated[NumProcesses, Field(description="processes that prepare data; 0: one a core")] = 0
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the cars are drawn, and not the user's."""
+        return self.source == SYNTHETIC
 
 
 class ModelConfig(_Section):
@@ -323,7 +331,7 @@ def _batch_problems(config: ExperimentConfig) -> list[str]:
             "train.batch_size=1 gives batch norm a single value where model.input_size is [32, 32]: take 2 at least"
         )
     wanted, generated = train.batch_size * train.nproc, config.synthetic.num_train_cars
-    if config.data.source == "synthetic" and generated < wanted:
+    if config.data.is_generated and generated < wanted:
         found.append(
             f"synthetic.num_train_cars={generated} make no batch of train.batch_size={train.batch_size} in each of "
             f"train.nproc={train.nproc} processes: {wanted} are needed at least"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from carkp.config.loading import ConfigError
-from carkp.config.schema import ExperimentConfig
+from carkp.config.schema import DataConfig, ExperimentConfig
 from carkp.data.carfusion import is_scene_dir, split_dirs
 from carkp.data.files import expand_path, list_directory
 from carkp.data.issues import DataError, Issues
@@ -15,14 +15,11 @@ from carkp.deploy.int8_onnx import Int8OnnxError, save_program
 from carkp.model.pose_net import PoseNet
 from carkp.model.pretrained import require_published
 from carkp.quant.convert import convert
-from carkp.quant.fake_quant import FakeQuantNet
-from carkp.quant.fold import FoldError, fold
 from carkp.quant.program import ProgramError
 from carkp.synthetic.layout import TRAIN_SCENES
-from carkp.workflow.build import build_model, build_observers
+from carkp.workflow.build import build_model
+from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.targets import load_target
-
-SYNTHETIC = "synthetic"
 
 UNLOADED = ("auto", "timm")
 """Kinds of pretrained weights that may have to be downloaded: not twice."""
@@ -40,7 +37,7 @@ def refuse_early(stage: str, config: ExperimentConfig) -> None:
 
 def check_scenes(config: ExperimentConfig) -> None:
     """Validation gets a scene, where the scenes are known before a car is drawn or cropped."""
-    chosen, known = config.data.val_scenes, _train_scenes(config.data.source)
+    chosen, known = config.data.val_scenes, _train_scenes(config.data)
     if known and not set(chosen) & set(known):
         raise ConfigError(
             f"data.val_scenes={list(chosen)}: {config.data.source} has none of them to train on, and validation would "
@@ -48,12 +45,13 @@ def check_scenes(config: ExperimentConfig) -> None:
         )
 
 
-def _train_scenes(source: str) -> tuple[str, ...]:
+def _train_scenes(data: DataConfig) -> tuple[str, ...]:
     """Of generated data and of CarFusion's own layout; none where only reading the data would tell, or val is given."""
-    if source == SYNTHETIC:
+    if data.is_generated:
         return TRAIN_SCENES
+    source = expand_path(data.source)
     try:
-        splits = split_dirs(expand_path(source)) if detect_source_kind(expand_path(source)) is SourceKind.RAW else {}
+        splits = split_dirs(source) if detect_source_kind(source) is SourceKind.RAW else {}
     except DataError:  # preparation will say it
         return ()
     if "train" not in splits or "val" in splits:
@@ -68,16 +66,15 @@ def check_network(config: ExperimentConfig) -> None:
 
 def check_quantisation(config: ExperimentConfig) -> None:
     """The network can be quantised with the observers of the configuration, and exported."""
-    settings, target = config.quant, load_target(config.quant.target).arithmetic
-    per_channel = target.per_channel_weights if settings.weights == "target" else settings.weights == "per_channel"
-    net = build_model(_untrained(config)).net.eval()
+    target = load_target(config.quant.target).arithmetic
+    calibrator = build_calibrator(config, target)
     try:
-        quantised = FakeQuantNet(fold(net, config.model.input_size), target, per_channel).eval()
-        build_observers(settings, quantised.num_levels)
+        quantised = calibrator.quantise(build_model(_untrained(config)).net.eval())
+        calibrator.observers(quantised)
         quantised.set_thresholds(dict.fromkeys(quantised.num_levels, 1.0))
         with tempfile.TemporaryDirectory() as folder:
             save_program(convert(quantised, {}), Path(folder) / "program.onnx")
-    except (FoldError, UnsupportedOperatorError, ProgramError, Int8OnnxError) as error:
+    except (UnsupportedOperatorError, ProgramError, Int8OnnxError) as error:
         raise ConfigError(
             f"model.backbone={config.model.backbone} cannot be quantised for {target.name}: {error}"
         ) from error

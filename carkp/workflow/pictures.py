@@ -33,9 +33,9 @@ _JPEG_QUALITY = 88
 Image = NDArray[np.uint8]
 
 
-def data_sheet(raw: Path, stores: Stores, seed: int) -> Image:
+def data_sheet(raw: Path, stores: Stores, seed: int, boxes: str = "files") -> Image:
     """Frames of the source, where it has frames, above crops of each split, with keypoints drawn. RGB."""
-    sheets = [sheet for sheet in (_frame_sheet(raw, seed), _crop_sheet(stores, seed)) if sheet is not None]
+    sheets = [sheet for sheet in (_frame_sheet(raw, seed, boxes), _crop_sheet(stores, seed)) if sheet is not None]
     width = max(sheet.shape[1] for sheet in sheets)
     padded = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets]
     return np.concatenate(padded)
@@ -89,11 +89,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _frame_sheet(raw: Path, seed: int) -> Image | None:
+def _frame_sheet(raw: Path, seed: int, boxes: str) -> Image | None:
     kind = detect_source_kind(raw)
     if kind is SourceKind.CROPS:
         return None
-    frames = list_source_frames(raw, kind, Issues())
+    frames = list_source_frames(raw, kind, Issues(), boxes)
     rng = np.random.default_rng(seed)
     chosen = sorted(rng.choice(len(frames), min(NUM_FRAMES, len(frames)), replace=False).tolist())
     drawn = [_draw_frame(frames[index]) for index in chosen]

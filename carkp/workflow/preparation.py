@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from carkp.config.schema import ExperimentConfig
+from carkp.config.schema import SYNTHETIC, ExperimentConfig
 from carkp.data.files import expand_path
 from carkp.data.issues import DataError
 from carkp.data.parallel import resolve_num_workers
@@ -19,7 +19,7 @@ from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.cli import run_in_folder
 from carkp.workflow.pictures import data_sheet, write_jpeg
-from carkp.workflow.reuse import SYNTHETIC, Inputs, is_generated, log_inputs, stage_inputs, stage_settings
+from carkp.workflow.reuse import Inputs, log_inputs, stage_inputs, stage_settings
 from carkp.workflow.source_code import source_code
 
 GENERATED = "generated"
@@ -68,14 +68,14 @@ def data_key(config: ExperimentConfig) -> str:
     Of the code that of the generator counts: other pictures have another place.
     """
     recipe: dict[str, Any] = {"settings": stage_settings("data", config), "schema_version": SCHEMA_VERSION}
-    if is_generated(config):
+    if config.data.is_generated:
         recipe["generator"] = asdict(source_code(["carkp.synthetic.generate"]))
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def data_directory(config: ExperimentConfig) -> Path:
     """Where the prepared data of this configuration belongs."""
-    stem = SYNTHETIC if is_generated(config) else expand_path(config.data.source).resolve().name
+    stem = SYNTHETIC if config.data.is_generated else expand_path(config.data.source).resolve().name
     return project_root() / expand_path(config.data.root) / f"{stem}-{data_key(config)[:10]}"
 
 
@@ -94,12 +94,12 @@ def stale_reason(config: ExperimentConfig, prepared: PreparedData) -> str:
     A source that is gone cannot be prepared again: what was made of it still holds.
     """
     source = expand_path(config.data.source)
-    if not is_generated(config) and not source.exists():
+    if not config.data.is_generated and not source.exists():
         return ""
     summary = read_summary(prepared.directory)
     if summary is None:
         return f"{prepared.directory} has no {SUMMARY_FILE} that says what they were made of"
-    if not is_generated(config) and summary.source_fingerprint != fingerprint(source):
+    if not config.data.is_generated and summary.source_fingerprint != fingerprint(source):
         return f"the files of {source} have changed since"
     if summary.made_by != data_inputs(config, summary.source_fingerprint).code_digest:
         return "the code that prepares data, or a package that it computes with, is another one since"
@@ -108,13 +108,13 @@ def stale_reason(config: ExperimentConfig, prepared: PreparedData) -> str:
 
 def data_inputs(config: ExperimentConfig, source_fingerprint: str) -> Inputs:
     """What decides the stores, the files of the source included."""
-    return stage_inputs("data", config, {"source": GENERATED if is_generated(config) else source_fingerprint})
+    return stage_inputs("data", config, {"source": GENERATED if config.data.is_generated else source_fingerprint})
 
 
 def source_fingerprint(config: ExperimentConfig) -> str:
     """Of the files of the source as they are; "" where it is generated or gone."""
     source = expand_path(config.data.source)
-    return "" if is_generated(config) or not source.exists() else fingerprint(source)
+    return "" if config.data.is_generated or not source.exists() else fingerprint(source)
 
 
 def require_samples(store: Store, purpose: str) -> None:
@@ -155,6 +155,7 @@ def run(config: ExperimentConfig, inputs: DataInputs, out_dir: Path, tracker: Tr
         val_scenes=config.data.val_scenes,
         num_workers=config.data.num_workers,
         jpeg_quality=config.data.jpeg_quality,
+        boxes=config.data.boxes,
         made_by=data_inputs(config, "").code_digest,
     )
     result = DataResult(open_prepared(directory), summary)
@@ -227,6 +228,6 @@ def _log(config: ExperimentConfig, raw: Path, result: DataResult, out_dir: Path,
     summary_path.write_text(result.summary.to_json())
     tracker.log_file(summary_path, ARTIFACT_DIR)
     sheet_path = out_dir / "contact_sheet.jpg"
-    write_jpeg(sheet_path, data_sheet(raw, prepared.open(), seed=config.seed))
+    write_jpeg(sheet_path, data_sheet(raw, prepared.open(), config.seed, config.data.boxes))
     tracker.log_file(sheet_path, ARTIFACT_DIR)
     tracker.describe(f"Prepared `{config.data.source}`.\n\n```\n{describe(result)}\n```")

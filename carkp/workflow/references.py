@@ -8,6 +8,7 @@ from typing import Any
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig, HeatmapConfig
+from carkp.data.files import expand_path
 from carkp.data.issues import DataError
 from carkp.keypoints.codec import HeatmapCodec
 from carkp.quant.target import Target
@@ -135,7 +136,7 @@ def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> M
         path = fetch_artifact(run.run_id, kind.artifact)
         return ModelFile(path, run.run_id, f"runs:/{run.run_id}/{kind.artifact}")
     if not reference.startswith(("runs:", "models:")):
-        path = Path(reference).expanduser().resolve()
+        path = expand_path(reference).resolve()
         reference = str(path)
     elif _is_bare_run(reference):
         path = fetch_artifact(str(run_id_of(reference)), kind.artifact)
@@ -197,7 +198,7 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
     """
     if not reference:
         return None
-    local = Path(reference).expanduser()
+    local = expand_path(reference)
     if local.is_file():
         return local
     if reference != LATEST:
@@ -278,7 +279,7 @@ def _is_bare_run(reference: str) -> bool:
 def _find_named(reference: str) -> PreparedData:
     run_id = run_id_of(reference)
     if run_id is None:
-        return open_prepared(Path(reference).expanduser())
+        return open_prepared(expand_path(reference))
     run = find_run(run_id)
     if "carkp.data_dir" not in run.tags:
         raise DataError(f"{reference}: the run {run.name!r} prepared no data")

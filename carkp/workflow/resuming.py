@@ -23,7 +23,6 @@ DATA, NPROC, PRECISION, PRETRAINED = "data (digest)", "train.nproc", "train.prec
 """What is decided by more than its setting; checkpoints keep it."""
 
 _DATA_SETTINGS = ("data.source", "data.val_scenes", "data.jpeg_quality")
-_SYNTHETIC = "synthetic"
 _PREFIX = "config"
 _FILE = "file with the sha256 "
 
@@ -102,8 +101,8 @@ def _deciding(config: ExperimentConfig, kept: Mapping[str, str]) -> list[str]:
     if DATA in kept:
         return names
     flat = _flat(config.model_dump(mode="json"))
-    is_generated = config.data.source == _SYNTHETIC
-    return [*names, *_DATA_SETTINGS, *(name for name in flat if is_generated and name.startswith(f"{_SYNTHETIC}."))]
+    drawn = [name for name in flat if config.data.is_generated and name.startswith("synthetic.")]
+    return [*names, *_DATA_SETTINGS, *drawn]
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, object]:

@@ -178,16 +178,8 @@ def log_inputs(tracker: Tracker, inputs: Inputs) -> None:
 def stage_code(stage: str, config: ExperimentConfig) -> SourceCode:
     """The code of a stage; that of the generator counts where data are generated."""
     deciding = DECIDING[stage]
-    is_used = [not name.startswith("carkp.synthetic") or is_generated(config) for name in deciding.code]
+    is_used = [not name.startswith("carkp.synthetic") or config.data.is_generated for name in deciding.code]
     return source_code([name for name, used in zip(deciding.code, is_used, strict=True) if used], deciding.left_out)
-
-
-def is_generated(config: ExperimentConfig) -> bool:
-    return config.data.source == SYNTHETIC
-
-
-SYNTHETIC = "synthetic"
-"""What ``data.source`` says for generated cars."""
 
 
 def stage_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
@@ -209,7 +201,7 @@ def stage_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _data_settings(config: ExperimentConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
-    if is_generated(config):
+    if config.data.is_generated:
         return dict(settings)
     own = {name: value for name, value in settings.items() if not name.startswith("synthetic.")}
     return own | {"data.source": str(expand_path(config.data.source).resolve())}

@@ -26,7 +26,6 @@ from carkp.workflow.reuse import (
     Inputs,
     hardware_digest,
     host_digest,
-    is_generated,
     stage_inputs,
     target_digest,
 )
@@ -52,7 +51,7 @@ LINKS: Mapping[str, Link] = {
 """By parameter of a stage."""
 
 FACTS: Mapping[str, Callable[[ExperimentConfig], str]] = {
-    "source": lambda config: GENERATED if is_generated(config) else source_fingerprint(config),
+    "source": lambda config: GENERATED if config.data.is_generated else source_fingerprint(config),
     "nproc": lambda config: str(config.train.nproc),
     "target": lambda config: target_digest(build_target(config, "")),
     "hardware": lambda config: hardware_digest(build_hardware(config, "")),

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from carkp.config.loading import ConfigError, flatten, load_config, split_overrides
+from carkp.data.files import expand_path
 from carkp.tracking.runs import STAGE_TAG, FoundRun
 from carkp.tracking.store import project_root
 from carkp.workflow.cli import DEFAULT_CONFIG
@@ -112,7 +113,7 @@ def portable(call: Call, resolved: Mapping[str, Any]) -> str:
 def portable_config(name: str) -> str:
     """A configuration file that comes with the project, relative to it; "" for one that is on this machine alone."""
     root = project_root().resolve()
-    path = Path(name).expanduser()
+    path = expand_path(name)
     path = (path if path.is_absolute() else root / path).resolve()
     if not path.is_file() or not path.is_relative_to(root) or not _may_be_tracked(root, path):
         return ""

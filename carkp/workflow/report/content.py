@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from carkp.config.schema import SYNTHETIC
 from carkp.data.summary import DataSummary
 from carkp.keypoints.predictions import Predictions, load_predictions
 from carkp.report.accuracy_data import (
@@ -237,7 +238,7 @@ def _data_card(found: FamilyRuns) -> DataCard | None:
         for split, of_split in summary.scenes.items()
         for scene, counts in of_split.items()
     ]  # fmt: skip
-    is_generated = run.params.get("config.data.source") == "synthetic"
+    is_generated = run.params.get("config.data.source") == SYNTHETIC
     kind = f"{'generated cars in ' if is_generated else ''}{KINDS.get(summary.kind, summary.kind)}"
     tallies = {"Left out": summary.skipped, "Repaired": summary.corrected}
     remarks = [f"{verb}: {tally.count} × {reason}." for verb, of in tallies.items() for reason, tally in of.items()]
