@@ -44,6 +44,7 @@ def run(config: ExperimentConfig, inputs: CheckInputs, out_dir: Path, tracker: T
             "carkp.target": inputs.target.name,
             "carkp.arithmetic": program.target.name,
             "carkp.source_run": inputs.model.run_id,
+            "carkp.data_digest": program.origin.get("data_digest", ""),
             "carkp.verdict": describe_verdict(result.summary),
         }
     )

@@ -213,6 +213,7 @@ def _tags(inputs: CompileInputs) -> dict[str, str]:
     return {
         "carkp.target": inputs.target.name,
         "carkp.source_run": inputs.model.run_id,
+        "carkp.data_digest": inputs.program.origin.get("data_digest", ""),
         "carkp.model_digest": inputs.program.origin.get("model_digest", ""),
     }
 

@@ -11,20 +11,18 @@ import numpy as np
 import torch
 
 from carkp.config.loading import ConfigError
-from carkp.config.schema import ExperimentConfig
 from carkp.data.boxes import read_boxes
 from carkp.data.files import expand_path
 from carkp.data.issues import DataError, explain_write_errors, printable
 from carkp.data.orientation import IGNORE, check_orientation
 from carkp.data.pictures import list_pictures
 from carkp.predictor import Predictor
-from carkp.tracking.runs import LATEST, FoundRun, fetch_artifact, fetch_reference, find_latest_run, find_run, run_id_of
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import NullTracker, Tracker
 from carkp.workflow.cli import MODEL, Arguments, Parameter, execute, guarded, parse
 from carkp.workflow.inference import JSON_NAME, InferInputs, InferResult, infer_all, write_json
 from carkp.workflow.output_names import artifact_names
-from carkp.workflow.references import FLOAT, ModelFile, model_kind
+from carkp.workflow.references import ModelFile, describe_origin, find_predicting_model
 
 ARTIFACT_DIR = "infer"
 NUM_SHOWN_ERRORS = 10
@@ -73,27 +71,6 @@ def _refuse_own_folder(pictures: Sequence[Path], out_dir: Path) -> None:
         )
 
 
-def find_model(config: ExperimentConfig, reference: str) -> ModelFile:
-    """The file or folder that ``reference`` names; ``latest``: that of the newest export of the experiment, any target.
-
-    Raises:
-        TrackingError: there is none.
-    """
-    if reference == LATEST:
-        run = find_latest_run("export", {"carkp.experiment": config.name})
-        if run is None:
-            raise TrackingError(
-                f"no finished export run (experiment {config.name}): run `mlflow run . -e export` first"
-            )
-        return _model_of(run)
-    run_id = run_id_of(reference)
-    if run_id is not None and reference.rstrip("/").endswith(run_id):
-        return _model_of(find_run(run_id))
-    if reference.startswith(("runs:", "models:")):
-        return ModelFile(fetch_reference(reference), run_id or "", reference)
-    return ModelFile(expand_path(reference), "", reference)
-
-
 def open_model(model: ModelFile) -> Predictor:
     """A predictor of the model.
 
@@ -105,19 +82,6 @@ def open_model(model: ModelFile) -> Predictor:
         return Predictor.load(model.path, torch.get_num_threads())
     except FileNotFoundError as error:
         raise TrackingError(str(error)) from error
-
-
-def _model_of(run: FoundRun) -> ModelFile:
-    match run.tags.get("carkp.stage"):
-        case "export":
-            kind = model_kind("onnxruntime", run.tags["carkp.target"])
-        case "float":
-            kind = FLOAT
-        case stage:
-            raise TrackingError(
-                f"runs:/{run.run_id}: a run of {stage}; give one of export or float, or an artifact's path"
-            )
-    return ModelFile(fetch_artifact(run.run_id, kind.artifact), run.run_id, f"runs:/{run.run_id}/{kind.artifact}")
 
 
 def _log(inputs: InferInputs, result: InferResult, tracker: Tracker) -> None:
@@ -179,7 +143,8 @@ def _execute(arguments: Arguments) -> None:
     boxes = read_boxes(expand_path(values["boxes"])) if values["boxes"] else None
     if boxes is not None and boxes.unnamed is not None and len(pictures) > 1:
         raise DataError(f"{boxes.source}: boxes without names for {len(pictures)} pictures; name the picture of each")
-    model = find_model(config, values["model"])
+    model = find_predicting_model(config, values["model"])
+    print(describe_origin(config, model), file=sys.stderr)  # noqa: T201
     inputs = InferInputs(pictures, boxes, open_model(model), model.reference, orientation)
 
     def work(tracker: Tracker, _: Path) -> None:

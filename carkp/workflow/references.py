@@ -15,10 +15,13 @@ from carkp.quant.target import Target
 from carkp.tracking.runs import (
     EXPERIMENT_TAG,
     LATEST,
+    STAGE_TAG,
+    FoundRun,
     fetch_artifact,
     fetch_reference,
     find_latest_run,
     find_run,
+    find_run_or_none,
     find_runs,
     has_artifact,
     run_id_of,
@@ -28,12 +31,15 @@ from carkp.training.checkpoint import Checkpoint, CheckpointError
 from carkp.workflow.build import build_codec
 from carkp.workflow.preparation import PreparedData, data_key, open_prepared, stale_reason
 from carkp.workflow.resuming import DATA, choose_resumable
+from carkp.workflow.targets import load_target
 
 BEST = "checkpoints/best.pt"
 LAST = "checkpoints/last.pt"
 CALIBRATED = "calibration/model.pt"
 ONNX_DIR = "onnx"
 FLOAT_ONNX = f"{ONNX_DIR}/float.onnx"
+DATA_TAG, TARGET_TAG = "carkp.data_digest", "carkp.target"
+_SHOWN_DIGITS = 16
 
 
 def find_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
@@ -155,12 +161,12 @@ def latest_tags(config: ExperimentConfig, target: str) -> dict[str, str]:
 
     Where the data of the configuration are not prepared here, a run on any data is taken, with a warning.
     """
-    tags = {EXPERIMENT_TAG: config.name, "carkp.target": target}
+    tags = {EXPERIMENT_TAG: config.name, TARGET_TAG: target}
     data = find_data(config, LATEST)
     if data is None:
         warn(f"the data of the configuration are not prepared here: {LATEST} may name a model of other data")
         return tags
-    return tags | {"carkp.data_digest": data.digest}
+    return tags | {DATA_TAG: data.digest}
 
 
 def _none_found(stage: str, tags: Mapping[str, str]) -> str:
@@ -187,6 +193,76 @@ def find_export(config: ExperimentConfig, reference: str, target: Target) -> Mod
     return resolve_model(reference, model_kind("onnxruntime", target.name), tags)
 
 
+def find_predicting_model(config: ExperimentConfig, reference: str) -> ModelFile:
+    """The file or folder that ``reference`` names; ``latest``: the newest export on the data and for the target of the
+    configuration, else the newest of the experiment, with a warning.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    if reference == LATEST:
+        return _predicting_model_of(_latest_export(config))
+    run_id = run_id_of(reference)
+    if run_id is not None and _is_bare_run(reference):
+        return _predicting_model_of(find_run(run_id))
+    if reference.startswith(("runs:", "models:")):
+        return ModelFile(fetch_reference(reference), run_id or "", reference)
+    return ModelFile(expand_path(reference), "", reference)
+
+
+def _latest_export(config: ExperimentConfig) -> FoundRun:
+    tags = latest_tags(config, load_target(config.quant.target).name)
+    run = find_latest_run("export", tags) or find_latest_run("export", {EXPERIMENT_TAG: config.name})
+    if run is None:
+        raise TrackingError(_none_found("export", {EXPERIMENT_TAG: config.name}))
+    return run
+
+
+def _predicting_model_of(run: FoundRun) -> ModelFile:
+    """What a run has that predicts."""
+    target = run.tags.get(TARGET_TAG, "")
+    artifacts = {
+        "export": f"{ONNX_DIR}/{onnx_name(target)}",
+        "compile": f"compiled/{target}.onnx",
+        "float": BEST,
+    }
+    stage = run.tags.get(STAGE_TAG, "")
+    if stage not in artifacts:
+        what = f"a run of {stage}" if stage else "no run of carkp"
+        raise TrackingError(f"runs:/{run.run_id}: {what}; give one of {', '.join(artifacts)}, or an artifact's path")
+    path = artifacts[stage]
+    return ModelFile(fetch_artifact(run.run_id, path), run.run_id, f"runs:/{run.run_id}/{path}")
+
+
+def describe_origin(config: ExperimentConfig, model: ModelFile) -> str:
+    """Which model it is and which data it was trained on; and a warning where that is not of the configuration."""
+    run = find_run_or_none(model.run_id)
+    if run is None:
+        return f"model: {model.reference}, a file of no run that is known here"
+    data = run.tags.get(DATA_TAG, "")
+    parts = {
+        "experiment": (run.tags.get(EXPERIMENT_TAG, ""), config.name),
+        "target": (run.tags.get(TARGET_TAG, ""), load_target(config.quant.target).name),
+        "data": (data[:_SHOWN_DIGITS], _digest_of_latest(config)[:_SHOWN_DIGITS]),
+    }
+    known = ", ".join(f"{name} {found}" for name, (found, _) in parts.items() if found)
+    differing = [
+        f"{name} {found}, not {wanted}"
+        for name, (found, wanted) in parts.items()
+        if found and found != (wanted or found)
+    ]
+    lines = [f"model: {model.reference} of {run.started:%Y-%m-%d %H:%M} UTC ({known})"]
+    if differing:
+        lines.append(f"warning: the model is not of the configuration at hand: {'; '.join(differing)}")
+    return "\n".join(lines)
+
+
+def _digest_of_latest(config: ExperimentConfig) -> str:
+    """Of the data that are prepared for the configuration here; "" where none are."""
+    data = find_data(config, LATEST)
+    return "" if data is None else data.digest
+
+
 def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -> Path | None:
     """The ``last.pt`` to go on from; None for an empty reference.
 
@@ -203,7 +279,7 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
         return local
     if reference != LATEST:
         return _last_checkpoint(run_id_of(reference) or reference)
-    tags = {"carkp.stage": "float", "carkp.experiment": config.name, "carkp.data_digest": data_digest}
+    tags = {STAGE_TAG: "float", EXPERIMENT_TAG: config.name, DATA_TAG: data_digest}
     unfinished = find_runs(tags, is_finished=False, max_results=20)
     paths = (_last_checkpoint(run.run_id) for run in unfinished if has_artifact(run.run_id, LAST))
     chosen = choose_resumable(paths, config, {DATA: data_digest})

@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from mlflow.entities import Run
 
@@ -187,3 +189,42 @@ def test_a_source_that_is_gone_is_used_as_it_was(source: Path, tmp_path: Path) -
     ran(project, "float", *arguments)
     shutil.rmtree(source)
     assert "prepared anew" not in ran(project, "float", *arguments).stdout
+
+
+@pytest.fixture(scope="module")
+def photograph(two_sets: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photograph") / "car.png"
+    assert cv2.imwrite(str(path), np.full((64, 64, 3), 128, np.uint8))
+    return path
+
+
+def test_infer_says_which_model_it_takes(two_sets: Project, photograph: Path, tmp_path: Path) -> None:
+    arguments = ("--image", str(photograph), "--output", str(tmp_path / "out"))
+    newest, *_, oldest = (run for run in two_sets.runs("export") if run.info.status == "FINISHED")
+    assert digest_of(newest) != digest_of(oldest)
+    own = ran(two_sets, "infer", *arguments)
+    taken = two_sets.client.get_run(two_sets.runs("infer")[0].data.tags["carkp.infer_model"].split("/")[1])
+    assert digest_of(taken) == digest_of(oldest)
+    assert f"model: runs:/{taken.info.run_id}/onnx/int8_bpu.onnx of 20" in own.stderr
+    assert f"(experiment tiny, target bpu, data {digest_of(oldest)[:16]})" in own.stderr
+    assert "warning" not in own.stderr
+    named = ran(two_sets, "infer", *arguments, "--model", f"runs:/{newest.info.run_id}")
+    wanted = f"data {digest_of(newest)[:16]}, not {digest_of(oldest)[:16]}"
+    assert f"warning: the model is not of the configuration at hand: {wanted}" in named.stderr
+
+
+def test_infer_warns_where_it_takes_a_model_of_another_target(
+    two_sets: Project, photograph: Path, tmp_path: Path
+) -> None:
+    arguments = ("--image", str(photograph), "--output", str(tmp_path / "out"))
+    done = ran(two_sets, "infer", *arguments, "--set", "quant.target=onnxruntime_cpu")
+    assert "not of the configuration at hand: target bpu, not onnxruntime_cpu" in done.stderr
+
+
+def test_infer_takes_a_compiled_model(two_sets: Project, photograph: Path, tmp_path: Path) -> None:
+    ran(two_sets, "compile")
+    run_id = two_sets.runs("compile")[0].info.run_id
+    arguments = ("--image", str(photograph), "--output", str(tmp_path / "out"))
+    done = ran(two_sets, "infer", *arguments, "--model", f"runs:/{run_id}")
+    assert f"model: runs:/{run_id}/compiled/bpu.onnx" in done.stderr
+    assert "int8 ONNX" in done.stdout
