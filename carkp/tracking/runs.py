@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlparse
 import mlflow
 from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from carkp.tracking.store import TrackingError, use_default_store
@@ -19,7 +19,7 @@ LATEST = "latest"
 STAGE_TAG = "carkp.stage"
 EXPERIMENT_TAG = "carkp.experiment"
 PARENT_TAG = "mlflow.parentRunId"
-NOT_THERE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+NOT_THERE, NO_ID = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def find_run(run_id: str) -> FoundRun:
     try:
         run = MlflowClient().get_run(run_id)
     except MlflowException as error:
+        if error.error_code not in (NOT_THERE, NO_ID):  # the server is to blame
+            raise
         raise TrackingError(f"runs:/{run_id}: no such run in {mlflow.get_tracking_uri()}") from error
     if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
         raise TrackingError(f"runs:/{run_id}: the run was deleted; `mlflow gc` has not removed it yet")

@@ -49,7 +49,7 @@ def use_default_store() -> None:
     Raises:
         TrackingError: it does not, or it refuses.
     """
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         mlflow.set_tracking_uri(default_uri())
     _require_answer(mlflow.get_tracking_uri())
 

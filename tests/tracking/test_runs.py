@@ -67,3 +67,15 @@ def test_only_what_does_not_exist_is_an_empty_list(
             runs.list_artifacts("0123456789abcdef", "tables")
     else:
         assert runs.list_artifacts("0123456789abcdef", "tables") == []
+
+
+def test_a_server_that_fails_is_not_a_run_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, client: MlflowClient
+) -> None:
+    def fail(*_: object) -> None:
+        raise MlflowException("the server is down", INTERNAL_ERROR)
+
+    del client
+    monkeypatch.setattr(runs, "MlflowClient", lambda: type("Client", (), {"get_run": fail})())
+    with pytest.raises(MlflowException, match="the server is down"):
+        runs.find_run_or_none("0123456789abcdef")

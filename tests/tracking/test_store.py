@@ -164,6 +164,13 @@ def test_all_of_the_own_store_lies_in_the_project(
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_address_is_none(project: Path, monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", blank)
+    use_default_store()
+    assert mlflow.get_tracking_uri() == f"sqlite:///{project}/mlflow.db"
+
+
 def test_an_explicit_server_wins(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/chosen.db")
     use_default_store()
