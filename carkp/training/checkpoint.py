@@ -1,8 +1,10 @@
 """Checkpoints: written beside their final name and renamed, read with ``weights_only=True``."""
 
 import hashlib
+import io
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from carkp.disk import describe_free_space, partial_path, remove, remove_leftovers
 from carkp.model.pose_net import PoseNet, pose_net_from_architecture
 
 FORMAT_VERSION = 1
 
-_REQUIRED = ("format_version", "architecture", "weights", "config", "epoch")
+_REQUIRED: Mapping[str, type] = {
+    "format_version": int,
+    "architecture": dict,
+    "weights": dict,
+    "config": dict,
+    "epoch": int,
+}
 
 
 class CheckpointError(Exception):
@@ -31,7 +40,7 @@ class Checkpoint:
         weights: its state dict.
         config: the resolved configuration of the run as a nested mapping.
         epoch: finished epochs.
-        training_state: optimiser, scheduler, random state and best score; empty in ``best.pt``.
+        training_state: optimiser, settings, random states and the best epoch; empty in ``best.pt``.
     """
 
     architecture: dict[str, Any]
@@ -52,40 +61,104 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content: Mapping[str, Any] = {"format_version": FORMAT_VERSION, **vars(checkpoint)}
+    """Write a checkpoint; the file that was there stays whole until the new one is on the disk.
+
+    Raises:
+        CheckpointError: the disk does not take it.
+    """
+    buffer = io.BytesIO()  # torch hides what its writer meets on a disk
+    torch.save({"format_version": FORMAT_VERSION, **vars(checkpoint)}, buffer)
+    partial = partial_path(path)
     try:
-        torch.save(content, temporary)
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        with partial.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(_describe_failed_write(path, error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(partial)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        CheckpointError: no such file, a truncated or foreign one, or another format version.
+        CheckpointError: no such file, a damaged or foreign one, or another format version.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict) or any(name not in content for name in _REQUIRED):
-        raise CheckpointError(f"{path}: not a carkp checkpoint, it lacks one of {', '.join(_REQUIRED)}")
-    if content["format_version"] != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: checkpoint format {content['format_version']}, this version of carkp reads {FORMAT_VERSION}"
-        )
+        kind = "a directory, no checkpoint: name the file in it" if path.is_dir() else "no such checkpoint"
+        raise CheckpointError(f"{path}: {kind}")
+    content = _check_content(_read(path), path)
     return Checkpoint(
         architecture=content["architecture"],
         weights=content["weights"],
         config=content["config"],
         epoch=content["epoch"],
         training_state=content.get("training_state", {}),
+    )
+
+
+def _read(path: Path) -> object:
+    """What the file holds, after a look at the checksums, which ``torch.load`` leaves out."""
+    try:
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file decides by its bytes what torch and zipfile raise
+        raise CheckpointError(f"{path}: not a readable checkpoint ({_describe_failed_read(error)})") from error
+
+
+def _check_content(content: object, path: Path) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a carkp checkpoint, it holds {type(content).__name__}")
+    version = content.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: checkpoint format {version}, this version of carkp reads {FORMAT_VERSION}")
+    if missing := [name for name in _REQUIRED if name not in content]:
+        raise CheckpointError(f"{path}: not a carkp checkpoint, it lacks {', '.join(missing)}")
+    if wrong := _wrong_entries(content):
+        raise CheckpointError(f"{path}: not a carkp checkpoint: {', '.join(wrong[:3])}")
+    return content
+
+
+def _wrong_entries(content: Mapping[str, Any]) -> list[str]:
+    """What is not of the type that it must have."""
+    wrong = [name for name, kind in _REQUIRED.items() if not isinstance(content[name], kind)]
+    if not isinstance(content.get("training_state", {}), dict):
+        wrong.append("training_state")
+    found = [f"{name} is {type(content[name]).__name__}" for name in wrong]
+    if "weights" not in wrong:
+        found += [
+            f"weights.{name} is no tensor" for name, value in content["weights"].items() if not torch.is_tensor(value)
+        ]
+    return found
+
+
+def _describe_failed_read(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, zipfile.BadZipFile):
+        return f"it is damaged: {error}; copy it anew or take another one"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is cut short, or another program wrote it, or it holds more than tensors and plain values"
+    first = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return f"it is cut short, or another program wrote it: {first}"
+
+
+def _describe_failed_write(path: Path, error: OSError) -> str:
+    reason = error.strerror or type(error).__name__
+    kept = "The checkpoint that was there before is whole" if path.is_file() else "There is no earlier one"
+    return (
+        f"{path}: the checkpoint cannot be written: {reason}. {describe_free_space(path)}. {kept}: make room (look "
+        "at quotas and permissions too), then go on with resume=latest or train anew"
     )
 
 
@@ -100,6 +173,6 @@ def load_net(checkpoint: Checkpoint) -> PoseNet:
     try:
         net = pose_net_from_architecture(checkpoint.architecture)
         net.load_state_dict(checkpoint.weights)
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint holds no network of this architecture: {error}") from error
     return net.eval()

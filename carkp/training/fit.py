@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -14,10 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from carkp.keypoints.codec import HeatmapCodec
 from carkp.keypoints.loss import weighted_heatmap_loss
 from carkp.keypoints.metrics import Scores
-from carkp.training.checkpoint import Checkpoint, save_checkpoint
+from carkp.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from carkp.training.distributed import ProcessContext
 from carkp.training.evaluate import Batch
 from carkp.training.optim import WeightAverage, warmup_cosine
+from carkp.training.random_state import RandomState, get_random_state, read_random_states, set_random_state
+from carkp.training.resume import check_settings, check_state, with_own_settings
+
+BEST_NAME, LAST_NAME = "best.pt", "last.pt"
 
 
 class TrainBatches(Protocol):
@@ -87,6 +91,7 @@ class FitInputs:
         normalise: uint8 images (B, 3, H, W) -> network input.
         validate: scores the evaluation network on the validation split; called on every rank.
         architecture, config: stored in the checkpoints.
+        decided: what else decides the result, by name: digests, and settings as "auto" was decided; for ``last.pt``.
     """
 
     batches: TrainBatches
@@ -95,6 +100,7 @@ class FitInputs:
     validate: Callable[[nn.Module], Scores]
     architecture: dict[str, Any]
     config: dict[str, Any]
+    decided: dict[str, str] = field(default_factory=dict)
 
 
 class Trainer:
@@ -114,6 +120,7 @@ class Trainer:
         )
         self.epoch, self.num_steps_done = 0, 0
         self.best_epoch, self.best_pck = 0, float("-inf")
+        self.best_weights: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
 
     @property
@@ -124,10 +131,14 @@ class Trainer:
     @property
     def lr(self) -> float:
         """Learning rate of the next step."""
+        return self.lr_of_step(self.num_steps_done)
+
+    def lr_of_step(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
         num_steps_an_epoch = len(self.inputs.batches)
         num_warmup_steps = round(self.settings.warmup_epochs * num_steps_an_epoch)
         num_steps = self.settings.epochs * num_steps_an_epoch
-        return self.settings.lr * warmup_cosine(self.num_steps_done, num_warmup_steps, num_steps)
+        return self.settings.lr * warmup_cosine(step, num_warmup_steps, num_steps)
 
     def step(self, batch: Batch) -> Tensor:
         """One optimiser step; the loss, detached and still on the device."""
@@ -168,19 +179,31 @@ class Trainer:
             num_samples += len(batch["image"])
             on_step(loss)
         seconds = time.perf_counter() - start
+        self._check_finite_weights()
         self.epoch += 1
         self.context.synchronise_buffers(self.net)
         if self.average is not None:
             self.context.synchronise_buffers(self.average.net)
         scores = self.inputs.validate(self.eval_net)
-        is_best = scores.pck > self.best_pck
-        if is_best:
-            self.best_epoch, self.best_pck = self.epoch, scores.pck
+        is_best = self._note_best(scores.pck)
         rate = num_samples * self.context.world_size / seconds
         mean_loss = math.fsum(self.context.gather(total)) / len(self.inputs.batches) / self.context.world_size
         result = EpochResult(self.epoch, mean_loss, lr, seconds, rate, scores, is_best)
         self.history.append(result.numbers())
         return result
+
+    def _note_best(self, pck: float) -> bool:
+        """Whether the epoch is the best so far."""
+        if math.isnan(pck):
+            raise FloatingPointError(
+                "the validation PCK is NaN: no car of the validation split has two labelled keypoints apart from each "
+                "other, so there is no best epoch; validate on other data"
+            )
+        is_best = pck > self.best_pck
+        if is_best:
+            self.best_epoch, self.best_pck = self.epoch, pck
+            self.best_weights = {name: value.detach().cpu().clone() for name, value in self._eval_weights().items()}
+        return is_best
 
     def _check_finite(self, loss: float) -> None:
         if not abs(loss) < float("inf"):
@@ -188,55 +211,77 @@ class Trainer:
                 f"the loss became {loss} in epoch {self.epoch + 1}: lower train.lr or set train.grad_clip"
             )
 
-    def checkpoint(self, with_training_state: bool) -> Checkpoint:
-        return Checkpoint(
-            architecture=self.inputs.architecture,
-            weights={name: value.detach().cpu() for name, value in self.eval_net.state_dict().items()},
-            config=self.inputs.config,
-            epoch=self.epoch,
-            training_state=self._state() if with_training_state else {},
-        )
+    def _check_finite_weights(self) -> None:
+        """The last step of an epoch can ruin what its loss does not show any more."""
+        values = [value for value in self.net.state_dict().values() if value.is_floating_point()]
+        if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
+            raise FloatingPointError(
+                f"weights became infinite or NaN in epoch {self.epoch + 1}: lower train.lr or set train.grad_clip"
+            )
 
-    def _state(self) -> dict[str, Any]:
+    def _eval_weights(self) -> dict[str, Tensor]:
+        return self.eval_net.state_dict()
+
+    def best_checkpoint(self) -> Checkpoint:
+        """The network of the best epoch, for ``best.pt``."""
+        return self._checkpoint(self.best_weights, self.best_epoch, {})
+
+    def last_checkpoint(self, random: list[RandomState]) -> Checkpoint:
+        """All that training needs to go on, for ``last.pt``. ``random``: of each rank."""
+        weights = {name: value.detach().cpu() for name, value in self._eval_weights().items()}
+        return self._checkpoint(weights, self.epoch, self._state(random))
+
+    def _checkpoint(self, weights: dict[str, Tensor], epoch: int, state: dict[str, Any]) -> Checkpoint:
+        return Checkpoint(self.inputs.architecture, weights, self.inputs.config, epoch, state)
+
+    def _state(self, random: list[RandomState]) -> dict[str, Any]:
         return {
             "weights": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "num_steps_done": self.num_steps_done,
             "num_averaged": self.average.num_updates if self.average is not None else 0,
-            "random": torch.get_rng_state(),
+            "random": random,
             "best_epoch": self.best_epoch,
             "best_pck": self.best_pck,
+            "best_weights": self.best_weights,
             "history": self.history,
             "num_steps_an_epoch": len(self.inputs.batches),
+            "settings": self._named_settings(),
+            "decided": self.inputs.decided,
         }
 
+    def _named_settings(self) -> dict[str, Any]:
+        return {**asdict(self.settings), "autocast_dtype": str(self.settings.autocast_dtype)}
+
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a ``last.pt``.
+        """Go on from a ``last.pt``, which must be of a training with the same settings.
 
         Raises:
-            ValueError: a checkpoint without training state, of another network, or of another number of steps.
+            ValueError: a checkpoint without all of its training state, of another network, other settings, another
+                number of steps or processes.
         """
         state = checkpoint.training_state
-        if not state:
-            raise ValueError("this checkpoint holds weights alone (best.pt?); resume from last.pt")
-        if checkpoint.architecture != self.inputs.architecture:
-            raise ValueError(
-                f"the checkpoint holds {checkpoint.architecture}, the config asks for {self.inputs.architecture}"
-            )
-        if state["num_steps_an_epoch"] != len(self.inputs.batches):
-            raise ValueError(
-                f"the checkpoint was trained with {state['num_steps_an_epoch']} steps an epoch, now there are "
-                f"{len(self.inputs.batches)}: data, batch size and number of processes must stay the same"
-            )
+        check_state(checkpoint, self.inputs.architecture, len(self.inputs.batches))
+        last_lr = self.lr_of_step(state["num_steps_done"] - 1)
+        check_settings(state, self._named_settings(), self.optimizer, last_lr)
+        random = read_random_states(state["random"], self.context.world_size, self.context.device)
+        try:
+            self._load(checkpoint)
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise ValueError(f"weights or optimiser do not fit the network: {error}") from error
+        set_random_state(random[self.context.rank], self.context.device)
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.training_state
         self.net.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(with_own_settings(state["optimizer"], self.optimizer))
         self.num_steps_done = state["num_steps_done"]
         if self.average is not None:
             self.average.net.load_state_dict(checkpoint.weights)
             self.average.num_updates = state["num_averaged"]
-        torch.set_rng_state(state["random"])
         self.epoch = checkpoint.epoch
         self.best_epoch, self.best_pck = state["best_epoch"], state["best_pck"]
+        self.best_weights = state["best_weights"]
         self.history = list(state["history"])
 
 
@@ -248,21 +293,46 @@ def fit(
 ) -> FitResult:
     """Train to the last epoch; rank 0 writes ``best.pt`` and ``last.pt`` after each, then calls ``on_epoch``.
 
-    A trainer that has resumed goes on where it stopped.
+    A trainer that has resumed goes on where it stopped; another one wants a directory without checkpoints.
+
+    Raises:
+        CheckpointError: the directory holds checkpoints of another training, or the disk takes none.
+        FloatingPointError: loss, weights or the validation's PCK are no numbers; the checkpoints are those of before.
     """
+    if trainer.epoch == 0 and trainer.context.is_main:
+        _require_no_checkpoints(checkpoint_dir)
     num_samples, seconds = 0.0, 0.0
     while trainer.epoch < trainer.settings.epochs:
-        result = trainer.run_epoch(on_step)
+        result = _run_epoch(trainer, checkpoint_dir, on_step)
         num_samples += result.samples_per_s * result.train_seconds
         seconds += result.train_seconds
+        random = trainer.context.gather(get_random_state(trainer.context.device))
         if trainer.context.is_main:
             if result.is_best:
-                save_checkpoint(trainer.checkpoint(with_training_state=False), checkpoint_dir / "best.pt")
-            save_checkpoint(trainer.checkpoint(with_training_state=True), checkpoint_dir / "last.pt")
+                save_checkpoint(trainer.best_checkpoint(), checkpoint_dir / BEST_NAME)
+            save_checkpoint(trainer.last_checkpoint(random), checkpoint_dir / LAST_NAME)
             on_epoch(result)
         trainer.context.barrier()
     rate = num_samples / seconds if seconds > 0 else 0.0
     return FitResult(best_epoch=trainer.best_epoch, best_pck=trainer.best_pck, samples_per_s=rate)
+
+
+def _run_epoch(trainer: Trainer, checkpoint_dir: Path, on_step: Callable[[float], None]) -> EpochResult:
+    try:
+        return trainer.run_epoch(on_step)
+    except FloatingPointError as error:
+        last = checkpoint_dir / LAST_NAME
+        kept = f"; {last} of the epoch before is whole" if last.is_file() else ""
+        raise FloatingPointError(f"{error}{kept}") from error
+
+
+def _require_no_checkpoints(directory: Path) -> None:
+    """Left in place they could pass for those of the training that begins."""
+    if there := [name for name in (BEST_NAME, LAST_NAME) if (directory / name).exists()]:
+        raise CheckpointError(
+            f"{directory} holds {' and '.join(there)} of an earlier training, and a new one would overwrite them: go "
+            f"on with it (resume={directory / LAST_NAME}), or move the directory away"
+        )
 
 
 def _placed(net: nn.Module, settings: FitSettings, context: ProcessContext) -> nn.Module:

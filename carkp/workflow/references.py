@@ -8,23 +8,27 @@ from typing import Any
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig, HeatmapConfig
+from carkp.data.files import expand_path
 from carkp.data.issues import DataError
 from carkp.keypoints.codec import HeatmapCodec
 from carkp.quant.target import Target
 from carkp.tracking.runs import (
     EXPERIMENT_TAG,
     LATEST,
+    STAGE_TAG,
     fetch_artifact,
     fetch_reference,
     find_latest_run,
     find_run,
-    find_unfinished_run,
+    find_runs,
+    has_artifact,
     run_id_of,
 )
-from carkp.tracking.store import TrackingError
+from carkp.tracking.store import TrackingError, project_root
 from carkp.training.checkpoint import Checkpoint, CheckpointError
 from carkp.workflow.build import build_codec
 from carkp.workflow.preparation import PreparedData, data_key, open_prepared, stale_reason
+from carkp.workflow.resuming import DATA_DIGEST, choose_resumable
 
 BEST = "checkpoints/best.pt"
 LAST = "checkpoints/last.pt"
@@ -187,28 +191,34 @@ def find_export(config: ExperimentConfig, reference: str, target: Target) -> Mod
 def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -> Path | None:
     """The ``last.pt`` to go on from; None for an empty reference.
 
-    ``latest`` is the newest float run on the same data that has a checkpoint and did not finish; anything else is a run
-    id, ``runs:/<id>`` or a file. ``best.pt`` lies beside the result.
+    ``latest`` is the newest float run on the same data that has a checkpoint, did not finish and is of this
+    configuration - where none is of it, the newest; anything else is a run id, ``runs:/<id>`` or a file.
 
     Raises:
         TrackingError: there is none.
     """
     if not reference:
         return None
-    local = Path(reference).expanduser()
+    local = expand_path(reference)
     if local.is_file():
         return local
-    run_id = run_id_of(reference) or reference
-    if reference == LATEST:
-        tags = {"carkp.experiment": config.name, "carkp.data_digest": data_digest}
-        run = find_unfinished_run("float", tags, LAST)
-        if run is None:
-            raise TrackingError(
-                f"no unfinished float run of the experiment {config.name!r} on these data has a checkpoint "
-                "to go on from"
-            )
-        run_id = run.run_id
-    return fetch_artifact(run_id, str(Path(LAST).parent)) / Path(LAST).name
+    if reference != LATEST:
+        return _last_checkpoint(run_id_of(reference) or reference)
+    tags = {STAGE_TAG: "float", EXPERIMENT_TAG: config.name, "carkp.data_digest": data_digest}
+    unfinished = find_runs(tags, is_finished=False, max_results=20)
+    paths = (_last_checkpoint(run.run_id) for run in unfinished if has_artifact(run.run_id, LAST))
+    chosen = choose_resumable(paths, config, {DATA_DIGEST: data_digest})
+    if chosen is None:
+        raise TrackingError(
+            f"no unfinished float run of the experiment {config.name!r} on these data has a checkpoint to go on from"
+        )
+    return chosen
+
+
+def _last_checkpoint(run_id: str) -> Path:
+    """What training itself wrote, where it is still on this machine: a kill can leave half of the artifact's copy."""
+    own = project_root() / "runs" / run_id / LAST
+    return own if own.is_file() else fetch_artifact(run_id, str(Path(LAST).parent)) / Path(LAST).name
 
 
 def check_input_size(architecture: Mapping[str, Any], config: ExperimentConfig, path: Path) -> None:

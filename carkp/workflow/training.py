@@ -1,10 +1,11 @@
 """What every stage that trains shares: the loop with its bar and its logging, and what a trained network is worth."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -12,19 +13,31 @@ from tqdm import tqdm
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
-from carkp.data.store import Stores
+from carkp.data.issues import DataError
+from carkp.data.store import Store, Stores, data_digest
 from carkp.deploy.float_onnx import check_against_torch, export_float_onnx
+from carkp.disk import describe_free_space
 from carkp.keypoints.codec import CODEC_KEY, codec_to_json
-from carkp.keypoints.metrics import Scores
+from carkp.keypoints.metrics import Scores, labelled_extent
 from carkp.keypoints.predictions import Predictions
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context
 from carkp.training.evaluate import eval_forward, predict
-from carkp.training.fit import EpochResult, FitInputs, FitResult, FitSettings, Trainer, fit
+from carkp.training.fit import BEST_NAME, LAST_NAME, EpochResult, FitInputs, FitResult, FitSettings, Trainer, fit
+from carkp.training.resume import load_resumable
 from carkp.workflow.build import build_codec, build_eval_dataset, build_eval_split, build_train_loader
 from carkp.workflow.cli import Arguments, Parameter, execute
 from carkp.workflow.process import run_under_torchrun
+from carkp.workflow.resuming import (
+    CODE,
+    DATA_DIGEST,
+    MIXED_CODE,
+    NUM_PROCESSES,
+    PRECISION,
+    describe_precision,
+    require_same_training,
+)
 from carkp.workflow.scoring import mean_oracle_error_px, predict_split
 
 Inputs = TypeVar("Inputs")
@@ -47,6 +60,7 @@ class Training:
         settings: how to train it.
         resume: the ``last.pt`` to go on from.
         keeps_last: whether ``last.pt`` is logged, for a training that can be gone on with.
+        decided: what ``last.pt`` keeps of what decided it, as named in ``resuming``.
     """
 
     net: nn.Module
@@ -54,6 +68,7 @@ class Training:
     settings: FitSettings
     resume: Path | None = None
     keeps_last: bool = True
+    decided: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_nproc(text: str, config: ExperimentConfig) -> int:
@@ -105,35 +120,19 @@ def train(
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> FitResult:
     """Train on the training split, validate every epoch; log each epoch and its checkpoints, then call ``on_epoch``."""
-    codec = build_codec(config.heatmap, config.model.input_size)
-    split = build_eval_split(config, stores.val, context)
-
-    def validate(net: nn.Module) -> Scores:
-        forward = eval_forward(net, normalise, config.train.channels_last)
-        return predict(forward, split, codec, context).score(config.eval.alpha)
-
-    inputs = FitInputs(
-        batches=build_train_loader(config, stores.train, context),
-        codec=codec,
-        normalise=normalise,
-        validate=validate,
-        architecture=training.architecture,
-        config=config.model_dump(mode="json"),
-    )
-    trainer = Trainer(training.net, inputs, training.settings, context)
+    require_labels(stores)
+    trainer = _build_trainer(config, training, stores, context)
     if training.resume is not None:
-        _resume(trainer, training.resume, out_dir, tracker)
+        _resume(trainer, training.resume, config, out_dir, tracker)
     if context.world_size > 1 and context.device.type == "cpu" and context.is_main:
         tqdm.write("batch norm keeps statistics of its own in each process: synchronised batch norm needs CUDA")
-    steps, epochs = len(inputs.batches), training.settings.epochs
+    steps, epochs = len(trainer.inputs.batches), training.settings.epochs
     with tqdm(total=steps * epochs, initial=steps * trainer.epoch, desc="train", disable=not context.is_main) as bar:
 
         def log(result: EpochResult) -> None:
             _log_epoch(result.numbers(), tracker)
-            if result.is_best:  # before last.pt, which speaks of it
-                tracker.log_file(out_dir / CHECKPOINT_DIR / "best.pt", CHECKPOINT_DIR)
-            if training.keeps_last:
-                tracker.log_file(out_dir / CHECKPOINT_DIR / "last.pt", CHECKPOINT_DIR)
+            names = [BEST_NAME] if result.is_best else []  # before last.pt, which speaks of it
+            _log_checkpoints([*names, *([LAST_NAME] if training.keeps_last else [])], out_dir, tracker)
             bar.write(
                 f"epoch {result.epoch}/{epochs}: loss {result.loss:.3f}, val pck {result.scores.pck:.4f}, "
                 f"mean distance {result.scores.mean_dist:.2f} px, {result.samples_per_s:.1f} samples/s"
@@ -143,9 +142,69 @@ def train(
         return fit(trainer, out_dir / CHECKPOINT_DIR, log, on_step=lambda loss: _advance(bar, loss))
 
 
+def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores, context: ProcessContext) -> Trainer:
+    codec = build_codec(config.heatmap, config.model.input_size)
+    split = build_eval_split(config, stores.val, context)
+
+    def validate(net: nn.Module) -> Scores:
+        forward = eval_forward(net, normalise, config.train.channels_last)
+        return predict(forward, split, codec, context).score(config.eval.alpha)
+
+    known = {
+        DATA_DIGEST: data_digest(stores),
+        NUM_PROCESSES: str(context.world_size),
+        PRECISION: describe_precision(training.settings),
+    }
+    inputs = FitInputs(
+        batches=build_train_loader(config, stores.train, context),
+        codec=codec,
+        normalise=normalise,
+        validate=validate,
+        architecture=training.architecture,
+        config=config.model_dump(mode="json"),
+        decided={**known, **training.decided},
+    )
+    return Trainer(training.net, inputs, training.settings, context)
+
+
+def has_labels(store: Store) -> bool:
+    """Whether any keypoint of a split is labelled."""
+    return any(bool((store[index].validity > 0).any()) for index in range(len(store)))
+
+
+def is_scorable(store: Store) -> bool:
+    """Whether a split has a PCK: a car with two labelled keypoints apart from each other."""
+    records = (store[index] for index in range(len(store)))
+    return any(
+        float(labelled_extent(item.points[None].astype(np.float64), item.validity[None])[0]) > 0 for item in records
+    )
+
+
+def require_labels(stores: Stores) -> None:
+    """Refuse data that training can learn nothing from or choose no epoch by; warn of a test split without a score.
+
+    Raises:
+        DataError: so it is.
+    """
+    remedy = "look at the labels (the summary of the data run counts them)"
+    if not has_labels(stores.train):
+        raise DataError(f"{stores.train.path}: no keypoint of the training split is labelled: {remedy}")
+    if not is_scorable(stores.val):
+        raise DataError(
+            f"{stores.val.path}: the validation PCK would be NaN, for no car of the validation split has two labelled "
+            f"keypoints apart from each other, and the best epoch is chosen by it: {remedy}, or choose other "
+            "data.val_scenes"
+        )
+    if len(stores.test) > 0 and not is_scorable(stores.test):
+        tqdm.write(
+            f"warning: {stores.test.path}: no car of the test split has two labelled keypoints, so the test split is "
+            "not scored"
+        )
+
+
 def best_checkpoint(out_dir: Path, context: ProcessContext) -> Checkpoint:
     """The checkpoint that validation chose, on every process."""
-    best = context.broadcast(load_checkpoint(out_dir / CHECKPOINT_DIR / "best.pt") if context.is_main else None)
+    best = context.broadcast(load_checkpoint(out_dir / CHECKPOINT_DIR / BEST_NAME) if context.is_main else None)
     assert best is not None
     return best
 
@@ -153,10 +212,12 @@ def best_checkpoint(out_dir: Path, context: ProcessContext) -> Checkpoint:
 def predict_all(
     config: ExperimentConfig, stores: Stores, net: nn.Module, context: ProcessContext
 ) -> dict[str, Predictions]:
-    """Predictions on validation and, where it has samples, on test."""
+    """Predictions on validation and, where it can be scored, on test."""
     forward = eval_forward(net, normalise, config.train.channels_last)
     splits = {name: getattr(stores, name) for name in ("val", "test")}
-    return {name: predict_split(config, forward, store, context) for name, store in splits.items() if len(store) > 0}
+    return {
+        name: predict_split(config, forward, store, context) for name, store in splits.items() if is_scorable(store)
+    }
 
 
 def log_float_onnx(config: ExperimentConfig, stores: Stores, net: nn.Module, out_dir: Path, tracker: Tracker) -> None:
@@ -192,19 +253,46 @@ def _advance(bar: "tqdm[Any]", loss: float) -> None:
     bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
 
 
-def _resume(trainer: Trainer, last: Path, out_dir: Path, tracker: Tracker) -> None:
+def _resume(trainer: Trainer, last: Path, config: ExperimentConfig, out_dir: Path, tracker: Tracker) -> None:
     """Go on from ``last``; checkpoints and metrics of the epochs before come along, for no later one may be better."""
+    checkpoint = load_resumable(last)
+    require_same_training(checkpoint, last, config, trainer.inputs.decided)
     try:
-        trainer.resume(load_checkpoint(last))
+        trainer.resume(checkpoint)
     except ValueError as error:
         raise CheckpointError(f"{last}: {error}") from error
+    kept, decided = checkpoint.training_state.get("decided", {}), trainer.inputs.decided
+    if kept.get(CODE) != decided.get(CODE):
+        trainer.inputs = replace(trainer.inputs, decided={**decided, CODE: MIXED_CODE})
     if trainer.context.is_main:
-        for source in (last.with_name("best.pt"), last):
-            kept = out_dir / CHECKPOINT_DIR / source.name
-            save_checkpoint(load_checkpoint(source), kept)
-            tracker.log_file(kept, CHECKPOINT_DIR)
+        folder = out_dir / CHECKPOINT_DIR
+        save_checkpoint(trainer.best_checkpoint(), folder / BEST_NAME)
+        save_checkpoint(checkpoint, folder / LAST_NAME)
+        _log_checkpoints([BEST_NAME, LAST_NAME], out_dir, tracker)
+        total = trainer.settings.epochs
+        tqdm.write(
+            f"goes on from {last}: {checkpoint.epoch} of {total} epochs are done, best epoch {trainer.best_epoch}"
+        )
     for numbers in trainer.history:
         _log_epoch(numbers, tracker)
+
+
+def _log_checkpoints(names: Sequence[str], out_dir: Path, tracker: Tracker) -> None:
+    """Copy checkpoints to the run.
+
+    Raises:
+        CheckpointError: the copy cannot be written; the original is whole.
+    """
+    for name in names:
+        path = out_dir / CHECKPOINT_DIR / name
+        try:
+            tracker.log_file(path, CHECKPOINT_DIR)
+        except OSError as error:
+            free = describe_free_space(Path(str(error.filename or ".")))
+            raise CheckpointError(
+                f"the artifact {CHECKPOINT_DIR}/{name} of the run cannot be written: {error.strerror or error}. {free}; "
+                f"{path} is whole: make room, then go on with resume={path}"
+            ) from error
 
 
 def _log_epoch(numbers: dict[str, float], tracker: Tracker) -> None:

@@ -1,0 +1,129 @@
+"""Whether a checkpoint is of the training at hand: what is compared before one goes on from it."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+
+_STATE_NAMES = ("weights", "optimizer", "num_steps_done", "num_averaged", "random", "best_epoch", "best_pck",
+                "best_weights", "history", "num_steps_an_epoch")  # fmt: skip
+_IMPLEMENTATION = frozenset({"params", "lr", "fused", "foreach", "capturable", "differentiable"})
+"""Of an optimiser's groups: what decides no result, or is set at every step."""
+
+_MAX_TEXT = 60
+
+
+class Difference(NamedTuple):
+    """A setting, what it was in the checkpoint, and what it is now."""
+
+    name: str
+    before: object
+    now: object
+
+    def __str__(self) -> str:
+        return f"{self.name}: {_short(self.before)} -> {_short(self.now)}"
+
+
+def find_differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[Difference]:
+    """Of the names that both have, in the order of ``now``."""
+    return [Difference(name, before[name], value) for name, value in now.items() if name in before
+            and before[name] != value]  # fmt: skip
+
+
+def list_differences(differences: Iterable[Difference]) -> str:
+    """One a line, below a head line."""
+    return "".join(f"\n  {difference}" for difference in differences)
+
+
+def load_resumable(path: Path) -> Checkpoint:
+    """A ``last.pt``; one of an earlier version, without the best weights, is completed by the ``best.pt`` beside it.
+
+    Raises:
+        CheckpointError: one of them cannot be used, or they are of two trainings.
+    """
+    last = load_checkpoint(path)
+    state = last.training_state
+    if not state or "best_weights" in state or "best_epoch" not in state:
+        return last
+    beside = path.with_name("best.pt")
+    best = load_checkpoint(beside)
+    # a kill after best.pt was written leaves it one epoch ahead: that epoch will be trained again
+    is_of_it = best.epoch in (state["best_epoch"], last.epoch + 1)
+    if not is_of_it or best.config != last.config or best.architecture != last.architecture:
+        raise CheckpointError(
+            f"{beside} is of another training than {path.name} beside it: the best epoch was {state['best_epoch']}, "
+            f"and the file is of epoch {best.epoch}; put the best.pt of the same run there"
+        )
+    return Checkpoint(**{**vars(last), "training_state": {**state, "best_weights": best.weights}})
+
+
+def check_state(checkpoint: Checkpoint, architecture: Mapping[str, Any], num_steps_an_epoch: int) -> None:
+    """Refuse a checkpoint that training cannot go on from.
+
+    Raises:
+        ValueError: it lacks training state, or is of another network or number of steps.
+    """
+    state = checkpoint.training_state
+    if not state:
+        raise ValueError("this checkpoint holds weights alone (best.pt?); resume from last.pt")
+    if missing := [name for name in _STATE_NAMES if name not in state]:
+        raise ValueError(f"the training state lacks {', '.join(missing)}: it was not written by carkp, or was changed")
+    if checkpoint.architecture != architecture:
+        names = {**architecture, **checkpoint.architecture}
+        both = [
+            {name: part.get(name, "not there") for name in names} for part in (checkpoint.architecture, architecture)
+        ]
+        raise ValueError(f"the checkpoint holds another network:{list_differences(find_differences(*both))}")
+    if state["num_steps_an_epoch"] != num_steps_an_epoch:
+        raise ValueError(
+            f"the checkpoint was trained with {state['num_steps_an_epoch']} steps an epoch, now there are "
+            f"{num_steps_an_epoch}: data, batch size and number of processes must stay the same"
+        )
+
+
+def check_settings(
+    state: Mapping[str, Any], settings: Mapping[str, object], optimizer: torch.optim.Optimizer, last_lr: float
+) -> None:
+    """Refuse a training with other settings; earlier versions kept none: the optimiser's and the schedule's tell.
+
+    Args:
+        state: of the checkpoint.
+        settings: of the training at hand, by name.
+        optimizer: of the training at hand.
+        last_lr: learning rate that its schedule gives the last step of the checkpoint.
+
+    Raises:
+        ValueError: they differ.
+    """
+    found = find_differences(state.get("settings", {}), settings)
+    groups = state["optimizer"]["param_groups"]
+    for number, (before, now) in enumerate(zip(groups, optimizer.param_groups, strict=False)):
+        own = {name: value for name, value in now.items() if name not in _IMPLEMENTATION}
+        found += [
+            Difference(f"optimiser {name}, group {number}", *rest) for name, *rest in find_differences(before, own)
+        ]
+        if before["lr"] != last_lr and "settings" not in state:
+            found.append(
+                Difference("learning rate of the last step (lr, warmup_epochs, epochs)", before["lr"], last_lr)
+            )
+    if found:
+        raise ValueError(
+            f"the checkpoint was trained with other settings (checkpoint -> now):{list_differences(found)}\n"
+            "go on with the settings of the checkpoint, or train anew"
+        )
+
+
+def with_own_settings(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimiser with the settings of the one at hand: loading it overwrites none of them."""
+    own = optimizer.state_dict()["param_groups"]
+    if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved["param_groups"]]:
+        raise ValueError("the optimiser of the checkpoint has other parameters than the network")
+    return {"state": saved["state"], "param_groups": own}
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"

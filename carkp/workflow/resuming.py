@@ -1,0 +1,145 @@
+"""Going on with a float training: the same settings and the same data, or a refusal that names what differs.
+
+The whole of a training has one configuration. The learning rate follows half a cosine over all epochs, so that a
+training of more epochs differs from a shorter one at every step: it cannot begin with the shorter one's checkpoint.
+"""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from carkp.config.loading import flatten
+from carkp.config.schema import ExperimentConfig
+from carkp.data.files import expand_path
+from carkp.deploy.compiled import file_digest
+from carkp.model.pretrained import PretrainedSource
+from carkp.training.checkpoint import Checkpoint, CheckpointError
+from carkp.training.fit import FitSettings
+from carkp.training.resume import Difference, find_differences, list_differences, load_resumable
+from carkp.workflow.reuse import DECIDING, IGNORED, is_generated
+
+DATA_DIGEST, NUM_PROCESSES = "data (digest)", "train.nproc"
+PRECISION, PRETRAINED = "train.precision", "model.pretrained"
+"""What is decided by more than its setting; checkpoints keep it."""
+
+CODE = "code and versions (digest)"
+"""Kept too, and not compared: another version may go on, and its result is of neither."""
+
+MIXED_CODE = "several"
+
+_DATA_SETTINGS = ("data.source", "data.val_scenes", "data.jpeg_quality")
+_PREFIX = "config"
+_FILE = "file with the sha256 "
+
+
+def describe_precision(settings: FitSettings) -> str:
+    return "float32" if settings.autocast_dtype is None else str(settings.autocast_dtype).removeprefix("torch.")
+
+
+def describe_pretrained(source: PretrainedSource, setting: str) -> str:
+    """Where first weights come from: a file counts by its content, the rest by its kind."""
+    return f"{_FILE}{file_digest(expand_path(setting))[:16]}" if source.kind == "file" else source.kind
+
+
+def require_resumable(path: Path | None, config: ExperimentConfig, decided: Mapping[str, str]) -> None:
+    """``require_same_training`` of a file, if any."""
+    if path is not None:
+        require_same_training(load_resumable(path), path, config, decided)
+
+
+def is_of_code(path: Path, code_digest: str) -> bool:
+    """Whether a checkpoint's epochs were all trained by this code with these versions."""
+    kept: Mapping[str, str] = load_resumable(path).training_state.get("decided", {})
+    return kept.get(CODE) == code_digest
+
+
+def require_same_training(
+    checkpoint: Checkpoint, path: Path, config: ExperimentConfig, decided: Mapping[str, str]
+) -> None:
+    """Refuse a checkpoint of a training with another result.
+
+    Args:
+        checkpoint: a ``last.pt``.
+        path: where it lies.
+        config: of the training at hand.
+        decided: what is known of ``DATA_DIGEST``, ``NUM_PROCESSES``, ``PRECISION`` and ``PRETRAINED``.
+
+    Raises:
+        CheckpointError: it names each difference.
+    """
+    if found := training_differences(checkpoint, config, decided):
+        raise CheckpointError(
+            f"{path}: the checkpoint is of another training, and the result would be that of neither. "
+            f"Checkpoint -> configuration:{list_differences(found)}\n{_remedy(found)}"
+        )
+
+
+def training_differences(
+    checkpoint: Checkpoint, config: ExperimentConfig, decided: Mapping[str, str]
+) -> list[Difference]:
+    """What decides a float model and differs; a setting that an earlier version did not have counts as its default."""
+    kept: Mapping[str, str] = checkpoint.training_state.get("decided", {})
+    names = [name for name in _deciding(config, kept) if name not in kept]
+    before = _flat(ExperimentConfig().model_dump(mode="json")) | _flat(checkpoint.config)
+    now = _flat(config.model_dump(mode="json"))
+    found = find_differences(before, {name: now[name] for name in names})
+    sections = {name.partition(".")[0] for name in names}
+    unknown = [name for name in before if name not in now and name.partition(".")[0] in sections]
+    found += [Difference(name, before[name], "not known to this version") for name in unknown]
+    return [*found, *find_differences(kept, {name: value for name, value in decided.items() if name != CODE})]
+
+
+def choose_resumable(paths: Iterable[Path], config: ExperimentConfig, decided: Mapping[str, str]) -> Path | None:
+    """The first checkpoint that the training at hand can go on from, else the first; None where there is none.
+
+    Unreadable ones, which a kill can leave, count as last.
+    """
+    ranked: dict[int, Path] = {}
+    for path in paths:
+        try:
+            differs = bool(training_differences(load_resumable(path), config, decided))
+        except CheckpointError:
+            ranked.setdefault(2, path)
+            continue
+        if not differs:
+            return path
+        ranked.setdefault(1, path)
+    return ranked[min(ranked)] if ranked else None
+
+
+def _deciding(config: ExperimentConfig, kept: Mapping[str, str]) -> list[str]:
+    """Names of the settings to compare; without a digest of the data those that the data come from."""
+    sections = set(DECIDING["float"].sections)
+    names = [name for name in _flat(config.model_dump(mode="json", include=sections)) if name not in IGNORED]
+    if DATA_DIGEST in kept:
+        return names
+    generated = _flat(config.model_dump(mode="json", include={"synthetic"})) if is_generated(config) else ()
+    return [*names, *_DATA_SETTINGS, *generated]
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, object]:
+    return {name.removeprefix(f"{_PREFIX}."): value for name, value in flatten(tree, _PREFIX).items()}
+
+
+def _remedy(differences: Iterable[Difference]) -> str:
+    found = {difference.name: difference.before for difference in differences}
+    settings = {
+        name: value for name, value in found.items() if name != DATA_DIGEST and not str(value).startswith(_FILE)
+    }
+    words = " ".join(shlex.quote(f"{name}={_yaml(value)}") for name, value in settings.items())
+    lines = [
+        "Longer or shorter training has another learning rate at every step: the cosine spans all epochs."
+        if "train.epochs" in found
+        else "",
+        "The data are not those that it was trained on: give them with data=…." if DATA_DIGEST in found else "",
+        f"Go on with the checkpoint's configuration (overrides: {words}), or train anew without resume."
+        if settings
+        else "Or train anew without resume.",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _yaml(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
