@@ -147,9 +147,9 @@ def _describe_failed_read(error: Exception) -> str:
         return error.strerror
     if isinstance(error, zipfile.BadZipFile):
         return f"it is damaged: {error}; copy it anew or take another one"
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is cut short, or another program wrote it, or it holds more than tensors and plain values"
     first = (str(error).splitlines() or [""])[0] or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in first:  # torch advises to trust the file
+        return "it is cut short, or another program wrote it, or it holds more than tensors and plain values"
     return f"it is cut short, or another program wrote it: {first}"
 
 

@@ -290,7 +290,7 @@ def _log_checkpoints(names: Sequence[str], out_dir: Path, tracker: Tracker) -> N
         except OSError as error:
             free = describe_free_space(Path(str(error.filename or ".")))
             raise CheckpointError(
-                f"the artifact {CHECKPOINT_DIR}/{name} of the run cannot be written: {error.strerror or error}. {free}; "
+                f"the run's artifact {CHECKPOINT_DIR}/{name} cannot be written: {error.strerror or error}. {free}; "
                 f"{path} is whole: make room, then go on with resume={path}"
             ) from error
 

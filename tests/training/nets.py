@@ -77,8 +77,17 @@ def make_settings(epochs: int = 3, **changes: float) -> FitSettings:
     return FitSettings(epochs=epochs, channels_last=False, compile=False, autocast_dtype=None, **values)
 
 
+def make_dropout_net() -> nn.Module:
+    """Like ``make_net``, and draws from torch's generator in training."""
+    first, *rest = make_net()
+    return nn.Sequential(first, nn.Dropout(0.3), *rest)
+
+
 def make_trainer(
-    settings: FitSettings, batches: FixedBatches | None = None, context: ProcessContext = ALONE
+    settings: FitSettings,
+    batches: FixedBatches | None = None,
+    context: ProcessContext = ALONE,
+    net: nn.Module | None = None,
 ) -> Trainer:
     batches = batches or FixedBatches()
     inputs = FitInputs(
@@ -89,4 +98,4 @@ def make_trainer(
         architecture={"name": "small"},
         config={},
     )
-    return Trainer(make_net(), inputs, settings, context)
+    return Trainer(net or make_net(), inputs, settings, context)

@@ -1,9 +1,13 @@
 import pickle
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from carkp.disk import partial_path
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 
 
@@ -43,3 +47,96 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     torch.save({"format_version": 99, **vars(make_checkpoint())}, tmp_path / "new.pt")
     with pytest.raises(CheckpointError, match="checkpoint format 99"):
         load_checkpoint(tmp_path / "new.pt")
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import torch
+from carkp.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+path = Path(sys.argv[1])
+save_checkpoint(Checkpoint({}, {}, {}, 1, {}), path)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_checkpoint(Checkpoint({}, {"w": torch.zeros(1_000_000)}, {}, 2, {}), path)
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_file_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{path}: the checkpoint cannot be written: File too large. ")
+    assert "MiB are free" in done.stdout
+    assert "make room" in done.stdout
+    assert load_checkpoint(path).epoch == 1
+    assert [item.name for item in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    partial = partial_path(tmp_path / "last.pt")
+    host, _, rest = partial.name.removeprefix(".last.pt.").rpartition(".partial")[0].rsplit(".", 2)
+    (tmp_path / f".last.pt.{host}.999999999.{rest}.partial").write_bytes(b"half")
+    save_checkpoint(make_checkpoint(), tmp_path / "last.pt")
+    assert [item.name for item in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(make_checkpoint(), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(CheckpointError, match=r"last\.pt: not a readable checkpoint \(it is cut short, or"):
+        load_checkpoint(path)
+
+
+def test_a_flipped_bit_among_the_weights_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    save_checkpoint(Checkpoint({}, {"w": torch.full((1000,), 0.1)}, {}, 1, {}), path)
+    data = bytearray(path.read_bytes())
+    place = data.index(torch.full((10,), 0.1).numpy().tobytes())
+    data[place + 1] ^= 1
+    path.write_bytes(data)
+    assert not torch.equal(torch.load(path)["weights"]["w"], torch.full((1000,), 0.1))  # torch alone sees nothing
+    with pytest.raises(CheckpointError, match=r"damaged: the checksum of .* is wrong"):
+        load_checkpoint(path)
+
+
+class Foreign:
+    """What another program pickles."""
+
+
+def test_files_of_other_programs_are_refused_by_name(tmp_path: Path) -> None:
+    made = {
+        "text": b"epoch: 3",
+        "html": b"<!DOCTYPE html><html>404</html>",
+        "zeros": bytes(5000),
+        "bytes": bytes(range(256)),
+    }
+    for name, content in made.items():
+        (tmp_path / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
+        archive.writestr("readme.txt", "no tensors")
+    torch.save(Foreign(), tmp_path / "object")
+    (tmp_path / "pickle").write_bytes(pickle.dumps({"model": Foreign()}))
+    torch.save([torch.zeros(1)], tmp_path / "list")
+    torch.save(torch.nn.Linear(1, 1).state_dict(), tmp_path / "state_dict")
+    (tmp_path / "directory").mkdir()
+    for path in tmp_path.iterdir():
+        with pytest.raises(CheckpointError, match=rf"{path.name}: .*(not a|a directory)") as caught:
+            load_checkpoint(path)
+        assert "weights_only" not in str(caught.value)  # torch's advice would be to trust the file
+
+
+@pytest.mark.parametrize("name", ["architecture", "weights", "config", "epoch"])
+def test_a_missing_or_foreign_entry_is_named(tmp_path: Path, name: str) -> None:
+    content = {"format_version": 1, **vars(make_checkpoint())}
+    torch.save({**content, name: "text"}, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match=f"not a carkp checkpoint: {name} is str"):
+        load_checkpoint(tmp_path / "odd.pt")
+    del content[name]
+    torch.save(content, tmp_path / "short.pt")
+    with pytest.raises(CheckpointError, match=f"it lacks {name}$"):
+        load_checkpoint(tmp_path / "short.pt")
