@@ -1,10 +1,12 @@
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from carkp.training.checkpoint import load_checkpoint
-from carkp.training.fit import EpochResult, fit
+from carkp.training.checkpoint import CheckpointError, load_checkpoint
+from carkp.training.fit import EpochResult, Trainer, fit
 from tests.training.nets import FixedBatches, make_net, make_settings, make_trainer, score
 
 
@@ -97,3 +99,58 @@ def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
         make_trainer(make_settings()).resume(load_checkpoint(tmp_path / "best.pt"))
     with pytest.raises(ValueError, match="steps an epoch"):
         make_trainer(make_settings(), FixedBatches(num_batches=2)).resume(load_checkpoint(tmp_path / "last.pt"))
+
+
+def test_a_pck_of_nan_ends_the_training_by_name_and_leaves_no_other_best(tmp_path: Path) -> None:
+    trainer = make_trainer(make_settings())
+    scores = trainer.inputs.validate(trainer.net)
+    trainer.inputs = replace(trainer.inputs, validate=lambda net: replace(scores, pck=float("nan")))
+    with pytest.raises(FloatingPointError, match=r"validation PCK is NaN: no car .* two labelled keypoints"):
+        fit(trainer, tmp_path, lambda result: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def ruin(trainer: Trainer, name: str) -> Callable[[float], None]:
+    """Make a value of the network NaN at the last step of epoch 2: the loss of that step does not show it."""
+    num_steps = 0
+
+    def on_step(loss: float) -> None:
+        nonlocal num_steps
+        num_steps += 1
+        if num_steps == 2 * len(trainer.inputs.batches):
+            trainer.net.state_dict()[name].view(-1)[0] = float("nan")
+
+    return on_step
+
+
+@pytest.mark.parametrize("name", ["5.weight", "1.running_var"])
+def test_weights_that_are_not_finite_never_become_the_last_checkpoint(tmp_path: Path, name: str) -> None:
+    trainer = make_trainer(make_settings(ema_decay=0.9))
+    with pytest.raises(FloatingPointError, match=r"in epoch 2: lower train\.lr.*last\.pt of the epoch before is whole"):
+        fit(trainer, tmp_path, lambda result: None, ruin(trainer, name))
+    last = load_checkpoint(tmp_path / "last.pt")
+    assert last.epoch == 1
+    assert all(bool(value.isfinite().all()) for value in last.weights.values())
+    assert all(bool(value.isfinite().all()) for value in last.training_state["weights"].values())
+
+
+def test_a_loss_of_nan_in_a_later_epoch_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    trainer = make_trainer(make_settings())
+
+    def on_epoch(result: EpochResult) -> None:
+        trainer.inputs = replace(trainer.inputs, normalise=lambda images: images.float() * float("nan"))
+
+    with pytest.raises(FloatingPointError, match=rf"became nan in epoch 2.*{tmp_path}/last\.pt of the epoch before"):
+        fit(trainer, tmp_path, on_epoch)
+    assert load_checkpoint(tmp_path / "last.pt").epoch == 1
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_checkpoints_of_another_training_are_neither_overwritten_nor_used(tmp_path: Path, name: str) -> None:
+    fit(make_trainer(make_settings(epochs=1)), tmp_path, lambda result: None)
+    for other in {"best.pt", "last.pt"} - {name}:
+        (tmp_path / other).unlink()
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(CheckpointError, match=rf"holds {name} of an earlier training.*resume="):
+        fit(make_trainer(make_settings(epochs=1)), tmp_path, lambda result: None)
+    assert (tmp_path / name).read_bytes() == before
