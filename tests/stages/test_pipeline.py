@@ -110,7 +110,7 @@ def test_same_seed_gives_bit_identical_metrics(trained: Project) -> None:
         assert again.data.metrics[name] == first.data.metrics[name], name
 
 
-def test_a_killed_training_resumes(trained: Project) -> None:
+def test_a_training_that_ended_before_it_was_scored_is_scored_by_resume(trained: Project) -> None:
     (first, *_) = [run for run in trained.runs("float") if run.data.tags["carkp.experiment"] == "tiny"]
     longer = ["--set", "name=longer", "--set", "train.epochs=3"]
     assert trained.stage("float", *longer).returncode == 0
