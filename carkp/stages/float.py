@@ -17,8 +17,10 @@ from carkp.workflow.cli import DATA, Arguments, Parameter, guarded, parse
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
 from carkp.workflow.references import find_current_data, resolve_resume
 from carkp.workflow.resuming import (
+    CODE,
     DATA_DIGEST,
     NUM_PROCESSES,
+    PRETRAINED,
     describe_pretrained,
     is_of_code,
     require_resumable,
@@ -31,6 +33,7 @@ from carkp.workflow.training import (
     best_checkpoint,
     log_choice,
     log_float_onnx,
+    parse_nproc,
     predict_all,
     run_on_ranks,
     train,
@@ -70,16 +73,13 @@ def run(
     model = build_model(config)
     source = f"{model.source.kind}: {model.source.detail}"
     deciding = _deciding(config, inputs, model, context)
-    if inputs.resume is None or is_of_code(inputs.resume, deciding.code_digest):
-        log_inputs(tracker, deciding)
-    elif context.is_main:
-        print(OTHER_CODE.format(path=inputs.resume), file=sys.stderr, flush=True)  # noqa: T201
+    _log_deciding(tracker, deciding, inputs.resume, context)
     tracker.set_tags({"carkp.pretrained": source, "carkp.resumed_from": str(inputs.resume or "")})
     tracker.set_tags({"carkp.data_digest": inputs.data.digest})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     settings = build_fit_settings(config.train, context.device)
-    pretrained = describe_pretrained(model.source, config.model.pretrained)
-    training = Training(model.net, model.architecture, settings, inputs.resume, pretrained=pretrained)
+    decided = {PRETRAINED: describe_pretrained(model.source, config.model.pretrained), CODE: deciding.code_digest}
+    training = Training(model.net, model.architecture, settings, inputs.resume, decided=decided)
     fitted = train(config, training, stores, out_dir, tracker, context)
     best = best_checkpoint(out_dir, context)
     net = load_net(best).to(context.device)
@@ -104,6 +104,14 @@ def _deciding(config: ExperimentConfig, inputs: FloatInputs, model: BuiltModel, 
     # a hub that answers may still fail to deliver
     decided = {"model.pretrained": model.source.kind} if config.model.pretrained == "auto" else {}
     return stage_inputs("float", config, given, decided)
+
+
+def _log_deciding(tracker: Tracker, deciding: Inputs, resume: Path | None, context: ProcessContext) -> None:
+    """A result of two versions of the code is that of neither: the run does not pass for one."""
+    if resume is None or is_of_code(resume, deciding.code_digest):
+        log_inputs(tracker, deciding)
+    elif context.is_main:
+        print(OTHER_CODE.format(path=resume), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def main(argv: Sequence[str] | None = None) -> int:
