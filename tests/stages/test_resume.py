@@ -165,7 +165,9 @@ def test_other_data_are_refused(killed: Killed) -> None:
     assert "data (digest): " in error
 
 
-@pytest.mark.parametrize("kept", ["another", None], ids=["other code", "earlier version"])
+@pytest.mark.parametrize(
+    "kept", [pytest.param("another", id="other code"), pytest.param(None, id="earlier", marks=pytest.mark.slow)]
+)
 def test_a_result_of_two_versions_of_the_code_does_not_pass_for_one(
     killed: Killed, tmp_path: Path, kept: str | None
 ) -> None:
