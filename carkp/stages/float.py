@@ -8,15 +8,23 @@ from pathlib import Path
 from carkp.config.schema import ExperimentConfig
 from carkp.keypoints.metrics import Scores
 from carkp.model.pose_net import BuiltModel
+from carkp.tracking.runs import LATEST
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_net, weights_digest
 from carkp.training.distributed import ProcessContext
-from carkp.training.resume import load_resumable
 from carkp.workflow.build import build_fit_settings, build_model, prepare_torch
 from carkp.workflow.cli import DATA, Arguments, Parameter, guarded, parse
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
 from carkp.workflow.references import find_current_data, resolve_resume
-from carkp.workflow.resuming import decide, describe_pretrained, require_same_training
+from carkp.workflow.resuming import (
+    CODE,
+    DATA_DIGEST,
+    NUM_PROCESSES,
+    PRETRAINED,
+    describe_pretrained,
+    is_of_code,
+    require_resumable,
+)
 from carkp.workflow.reuse import Inputs, log_inputs, stage_inputs
 from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.training import (
@@ -29,6 +37,11 @@ from carkp.workflow.training import (
     predict_all,
     run_on_ranks,
     train,
+)
+
+OTHER_CODE = (
+    "warning: {path}: its epochs were trained by other code or other versions of the packages that compute; the result "
+    "will be that of neither, and `main` will not use it again"
 )
 
 
@@ -59,13 +72,14 @@ def run(
     prepare_torch(config)
     model = build_model(config)
     source = f"{model.source.kind}: {model.source.detail}"
-    log_inputs(tracker, _deciding(config, inputs, model, context))
+    deciding = _deciding(config, inputs, model, context)
+    _log_deciding(tracker, deciding, inputs.resume, context)
     tracker.set_tags({"carkp.pretrained": source, "carkp.resumed_from": str(inputs.resume or "")})
     tracker.set_tags({"carkp.data_digest": inputs.data.digest})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     settings = build_fit_settings(config.train, context.device)
-    pretrained = describe_pretrained(model.source, config.model.pretrained)
-    training = Training(model.net, model.architecture, settings, inputs.resume, pretrained=pretrained)
+    decided = {PRETRAINED: describe_pretrained(model.source, config.model.pretrained), CODE: deciding.code_digest}
+    training = Training(model.net, model.architecture, settings, inputs.resume, decided=decided)
     fitted = train(config, training, stores, out_dir, tracker, context)
     best = best_checkpoint(out_dir, context)
     net = load_net(best).to(context.device)
@@ -92,6 +106,14 @@ def _deciding(config: ExperimentConfig, inputs: FloatInputs, model: BuiltModel, 
     return stage_inputs("float", config, given, decided)
 
 
+def _log_deciding(tracker: Tracker, deciding: Inputs, resume: Path | None, context: ProcessContext) -> None:
+    """A result of two versions of the code is that of neither: the run does not pass for one."""
+    if resume is None or is_of_code(resume, deciding.code_digest):
+        log_inputs(tracker, deciding)
+    elif context.is_main:
+        print(OTHER_CODE.format(path=resume), file=sys.stderr, flush=True)  # noqa: T201
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         parameters = [
@@ -115,14 +137,15 @@ def _run_and_describe(
 
 def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
     """Find the data, or make them in a child run; find the checkpoint to go on from."""
-    config = arguments.config
+    config, reference = arguments.config, arguments.values["resume"]
+    nproc = str(parse_nproc(arguments.values[NPROC.name], config))
+    if reference != LATEST:  # a refusal that needs no data comes before their preparation
+        require_resumable(resolve_resume(reference, config, ""), config, {NUM_PROCESSES: nproc})
     data = find_current_data(config, arguments.values["data"])
     if data is None:
         data = run_as_child(config, tracker).prepared
-    resume = resolve_resume(arguments.values["resume"], config, data.digest)
-    if resume is not None:
-        nproc = parse_nproc(arguments.values[NPROC.name], config)
-        require_same_training(load_resumable(resume), resume, config, decide(data.digest, nproc))
+    resume = resolve_resume(reference, config, data.digest)
+    require_resumable(resume, config, {DATA_DIGEST: data.digest, NUM_PROCESSES: nproc})
     return FloatInputs(data, resume)
 
 

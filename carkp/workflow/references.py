@@ -30,7 +30,7 @@ from carkp.tracking.store import TrackingError, project_root
 from carkp.training.checkpoint import Checkpoint, CheckpointError
 from carkp.workflow.build import build_codec
 from carkp.workflow.preparation import PreparedData, data_key, open_prepared, stale_reason
-from carkp.workflow.resuming import DATA, choose_resumable
+from carkp.workflow.resuming import DATA_DIGEST, choose_resumable
 from carkp.workflow.targets import load_target
 
 BEST = "checkpoints/best.pt"
@@ -282,7 +282,7 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
     tags = {STAGE_TAG: "float", EXPERIMENT_TAG: config.name, DATA_TAG: data_digest}
     unfinished = find_runs(tags, is_finished=False, max_results=20)
     paths = (_last_checkpoint(run.run_id) for run in unfinished if has_artifact(run.run_id, LAST))
-    chosen = choose_resumable(paths, config, {DATA: data_digest})
+    chosen = choose_resumable(paths, config, {DATA_DIGEST: data_digest})
     if chosen is None:
         raise TrackingError(
             f"no unfinished float run of the experiment {config.name!r} on these data has a checkpoint to go on from"

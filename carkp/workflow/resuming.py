@@ -12,24 +12,26 @@ from typing import Any
 
 from carkp.config.loading import flatten
 from carkp.config.schema import ExperimentConfig
+from carkp.data.files import expand_path
 from carkp.disk import file_digest
 from carkp.model.pretrained import PretrainedSource
 from carkp.training.checkpoint import Checkpoint, CheckpointError
 from carkp.training.fit import FitSettings
 from carkp.training.resume import Difference, find_differences, list_differences, load_resumable
-from carkp.workflow.reuse import stage_settings
+from carkp.workflow.reuse import DECIDING, IGNORED
 
-DATA, NPROC, PRECISION, PRETRAINED = "data (digest)", "train.nproc", "train.precision", "model.pretrained"
+DATA_DIGEST, NUM_PROCESSES = "data (digest)", "train.nproc"
+PRECISION, PRETRAINED = "train.precision", "model.pretrained"
 """What is decided by more than its setting; checkpoints keep it."""
+
+CODE = "code and versions (digest)"
+"""Kept too, and not compared: another version may go on, and its result is of neither."""
+
+MIXED_CODE = "several"
 
 _DATA_SETTINGS = ("data.source", "data.val_scenes", "data.jpeg_quality")
 _PREFIX = "config"
 _FILE = "file with the sha256 "
-
-
-def decide(data_digest: str, nproc: int) -> dict[str, str]:
-    """What is known before a network is built."""
-    return {DATA: data_digest, NPROC: str(nproc)}
 
 
 def describe_precision(settings: FitSettings) -> str:
@@ -38,7 +40,19 @@ def describe_precision(settings: FitSettings) -> str:
 
 def describe_pretrained(source: PretrainedSource, setting: str) -> str:
     """Where first weights come from: a file counts by its content, the rest by its kind."""
-    return f"{_FILE}{file_digest(Path(setting))[:16]}" if source.kind == "file" else source.kind
+    return f"{_FILE}{file_digest(expand_path(setting))[:16]}" if source.kind == "file" else source.kind
+
+
+def require_resumable(path: Path | None, config: ExperimentConfig, decided: Mapping[str, str]) -> None:
+    """``require_same_training`` of a file, if any."""
+    if path is not None:
+        require_same_training(load_resumable(path), path, config, decided)
+
+
+def is_of_code(path: Path, code_digest: str) -> bool:
+    """Whether a checkpoint's epochs were all trained by this code with these versions."""
+    kept: Mapping[str, str] = load_resumable(path).training_state.get("decided", {})
+    return kept.get(CODE) == code_digest
 
 
 def require_same_training(
@@ -50,7 +64,7 @@ def require_same_training(
         checkpoint: a ``last.pt``.
         path: where it lies.
         config: of the training at hand.
-        decided: what is known of ``DATA``, ``NPROC``, ``PRECISION`` and ``PRETRAINED``.
+        decided: what is known of ``DATA_DIGEST``, ``NUM_PROCESSES``, ``PRECISION`` and ``PRETRAINED``.
 
     Raises:
         CheckpointError: it names each difference.
@@ -74,7 +88,7 @@ def training_differences(
     sections = {name.partition(".")[0] for name in names}
     unknown = [name for name in before if name not in now and name.partition(".")[0] in sections]
     found += [Difference(name, before[name], "not known to this version") for name in unknown]
-    return [*found, *find_differences(kept, decided)]
+    return [*found, *find_differences(kept, {name: value for name, value in decided.items() if name != CODE})]
 
 
 def choose_resumable(paths: Iterable[Path], config: ExperimentConfig, decided: Mapping[str, str]) -> Path | None:
@@ -97,12 +111,12 @@ def choose_resumable(paths: Iterable[Path], config: ExperimentConfig, decided: M
 
 def _deciding(config: ExperimentConfig, kept: Mapping[str, str]) -> list[str]:
     """Names of the settings to compare; without a digest of the data those that the data come from."""
-    names = list(stage_settings("float", config))
-    if DATA in kept:
+    sections = set(DECIDING["float"].sections)
+    names = [name for name in _flat(config.model_dump(mode="json", include=sections)) if name not in IGNORED]
+    if DATA_DIGEST in kept:
         return names
-    flat = _flat(config.model_dump(mode="json"))
-    drawn = [name for name in flat if config.data.is_generated and name.startswith("synthetic.")]
-    return [*names, *_DATA_SETTINGS, *drawn]
+    generated = _flat(config.model_dump(mode="json", include={"synthetic"})) if config.data.is_generated else ()
+    return [*names, *_DATA_SETTINGS, *generated]
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, object]:
@@ -111,13 +125,15 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, object]:
 
 def _remedy(differences: Iterable[Difference]) -> str:
     found = {difference.name: difference.before for difference in differences}
-    settings = {name: value for name, value in found.items() if name != DATA and not str(value).startswith(_FILE)}
+    settings = {
+        name: value for name, value in found.items() if name != DATA_DIGEST and not str(value).startswith(_FILE)
+    }
     words = " ".join(shlex.quote(f"{name}={_yaml(value)}") for name, value in settings.items())
     lines = [
         "Longer or shorter training has another learning rate at every step: the cosine spans all epochs."
         if "train.epochs" in found
         else "",
-        "The data are not those that it was trained on: give them with data=…." if DATA in found else "",
+        "The data are not those that it was trained on: give them with data=…." if DATA_DIGEST in found else "",
         f"Go on with the checkpoint's configuration (overrides: {words}), or train anew without resume."
         if settings
         else "Or train anew without resume.",

@@ -1,7 +1,7 @@
 """What every stage that trains shares: the loop with its bar and its logging, and what a trained network is worth."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,15 @@ from carkp.training.resume import load_resumable
 from carkp.workflow.build import build_codec, build_eval_dataset, build_eval_split, build_train_loader
 from carkp.workflow.cli import Arguments, Parameter, execute
 from carkp.workflow.process import run_under_torchrun
-from carkp.workflow.resuming import PRECISION, PRETRAINED, decide, describe_precision, require_same_training
+from carkp.workflow.resuming import (
+    CODE,
+    DATA_DIGEST,
+    MIXED_CODE,
+    NUM_PROCESSES,
+    PRECISION,
+    describe_precision,
+    require_same_training,
+)
 from carkp.workflow.scoring import mean_oracle_error_px, predict_split
 
 Inputs = TypeVar("Inputs")
@@ -52,7 +60,7 @@ class Training:
         settings: how to train it.
         resume: the ``last.pt`` to go on from.
         keeps_last: whether ``last.pt`` is logged, for a training that can be gone on with.
-        pretrained: where its first weights come from, as ``resuming.describe_pretrained`` says.
+        decided: what ``last.pt`` keeps of what decided it, as named in ``resuming``.
     """
 
     net: nn.Module
@@ -60,7 +68,7 @@ class Training:
     settings: FitSettings
     resume: Path | None = None
     keeps_last: bool = True
-    pretrained: str = ""
+    decided: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_nproc(text: str, config: ExperimentConfig) -> int:
@@ -142,10 +150,10 @@ def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores,
         forward = eval_forward(net, normalise, config.train.channels_last)
         return predict(forward, split, codec, context).score(config.eval.alpha)
 
-    decided = {
-        **decide(data_digest(stores), context.world_size),
+    known = {
+        DATA_DIGEST: data_digest(stores),
+        NUM_PROCESSES: str(context.world_size),
         PRECISION: describe_precision(training.settings),
-        **({PRETRAINED: training.pretrained} if training.pretrained else {}),
     }
     inputs = FitInputs(
         batches=build_train_loader(config, stores.train, context),
@@ -154,7 +162,7 @@ def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores,
         validate=validate,
         architecture=training.architecture,
         config=config.model_dump(mode="json"),
-        decided=decided,
+        decided={**known, **training.decided},
     )
     return Trainer(training.net, inputs, training.settings, context)
 
@@ -253,6 +261,9 @@ def _resume(trainer: Trainer, last: Path, config: ExperimentConfig, out_dir: Pat
         trainer.resume(checkpoint)
     except ValueError as error:
         raise CheckpointError(f"{last}: {error}") from error
+    kept, decided = checkpoint.training_state.get("decided", {}), trainer.inputs.decided
+    if kept.get(CODE) != decided.get(CODE):
+        trainer.inputs = replace(trainer.inputs, decided={**decided, CODE: MIXED_CODE})
     if trainer.context.is_main:
         folder = out_dir / CHECKPOINT_DIR
         save_checkpoint(trainer.best_checkpoint(), folder / BEST_NAME)

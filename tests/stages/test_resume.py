@@ -4,13 +4,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
 
-from carkp.training.checkpoint import Checkpoint, load_checkpoint, weights_digest
+from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_digest
+from carkp.workflow.resuming import CODE
+from carkp.workflow.reuse import INPUTS_TAG
 from tests.stages.conftest import TINY, Project
 
 STEPS_AN_EPOCH = 7  # 28 cars in batches of 4
@@ -122,6 +124,7 @@ def test_a_killed_training_resumes_to_the_bit(killed: Killed, reference: str, tm
         assert ours.epoch == theirs.epoch
         assert weights_digest(ours.weights) == weights_digest(theirs.weights)
     assert resumed.data.tags["carkp.model_digest"] == killed.whole.data.tags["carkp.model_digest"]
+    assert resumed.data.tags[INPUTS_TAG] == killed.whole.data.tags[INPUTS_TAG]
     assert killed.histories(resumed) == killed.histories(killed.whole)
     assert [step for step, _ in killed.histories(resumed)["train/loss"]] == [1, 2, 3, 4]
 
@@ -160,3 +163,24 @@ def test_other_data_are_refused(killed: Killed) -> None:
     status, error = killed.resume(str(killed.own_last), "synthetic.seed=5", "data.root=other_data")
     assert status == 1
     assert "data (digest): " in error
+
+
+@pytest.mark.parametrize(
+    "kept", [pytest.param("another", id="other code"), pytest.param(None, id="earlier", marks=pytest.mark.slow)]
+)
+def test_a_result_of_two_versions_of_the_code_does_not_pass_for_one(
+    killed: Killed, tmp_path: Path, kept: str | None
+) -> None:
+    """It can be made, with a word, and nothing takes it for what the code at hand makes of these inputs."""
+    last = load_checkpoint(killed.own_last)
+    decided = {name: value for name, value in last.training_state["decided"].items() if name != CODE}
+    decided |= {} if kept is None else {CODE: kept}
+    path = tmp_path / "last.pt"
+    save_checkpoint(replace(last, training_state={**last.training_state, "decided": decided}), path)
+    status, error = killed.resume(str(path))
+    assert status == 0, error
+    assert f"warning: {path}: its epochs were trained by other code" in error
+    resumed = killed.newest()
+    assert INPUTS_TAG in killed.whole.data.tags
+    assert INPUTS_TAG not in resumed.data.tags
+    assert killed.checkpoint(resumed, "last.pt").training_state["decided"][CODE] == "several"

@@ -12,8 +12,8 @@ from carkp.config.schema import ExperimentConfig
 from carkp.model.pretrained import PretrainedSource
 from carkp.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from carkp.workflow.resuming import (
-    DATA,
-    NPROC,
+    DATA_DIGEST,
+    NUM_PROCESSES,
     PRECISION,
     PRETRAINED,
     choose_resumable,
@@ -23,7 +23,7 @@ from carkp.workflow.resuming import (
 )
 
 ROOT = Path(__file__).parents[2]
-DECIDED = {DATA: "aa", NPROC: "1", PRECISION: "float32", PRETRAINED: "none"}
+DECIDED = {DATA_DIGEST: "aa", NUM_PROCESSES: "1", PRECISION: "float32", PRETRAINED: "none"}
 
 
 def configured(*overrides: str) -> ExperimentConfig:
@@ -90,13 +90,13 @@ def test_what_was_decided_counts_and_not_how() -> None:
 
 
 def test_what_is_not_known_yet_is_not_compared() -> None:
-    assert named(checkpoint_of(configured(), DECIDED), configured(), {DATA: "aa"}) == []
+    assert named(checkpoint_of(configured(), DECIDED), configured(), {DATA_DIGEST: "aa"}) == []
 
 
 def test_data_are_told_by_their_content_wherever_they_lie() -> None:
     before = checkpoint_of(configured("data.source=/mnt/a", "data.jpeg_quality=90"), DECIDED)
     assert named(before, configured("data.source=/mnt/b"), DECIDED) == []
-    assert named(before, configured(), {DATA: "bb"}) == [f"{DATA}: aa -> bb"]
+    assert named(before, configured(), {DATA_DIGEST: "bb"}) == [f"{DATA_DIGEST}: aa -> bb"]
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_a_setting_of_another_version_is_named() -> None:
 def test_the_message_names_file_settings_and_remedy() -> None:
     config = configured("seed=1", "model.input_size=[64,96]", "train.epochs=3", "heatmap.decoder=averaged")
     with pytest.raises(CheckpointError) as caught:
-        require_same_training(checkpoint_of(configured(), DECIDED), Path("runs/a/last.pt"), config, {DATA: "bb"})
+        require_same_training(checkpoint_of(configured(), DECIDED), Path("runs/a/last.pt"), config, {DATA_DIGEST: "bb"})
     text = str(caught.value)
     assert text.startswith("runs/a/last.pt: the checkpoint is of another training")
-    for line in ("seed: 0 -> 1", "train.epochs: 2 -> 3", f"{DATA}: aa -> bb"):
+    for line in ("seed: 0 -> 1", "train.epochs: 2 -> 3", f"{DATA_DIGEST}: aa -> bb"):
         assert f"\n  {line}\n" in text
     assert "the cosine spans all epochs" in text
     assert "give them with data=" in text
