@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from carkp.config.schema import ExperimentConfig
-from carkp.data.dataset import normalise
 from carkp.data.store import Store, Stores
 from carkp.keypoints.paired import Retention, retention
 from carkp.keypoints.predictions import Predictions
@@ -30,7 +29,7 @@ from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 from carkp.training.distributed import ProcessContext, process_context
-from carkp.training.evaluate import Forward, eval_forward
+from carkp.training.evaluate import Forward
 from carkp.workflow.build import prepare_torch
 from carkp.workflow.calibrating import Calibrator, build_calibrator
 from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
@@ -38,7 +37,7 @@ from carkp.workflow.executions import simulator_forward
 from carkp.workflow.preparation import PreparedData
 from carkp.workflow.quantising import build_target, load_prepared
 from carkp.workflow.references import FLOAT, QAT, ModelFile, require_data, resolve_model
-from carkp.workflow.scoring import predict_split
+from carkp.workflow.scoring import build_scorer
 from carkp.workflow.tables import write_table
 
 STUDY = "int8_accuracy"
@@ -83,13 +82,12 @@ class Study:
     """The float model's predictions, and every int8 model held against them."""
 
     def __init__(self, config: ExperimentConfig, stores: Stores, context: ProcessContext, net: FakeQuantNet) -> None:
-        self.config, self.stores, self.context = config, stores, context
-        self.float_predictions = self.predict(eval_forward(net.graph, normalise, config.train.channels_last), "float")
+        self.config, self.stores, self.scorer = config, stores, build_scorer(config, context)
+        self.float_predictions = self.predict(self.scorer.forward(net.graph), "float")
 
     def predict(self, forward: Forward, title: str) -> dict[str, Predictions]:
         return {
-            split: predict_split(self.config, forward, getattr(self.stores, split), self.context, f"{title}, {split}")
-            for split in SPLITS
+            split: self.scorer.predict(forward, getattr(self.stores, split), f"{title}, {split}") for split in SPLITS
         }
 
     def row(self, target: str, setting: str, net: FakeQuantNet) -> Row:

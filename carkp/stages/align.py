@@ -13,7 +13,6 @@ from rich.table import Table
 from torch import Tensor
 
 from carkp.config.schema import ExperimentConfig
-from carkp.data.dataset import normalise
 from carkp.data.store import Store
 from carkp.deploy.cpu import CpuFeatures, cpu_features
 from carkp.deploy.int8_onnx import load_program
@@ -27,9 +26,9 @@ from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.training.distributed import ProcessContext, cpu_context
-from carkp.training.evaluate import Forward, eval_forward
+from carkp.training.evaluate import Forward
 from carkp.workflow.alignment import PAIRS, Comparison, Pair, describe_differences, judge, verdict_of
-from carkp.workflow.build import build_codec, build_eval_dataset, prepare_torch
+from carkp.workflow.build import prepare_torch
 from carkp.workflow.cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
 from carkp.workflow.executions import onnx_forward, simulator_forward
 from carkp.workflow.preparation import PreparedData, require_samples
@@ -44,7 +43,7 @@ from carkp.workflow.references import (
     resolve_model,
 )
 from carkp.workflow.reuse import Inputs, host_digest, log_inputs, stage_inputs, target_digest
-from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR, predict_split, save_crops
+from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR, Scorer, build_scorer, save_crops
 from carkp.workflow.tables import write_table
 
 EXECUTIONS = ("float", "fake_quant", "simulated", "simulated_float32", "onnxruntime")
@@ -77,27 +76,27 @@ def run(
     prepare_torch(config)
     store = inputs.data.open().test
     require_samples(store, "alignment")
-    codec = build_codec(config.heatmap, config.model.input_size)
-    lockstep = Lockstep(open_executions(config, inputs), codec, inputs.program.tensors[inputs.program.output].scale)
-    predictions = lockstep.assemble(predict_split(config, lockstep, store, context, "run all executions"))
+    scorer = build_scorer(config, context)
+    output_scale = inputs.program.tensors[inputs.program.output].scale
+    lockstep = Lockstep(open_executions(scorer, inputs), scorer.codec, output_scale)
+    predictions = lockstep.assemble(scorer.predict(lockstep, store, "run all executions"))
     comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in PAIRS]
     result = AlignResult(predictions, comparisons, judge(config.align, comparisons))
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "evaluation")
     log_inputs(tracker, _deciding(config, inputs))
     tracker.set_tags(_tags(inputs, result))
     _log(config, result, lockstep.steps, out_dir, tracker)
-    _log_predictions(config, store, predictions, out_dir, tracker)
+    _log_predictions(scorer, store, predictions, out_dir, tracker)
     tracker.describe(_note(config, inputs, result), inputs.program.target.name)
     return result
 
 
-def open_executions(config: ExperimentConfig, inputs: AlignInputs) -> dict[str, Forward]:
+def open_executions(scorer: Scorer, inputs: AlignInputs) -> dict[str, Forward]:
     """Every way to run the model. ``float`` is the calibrated network without quantisation."""
     runner = OnnxRunner(inputs.model.path, torch.get_num_threads())
-    channels_last = config.train.channels_last
     return {
-        "float": eval_forward(inputs.prepared.net.graph, normalise, channels_last),
-        "fake_quant": eval_forward(inputs.prepared.net, normalise, channels_last),
+        "float": scorer.forward(inputs.prepared.net.graph),
+        "fake_quant": scorer.forward(inputs.prepared.net),
         "simulated": simulator_forward(inputs.program),
         "simulated_float32": simulator_forward(inputs.program, "float32"),
         "onnxruntime": onnx_forward(runner),
@@ -281,7 +280,7 @@ def _note(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) ->
 
 
 def _log_predictions(
-    config: ExperimentConfig, store: Store, predictions: Mapping[str, Predictions], out_dir: Path, tracker: Tracker
+    scorer: Scorer, store: Store, predictions: Mapping[str, Predictions], out_dir: Path, tracker: Tracker
 ) -> None:
     """The predictions of every execution, and the crops that the simulated one finds worst."""
     for name, found in predictions.items():
@@ -289,7 +288,7 @@ def _log_predictions(
         found.save(out_dir / folder / "test.npz")
         tracker.log_file(out_dir / folder / "test.npz", folder)
     crops = out_dir / PREDICTIONS_DIR / CROPS_NAME
-    save_crops(build_eval_dataset(config, store), predictions["simulated"], config.tracking.num_kept_crops, crops)
+    save_crops(scorer, store, predictions["simulated"], crops)
     tracker.log_file(crops, PREDICTIONS_DIR)
 
 

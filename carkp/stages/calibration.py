@@ -8,8 +8,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import Module
 
-from carkp.config.schema import ExperimentConfig
-from carkp.data.dataset import normalise
+from carkp.config.schema import ExperimentConfig, QuantConfig
 from carkp.data.store import Store, Stores
 from carkp.keypoints.paired import Retention, retention
 from carkp.keypoints.predictions import Predictions
@@ -22,7 +21,6 @@ from carkp.report import figures
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_digest
 from carkp.training.distributed import ProcessContext, cpu_context
-from carkp.training.evaluate import eval_forward
 from carkp.workflow.build import prepare_torch, vary_percentile
 from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.cli import DATA, MODEL, Arguments, execute, guarded, parse
@@ -48,7 +46,7 @@ from carkp.workflow.references import (
     resolve_model,
 )
 from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
-from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet, predict_split
+from carkp.workflow.scoring import Scorer, build_scorer, describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.tables import write_table
 
 SQNR_BATCH = 8
@@ -89,10 +87,11 @@ def run(
     net = calibrator.prepare(checkpoint)
     observers = calibrator.observers(net)
     histograms = calibrator.calibrate(net, stores.train, observers)
-    float_predictions = _predict_all(config, net.graph, stores, context, "float")
-    float_scores = {split: found.score(config.eval.alpha) for split, found in float_predictions.items()}
+    scorer = build_scorer(config, context)
+    float_predictions = _predict_all(scorer, net.graph, stores, "float")
+    float_scores = {split: scorer.score(found) for split, found in float_predictions.items()}
     model_digest = weights_digest(checkpoint.weights)
-    origin = origin_of(config, inputs.model, model_digest, inputs.data, float_scores)
+    origin = origin_of(config.name, scorer, inputs.model, model_digest, inputs.data, float_scores)
     architecture = prepared_architecture(checkpoint.architecture, inputs.target, calibrator.per_channel_weights, origin)
     prepared = Prepared(net, origin, architecture)
     _save(config, prepared, out_dir, tracker)
@@ -101,18 +100,20 @@ def run(
     tracker.set_tags({"carkp.source_run": inputs.model.run_id})
     tracker.set_tags({"carkp.model": "calibration", **quantisation_tags(prepared)})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "calibration")
-    predictions = _predict_all(config, net, stores, context, "calibrated")
+    predictions = _predict_all(scorer, net, stores, "calibrated")
     scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
-    scores = log_scored_splits(config, scored, tracker, out_dir, "calibration")
-    shares = retention_metrics(config, origin, inputs.data, scores)
+    scores = log_scored_splits(scorer, scored, tracker, out_dir, "calibration")
+    shares = retention_metrics(scorer, origin, inputs.data, scores)
     tracker.log_metrics(shares)
     what = f"Calibrated `{inputs.model.reference}` for {inputs.target.name} ({config.quant.observer})."
     describe_run(tracker, what, scores, shares, inputs.target.name)
-    log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
+    log_sheet(scorer, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
     _log_sqnr(net, calibrator.images(stores.train, config.quant.num_sqnr_images, SQNR_BATCH), out_dir, tracker)
     if config.quant.sweep:
-        _log_sweep(config, net, histograms, observers, stores.val, float_scores["val"].pck, out_dir, tracker, context)
-    kept = {name: retention(float_predictions[name], predictions[name], config.eval.alpha) for name in predictions}
+        swept = sweep_percentiles(config.quant, scorer, net, histograms, observers, stores.val)
+        pck = {percentile: scorer.score(found).pck for percentile, found in swept.items()}
+        _log_sweep(pck, float_scores["val"].pck, out_dir, tracker)
+    kept = {name: retention(float_predictions[name], predictions[name], scorer.alpha) for name in predictions}
     tracker.log_metrics(
         {f"{name}/retention_{end}": getattr(found, end) for name, found in kept.items() for end in ("low", "high")}
     )
@@ -120,12 +121,12 @@ def run(
 
 
 def sweep_percentiles(
-    config: ExperimentConfig,
+    quant: QuantConfig,
+    scorer: Scorer,
     net: FakeQuantNet,
     histograms: Mapping[str, AbsHistogram],
     observers: Mapping[str, Observer],
     store: Store,
-    context: ProcessContext,
 ) -> dict[float, Predictions]:
     """Predictions for every percentile of the configuration, out of the same histograms.
 
@@ -133,10 +134,10 @@ def sweep_percentiles(
     """
     found: dict[float, Predictions] = {}
     chosen = choose_thresholds(histograms, net.num_levels, observers)
-    for percentile in config.quant.sweep:
-        varied = vary_percentile(observers, config.quant, percentile)
+    for percentile in quant.sweep:
+        varied = vary_percentile(observers, quant, percentile)
         net.set_thresholds(choose_thresholds(histograms, net.num_levels, varied))
-        found[percentile] = _predict(config, net, store, context, f"percentile {percentile:g}")
+        found[percentile] = scorer.predict(scorer.forward(net), store, f"percentile {percentile:g}")
     net.set_thresholds(chosen)
     return found
 
@@ -183,19 +184,12 @@ def _save(config: ExperimentConfig, prepared: Prepared, out_dir: Path, tracker: 
     tracker.log_file(out_dir / "scales.json", "")
 
 
-def _predict_all(
-    config: ExperimentConfig, net: Module, stores: Stores, context: ProcessContext, label: str
-) -> dict[str, Predictions]:
+def _predict_all(scorer: Scorer, net: Module, stores: Stores, label: str) -> dict[str, Predictions]:
     splits = {name: getattr(stores, name) for name in ("val", "test")}
+    forward = scorer.forward(net)
     return {
-        name: _predict(config, net, store, context, f"score {label}, {name}")
-        for name, store in splits.items()
-        if len(store) > 0
+        name: scorer.predict(forward, store, f"score {label}, {name}") for name, store in splits.items() if len(store)
     }
-
-
-def _predict(config: ExperimentConfig, net: Module, store: Store, context: ProcessContext, title: str) -> Predictions:
-    return predict_split(config, eval_forward(net, normalise, config.train.channels_last), store, context, title)
 
 
 def _log_sqnr(net: FakeQuantNet, images: Iterable[Tensor], out_dir: Path, tracker: Tracker) -> None:
@@ -214,19 +208,7 @@ def _log_sqnr(net: FakeQuantNet, images: Iterable[Tensor], out_dir: Path, tracke
     tracker.log_metrics({"sqnr/output_db": rows[-1].total_db, "sqnr/worst_db": min(row.total_db for row in rows)})
 
 
-def _log_sweep(
-    config: ExperimentConfig,
-    net: FakeQuantNet,
-    histograms: Mapping[str, AbsHistogram],
-    observers: Mapping[str, Observer],
-    store: Store,
-    float_pck: float,
-    out_dir: Path,
-    tracker: Tracker,
-    context: ProcessContext,
-) -> None:
-    swept = sweep_percentiles(config, net, histograms, observers, store, context)
-    pck = {percentile: found.score(config.eval.alpha).pck for percentile, found in swept.items()}
+def _log_sweep(pck: Mapping[float, float], float_pck: float, out_dir: Path, tracker: Tracker) -> None:
     rows = [
         {"percentile": percentile, "val_pck": value, "val_retention": value / float_pck if float_pck else float("nan")}
         for percentile, value in pck.items()

@@ -9,7 +9,6 @@ import torch
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
-from carkp.data.dataset import normalise
 from carkp.data.issues import DataError
 from carkp.deploy.int8_onnx import load_program
 from carkp.deploy.runtime import OnnxRunner
@@ -21,8 +20,8 @@ from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.training.distributed import ProcessContext, process_context
-from carkp.training.evaluate import Forward, eval_forward
-from carkp.workflow.build import build_codec, prepare_torch
+from carkp.training.evaluate import Forward
+from carkp.workflow.build import prepare_torch
 from carkp.workflow.cli import DATA, MODEL, Arguments, Parameter, execute, guarded, parse
 from carkp.workflow.executions import onnx_forward, simulator_forward
 from carkp.workflow.preparation import PreparedData
@@ -45,12 +44,12 @@ from carkp.workflow.references import (
     warn,
 )
 from carkp.workflow.scoring import (
+    Scorer,
+    build_scorer,
     describe_run,
     describe_scores,
     log_scored_splits,
     log_sheet,
-    mean_oracle_error_px,
-    predict_split,
 )
 
 
@@ -89,7 +88,8 @@ def run(
 ) -> EvaluateResult:
     """Score the model on every split that has samples but train."""
     prepare_torch(config)
-    executable = OPENERS[inputs.stage](config, inputs, context)
+    scorer = build_scorer(config, context)
+    executable = OPENERS[inputs.stage](config, inputs, scorer)
     stores = inputs.data.open()
     splits = {name: store for name, store in (("val", stores.val), ("test", stores.test)) if len(store) > 0}
     if not splits:
@@ -99,11 +99,10 @@ def run(
         tracker.set_tags({"carkp.target": executable.target})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "evaluation")
     scored = {
-        name: (store, predict_split(config, executable.forward, store, context, f"score {name}"))
-        for name, store in splits.items()
+        name: (store, scorer.predict(executable.forward, store, f"score {name}")) for name, store in splits.items()
     }
-    scores = log_scored_splits(config, scored, tracker, out_dir, inputs.stage)
-    kept = retention_metrics(config, executable.origin, inputs.data, scores)
+    scores = log_scored_splits(scorer, scored, tracker, out_dir, inputs.stage)
+    kept = retention_metrics(scorer, executable.origin, inputs.data, scores)
     tracker.log_metrics(kept)
     what = f"Scored `{inputs.model.reference}` as {inputs.stage}."
     if differing := codec_differences(executable.codec, config):
@@ -113,44 +112,42 @@ def run(
         what = f"{what} It was {decoded}."
     describe_run(tracker, what, scores, kept, executable.target)
     first_split, (store, predictions) = next(iter(scored.items()))
-    codec = build_codec(config.heatmap, config.model.input_size)
-    tracker.log_metrics({f"{first_split}/oracle_error_px": mean_oracle_error_px(codec, predictions)})
-    log_sheet(config, store, predictions, tracker, out_dir / f"{first_split}_predictions.jpg")
+    tracker.log_metrics({f"{first_split}/oracle_error_px": scorer.mean_oracle_error_px(predictions)})
+    log_sheet(scorer, store, predictions, tracker, out_dir / f"{first_split}_predictions.jpg")
     return EvaluateResult(scores, kept)
 
 
-def open_float(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
+def open_float(config: ExperimentConfig, inputs: EvaluateInputs, scorer: Scorer) -> Executable:
     """A float checkpoint in torch."""
     checkpoint = load_checkpoint(inputs.model.path)
-    net = load_net(checkpoint).to(context.device)
+    net = load_net(checkpoint).to(scorer.context.device)
     check_input_size(checkpoint.architecture, config, inputs.model.path)
-    return Executable(eval_forward(net, normalise, config.train.channels_last), codec_of(checkpoint), {}, "")
+    return Executable(scorer.forward(net), codec_of(checkpoint), {}, "")
 
 
-def open_fake_quant(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
+def open_fake_quant(config: ExperimentConfig, inputs: EvaluateInputs, scorer: Scorer) -> Executable:
     """A calibrated checkpoint, fake-quantised in torch."""
     prepared = load_prepared(inputs.model.path)
     check_input_size(prepared.architecture, config, inputs.model.path)
     check_target(prepared.net.target, inputs.target, inputs.model.path)
-    net = prepared.net.to(context.device)
-    forward = eval_forward(net, normalise, config.train.channels_last)
-    return Executable(forward, prepared.codec, prepared.origin, net.target.name)
+    net = prepared.net.to(scorer.context.device)
+    return Executable(scorer.forward(net), prepared.codec, prepared.origin, net.target.name)
 
 
-def open_simulator(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
+def open_simulator(config: ExperimentConfig, inputs: EvaluateInputs, scorer: Scorer) -> Executable:
     """The program in an int8 ONNX file, in the integer simulator."""
     program = _checked_program(config, inputs)
     return Executable(simulator_forward(program), codec_of_program(program), program.origin, program.target.name)
 
 
-def open_onnxruntime(config: ExperimentConfig, inputs: EvaluateInputs, context: ProcessContext) -> Executable:
+def open_onnxruntime(config: ExperimentConfig, inputs: EvaluateInputs, scorer: Scorer) -> Executable:
     """An int8 ONNX file in ONNX Runtime."""
     program = _checked_program(config, inputs)
     runner = OnnxRunner(inputs.model.path, torch.get_num_threads())
     return Executable(onnx_forward(runner), codec_of_program(program), program.origin, program.target.name)
 
 
-OPENERS: dict[str, Callable[[ExperimentConfig, EvaluateInputs, ProcessContext], Executable]] = {
+OPENERS: dict[str, Callable[[ExperimentConfig, EvaluateInputs, Scorer], Executable]] = {
     "float": open_float,
     "calibration": open_fake_quant,
     "qat": open_fake_quant,

@@ -26,7 +26,7 @@ from carkp.workflow.resuming import (
     require_resumable,
 )
 from carkp.workflow.reuse import Inputs, log_inputs, stage_inputs
-from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet
+from carkp.workflow.scoring import build_scorer, describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.training import (
     NPROC,
     Training,
@@ -80,19 +80,20 @@ def run(
     settings = build_fit_settings(config.train, context.device)
     decided = {PRETRAINED: describe_pretrained(model.source, config.model.pretrained), CODE: deciding.code_digest}
     training = Training(model.net, model.architecture, settings, inputs.resume, decided=decided)
-    fitted = train(config, training, stores, out_dir, tracker, context)
+    scorer = build_scorer(config, context)
+    fitted = train(config, training, stores, out_dir, tracker, scorer)
     best = best_checkpoint(out_dir, context)
     net = load_net(best).to(context.device)
-    predictions = predict_all(config, stores, net, context)
-    scores = {split: found.score(config.eval.alpha) for split, found in predictions.items()}
+    predictions = predict_all(scorer, stores, net)
+    scores = {split: scorer.score(found) for split, found in predictions.items()}
     result = FloatResult(fitted.best_epoch, fitted.samples_per_s, scores)
     if not context.is_main:
         return result
-    log_float_onnx(config, stores, net, out_dir, tracker)
+    log_float_onnx(config.name, scorer, stores, net, out_dir, tracker)
     scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
-    log_scored_splits(config, scored, tracker, out_dir, "float", step=config.train.epochs)
-    log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
-    log_choice(config, fitted, predictions["val"], tracker)
+    log_scored_splits(scorer, scored, tracker, out_dir, "float", step=config.train.epochs)
+    log_sheet(scorer, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
+    log_choice(scorer, fitted, predictions["val"], tracker)
     tracker.set_tags({"carkp.model": "float", "carkp.model_digest": weights_digest(best.weights)})
     what = f"Trained `{config.model.backbone}` for {config.train.epochs} epochs; the best is epoch {result.best_epoch}."
     describe_run(tracker, what, scores)

@@ -24,7 +24,7 @@ from carkp.workflow.quantising import (
 )
 from carkp.workflow.references import CALIBRATION, ModelFile, check_codec, check_input_size, require_data, resolve_model
 from carkp.workflow.reuse import log_inputs, stage_inputs
-from carkp.workflow.scoring import describe_run, describe_scores, log_scored_splits, log_sheet
+from carkp.workflow.scoring import build_scorer, describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.training import (
     NPROC,
     Training,
@@ -65,23 +65,24 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     settings = build_qat_settings(config, context.device)
     training = Training(prepared.net, dict(prepared.architecture), settings)
-    fitted = train(config, training, stores, out_dir, tracker, context)
+    scorer = build_scorer(config, context)
+    fitted = train(config, training, stores, out_dir, tracker, scorer)
     best = best_checkpoint(out_dir, context)
     net = prepared.net
     net.load_state_dict(best.weights)
-    predictions = predict_all(config, stores, net.eval(), context)
+    predictions = predict_all(scorer, stores, net.eval())
     if not context.is_main:
         return ""
     scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
-    scores = log_scored_splits(config, scored, tracker, out_dir, "qat", step=config.qat.epochs)
-    kept = retention_metrics(config, prepared.origin, inputs.data, scores)
+    scores = log_scored_splits(scorer, scored, tracker, out_dir, "qat", step=config.qat.epochs)
+    kept = retention_metrics(scorer, prepared.origin, inputs.data, scores)
     tracker.log_metrics(kept)
     what = f"Fine-tuned `{inputs.model.reference}` for {config.qat.epochs} epochs with fake quantisation."
     describe_run(tracker, what, scores, kept, prepared.net.target.name)
-    log_sheet(config, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
-    log_choice(config, fitted, predictions["val"], tracker)
+    log_sheet(scorer, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
+    log_choice(scorer, fitted, predictions["val"], tracker)
     net = net.cpu()
-    log_float_onnx(config, stores, net.graph, out_dir, tracker)
+    log_float_onnx(config.name, scorer, stores, net.graph, out_dir, tracker)
     write_scales(net, out_dir / "scales.json")
     tracker.log_file(out_dir / "scales.json", "")
     tracker.set_tags({"carkp.model": "qat", "carkp.model_digest": weights_digest(best.weights)})

@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig, HeatmapConfig, QuantConfig, TrainConfig
-from carkp.data.dataset import CropDataset, TrainLoader, eval_loader, train_loader
+from carkp.data.dataset import CropDataset, TrainLoader, train_loader
 from carkp.data.store import Store
 from carkp.data.transforms import EvalTransform, TrainTransform
 from carkp.keypoints.codec import HeatmapCodec, codec_for_input
@@ -16,7 +16,6 @@ from carkp.model.cpu_memory import keep_freed_memory
 from carkp.model.pose_net import BuiltModel, build_pose_net
 from carkp.quant.calibrate import Observer
 from carkp.training.distributed import ProcessContext
-from carkp.training.evaluate import EvalSplit
 from carkp.training.fit import FitSettings
 
 
@@ -66,19 +65,6 @@ def build_eval_dataset(config: ExperimentConfig, store: Store) -> CropDataset:
 def eval_dataset(store: Store, input_size: tuple[int, int], seed: int) -> CropDataset:
     """A split under validation transforms."""
     return CropDataset(store, EvalTransform(input_size), seed)
-
-
-def build_eval_split(config: ExperimentConfig, store: Store, context: ProcessContext) -> EvalSplit:
-    """This process's share of a split under validation transforms."""
-    batches = eval_loader(
-        build_eval_dataset(config, store),
-        batch_size=config.eval.batch_size,
-        num_workers=config.train.num_workers,
-        rank=context.rank,
-        world_size=context.world_size,
-    )
-    sample_ids = [store.sample_id(index) for index in range(len(store))]
-    return EvalSplit(batches=batches, sample_ids=sample_ids, input_size=config.model.input_size)
 
 
 def build_qat_settings(config: ExperimentConfig, device: torch.device) -> FitSettings:

@@ -17,10 +17,10 @@ from carkp.quant.fold import fold
 from carkp.quant.graph import ConvLayer
 from carkp.quant.target import Target
 from carkp.training.checkpoint import CheckpointError, load_checkpoint
-from carkp.workflow.build import build_codec
 from carkp.workflow.cli import Parameter, find_config
 from carkp.workflow.preparation import PreparedData
 from carkp.workflow.references import ModelFile
+from carkp.workflow.scoring import Scorer
 
 TARGET = Parameter("target", "", "a file of configs/targets without .yaml, or a path; empty: as in the configuration")
 
@@ -107,30 +107,37 @@ def load_prepared(path: Path) -> Prepared:
 
 
 def origin_of(
-    config: ExperimentConfig, model: ModelFile, model_digest: str, data: PreparedData, scores: Mapping[str, Scores]
+    experiment: str,
+    scorer: Scorer,
+    model: ModelFile,
+    model_digest: str,
+    data: PreparedData,
+    scores: Mapping[str, Scores],
 ) -> dict[str, str]:
     """What a quantised model remembers of the float model that it was made of."""
     return {
-        "experiment": config.name,
+        "experiment": experiment,
         "float_model": model.reference,
         "float_digest": model_digest,
-        "data_digest": data.digest,
-        "alpha": repr(config.eval.alpha),
-        CODEC_KEY: codec_to_json(build_codec(config.heatmap, config.model.input_size)),
+        **_scored_as(scorer, data),
         **{f"float_{split}_pck": repr(found.pck) for split, found in scores.items()},
     }
 
 
+def _scored_as(scorer: Scorer, data: PreparedData) -> dict[str, str]:
+    """What two scores must share to be compared."""
+    return {
+        "data_digest": data.digest,
+        "alpha": repr(scorer.alpha),
+        CODEC_KEY: codec_to_json(scorer.codec),
+    }
+
+
 def retention_metrics(
-    config: ExperimentConfig, origin: Mapping[str, str], data: PreparedData, scores: Mapping[str, Scores]
+    scorer: Scorer, origin: Mapping[str, str], data: PreparedData, scores: Mapping[str, Scores]
 ) -> dict[str, float]:
     """Share of the float model's PCK kept, for every split; nothing where that was scored otherwise."""
-    scored_as = {
-        "data_digest": data.digest,
-        "alpha": repr(config.eval.alpha),
-        CODEC_KEY: codec_to_json(build_codec(config.heatmap, config.model.input_size)),
-    }
-    if any(origin.get(name) != value for name, value in scored_as.items()):
+    if any(origin.get(name) != value for name, value in _scored_as(scorer, data).items()):
         return {}
     known = {split: float(origin[key]) for split in scores if (key := f"float_{split}_pck") in origin}
     return {f"{split}/retention": scores[split].pck / pck for split, pck in known.items() if pck > 0}

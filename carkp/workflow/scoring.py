@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,11 +11,12 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig
 from carkp.data.colour import yuv_to_rgb
-from carkp.data.dataset import CropDataset
+from carkp.data.dataset import CropDataset, eval_loader, normalise
 from carkp.data.store import Store
 from carkp.keypoints.codec import HeatmapCodec, oracle_errors_px
 from carkp.keypoints.metrics import Scores
@@ -24,8 +26,8 @@ from carkp.report import figures
 from carkp.report.sheets import prediction_sheet
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import ProcessContext
-from carkp.training.evaluate import Forward, predict
-from carkp.workflow.build import build_codec, build_eval_dataset, build_eval_split
+from carkp.training.evaluate import EvalSplit, Forward, eval_forward, predict
+from carkp.workflow.build import build_codec, eval_dataset
 from carkp.workflow.pictures import write_jpeg
 
 PREDICTIONS_DIR = "predictions"
@@ -36,15 +38,78 @@ _CROP_JPEG_QUALITY = 92
 _ALPHAS = np.linspace(0.01, 0.3, 30)
 
 
-def predict_split(
-    config: ExperimentConfig, forward: Forward, store: Store, context: ProcessContext, title: str = ""
-) -> Predictions:
-    """Predictions of ``forward`` on a split; with a ``title`` a progress bar shows it."""
-    codec = build_codec(config.heatmap, config.model.input_size)
-    with tqdm(total=len(store), desc=title, unit="crop", disable=not (title and context.is_main)) as bar:
-        return predict(
-            forward, build_eval_split(config, store, context), codec, context, on_batch=lambda num: _advance(bar, num)
+@dataclass(frozen=True)
+class Scorer:
+    """How a stage scores models: built once, by ``build_scorer``.
+
+    Attributes:
+        codec: reads the heatmaps.
+        alpha: of the PCK.
+        input_size: (height, width) of the network's input.
+        seed: of the data set's random numbers; validation transforms draw none.
+        batch_size, num_workers: of the loaders.
+        channels_last: memory format of the input.
+        num_kept_crops: worst and median crops each in ``crops.zip``.
+        context: this process among its peers.
+    """
+
+    codec: HeatmapCodec
+    alpha: float
+    input_size: tuple[int, int]
+    seed: int
+    batch_size: int
+    num_workers: int
+    channels_last: bool
+    num_kept_crops: int
+    context: ProcessContext
+
+    def dataset(self, store: Store) -> CropDataset:
+        """A split under validation transforms."""
+        return eval_dataset(store, self.input_size, self.seed)
+
+    def split(self, store: Store) -> EvalSplit:
+        """This process's share of a split under validation transforms."""
+        batches = eval_loader(
+            self.dataset(store),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            rank=self.context.rank,
+            world_size=self.context.world_size,
         )
+        sample_ids = [store.sample_id(index) for index in range(len(store))]
+        return EvalSplit(batches=batches, sample_ids=sample_ids, input_size=self.input_size)
+
+    def forward(self, net: nn.Module) -> Forward:
+        """A network as a function from uint8 images to heatmaps."""
+        return eval_forward(net, normalise, self.channels_last)
+
+    def predict(self, forward: Forward, store: Store, title: str = "") -> Predictions:
+        """Predictions of ``forward`` on a split; with a ``title`` a progress bar shows it."""
+        with tqdm(total=len(store), desc=title, unit="crop", disable=not (title and self.context.is_main)) as bar:
+            return predict(forward, self.split(store), self.codec, self.context, lambda num: _advance(bar, num))
+
+    def score(self, predictions: Predictions) -> Scores:
+        return predictions.score(self.alpha)
+
+    def mean_oracle_error_px(self, predictions: Predictions) -> float:
+        """What the codec alone gets wrong on the labels of a split, in input pixels."""
+        targets, validity = torch.from_numpy(predictions.targets), torch.from_numpy(predictions.validity)
+        errors = oracle_errors_px(self.codec, targets, validity)
+        return float(errors.mean()) if errors.numel() else float("nan")
+
+
+def build_scorer(config: ExperimentConfig, context: ProcessContext) -> Scorer:
+    return Scorer(
+        codec=build_codec(config.heatmap, config.model.input_size),
+        alpha=config.eval.alpha,
+        input_size=config.model.input_size,
+        seed=config.seed,
+        batch_size=config.eval.batch_size,
+        num_workers=config.train.num_workers,
+        channels_last=config.train.channels_last,
+        num_kept_crops=config.tracking.num_kept_crops,
+        context=context,
+    )
 
 
 def headline_metrics(split: str, scores: Scores) -> dict[str, float]:
@@ -91,15 +156,8 @@ def keypoint_metrics(split: str, scores: Scores) -> dict[str, float]:
     }
 
 
-def mean_oracle_error_px(codec: HeatmapCodec, predictions: Predictions) -> float:
-    """What the codec alone gets wrong on the labels of a split, in input pixels."""
-    targets, validity = torch.from_numpy(predictions.targets), torch.from_numpy(predictions.validity)
-    errors = oracle_errors_px(codec, targets, validity)
-    return float(errors.mean()) if errors.numel() else float("nan")
-
-
 def log_scored_splits(
-    config: ExperimentConfig,
+    scorer: Scorer,
     scored: Mapping[str, tuple[Store, Predictions]],
     tracker: Tracker,
     out_dir: Path,
@@ -110,7 +168,7 @@ def log_scored_splits(
 
     ``step``: the last epoch where the run has logged epochs before, for MLflow shows the value of the highest step.
     """
-    scores = {split: predictions.score(config.eval.alpha) for split, (_, predictions) in scored.items()}
+    scores = {split: scorer.score(predictions) for split, (_, predictions) in scored.items()}
     for split, (_, predictions) in scored.items():
         tracker.log_metrics(headline_metrics(split, scores[split]), step=step)
         path = out_dir / PREDICTIONS_DIR / f"{split}.npz"
@@ -118,18 +176,17 @@ def log_scored_splits(
         tracker.log_file(path, PREDICTIONS_DIR)
     main_split, (store, predictions) = list(scored.items())[-1]
     tracker.log_metrics(keypoint_metrics(main_split, scores[main_split]))
-    dataset = build_eval_dataset(config, store)
     crops_path = out_dir / PREDICTIONS_DIR / CROPS_NAME
-    save_crops(dataset, predictions, config.tracking.num_kept_crops, crops_path)
+    save_crops(scorer, store, predictions, crops_path)
     tracker.log_file(crops_path, PREDICTIONS_DIR)
-    _log_figures(config, scored, scores, tracker, label)
+    _log_figures(scorer.alpha, scored, scores, tracker, label)
     return scores
 
 
-def log_sheet(config: ExperimentConfig, store: Store, predictions: Predictions, tracker: Tracker, out: Path) -> None:
+def log_sheet(scorer: Scorer, store: Store, predictions: Predictions, tracker: Tracker, out: Path) -> None:
     """A picture of 16 samples, evenly spread over a split, with predictions and labels."""
     chosen = np.linspace(0, len(predictions) - 1, min(SHEET_SIZE, len(predictions))).astype(int)
-    dataset = build_eval_dataset(config, store)
+    dataset = scorer.dataset(store)
     sheet = prediction_sheet(
         [_input_rgb(dataset, int(index)) for index in chosen],
         predictions.points[chosen],
@@ -141,14 +198,15 @@ def log_sheet(config: ExperimentConfig, store: Store, predictions: Predictions, 
     tracker.log_file(out, "pictures")
 
 
-def save_crops(dataset: CropDataset, predictions: Predictions, num_each: int, path: Path) -> None:
+def save_crops(scorer: Scorer, store: Store, predictions: Predictions, path: Path) -> None:
     """The worst and the median samples by mean distance as JPEG files in a ZIP: ``worst/…`` and ``median/…``.
 
     The pictures are network inputs, so that predicted points apply as they are.
     """
+    dataset = scorer.dataset(store)
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for folder, indices in _worst_and_median(predictions.mean_distances(), num_each).items():
+        for folder, indices in _worst_and_median(predictions.mean_distances(), scorer.num_kept_crops).items():
             for place, index in enumerate(indices):
                 name = f"{folder}/{place:03d}__{str(predictions.sample_ids[index]).replace('/', '__')}.jpg"
                 archive.writestr(zipfile.ZipInfo(name), _jpeg(_input_rgb(dataset, int(index))))
@@ -183,14 +241,13 @@ def _jpeg(image: NDArray[np.uint8]) -> bytes:
 
 
 def _log_figures(
-    config: ExperimentConfig,
+    alpha: float,
     scored: Mapping[str, tuple[Store, Predictions]],
     scores: Mapping[str, Scores],
     tracker: Tracker,
     label: str,
 ) -> None:
     curves = {f"{label}, {split}": (_ALPHAS, item[1].pck_curve(_ALPHAS)) for split, item in scored.items()}
-    alpha = config.eval.alpha
     tracker.log_figure(figures.pck_curve_figure(curves, marked_alpha=alpha), "figures/pck_curve.png")
     bars = {f"{label}, {split}": scores[split].pck_per_keypoint for split in scored}
     title = f"PCK at alpha {alpha:g} by keypoint"

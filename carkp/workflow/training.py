@@ -23,10 +23,10 @@ from carkp.keypoints.predictions import Predictions
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context
-from carkp.training.evaluate import eval_forward, predict
+from carkp.training.evaluate import predict
 from carkp.training.fit import BEST_NAME, LAST_NAME, EpochResult, FitInputs, FitResult, FitSettings, Trainer, fit
 from carkp.training.resume import load_resumable
-from carkp.workflow.build import build_codec, build_eval_dataset, build_eval_split, build_train_loader
+from carkp.workflow.build import build_train_loader
 from carkp.workflow.cli import Arguments, Parameter, execute
 from carkp.workflow.process import run_under_torchrun
 from carkp.workflow.resuming import (
@@ -38,7 +38,7 @@ from carkp.workflow.resuming import (
     describe_precision,
     require_same_training,
 )
-from carkp.workflow.scoring import mean_oracle_error_px, predict_split
+from carkp.workflow.scoring import Scorer
 
 Inputs = TypeVar("Inputs")
 
@@ -116,12 +116,12 @@ def train(
     stores: Stores,
     out_dir: Path,
     tracker: Tracker,
-    context: ProcessContext,
+    scorer: Scorer,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> FitResult:
     """Train on the training split, validate every epoch; log each epoch and its checkpoints, then call ``on_epoch``."""
     require_labels(stores)
-    trainer = _build_trainer(config, training, stores, context)
+    trainer, context = _build_trainer(config, training, stores, scorer), scorer.context
     if training.resume is not None:
         _resume(trainer, training.resume, config, out_dir, tracker)
     if context.world_size > 1 and context.device.type == "cpu" and context.is_main:
@@ -142,13 +142,11 @@ def train(
         return fit(trainer, out_dir / CHECKPOINT_DIR, log, on_step=lambda loss: _advance(bar, loss))
 
 
-def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores, context: ProcessContext) -> Trainer:
-    codec = build_codec(config.heatmap, config.model.input_size)
-    split = build_eval_split(config, stores.val, context)
+def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores, scorer: Scorer) -> Trainer:
+    context, split = scorer.context, scorer.split(stores.val)
 
     def validate(net: nn.Module) -> Scores:
-        forward = eval_forward(net, normalise, config.train.channels_last)
-        return predict(forward, split, codec, context).score(config.eval.alpha)
+        return scorer.score(predict(scorer.forward(net), split, scorer.codec, context))
 
     known = {
         DATA_DIGEST: data_digest(stores),
@@ -157,7 +155,7 @@ def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores,
     }
     inputs = FitInputs(
         batches=build_train_loader(config, stores.train, context),
-        codec=codec,
+        codec=scorer.codec,
         normalise=normalise,
         validate=validate,
         architecture=training.architecture,
@@ -209,30 +207,27 @@ def best_checkpoint(out_dir: Path, context: ProcessContext) -> Checkpoint:
     return best
 
 
-def predict_all(
-    config: ExperimentConfig, stores: Stores, net: nn.Module, context: ProcessContext
-) -> dict[str, Predictions]:
+def predict_all(scorer: Scorer, stores: Stores, net: nn.Module) -> dict[str, Predictions]:
     """Predictions on validation and, where it can be scored, on test."""
-    forward = eval_forward(net, normalise, config.train.channels_last)
     splits = {name: getattr(stores, name) for name in ("val", "test")}
-    return {
-        name: predict_split(config, forward, store, context) for name, store in splits.items() if is_scorable(store)
-    }
+    forward = scorer.forward(net)
+    return {name: scorer.predict(forward, store) for name, store in splits.items() if is_scorable(store)}
 
 
-def log_float_onnx(config: ExperimentConfig, stores: Stores, net: nn.Module, out_dir: Path, tracker: Tracker) -> None:
+def log_float_onnx(
+    experiment: str, scorer: Scorer, stores: Stores, net: nn.Module, out_dir: Path, tracker: Tracker
+) -> None:
     """Export the float ONNX, hold it against torch on validation crops, log it as file and as MLflow model."""
     path = out_dir / ONNX_DIR / "float.onnx"
-    codec = build_codec(config.heatmap, config.model.input_size)
     metadata = {
         "run_id": tracker.run_id,
-        "experiment": config.name,
+        "experiment": experiment,
         "stage": "float",
-        CODEC_KEY: codec_to_json(codec),
+        CODEC_KEY: codec_to_json(scorer.codec),
     }
     net = net.cpu().to(memory_format=torch.contiguous_format)
-    export_float_onnx(net, config.model.input_size, path, metadata)
-    dataset = build_eval_dataset(config, stores.val)
+    export_float_onnx(net, scorer.input_size, path, metadata)
+    dataset = scorer.dataset(stores.val)
     images = normalise(torch.stack([dataset[i]["image"] for i in range(min(NUM_ONNX_IMAGES, len(dataset)))]))
     difference = check_against_torch(path, net, images, ONNX_TOLERANCE)
     tracker.log_metrics({"onnx/max_abs_difference": difference})
@@ -241,11 +236,11 @@ def log_float_onnx(config: ExperimentConfig, stores: Stores, net: nn.Module, out
         tracker.log_onnx_model(path, "model", images.numpy(), net(images).numpy())
 
 
-def log_choice(config: ExperimentConfig, fitted: FitResult, predictions: Predictions, tracker: Tracker) -> None:
+def log_choice(scorer: Scorer, fitted: FitResult, predictions: Predictions, tracker: Tracker) -> None:
     """Log which epoch was chosen, and what the codec alone gets wrong on the validation split."""
-    codec = build_codec(config.heatmap, config.model.input_size)
-    oracle_error_px = mean_oracle_error_px(codec, predictions)
-    tracker.log_metrics({"best_epoch": fitted.best_epoch, "val/oracle_error_px": oracle_error_px})
+    tracker.log_metrics(
+        {"best_epoch": fitted.best_epoch, "val/oracle_error_px": scorer.mean_oracle_error_px(predictions)}
+    )
 
 
 def _advance(bar: "tqdm[Any]", loss: float) -> None:

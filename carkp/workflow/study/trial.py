@@ -27,18 +27,16 @@ from carkp.training.distributed import cpu_context, process_context
 from carkp.training.evaluate import EvalSplit, Forward, predict
 from carkp.training.fit import EpochResult, FitResult
 from carkp.workflow.build import (
-    build_codec,
-    build_eval_dataset,
     build_fit_settings,
     build_model,
     prepare_torch,
     vary_percentile,
 )
-from carkp.workflow.calibrating import build_calibrator
+from carkp.workflow.calibrating import Calibrator, build_calibrator
 from carkp.workflow.cli import log_config
 from carkp.workflow.executions import simulator_forward
 from carkp.workflow.preparation import PreparedData
-from carkp.workflow.scoring import mean_oracle_error_px
+from carkp.workflow.scoring import Scorer, build_scorer
 from carkp.workflow.tables import write_table
 from carkp.workflow.training import Training, best_checkpoint, train
 
@@ -131,8 +129,9 @@ def run_trial(
     out_dir = project_root() / "runs" / tracker.run_id
     try:
         fitted, checkpoint = _train(config, stores, out_dir, tracker, on_epoch)
-        found, scoring_s = score_percentiles(config, inputs, stores, checkpoint, params[Q])
-        result = _result(config, fitted, found, scoring_s / (time.perf_counter() - start))
+        calibrator, scorer = build_calibrator(config, inputs.target), build_scorer(config, cpu_context())
+        found, scoring_s = score_percentiles(calibrator, scorer, inputs, stores, checkpoint, params[Q])
+        result = _result(scorer, fitted, found, scoring_s / (time.perf_counter() - start))
         _log(result, params[Q], out_dir, tracker)
     finally:
         shutil.rmtree(out_dir, ignore_errors=True)
@@ -140,36 +139,39 @@ def run_trial(
 
 
 def score_percentiles(
-    config: ExperimentConfig, inputs: TrialInputs, stores: Stores, checkpoint: Checkpoint, own_q: float
+    calibrator: Calibrator,
+    scorer: Scorer,
+    inputs: TrialInputs,
+    stores: Stores,
+    checkpoint: Checkpoint,
+    own_q: float,
 ) -> tuple[dict[float, dict[str, Predictions]], float]:
     """Predictions of the simulated int8 model by q, the own one and the swept ones, and split; and their seconds.
 
     Tensors whose rule names another observer keep theirs. Calibration itself is not in the seconds.
     """
-    calibrator = build_calibrator(config, inputs.target)
     net = calibrator.prepare(checkpoint)
     observers = calibrator.observers(net)
     histograms = calibrator.calibrate(net, stores.train, observers)
     start = time.perf_counter()
-    scorers = {split: int8_scorer(config, getattr(stores, split), num) for split, num in inputs.num_scored.items()}
+    scorers = {split: int8_scorer(scorer, getattr(stores, split), num) for split, num in inputs.num_scored.items()}
     found = {}
     for q in dict.fromkeys((own_q, *inputs.swept_q)):
-        varied = vary_percentile(observers, config.quant, percentile_of(q))
+        varied = vary_percentile(observers, calibrator.settings, percentile_of(q))
         net.set_thresholds(choose_thresholds(histograms, net.num_levels, varied))
         program = convert(net, {})
         found[q] = {split: score(program) for split, score in scorers.items()}
     return found, time.perf_counter() - start
 
 
-def int8_scorer(config: ExperimentConfig, store: Store, num_samples: int) -> Callable[[QProgram], Predictions]:
+def int8_scorer(scorer: Scorer, store: Store, num_samples: int) -> Callable[[QProgram], Predictions]:
     """Predictions of int8 programs on ``num_samples`` samples of a split, 0 for all, which are read once."""
     chosen = chosen_samples(len(store), num_samples)
-    split = _split_in_memory(build_eval_dataset(config, store), chosen, config.eval.batch_size)
-    codec = build_codec(config.heatmap, config.model.input_size)
+    split = _split_in_memory(scorer.dataset(store), chosen, scorer.batch_size)
 
     def score(program: QProgram) -> Predictions:
         forward: Forward = simulator_forward(program)
-        return predict(forward, split, codec, cpu_context())
+        return predict(forward, split, scorer.codec, scorer.context)
 
     return score
 
@@ -197,17 +199,16 @@ def _train(
     with process_context() as context:
         settings = build_fit_settings(config.train, context.device)
         training = Training(model.net, model.architecture, settings, keeps_last=False)
-        fitted = train(config, training, stores, out_dir, tracker, context, on_epoch)
+        fitted = train(config, training, stores, out_dir, tracker, build_scorer(config, context), on_epoch)
         return fitted, best_checkpoint(out_dir, context)
 
 
 def _result(
-    config: ExperimentConfig, fitted: FitResult, found: Mapping[float, Mapping[str, Predictions]], share: float
+    scorer: Scorer, fitted: FitResult, found: Mapping[float, Mapping[str, Predictions]], share: float
 ) -> TrialResult:
-    codec = build_codec(config.heatmap, config.model.input_size)
     labels = next(iter(next(iter(found.values())).values()))
-    scores = {q: {split: item.score(config.eval.alpha).pck for split, item in by.items()} for q, by in found.items()}
-    return TrialResult(fitted.best_pck, scores, mean_oracle_error_px(codec, labels), share)
+    scores = {q: {split: scorer.score(item).pck for split, item in by.items()} for q, by in found.items()}
+    return TrialResult(fitted.best_pck, scores, scorer.mean_oracle_error_px(labels), share)
 
 
 def _log(result: TrialResult, own_q: float, out_dir: Path, tracker: Tracker) -> None:
