@@ -146,7 +146,9 @@ class HeatmapConfig(_Section):
         Literal["auto"] | Annotated[PositiveInt, AfterValidator(_odd)],
         Field(description="cells, odd; auto ties it to sigma"),
     ] = "auto"
-    background_weight: NonNegativeFloat = 0.1
+    background_weight: Annotated[Float, Field(ge=0, le=1000, description="of cells without a target, in the loss")] = (
+        0.1
+    )
 
 
 class AugmentConfig(_Section):
@@ -155,9 +157,9 @@ class AugmentConfig(_Section):
     flip_probability: Probability = 0.5
     random_padding: bool = True
     noise_probability: Probability = 0.2
-    noise_sigma: NonNegativeFloat = 2.0
-    min_scale: Annotated[Float, Field(gt=0, le=1, description="smallest random down-scaling")] = 1.0
-    max_scale: Annotated[Float, Field(ge=1, description="largest random zoom")] = 1.0
+    noise_sigma: Annotated[Float, Field(ge=0, le=255, description="in grey levels")] = 2.0
+    min_scale: Annotated[Float, Field(ge=0.01, le=1, description="smallest random down-scaling")] = 1.0
+    max_scale: Annotated[Float, Field(ge=1, le=100, description="largest random zoom")] = 1.0
     max_translation: Annotated[Float, Field(ge=0, lt=1, description="share of the input extent")] = 0.0
     max_rotation_deg: Annotated[Float, Field(ge=0, le=180)] = 0.0
     color_jitter: Annotated[Float, Field(ge=0, le=1, description="strength of all colour changes")] = 0.0
@@ -205,7 +207,7 @@ class TrainConfig(_Section):
 class EvalConfig(_Section):
     """Scoring."""
 
-    alpha: Annotated[PositiveFloat, Field(description="PCK threshold as a share of the reference length")] = 0.1
+    alpha: Annotated[Float, Field(gt=0, le=10, description="PCK threshold as a share of the reference length")] = 0.1
     batch_size: BatchSize = 64
 
 
