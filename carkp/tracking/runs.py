@@ -63,12 +63,6 @@ def find_latest_run(stage: str, tags: Mapping[str, str]) -> FoundRun | None:
     return runs[0] if runs else None
 
 
-def find_unfinished_run(stage: str, tags: Mapping[str, str], artifact: str) -> FoundRun | None:
-    """The newest run of ``stage`` with these tags that failed, was killed or is said to go on, and has ``artifact``."""
-    runs = find_runs({STAGE_TAG: stage, **tags}, is_finished=False, max_results=20)
-    return next((run for run in runs if has_artifact(run.run_id, artifact)), None)
-
-
 def has_artifact(run_id: str, path: str) -> bool:
     """Whether a run has the artifact ``path``."""
     return path in list_artifacts(run_id, path.rpartition("/")[0])

@@ -42,11 +42,13 @@ def load_resumable(path: Path) -> Checkpoint:
     """A ``last.pt``; one of an earlier version, without the best weights, is completed by the ``best.pt`` beside it.
 
     Raises:
-        CheckpointError: one of them cannot be used, or they are of two trainings.
+        CheckpointError: one of them cannot be used or holds weights alone, or they are of two trainings.
     """
     last = load_checkpoint(path)
     state = last.training_state
-    if not state or "best_weights" in state or "best_epoch" not in state:
+    if not state:
+        raise CheckpointError(f"{path}: holds weights alone (best.pt?); resume from last.pt")
+    if "best_weights" in state or "best_epoch" not in state:
         return last
     beside = path.with_name("best.pt")
     best = load_checkpoint(beside)

@@ -274,11 +274,8 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
     """
     if not reference:
         return None
-    local = expand_path(reference)
-    if local.is_file():
-        return local
     if reference != LATEST:
-        return _last_checkpoint(run_id_of(reference) or reference)
+        return _named_checkpoint(reference)
     tags = {STAGE_TAG: "float", EXPERIMENT_TAG: config.name, DATA_TAG: data_digest}
     unfinished = find_runs(tags, is_finished=False, max_results=20)
     paths = (_last_checkpoint(run.run_id) for run in unfinished if has_artifact(run.run_id, LAST))
@@ -288,6 +285,19 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
             f"no unfinished float run of the experiment {config.name!r} on these data has a checkpoint to go on from"
         )
     return chosen
+
+
+def _named_checkpoint(reference: str) -> Path:
+    if run_id := run_id_of(reference):
+        return _last_checkpoint(run_id)
+    local = expand_path(reference)
+    if local.is_file():
+        return local
+    if local.is_dir():
+        raise TrackingError(f"{reference}: a directory; name the {Path(LAST).name} in it")
+    if local.suffix or len(local.parts) > 1:
+        raise TrackingError(f"{reference}: no such file; give a last.pt, a run id, runs:/<id>, or latest")
+    return _last_checkpoint(reference)
 
 
 def _last_checkpoint(run_id: str) -> Path:

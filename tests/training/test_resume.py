@@ -147,6 +147,7 @@ def test_a_best_that_a_kill_left_one_epoch_ahead_is_of_the_same_run(last: Path) 
     assert load_resumable(last).epoch == 1
 
 
-def test_a_file_of_weights_alone_is_left_to_the_trainer(tmp_path: Path) -> None:
+def test_a_file_of_weights_alone_is_refused(tmp_path: Path) -> None:
     save_checkpoint(Checkpoint({}, {}, {}, 1, {}), tmp_path / "best.pt")
-    assert load_resumable(tmp_path / "best.pt").training_state == {}
+    with pytest.raises(CheckpointError, match=r"best\.pt: holds weights alone \(best\.pt\?\); resume from last\.pt"):
+        load_resumable(tmp_path / "best.pt")

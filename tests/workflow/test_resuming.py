@@ -32,7 +32,7 @@ def configured(*overrides: str) -> ExperimentConfig:
 
 def checkpoint_of(config: ExperimentConfig, decided: Mapping[str, str] | None = None, epoch: int = 1) -> Checkpoint:
     """A ``last.pt`` as far as it is compared; without ``decided`` as an earlier version wrote it."""
-    state = {} if decided is None else {"decided": dict(decided), "best_weights": {}}
+    state = {"history": []} if decided is None else {"decided": dict(decided), "best_weights": {}}
     return Checkpoint({}, {}, config.model_dump(mode="json"), epoch, state)
 
 
