@@ -11,9 +11,10 @@ import pytest
 from mlflow.entities import Run
 
 from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_digest
+from carkp.workflow import training
 from carkp.workflow.resuming import CODE
 from carkp.workflow.reuse import INPUTS_TAG
-from tests.stages.conftest import TINY, Project
+from tests.stages.conftest import TINY, Project, copy_project
 
 STEPS_AN_EPOCH = 7  # 28 cars in batches of 4
 KILLED_AT = 2 * STEPS_AN_EPOCH + 3
@@ -26,9 +27,10 @@ MEASURED = ["train/loss", "train/lr", "val/pck", "val/pck_hat", "val/mean_dist",
 
 @dataclass(frozen=True)
 class Killed:
-    """A training that was killed in its third epoch, and the same one that was not."""
+    """A training that was killed in its third epoch, and the same one that was not, on prepared ``data``."""
 
     project: Project
+    data: Path
     run: Run
     whole: Run
 
@@ -45,7 +47,8 @@ class Killed:
 
     def resume(self, reference: str, *changes: str, **words: str) -> tuple[int, str]:
         overrides = [word for text in (*named("killed"), *changes) for word in ("--set", text)]
-        more = [word for name, value in words.items() for word in (f"--{name}", value)]
+        given = {"data": str(self.data), **words}
+        more = [word for name, value in given.items() for word in (f"--{name}", value)]
         done = self.project.stage("float", "--resume", reference, *overrides, *more)
         return done.returncode, done.stderr
 
@@ -64,7 +67,7 @@ def named(name: str) -> list[str]:
     return [f"name={name}", *SETTINGS]
 
 
-def killed_in_the_middle_of_an_epoch(project: Project, folder: Path) -> int:
+def killed_in_the_middle_of_an_epoch(project: Project, data: Path, folder: Path) -> int:
     """Exit status of a float stage that got SIGKILL after the third step of its third epoch."""
     marker, words = folder / "stalled", [word for text in named("killed") for word in ("--set", text)]
     command = [
@@ -75,6 +78,8 @@ def killed_in_the_middle_of_an_epoch(project: Project, folder: Path) -> int:
         str(marker),
         "--config",
         TINY,
+        "--data",
+        str(data),
         *words,
     ]
     with (folder / "log").open("wb") as log:
@@ -90,12 +95,14 @@ def killed_in_the_middle_of_an_epoch(project: Project, folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def killed(trained: Project, tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    status = killed_in_the_middle_of_an_epoch(trained, tmp_path_factory.mktemp("killed"))
+    project = copy_project(tmp_path_factory.mktemp("killed") / "carkp")
+    data = Path(trained.runs("data")[0].data.tags["carkp.data_dir"])
+    status = killed_in_the_middle_of_an_epoch(project, data, tmp_path_factory.mktemp("marker"))
     assert status == -signal.SIGKILL
-    run = trained.runs("float")[0]
-    done = trained.stage("float", *(word for text in named("whole") for word in ("--set", text)))
+    run = project.runs("float")[0]
+    done = project.stage("float", "--data", str(data), *(word for text in named("whole") for word in ("--set", text)))
     assert done.returncode == 0, done.stderr
-    return Killed(trained, run, trained.runs("float")[0])
+    return Killed(project, data, run, project.runs("float")[0])
 
 
 def test_the_kill_came_in_the_middle_of_an_epoch(killed: Killed) -> None:
@@ -152,7 +159,7 @@ def test_a_run_of_another_configuration_is_refused(killed: Killed, reference: st
 
 
 def test_another_number_of_processes_is_refused(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "1")  # as under torchrun, so that no other process is started
+    monkeypatch.setattr(training, "is_under_torchrun", lambda: True)  # so that no other process is started
     status, error = killed.resume("latest", nproc="2")
     assert status == 1
     assert "\n  train.nproc: 1 -> 2\n" in error
@@ -160,7 +167,7 @@ def test_another_number_of_processes_is_refused(killed: Killed, monkeypatch: pyt
 
 def test_other_data_are_refused(killed: Killed) -> None:
     """Generated anew with another seed: the settings of the training are the same."""
-    status, error = killed.resume(str(killed.own_last), "synthetic.seed=5", "data.root=other_data")
+    status, error = killed.resume(str(killed.own_last), "synthetic.seed=5", data="latest")
     assert status == 1
     assert "data (digest): " in error
 
