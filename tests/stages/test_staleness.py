@@ -228,3 +228,13 @@ def test_infer_takes_a_compiled_model(two_sets: Project, photograph: Path, tmp_p
     done = ran(two_sets, "infer", *arguments, "--model", f"runs:/{run_id}")
     assert f"model: runs:/{run_id}/compiled/bpu.onnx" in done.stderr
     assert "int8 ONNX" in done.stdout
+
+
+@pytest.mark.parametrize("stage", ["data", "float", "calibration", "evaluate", "qat", "align"])
+def test_runs_are_found_by_the_data_that_they_read(two_sets: Project, stage: str) -> None:
+    if not two_sets.runs(stage):
+        ran(two_sets, stage)
+    run = next(run for run in two_sets.runs(stage) if run.info.status == "FINISHED")
+    digest = digest_of(run)[:36]  # as much as MLflow keeps
+    found = two_sets.client.search_runs([run.info.experiment_id], f"dataset.digest = '{digest}'")
+    assert run.info.run_id in {item.info.run_id for item in found}
