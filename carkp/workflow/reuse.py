@@ -45,7 +45,7 @@ PRESENTING = (
 )
 """Code that draws, prints, logs or finds: it decides no number."""
 
-UPSTREAM = ("carkp.workflow.preparation", "carkp.workflow.references")
+UPSTREAM = ("carkp.workflow.preparation", "carkp.workflow.references", "carkp.workflow.resuming")
 """Code that finds or makes what a stage is given: that counts by its content."""
 
 
