@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from carkp import disk
-from carkp.data import jpeg
+from carkp.data import geometry, jpeg
 from carkp.data.carfusion import FrameFiles, read_frame
 from carkp.data.frames import SPLIT_NAMES, SPLITS, Box, Frame, Instance, Keypoints
 from carkp.data.issues import Issues, explain_write_errors
@@ -91,11 +91,10 @@ def crop_rectangle(box: Box, frame_size: tuple[int, int]) -> CropRectangle:
 
 
 def move_keypoints(car: Keypoints, rectangle: CropRectangle) -> Keypoints:
-    """Keypoints in crop pixels, to 1/1000: one outside the crop keeps its coordinates and becomes missing."""
+    """Keypoints in crop pixels, to 1/1000: one on no pixel of the crop keeps its coordinates and becomes missing."""
     moved = car.points.astype(np.float64) - (rectangle.x1, rectangle.y1)
     points = np.round(moved, DECIMALS).astype(np.float32)
-    extent = np.array([rectangle.x2 - rectangle.x1, rectangle.y2 - rectangle.y1])
-    is_inside = ((points >= 0) & (points < extent)).all(axis=1)
+    is_inside = geometry.is_inside(points, (rectangle.y2 - rectangle.y1, rectangle.x2 - rectangle.x1))
     return Keypoints(points, np.where(is_inside, car.validity, MISSING).astype(np.uint8))
 
 

@@ -1,8 +1,9 @@
 """Affine maps from a crop to the network's input, applied to picture and points alike.
 
-Convention: a pixel's centre has integer coordinates, and resizing by s maps (x, y) to (s x, s y), without half-pixel
-shift, for points and picture both. Matrices are (2, 3) float64 and map crop pixels to input pixels. Sizes are (height,
-width), points (x, y).
+Convention, of all points in carkp - labels, generated ones, crops, heatmaps, predictions: a pixel's centre has integer
+coordinates. Boxes and crop rectangles count pixels instead: they begin with a column and a row, and have a width and a
+height. Resizing by s maps (x, y) to (s x, s y), without half-pixel shift, for points and picture both. Matrices are
+(2, 3) float64 and map crop pixels to input pixels. Sizes are (height, width), points (x, y).
 """
 
 from dataclasses import dataclass

@@ -51,7 +51,10 @@ class Camera:
         return np.asarray((points - self.position) @ self.rotation.T)
 
     def project(self, points: NDArray[np.floating]) -> tuple[Array, Array]:
-        """(N, 2) image points (pixel corners are whole numbers) and (N,) depths of world points."""
+        """(N, 2) image points, as the rasteriser and boxes have them, and (N,) depths of world points.
+
+        Pixel corners are whole numbers there; :func:`label_points` are what labels say.
+        """
         seen = self.view(points)
         depth = np.maximum(seen[:, 2], 1e-6)
         centre = np.array([self.size[1] / 2, self.size[0] / 2])
@@ -62,6 +65,11 @@ class Camera:
         height, width = self.size
         axes = self.rotation.ravel().tolist()
         return Lens._make([*self.position.tolist(), *axes, self.focal * scale, width * scale / 2, height * scale / 2])
+
+
+def label_points(image_points: Array) -> Array:
+    """Projected points (N, 2) as labels have them: a pixel's centre has whole coordinates (``carkp.data.geometry``)."""
+    return image_points - 0.5
 
 
 def look_at(position: Array, target: Array, roll: float, field_of_view: float, size: tuple[int, int]) -> Camera:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carkp.synthetic.camera import label_points
 from carkp.synthetic.car_shading import shade_car
 from carkp.synthetic.mesh import Floats, Ints, Mesh, join, placed
 from carkp.synthetic.render import ShadowMap, draw_seen, shadow_map
@@ -31,7 +32,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CarTruth:
-    """points: (12, 2) pixels; is_visible, is_inside: (12,). box is cut by the frame."""
+    """points: (12, 2), as labels have them; is_visible, is_inside: (12,). box is cut by the frame.
+
+    The sides of the box are sides of pixels: it holds the columns from ``left`` up to, and without, ``right``.
+    """
 
     style: str
     paint: str
@@ -195,7 +199,7 @@ class FramePainter:
         return CarTruth(
             style=actor.car.style,
             paint=actor.car.paint,
-            points=points,
+            points=label_points(points),
             is_visible=is_inside & self._is_seen(points, depth),
             is_inside=is_inside,
             box=cut,

@@ -25,8 +25,8 @@ from carkp.synthetic.lighting import CONDITION_SHARES, TEST_CONDITION_SHARES
 from carkp.synthetic.scene import View, draw_view
 from carkp.synthetic.traffic import Fleet, draw_cars, draw_people
 
-GENERATOR_VERSION = 2
-"""Raise it whenever the same spec would give other pictures."""
+GENERATOR_VERSION = 3
+"""Raise it whenever the same spec would give other pictures or labels."""
 
 _MARKER = "synthetic.json"
 _CARS_A_CAMERA = 60

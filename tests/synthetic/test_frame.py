@@ -1,6 +1,7 @@
 """Frames: what is visible, where keypoints project, what occludes what."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from carkp.synthetic.car import draw_car
 from carkp.synthetic.car_styles import PAINTS, STYLE_SHARES
 from carkp.synthetic.frame import FramePainter
 from carkp.synthetic.ground import Ground
+from carkp.synthetic.layout import keypoint_lines
 from carkp.synthetic.lighting import draw_light
 from carkp.synthetic.scene import _render_view, draw_view, heading_octant, relative_heading
 from carkp.synthetic.streets import Spot
@@ -86,6 +88,36 @@ def test_a_post_before_one_wheel_hides_just_that_wheel(painter):
     assert without - with_post == {"right_front_wheel"}
 
 
+def disc(centre, radius):
+    """A bright disc that faces the camera of ``flat_view``."""
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    ring = centre + radius * np.stack([np.cos(angles), np.zeros(64), np.sin(angles)], 1)
+    numbers = np.arange(64)
+    faces = np.stack([np.full(64, 64), numbers, (numbers + 1) % 64], 1).astype(np.int32)
+    return mesh.plain(np.concatenate([ring, centre[None]]), faces, (40.0, 40.0, 40.0))
+
+
+def measured(light, near):
+    """(x, y) of a bright dot: the mean column and row of the pixels about ``near``, weighted by their light."""
+    rows, columns = np.indices(light.shape)
+    weights = light * (np.maximum(abs(columns - near[0]), abs(rows - near[1])) <= 10)
+    return np.array([(weights * columns).sum(), (weights * rows).sum()]) / weights.sum()
+
+
+@pytest.mark.parametrize("x", [-2.0, -1.013, 0.0, 0.377, 1.721])
+@pytest.mark.parametrize("z", [1.9, 2.011])
+def test_a_label_is_where_its_dot_is_drawn(painter, x, z):
+    """A pixel's centre has whole coordinates: in the label's text, and where the drawn pixels are counted."""
+    centre, parked = np.array([x, -2.0, z]), sedan(x=-3.0, y=20.0)
+    keypoints = np.tile(centre - (parked.spot.x, parked.spot.y, 0.0), (12, 1))
+    labelled = Actor(replace(parked.car, keypoints=keypoints), parked.spot)
+    empty = painter.draw([labelled], []).linear
+    frame = painter.draw([labelled], [disc(centre, 0.15)])
+    label = np.array(keypoint_lines(frame.cars[0], 0)[0].split(",")[:2], float)
+    found = measured(np.abs(frame.linear - empty).sum(2), label)
+    assert np.abs(found - label).max() < 0.1, (found, label)
+
+
 def test_drawing_leaves_no_trace_for_the_next_frame(painter):
     first = painter.draw([sedan(x=1.0)], []).linear
     painter.draw([sedan(x=-2.0, heading=2.0), sedan(x=3.0, y=-3.0)], [])
@@ -99,7 +131,7 @@ def test_visible_keypoints_fall_on_or_beside_pixels_that_the_car_changed(painter
         frame = painter.draw([sedan(heading=float(heading))], [])
         changed = np.abs(frame.linear - empty).sum(2) > 1e-6
         for k in np.flatnonzero(frame.cars[0].is_visible):
-            x, y = frame.cars[0].points[k].astype(int)
+            x, y = np.rint(frame.cars[0].points[k]).astype(int)
             assert changed[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].any(), KEYPOINT_NAMES[k]
 
 
@@ -107,7 +139,7 @@ def test_a_car_across_the_border_is_truncated_and_loses_the_points_outside(paint
     truth = painter.draw([sedan(x=4.6)], []).cars[0]
     assert 0.1 < truth.truncated < 0.9
     assert truth.box.right == SIZE[1]
-    outside = truth.points[:, 0] >= SIZE[1]
+    outside = truth.points[:, 0] >= SIZE[1] - 0.5
     assert outside.any()
     assert not truth.is_inside[outside].any()
     assert truth.is_inside[~outside].all()
