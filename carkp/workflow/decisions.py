@@ -61,25 +61,31 @@ def plan(steps: Iterable[Step], config: ExperimentConfig, is_forced: bool) -> li
 
 def why_again(step: Step, config: ExperimentConfig, inputs: Inputs) -> str:
     """What keeps the step from using an earlier run: what differs from the one that differs least."""
-    prepared = find_data(config, LATEST) if step.stage == "data" else None
-    if prepared is not None and (reason := stale_reason(config, prepared)):
-        return reason
+    stale = _stale_reason(step, config)
     is_own = step.logs_inputs
     tags = {STAGE_TAG: step.stage if is_own else PIPELINE, EXPERIMENT_TAG: config.name}
     earlier = find_runs(tags, max_results=NUM_COMPARED)
     if not earlier:
-        return f"not done before in the experiment {config.name}"
+        return stale or f"not done before in the experiment {config.name}"
     name = INPUTS_FILE if is_own else pipeline_file(step.stage)
     compared = [(differences(before, inputs), run) for run in earlier if (before := _read(run, name)) is not None]
     if not compared:
-        return f"run {earlier[0].run_id} does not say what it was made of"
+        return stale or f"run {earlier[0].run_id} does not say what it was made of"
     least, run = min(compared, key=lambda item: len(item[0]))
+    if stale:
+        return f"{stale}: {name_some(least)}" if least else stale
     if least:
         return f"differs from run {run.run_id} in {name_some(least)}"
     artifact = step.artifact_of(config)
     if not is_own or has_artifact(run.run_id, artifact):
         return f"run {run.run_id} cannot be used again: what it made is gone"
     return f"run {run.run_id} has no {artifact} any more"
+
+
+def _stale_reason(step: Step, config: ExperimentConfig) -> str:
+    """Why data that are prepared here are not used again."""
+    prepared = find_data(config, LATEST) if step.stage == "data" else None
+    return "" if prepared is None else stale_reason(config, prepared)
 
 
 def pipeline_file(stage: str) -> str:

@@ -225,6 +225,14 @@ def test_stale_data_are_prepared_again_and_the_reason_is_said(pretence: Pretence
     assert redone(pretence) == ["data"]
 
 
+def test_data_of_other_code_are_named_with_the_module(pretence: Pretence, monkeypatch: pytest.MonkeyPatch) -> None:
+    redone(pretence)
+    pretence.stale = "the code that prepares data is another one since"
+    change_code(monkeypatch, module="carkp.data.crops")
+    plan = pretence.project.stage("pipeline", "--dry_run", "true").stdout
+    assert f"data: to be done ({pretence.stale}: code of carkp.data.crops)" in plan
+
+
 def test_a_run_of_before_inputs_were_recorded_is_named(pretence: Pretence) -> None:
     redone(pretence)
     (export,) = pretence.project.runs("export")
