@@ -96,7 +96,8 @@ def killed_in_the_middle_of_an_epoch(project: Project, data: Path, folder: Path)
 @pytest.fixture(scope="module")
 def killed(trained: Project, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     project = copy_project(tmp_path_factory.mktemp("killed") / "carkp")
-    data = Path(trained.runs("data")[0].data.tags["carkp.data_dir"])
+    # other tests leave runs in this project that failed
+    data = next(Path(run.data.tags["carkp.data_dir"]) for run in trained.runs("data") if run.info.status == "FINISHED")
     status = killed_in_the_middle_of_an_epoch(project, data, tmp_path_factory.mktemp("marker"))
     assert status == -signal.SIGKILL
     run = project.runs("float")[0]

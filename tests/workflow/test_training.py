@@ -17,6 +17,7 @@ from carkp.training.checkpoint import CheckpointError, load_checkpoint
 from carkp.training.distributed import cpu_context
 from carkp.training.fit import FitResult
 from carkp.workflow.build import build_fit_settings, build_model
+from carkp.workflow.scoring import build_scorer
 from carkp.workflow.training import Training, predict_all, require_labels, train
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ class Recorder(NullTracker):
 def run(data: Stores, out_dir: Path, tracker: NullTracker | None = None) -> FitResult:
     model = build_model(CONFIG)
     training = Training(model.net, model.architecture, build_fit_settings(CONFIG.train, torch.device("cpu")))
-    return train(CONFIG, training, data, out_dir, tracker or Recorder(), cpu_context())
+    return train(CONFIG, training, data, out_dir, tracker or Recorder(), build_scorer(CONFIG, cpu_context()))
 
 
 UNSCORABLE = {
@@ -103,7 +104,7 @@ def test_a_test_split_without_a_pck_is_named_before_training_and_not_scored(
     assert (warning in printed) == (kind != "no car")  # an empty test split is no surprise
     assert printed.find("test_lmdb: no car of the test split") < printed.index("epoch 1/1")
     net = build_model(CONFIG).net.eval()
-    assert list(predict_all(CONFIG, data, net, cpu_context())) == ["val"]
+    assert list(predict_all(build_scorer(CONFIG, cpu_context()), data, net)) == ["val"]
 
 
 def test_a_full_disk_under_the_artifacts_names_the_checkpoint_that_is_whole(tmp_path: Path) -> None:
