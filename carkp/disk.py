@@ -44,7 +44,9 @@ def exclusive(directory: Path, work: str) -> Iterator[None]:
     """
     directory = directory.resolve()  # two links to it mean one directory
     directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.with_name(f".{directory.name}.lock"))
+    lock_file = directory.with_name(f".{directory.name}.lock")
+    lock_file.open("a").close()  # where none can be made, as in /proc, the lock would be tried for ever
+    lock = FileLock(lock_file)
     owner = directory.with_name(f".{directory.name}.lock.owner")
     try:
         lock.acquire(timeout=PATIENCE_S)
@@ -111,7 +113,7 @@ def describe_write_error(path: Path, error: OSError) -> str:
 
 def describe_free_space(path: Path) -> str:
     """How much room is left where ``path`` lies or would lie."""
-    there = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
+    there = next((parent for parent in (path, *path.parents) if os.path.exists(parent)), Path("/"))  # noqa: PTH110
     try:
         free = shutil.disk_usage(there).free
     except OSError:

@@ -33,8 +33,12 @@ def read_crops(root: Path, issues: Issues, show_progress: bool = True) -> Genera
                 issues.warn(f"{path} is missing: there will be no {split} data")
             continue
         meta = load_json_object(meta_path(root, split)) if meta_path(root, split).is_file() else {}
-        entries = load_json_object(path)
+        given_twice: set[str] = set()
+        entries = load_json_object(path, given_twice)
         seen: set[str] = set()
+        for key in sorted(given_twice):
+            del entries[key]
+            issues.skip("crop is listed twice, with different labels", f"{path}, {key}")
         for key, value in tqdm(entries.items(), f"{split} crops", disable=not show_progress, unit="crop"):
             record = _read_crop(root, split, key, value, meta.get(key), issues)
             if record is None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from carkp.data.carfusion import parse_box
-from carkp.data.files import is_clutter, is_directory, is_file, parse_number, read_lines
+from carkp.data.files import is_clutter, is_directory, is_file, parse_number, read_file, read_lines
 from carkp.data.issues import DataError, printable
 from carkp.data.names import FRAME_MARK, NameBook
 
@@ -30,6 +30,7 @@ _SEPARATORS = (",", ";", "\t")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _LINE_END = re.compile(rb"\r*\n|\r")
 _SHOWN = 60
+_JSON_FORM = 'boxes are given as {"<image name>": [[x, y, width, height], ...]}'
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class BoxBook:
         if key in self.problems:
             raise DataError(self.problems[key])
         boxes = _as_numbers(self.unnamed if self.unnamed is not None else self.named[key])
+        if boxes is None:  # the predictor would take the whole picture for one car
+            raise DataError(f"{source}: its boxes are null; give a list, or leave the name out")
         if boxes == []:
             raise DataError(f"{source}: its list of boxes is empty")
         return boxes
@@ -140,7 +143,7 @@ def _read_json(path: Path) -> BoxBook:
 
     shown = printable(str(path))
     try:
-        content = json.loads(_decode(path.read_bytes()), object_pairs_hook=keep)
+        content = json.loads(_decode(read_file(path)), object_pairs_hook=keep)
     except ValueError as error:
         raise DataError(f"{shown}: not JSON: {error}") from error
     match content:
@@ -150,23 +153,27 @@ def _read_json(path: Path) -> BoxBook:
             _refuse_other_json(shown, content)
             return BoxBook(path, named={k: v for k, v in content.items() if k not in problems}, problems=problems)
         case list():
+            if any(isinstance(item, dict) for item in content):
+                raise DataError(f"{shown}: is a list of objects, as detectors write it; {_JSON_FORM}")
             return BoxBook(path, unnamed=content)
     raise DataError(f"{shown}: expected an object of image names or a list of boxes, got {str(content)[:_SHOWN]}")
 
 
 def _refuse_other_json(shown: str, content: dict[str, Any]) -> None:
     """Files that people have of other programs, and of this one."""
-    images, form = content.get("images"), 'boxes are given as {"<image name>": [[x, y, width, height], ...]}'
+    images, form = content.get("images"), _JSON_FORM
     if isinstance(images, list) and "annotations" in content:
         remedy = "for each of its images the file_name, and the bbox of its annotations"
         raise DataError(f"{shown}: is COCO JSON; {form}: {remedy}")
+    if isinstance(content.get("shapes"), list):
+        raise DataError(f"{shown}: is a file of labelme; {form}")
     if isinstance(images, dict):
         raise DataError(f"{shown}: is a result of infer; {form}")
 
 
 def _read_csv(path: Path) -> BoxBook:
     book, shown = BoxBook(path), printable(str(path))
-    lines = _csv_lines(path.read_bytes())
+    lines = _csv_lines(read_file(path))
     first = 1 if lines and lines[0].lower().replace('"', "").startswith("sep=") else 0  # Excel's own
     separator = _separator(lines[first] if first < len(lines) else "")
     rows = csv.reader(lines[first:], delimiter=separator)

@@ -11,13 +11,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from carkp.data.carfusion import IMAGE_DIRS, NUM_RAW_IDS, unique_frame_id
-from carkp.data.files import MAX_COORDINATE_PX, NameIndex, exists, fold_name, is_file, parse_number
+from carkp.data.files import MAX_COORDINATE_PX, NameIndex, exists, fold_name, is_file, parse_number, read_file
 from carkp.data.frames import SPLIT_NAMES, SPLITS, Box, Frame, Instance, Keypoints, hull_box
 from carkp.data.issues import DataError, Issues, printable
 from carkp.keypoints.schema import CARFUSION_IDS, MISSING, OCCLUDED, VISIBLE
@@ -58,7 +59,8 @@ def survey_annotation_files(source: Path) -> AnnotationFiles:
     left_out: list[str] = []
     for path in sorted(_candidates(source), key=lambda path: "keypoints" not in _words(path.stem)):
         if not is_file(path):
-            left_out.append(f"{path} is a symbolic link that leads nowhere: it is left out")
+            why = "is a directory, a pipe or a device" if exists(path) else "is a symbolic link that leads nowhere"
+            left_out.append(f"{path} {why}: it is left out")
             continue
         splits = _splits_of(path)
         if not splits or not _looks_like_coco(path):
@@ -136,7 +138,10 @@ def list_images(source: Path) -> Iterator[Path]:
 
 
 def _load(path: Path, issues: Issues) -> _Content:
-    content = load_json_object(path)
+    given_twice: set[str] = set()
+    content = load_json_object(path, given_twice)
+    if both := sorted(given_twice & {"images", "annotations"}):
+        raise DataError(f"{path}: {' and '.join(both)} stand there twice (two files joined?): join the lists")
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise DataError(f"{path} is no COCO keypoints JSON: it needs the lists 'images' and 'annotations'")
@@ -237,6 +242,11 @@ def _read_cars(annotations: list[Json], where: str, issues: Issues, are_boxes_hu
             issues.skip("COCO annotation is listed twice", f"{where}, annotation {annotation.get('id')}")
             continue
         seen.add(content)
+        if _number(annotation.get("iscrowd", 0)) == 1 or annotation.get("iscrowd") is True:
+            issues.skip(
+                "COCO annotation is a crowd (iscrowd), and no single car", f"{where}, annotation {annotation.get('id')}"
+            )
+            continue
         instance = parse_annotation(index, annotation, where, issues, are_boxes_hulls)
         if instance is not None:
             instances.append(instance)
@@ -284,7 +294,10 @@ def _parse_keypoints(values: Any, where: str, issues: Issues) -> Keypoints | Non
     if lost := int((is_labelled & ~is_near).sum()):
         reason = f"COCO keypoint is no number or lies more than {MAX_COORDINATE_PX:.0f} pixels away"
         issues.skip(reason, where, lost)
-    is_kept = is_labelled & is_near
+    is_nowhere = is_labelled & (table[:, :2] == 0).all(axis=1)
+    if unplaced := int(is_nowhere.sum()):
+        issues.skip("COCO keypoint at (0, 0), which stands for never labelled", where, unplaced)
+    is_kept = is_labelled & is_near & ~is_nowhere
     validity = np.where(is_kept, table[:, 2], MISSING).astype(np.uint8)
     points = np.where(is_kept[:, None], table[:, :2], 0).astype(np.float32)
     return Keypoints(points, validity)
@@ -369,14 +382,15 @@ def _relative(name: str) -> PurePosixPath:
     return PurePosixPath(name.replace("\\", "/"))
 
 
-def load_json_object(path: Path) -> Json:
-    """The object of a JSON file.
+def load_json_object(path: Path, given_twice: set[str] | None = None) -> Json:
+    """The object of a JSON file; ``given_twice`` gets its keys that stand there twice with different values.
 
     Raises:
         DataError: unreadable, not JSON (with line and column), or not an object.
     """
     try:
-        content = json.loads(path.read_bytes())
+        hook = None if given_twice is None else partial(_keep_first, given_twice)
+        content = json.loads(read_file(path), object_pairs_hook=hook)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:
@@ -388,6 +402,15 @@ def load_json_object(path: Path) -> Json:
         raise DataError(f"{path} is no JSON that can be read: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def _keep_first(given_twice: set[str], pairs: list[tuple[str, Any]]) -> Json:
+    """At the end, ``given_twice`` is of the object that was complete last, the outermost."""
+    content: Json = {}
+    different = {key for key, value in pairs if content.setdefault(key, value) is not value and content[key] != value}
+    given_twice.clear()
+    given_twice.update(different)
     return content
 
 

@@ -17,9 +17,11 @@ from tqdm import tqdm
 from carkp import disk
 from carkp.data import geometry, jpeg
 from carkp.data.carfusion import FrameFiles, read_frame
+from carkp.data.files import read_file
 from carkp.data.frames import SPLIT_NAMES, SPLITS, Box, Frame, Instance, Keypoints
-from carkp.data.issues import Issues, explain_write_errors
+from carkp.data.issues import DataError, Issues, explain_write_errors
 from carkp.data.parallel import map_ordered
+from carkp.data.pictures import decode_picture
 from carkp.data.store import Record, sample_id_of
 from carkp.keypoints.schema import MISSING
 
@@ -284,17 +286,26 @@ def _anonymous(path: Path) -> Path:
 
 def _decode_frame(frame: Frame, issues: Issues) -> jpeg.Image | None:
     try:
-        data = frame.image.read_bytes()
+        data = read_file(frame.image)
     except OSError as error:
         issues.skip(f"image cannot be read: {error.strerror}", str(frame.image))
         return None
     if jpeg.is_cut_short(data):
         issues.skip("image file is cut short", str(frame.image))
         return None
-    image = jpeg.decode_bgr(data)
+    image = jpeg.decode_bgr(data) if data.startswith(jpeg.START) else _decode_other(data)
     if image is None:
         issues.skip("image cannot be decoded", str(frame.image))
     return image
+
+
+def _decode_other(data: bytes) -> jpeg.Image | None:
+    """A picture that is no JPEG, by the rules of all pictures: OpenCV alone would turn a TIFF upright."""
+    try:
+        image = decode_picture(data)
+    except DataError:
+        return None
+    return np.ascontiguousarray(image[..., ::-1])
 
 
 def _cut(image: jpeg.Image, frame: Frame, instance: Instance, rectangle: CropRectangle, jpeg_quality: int) -> Crop:

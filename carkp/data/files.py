@@ -1,8 +1,10 @@
 """Files as people have them: clutter of desktops, symbolic links, encodings, and names that are written differently."""
 
+import errno
 import json
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -115,13 +117,25 @@ def expand_path(text: str | Path) -> Path:
         raise DataError(f"{text}: {error}") from error
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a file; a pipe would be waited for without end, and a device has none.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device and no file", str(path))
+    return path.read_bytes()
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text of numbers: UTF-8, UTF-16 or UTF-32, with any line ends; other bytes become U+FFFD.
 
     Raises:
         OSError: it cannot be read.
     """
-    data = path.read_bytes()
+    data = read_file(path)
     encoding = json.detect_encoding(data)  # by the byte order mark and by where zeros are; UTF-8 else
     lines = _LINE_END.split(data.decode(encoding, errors="replace").removeprefix("\ufeff"))
     return lines if lines[-1] else lines[:-1]

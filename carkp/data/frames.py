@@ -19,7 +19,8 @@ SPLIT_NAMES: dict[str, tuple[str, ...]] = {
 }
 """What people call the splits that a source can have. A source's own validation split is used as it is."""
 
-IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+"""Of a frame's pictures; where it has several, the first kind counts."""
 
 
 class Box(NamedTuple):

@@ -13,7 +13,7 @@ Image = NDArray[np.uint8]
 MAX_EXTENT_PX = 65_500
 """Encoders write no wider or higher JPEG."""
 
-_START = b"\xff\xd8"
+START = b"\xff\xd8"
 _SCAN_MARKER, _END_MARKER = 0xDA, 0xD9
 _STANDALONE_MARKERS = frozenset((0x00, 0x01, 0xD8, *range(0xD0, 0xD8)))
 """Markers without a length behind them."""
@@ -73,9 +73,9 @@ def is_cut_short(data: bytes) -> bool:
     Bytes behind the end are no matter. A JPEG's markers are walked from one to the next, and compressed data are
     searched for the marker that ends them; for other formats see :mod:`carkp.data.containers`.
     """
-    if not data.startswith(_START):
+    if not data.startswith(START):
         return containers.is_cut_short(data)
-    position = len(_START)
+    position = len(START)
     while True:
         marker, position = _next_marker(data, position)
         if marker is None:
@@ -103,7 +103,7 @@ def _next_marker(data: bytes, position: int) -> tuple[int | None, int]:
 
 def read_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) from a JPEG's header; None where there is none."""
-    if not data.startswith(_START):
+    if not data.startswith(START):
         return None
     position = 2
     while position + 9 <= len(data):

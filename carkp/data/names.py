@@ -6,6 +6,7 @@ that differ by how Unicode composes letters, or by upper and lower case alone, m
 Nothing is guessed: where two entries fit one picture equally well, or one entry two pictures, that is an error.
 """
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -51,8 +52,10 @@ def _parse(text: str, is_frame: bool) -> _Name:
 
 def _letters(text: str) -> str:
     """One spelling of letters; a name on disk that is no UTF-8 is taken for Latin-1."""
-    known = text if is_utf8(text) else os.fsencode(text).decode("latin-1")
-    return unicodedata.normalize("NFC", known)
+    if not is_utf8(text):
+        with contextlib.suppress(UnicodeEncodeError):  # half a letter out of JSON (``"\\ud800"``), which no file has
+            text = os.fsencode(text).decode("latin-1")
+    return unicodedata.normalize("NFC", text)
 
 
 _Key = tuple[str, int | None]
@@ -81,7 +84,8 @@ class NameBook:
         if not ranks:
             return None
         best_rank = min(ranks.values())
-        best, *more = [entry for entry, rank in ranks.items() if rank == best_rank]
+        equals = [entry for entry, rank in ranks.items() if rank == best_rank]
+        best, *more = [entry for entry in equals if _is_verbatim(entry, picture)] or equals
         if more:
             raise DataError(
                 f"{self._source}: {printable(best)!r} and {printable(more[0])!r} may both be meant; name the "
@@ -112,9 +116,11 @@ class NameBook:
     def _refuse_rivals(self, picture: str, entry: str, rank: _Rank) -> None:
         of_video = _FRAME_NAME.fullmatch(picture)
         own = {picture, of_video.group(1)} if of_video else {picture}
+        is_verbatim = _is_verbatim(entry, picture)
         for other in self._pictures.get((fold_name(_parse(entry, False).stem), None), ()):
             other_rank = None if other in own else _rank(entry, _parse(other, False))
-            if other_rank is not None and other_rank <= rank:
+            is_closer = is_verbatim and not _is_verbatim(entry, other)
+            if other_rank is not None and other_rank <= rank and not is_closer:
                 raise DataError(
                     f"{self._source}: {printable(entry)!r} may mean {printable(other)} as well; name each picture "
                     "by its whole file name, and by its folder where names are the same"
@@ -147,6 +153,13 @@ def _rank(entry: str, picture: _Name) -> _Rank | None:
         -num_common,
         named.folders != picture.folders,
     )
+
+
+def _is_verbatim(entry: str, picture: str) -> bool:
+    """Whether the entry is the end of the picture's path, or of its video's, to the letter, however it is composed."""
+    of_video = _FRAME_NAME.fullmatch(picture)
+    paths = [picture, of_video.group(1)] if of_video else [picture]
+    return any(f"/{path}".endswith(f"/{entry}") for path in paths)
 
 
 def _count_common(one: Sequence[str], other: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 
 from carkp.data import containers, jpeg
-from carkp.data.files import is_clutter, is_directory, is_file
+from carkp.data.files import is_clutter, is_directory, is_file, read_file
 from carkp.data.headers import MAX_PIXELS, UPRIGHT, PictureHeader, read_header
 from carkp.data.issues import DataError, printable
 from carkp.data.jpeg import Image
@@ -100,7 +100,7 @@ def read_picture(path: Path, orientation: str = IGNORE) -> Image:
 def read_bytes(path: Path) -> bytes:
     """Raises DataError where the file cannot be read."""
     try:
-        return path.read_bytes()
+        return read_file(path)
     except (OSError, ValueError, MemoryError) as error:
         raise DataError(f"image cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

@@ -136,14 +136,14 @@ def _has_scenes(split_dir: Path, any_of: tuple[str, ...] = SCENE_DIRS) -> bool:
 
 
 def _explain_absence(path: Path) -> str:
-    if path.is_symlink():
-        return f"the data source {path} is a symbolic link that leads nowhere: {os.readlink(path)}"  # noqa: PTH115
     try:
+        if path.is_symlink():
+            return f"the data source {path} is a symbolic link that leads nowhere: {os.readlink(path)}"  # noqa: PTH115
         path.stat()
-    except PermissionError as error:
-        return f"the data source {path} cannot be read: {error.strerror}"
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         pass
+    except OSError as error:  # no permission, a name that is too long
+        return f"the data source {path} cannot be read: {error.strerror}"
     return f"the data source {path} does not exist"
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from carkp.data.files import exists, is_file
 from carkp.data.issues import DataError, Tally
 from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, read_info
 
@@ -98,9 +99,9 @@ class DataSummary:
 def read_summary(out_dir: Path) -> DataSummary | None:
     """The summary of a finished data set; None where ``out_dir`` holds none of this version with all its stores."""
     path = out_dir / SUMMARY_FILE
-    if (out_dir / UNFINISHED_FILE).exists():
+    if exists(out_dir / UNFINISHED_FILE):
         return None
-    if not path.is_file() or not all((out_dir / name).is_dir() for name in STORE_NAMES.values()):
+    if not is_file(path) or not all((out_dir / name).is_dir() for name in STORE_NAMES.values()):
         return None
     try:
         summary = DataSummary.from_json(path.read_text(encoding="utf-8"))

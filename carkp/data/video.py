@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from carkp.data import containers
-from carkp.data.files import is_utf8
+from carkp.data.files import exists, is_file, is_utf8
 from carkp.data.issues import DataError
 from carkp.data.jpeg import Image
 from carkp.data.orientation import APPLY, IGNORE, check_orientation
@@ -37,6 +37,8 @@ class Video:
         """``orientation`` as in :mod:`carkp.data.orientation`. Raises DataError where the file is no video."""
         self.path = path
         check_orientation(orientation)
+        if exists(path) and not is_file(path):  # a pipe would be waited for
+            raise DataError("video cannot be read: it is a directory, a pipe or a device and no file")
         try:
             self.is_cut_short = containers.is_video_cut_short(path)
         except OSError as error:

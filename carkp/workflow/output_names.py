@@ -28,7 +28,7 @@ class Source:
 
     def remove_old(self) -> None:
         """Deletes what an earlier run drew: it would be taken for this one's if this one fails."""
-        for suffix in (".jpg", ".mp4"):
+        for suffix in (".jpg", ".png", ".mp4"):
             old = self.out.with_name(self.out.name + suffix)
             if (suffix == ".mp4") == is_video(self.path) and is_file(old):
                 old.unlink()

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from carkp.data import jpeg
 from carkp.data.carfusion import FrameFiles, read_frame
 from carkp.data.frames import Frame
-from carkp.data.issues import Issues
+from carkp.data.issues import DataError, Issues
+from carkp.data.pictures import read_picture
 from carkp.data.samples import sample_crops
 from carkp.data.source import SourceKind, detect_source_kind, list_source_frames
 from carkp.data.store import STORE_NAMES, Stores
@@ -113,8 +114,9 @@ def _grid(images: Sequence[Image], columns: int, width: int) -> Image:
 def _draw_frame(source: FrameFiles | Frame) -> Image | None:
     """A frame with all its cars; None where the picture cannot be read."""
     frame = read_frame(source, Issues()) if isinstance(source, FrameFiles) else source
-    image = jpeg.decode_rgb(frame.image.read_bytes()) if frame.image.is_file() else None
-    if image is None:
+    try:
+        image = read_picture(frame.image)
+    except DataError:
         return None
     scale = math.ceil(_DRAWN_FRAME_WIDTH / image.shape[1])
     image = enlarge(image, scale)

@@ -186,3 +186,52 @@ def test_other_json_is_called_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no \.txt files in it"):
         read_boxes(tmp_path / "empty")
+
+
+def test_a_pipe_among_bb_files_costs_itself_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("[1 2 3 4],car\n")
+    os.mkfifo(tmp_path / "b.txt")
+    book = read_boxes(tmp_path)
+    assert book.find("a.jpg") == [[1, 2, 3, 4]]
+    with pytest.raises(DataError, match=r"b\.txt: cannot be read: it is a pipe"):
+        book.find("b.jpg")
+
+
+def test_half_a_letter_in_json_costs_no_other_picture(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text('{"\\ud800.jpg": [[9, 9, 9, 9]], "a.jpg": [[1, 2, 3, 4]]}')
+    assert read_boxes(path).find("a.jpg") == [[1, 2, 3, 4]]
+    with pytest.raises(DataError, match="has no boxes"):
+        read_boxes(path).find("b.jpg")
+
+
+def test_null_is_no_list_of_boxes(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text('{"a.jpg": null}')
+    with pytest.raises(DataError, match="are null"):
+        read_boxes(path).find("a.jpg")
+
+
+def test_names_that_differ_by_composition_alone_get_their_own_boxes(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9.jpg", "cafe\u0301.jpg"
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps({composed: [[1, 1, 1, 1]], decomposed: [[2, 2, 2, 2]]}))
+    book = read_boxes(path).for_pictures([f"/in/{composed}", f"/in/{decomposed}"])
+    assert book.find(f"/in/{composed}") == [[1, 1, 1, 1]]
+    assert book.find(f"/in/{decomposed}") == [[2, 2, 2, 2]]
+    path.write_text(json.dumps({composed: [[1, 1, 1, 1]]}))
+    lone = read_boxes(path).for_pictures([f"/in/{composed}", f"/in/{decomposed}"])
+    assert lone.find(f"/in/{composed}") == [[1, 1, 1, 1]]
+    with pytest.raises(DataError, match="may mean"):
+        lone.find(f"/in/{decomposed}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [([{"image_id": 1, "bbox": [1, 2, 3, 4]}], "list of objects"), ({"shapes": [], "imagePath": "a.jpg"}, "labelme")],
+)
+def test_boxes_of_detectors_and_labelme_are_called_by_their_names(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        read_boxes(path)

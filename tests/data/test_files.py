@@ -90,3 +90,13 @@ def test_of_two_names_that_differ_in_case_none_is_guessed(tmp_path):
         pytest.skip("this file system takes them for one")
     assert NameIndex().find(tmp_path, PurePosixPath("a.JPG")) is None
     assert NameIndex().find(tmp_path, PurePosixPath("A.jpg")) == tmp_path / "A.jpg"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a pipe or a device"):
+        read_file(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a pipe or a device"):
+        read_file(Path("/dev/zero"))
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path)
