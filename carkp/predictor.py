@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from carkp.data import colour, geometry
 from carkp.data.crops import MIN_CROP_EXTENT_PX, CropRectangle, crop_rectangle
 from carkp.data.dataset import INPUT_SCALE, INPUT_ZERO
-from carkp.data.files import MAX_COORDINATE_PX
 from carkp.data.frames import Box
 from carkp.data.geometry import Placement, Size
 from carkp.deploy.int8_onnx import ORIGIN_PREFIX, TARGET_KEY
@@ -299,8 +298,6 @@ def _problem_of_box(box: Box, image_size: Size) -> str:
     if box.width <= 0 or box.height <= 0:
         return "width and height must be positive"
     height, width = image_size
-    if max(map(abs, box)) > max(MAX_COORDINATE_PX, 2 * height, 2 * width):
-        return "reaches farther than any picture"
     is_off = box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0
     if is_off:
         return f"lies off the image of {width}x{height} pixels"

@@ -100,3 +100,16 @@ def test_a_write_error_says_what_where_and_what_to_do(tmp_path, number, remedy):
     text = disk.describe_write_error(tmp_path / "a/b", OSError(number, os.strerror(number)))
     assert text.startswith(f"{tmp_path}/a/b cannot be written: {os.strerror(number)}.")
     assert remedy in text
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a place where no file can be made is needed")
+def test_where_no_lock_can_be_made_nobody_waits():
+    with pytest.raises(OSError, match="/proc"), disk.exclusive(Path("/proc/carkp_data"), "prepares the data"):
+        pass
+
+
+def test_a_name_that_is_too_long_is_one_clear_error(tmp_path):
+    path = tmp_path / ("x" * 300)
+    with pytest.raises(OSError, match="too long") as caught:
+        path.mkdir()
+    assert f"{path} cannot be written: File name too long" in disk.describe_write_error(path, caught.value)

@@ -215,6 +215,7 @@ def test_thread_settings_are_put_back(tiny_models: TinyModels, frame: np.ndarray
         ([-50, 10, 50, 20], "off the image"),
         ([10, -30, 10, 30], "off the image"),
         ([10, 10, 0.5, 30], "less than 2 pixels"),
+        ([0.1, 0.2, 0.5, 0.6], "shares of the image: give pixels"),
         ([319.5, 10, 20, 20], None),
         ([-1e300, 10, 1e308, 20], None),
     ],

@@ -230,7 +230,9 @@ def test_names_that_differ_by_composition_alone_get_their_own_boxes(tmp_path: Pa
     ("content", "message"),
     [([{"image_id": 1, "bbox": [1, 2, 3, 4]}], "list of objects"), ({"shapes": [], "imagePath": "a.jpg"}, "labelme")],
 )
-def test_boxes_of_detectors_and_labelme_are_called_by_their_names(tmp_path: Path, content: object, message: str) -> None:
+def test_boxes_of_detectors_and_labelme_are_called_by_their_names(
+    tmp_path: Path, content: object, message: str
+) -> None:
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):

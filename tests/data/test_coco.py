@@ -286,3 +286,36 @@ def test_names_that_no_file_can_have_are_counted(tmp_path, name):
     assert [frame.scene for frame in read_frames(tmp_path, issues)] == ["car_a"]
     assert [tally.count for tally in issues.skipped.values()] == [1]
     issues.describe_skipped().encode()
+
+
+def test_crowds_are_no_cars(coco_source):
+    def add_crowd(content):
+        content["annotations"].append({**content["annotations"][0], "id": 2, "iscrowd": 1, "bbox": [0, 0, 160, 90]})
+
+    edit(coco_source, add_crowd)
+    issues = Issues()
+    (frame,) = read_frames(coco_source, issues)
+    assert [car.box for car in frame.instances] == [Box(40, 30, 60, 40)]
+    assert [reason for reason in issues.skipped if "iscrowd" in reason]
+
+
+def test_a_keypoint_at_the_origin_is_missing(coco_source):
+    edit(coco_source, lambda content: content["annotations"][0]["keypoints"].__setitem__(slice(0, 3), [0, 0, 2]))
+    issues = Issues()
+    (frame,) = read_frames(coco_source, issues)
+    assert frame.instances[0].keypoints.validity.tolist()[:2] == [0, 1]
+    assert [reason for reason in issues.skipped if "(0, 0)" in reason]
+
+
+def test_lists_that_stand_twice_are_refused(coco_source):
+    path = coco_source / "annotations/car_keypoints_train.json"
+    path.write_text(path.read_text().rstrip().removesuffix("}") + ', "annotations": []}')
+    with pytest.raises(DataError, match="annotations stand there twice"):
+        read_frames(coco_source, Issues())
+
+
+def test_a_directory_with_the_name_of_a_json_file_is_called_so(coco_source):
+    (coco_source / "annotations/car_keypoints_test.json").mkdir()
+    issues = Issues()
+    read_frames(coco_source, issues)
+    assert [warning for warning in issues.warnings if "is a directory, a pipe or a device" in warning]

@@ -1,11 +1,12 @@
 """Names, links, encodings and numbers as people have them."""
 
+import os
 import unicodedata
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from carkp.data.files import NameIndex, expand_path, is_clutter, parse_number, read_lines, walk_files
+from carkp.data.files import NameIndex, expand_path, is_clutter, parse_number, read_file, read_lines, walk_files
 from carkp.data.issues import DataError
 
 

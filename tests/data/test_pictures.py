@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from carkp.data import jpeg, pictures
 from carkp.data.headers import count_pages, read_header
 from carkp.data.issues import DataError
-from carkp.data.pictures import decode_picture, is_video, list_pictures, read_picture
+from carkp.data.pictures import Video, decode_picture, is_video, list_pictures, read_picture
 
 Picture = NDArray[np.uint8]
 HEIGHT, WIDTH = 48, 64
@@ -337,3 +337,11 @@ def test_a_drawn_line_stays_where_it_is_when_turned_back() -> None:
     decoded = decode_picture(saved(image, "TIFF", exif=tag))
     assert decoded[:, 3, 0].min() == 255
     assert decoded.shape == (20, 40, 3)
+
+
+def test_a_pipe_is_no_picture_and_no_video(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(DataError, match="a pipe or a device"):
+        read_picture(tmp_path / "pipe.mp4")
+    with pytest.raises(DataError, match="a pipe or a device"):
+        Video(tmp_path / "pipe.mp4")

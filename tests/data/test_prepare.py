@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 from carkp.data import prepare as prepare_module
@@ -451,3 +452,47 @@ def test_real_frames(tmp_path):
     assert stores.train[0].size == (108, 156)
     assert [stores.val[i].truncated for i in range(2)] == [1, 0]
     assert stores.train[0].points[0].tolist() == [558 - 512, 697 - 612]
+
+
+def test_a_crop_that_is_listed_twice_with_other_labels_is_left_out(tmp_path):
+    (tmp_path / "source/simple_anno").mkdir(parents=True)
+    entries = []
+    for number, labels in ((0, [5, 5, 2]), (0, [9, 9, 2]), (1, [5, 5, 2]), (1, [5, 5, 2])):
+        name = f"train/car_a/crop_imgs/1_1_{number}.jpg"
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "source" / name), np.zeros((20, 20, 3), np.uint8))
+        entries.append(f"{json.dumps(name)}: {json.dumps([labels] * 12)}")
+    (tmp_path / "source/simple_anno/keypoints_train.json").write_text("{" + ", ".join(entries) + "}")
+    summary = prepare(tmp_path / "source", tmp_path / "out", (), 1, 90, False)
+    assert summary.totals("train").num_cars == 1
+    assert summary.skipped["crop is listed twice, with different labels"].count == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".tiff"])
+def test_frames_of_other_picture_formats_are_cropped(raw, lines_of, tmp_path, suffix):
+    image = np.full((90, 160, 3), (10, 60, 200), np.uint8)
+    scene = raw.add(gt=lines_of((40, 30, 60, 40)), bb="[40 30 60 40],car\n", image=None)
+    (scene / "images_jpg").mkdir()
+    (scene / f"images_jpg/1_00001{suffix}").write_bytes(cv2.imencode(suffix, image)[1].tobytes())
+    summary = prepare(raw.root, tmp_path / "out", (), 1, 95, False)
+    assert summary.totals("train").num_cars == 1
+    crop = cv2.imread(str(tmp_path / "out/train/car_a/crop_imgs/1_00001_0.jpg"))
+    assert np.abs(crop.astype(int) - (10, 60, 200)).max() <= 6
+
+
+def test_a_turned_tiff_is_cropped_as_it_is_stored(raw, lines_of, tmp_path):
+    scene = raw.add(gt=lines_of((40, 30, 60, 40)), bb="[40 30 60 40],car\n", image=None)
+    (scene / "images_jpg").mkdir()
+    turned = PIL.Image.fromarray(np.zeros((90, 160, 3), np.uint8))
+    turned.save(scene / "images_jpg/1_00001.tif", tiffinfo={274: 6})
+    prepare(raw.root, tmp_path / "out", (), 1, 95, False)
+    meta = json.loads((tmp_path / "out/simple_anno/meta_train.json").read_text())
+    assert [entry["frame_size"] for entry in meta.values()] == [[90, 160]]
+
+
+@pytest.mark.parametrize("where", ["source", "output"])
+def test_a_path_that_is_too_long_is_one_clear_error(raw, lines_of, tmp_path, where):
+    raw.add(gt=lines_of((40, 30, 60, 40)), bb="[40 30 60 40],car\n")
+    paths = {"source": raw.root, "output": tmp_path / "out"} | {where: tmp_path / ("x" * 300)}
+    with pytest.raises(DataError, match="name too long"):
+        prepare(paths["source"], paths["output"], (), 1, 90, False)

@@ -326,3 +326,30 @@ def test_pages_are_told(run: Run, tmp_path: Path) -> None:
     image.save(tmp_path / "a.tif", save_all=True, append_images=[image])
     result = run(tmp_path / "a.tif")
     assert result.notes == {"a.tif": "it has 2 pages or pictures, of which the first was taken"}
+
+
+def test_null_boxes_are_not_the_whole_picture(run: Run, tmp_path: Path) -> None:
+    result = run(write(tmp_path / "a.jpg"), write(tmp_path / "b.jpg"), boxes={"a.jpg": None, "b.jpg": [[5, 5, 40, 30]]})
+    assert list(result.found) == ["b.jpg"]
+    assert "null" in result.errors["a.jpg"]
+
+
+def test_boxes_without_names_are_not_for_several_pictures(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="boxes without names for 2 pictures"):
+        run(write(tmp_path / "a.jpg"), write(tmp_path / "b.jpg"), boxes=[[5, 5, 40, 30]])
+
+
+def test_a_pipe_costs_itself_alone(run: Run, tmp_path: Path) -> None:
+    for name in ("pipe.jpg", "pipe.mp4"):
+        os.mkfifo(tmp_path / name)
+    result = run(tmp_path / "pipe.jpg", tmp_path / "pipe.mp4", write(tmp_path / "z.jpg"))
+    assert list(result.found) == ["z.jpg"]
+    assert all("a pipe or a device" in result.errors[name] for name in ("pipe.jpg", "pipe.mp4"))
+
+
+def test_a_png_that_an_earlier_run_drew_does_not_stand_for_this_one(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").write_bytes(b"old")
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    run(tmp_path / "a.jpg")
+    assert names_in(tmp_path) == {"keypoints.json"}
