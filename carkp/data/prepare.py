@@ -17,7 +17,7 @@ from carkp.data.crops import annotation_path, remove_leftovers, write_atomic, wr
 from carkp.data.issues import DataError, Issues, explain_write_errors, printable
 from carkp.data.source import SourceKind, detect_source_kind, fingerprint, list_source_frames, require_apart
 from carkp.data.store import STORE_NAMES, Record, StoreWriter, data_digest, open_stores, split_sample_id
-from carkp.data.summary import SUMMARY_FILE, UNFINISHED_FILE, DataSummary, SceneCounts, read_summary
+from carkp.data.summary import SUMMARY_FILE, UNFINISHED_FILE, DataSummary, SceneCounts, has_whole_stores, read_summary
 from carkp.keypoints.schema import MISSING, OCCLUDED, VISIBLE
 
 __all__ = ["DataSummary", "prepare", "read_summary"]
@@ -91,14 +91,14 @@ def prepare(
     recipe = Recipe(source, tuple(val_scenes), jpeg_quality, boxes, made_by)
     kind = detect_source_kind(source)
     known = read_summary(out_dir)
-    if known is not None and recipe.fits(known, fingerprint(source)):
+    if known is not None and recipe.fits(known, fingerprint(source)) and has_whole_stores(out_dir, known):
         return known
     require_apart(source, out_dir)
     with contextlib.ExitStack() as stack:
         with explain_write_errors(out_dir):
             stack.enter_context(disk.exclusive(out_dir, "prepares the data"))
         source_fingerprint, known = fingerprint(source), read_summary(out_dir)
-        if known is not None and recipe.fits(known, source_fingerprint):
+        if known is not None and recipe.fits(known, source_fingerprint) and has_whole_stores(out_dir, known):
             return known  # another process made it while this one waited
         return _prepare(recipe, kind, source_fingerprint, out_dir, num_workers, show_progress)
 

@@ -110,6 +110,14 @@ def read_summary(out_dir: Path) -> DataSummary | None:
     return summary if summary.schema_version == SCHEMA_VERSION else None
 
 
+def has_whole_stores(directory: Path, summary: DataSummary) -> bool:
+    """Whether the stores that ``summary`` names can be opened, none of them cut short; their content is not read."""
+    try:
+        return all(read_info(directory / name).digest == summary.digests.get(s) for s, name in STORE_NAMES.items())
+    except DataError:
+        return False
+
+
 def check_digests(directory: Path) -> None:
     """Refuse stores that do not belong together: what an interrupted preparation may leave.
 

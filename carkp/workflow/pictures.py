@@ -118,7 +118,7 @@ def _draw_frame(source: FrameFiles | Frame) -> Image | None:
         image = read_picture(frame.image)
     except DataError:
         return None
-    scale = math.ceil(_DRAWN_FRAME_WIDTH / image.shape[1])
+    scale = math.ceil(_DRAWN_FRAME_WIDTH / max(image.shape[:2]))  # of a narrow frame, the width alone says too much
     image = enlarge(image, scale)
     for car in frame.instances:
         image = draw_keypoints(image, car.keypoints.points * scale, car.keypoints.validity, scale=1)

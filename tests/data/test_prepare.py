@@ -496,3 +496,16 @@ def test_a_path_that_is_too_long_is_one_clear_error(raw, lines_of, tmp_path, whe
     paths = {"source": raw.root, "output": tmp_path / "out"} | {where: tmp_path / ("x" * 300)}
     with pytest.raises(DataError, match="name too long"):
         prepare(paths["source"], paths["output"], (), 1, 90, False)
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied"])
+def test_preparing_again_mends_a_store_that_cannot_be_opened(raw, lines_of, tmp_path, damage):
+    raw.add(gt=lines_of((40, 30, 60, 40)), bb="[40 30 60 40],car\n")
+    first = prepare(raw.root, tmp_path / "out", (), 1, 90, False)
+    file = tmp_path / "out/train_lmdb/data.mdb"
+    os.truncate(file, file.stat().st_size // 2) if damage == "cut" else file.unlink()
+    second = prepare(raw.root, tmp_path / "out", (), 1, 90, False)
+    assert second.digests == first.digests
+    stores = open_stores(tmp_path / "out")
+    stores.verify()
+    assert len(stores.train) == 1
