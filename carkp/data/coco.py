@@ -354,10 +354,9 @@ def find_image(
     """
     here = annotation_file.parent
     names = SPLIT_NAMES.get(split, (split,))
-    above = [
-        base / name for name in (split, *names, *(f"{name}2017" for name in names)) for base in (here.parent, here)
-    ]
-    bases = list(dict.fromkeys([*above, here.parent, here]))
+    places = here.parent, here, here.parent / "images"
+    directories = (split, *names, *(f"{name}2017" for name in names))
+    bases = list(dict.fromkeys([*(place / name for name in directories for place in places), *places]))
     exact = str(file_name)
     relatives = dict.fromkeys([PurePosixPath(exact), _relative(exact)])  # a backslash may be part of a name
     for relative in relatives:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import time
+import unicodedata
 from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -154,12 +155,13 @@ def pack(records: Generator[Record, None, None], out_dir: Path, val_scenes: tupl
     The stores get their names when all three are complete.
     """
     tallies: dict[str, dict[str, _SceneTally]] = {store: defaultdict(_SceneTally) for store in STORE_NAMES}
+    held_out = {_composed(scene) for scene in val_scenes}
     with contextlib.ExitStack() as stack:
         writers = {store: stack.enter_context(StoreWriter(out_dir / name)) for store, name in STORE_NAMES.items()}
         stack.enter_context(contextlib.closing(records))
         for record in records:
             split, frame_id = split_sample_id(record.sample_id)
-            store = "val" if split == "train" and record.scene in val_scenes else split
+            store = "val" if split == "train" and _composed(record.scene) in held_out else split
             tallies[store][record.scene].add(record, frame_id)
             if record.validity.any():
                 writers[store].add(record)
@@ -168,6 +170,11 @@ def pack(records: Generator[Record, None, None], out_dir: Path, val_scenes: tupl
     return {
         store: {scene: tally.counts for scene, tally in sorted(scenes.items())} for store, scenes in tallies.items()
     }
+
+
+def _composed(name: str) -> str:
+    """A name as keyboards write it: macOS may have composed the letters of a directory's otherwise."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass
@@ -229,7 +236,7 @@ def _check_outcome(source: Path, scenes: Counts, val_scenes: tuple[str, ...], is
             f"{source} holds no car with a labelled keypoint that could be cropped; skipped: {skipped}{remedy}"
         )
     for scene in val_scenes:
-        if scene not in scenes["val"]:
+        if _composed(scene) not in map(_composed, scenes["val"]):
             issues.warn(f"the held-out scene {scene} has no crop in train")
     for store, of_store in scenes.items():
         if not any(counts.num_cars for counts in of_store.values()):

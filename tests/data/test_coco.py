@@ -319,3 +319,13 @@ def test_a_directory_with_the_name_of_a_json_file_is_called_so(coco_source):
     issues = Issues()
     read_frames(coco_source, issues)
     assert [warning for warning in issues.warnings if "is a directory, a pipe or a device" in warning]
+
+
+@pytest.mark.parametrize("place", ["images/train", "images/train2017", "images"])
+def test_pictures_are_found_in_a_directory_of_images(coco_source, place):
+    (coco_source / "train").rename(coco_source / "pictures")
+    (coco_source / place).parent.mkdir(exist_ok=True)
+    (coco_source / "pictures").rename(coco_source / place)
+    (frame,) = read_frames(coco_source, Issues())
+    assert frame.image == coco_source / place / "car_a/images_jpg/1_00001.jpg"
+    assert frame.scene == "car_a"

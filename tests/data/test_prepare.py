@@ -509,3 +509,11 @@ def test_preparing_again_mends_a_store_that_cannot_be_opened(raw, lines_of, tmp_
     stores = open_stores(tmp_path / "out")
     stores.verify()
     assert len(stores.train) == 1
+
+
+def test_a_held_out_scene_may_be_composed_otherwise_on_disk(raw, lines_of, tmp_path):
+    for scene in ("car_a", "cafe\u0301"):
+        raw.add(scene=scene, gt=lines_of((40, 30, 60, 40)), bb="[40 30 60 40],car\n")
+    summary = prepare(raw.root, tmp_path / "out", ("caf\u00e9",), 1, 90, False)
+    assert (summary.totals("train").num_cars, summary.totals("val").num_cars) == (1, 1)
+    assert not [warning for warning in summary.warnings if "held-out" in warning]
