@@ -21,7 +21,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.files import expand_path
 from carkp.deploy.cpu import cpu_features
 from carkp.disk import file_digest
-from carkp.model.pretrained import resolve_pretrained
+from carkp.model.pretrained import PRETRAINED_NAMES, resolve_pretrained
 from carkp.quant.target import Target
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import training_device
@@ -182,6 +182,12 @@ def stage_code(stage: str, config: ExperimentConfig) -> SourceCode:
     return source_code([name for name, used in zip(deciding.code, is_used, strict=True) if used], deciding.left_out)
 
 
+def keep_code(stage: str, config: ExperimentConfig) -> None:
+    """Read the code that decides a stage's result when it begins: its record must not name what is edited meanwhile."""
+    if stage in DECIDING:
+        stage_code(stage, config)
+
+
 def stage_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
     """The settings that decide the result of a stage, by dotted name: what is decided, not ``auto``.
 
@@ -209,18 +215,15 @@ def _data_settings(config: ExperimentConfig, settings: Mapping[str, Any]) -> dic
 
 def _weights_of(config: ExperimentConfig) -> str:
     """The source of the first weights, or the content of their file."""
-    weights = expand_path(config.model.pretrained)
-    if weights.is_file():
+    pretrained = config.model.pretrained
+    if pretrained not in PRETRAINED_NAMES and (weights := expand_path(pretrained)).is_file():
         return f"file {file_digest(weights)}"
-    return resolve_pretrained(config.model.backbone, config.model.pretrained)
+    return resolve_pretrained(config.model.backbone, pretrained)
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:
     """What differs, one phrase each: settings, what the stage is given, versions, modules."""
-    found = [
-        f"{name} {_shown(before.settings.get(name))} -> {_shown(now.settings.get(name))}"
-        for name in _changed(before.settings, now.settings)
-    ]
+    found = _differing_settings(before.settings, now.settings)
     found += [_given_difference(name, before.given, now.given) for name in _changed(before.given, now.given)]
     found += [
         f"{name} {before.code.versions.get(name, 'unused')} -> {now.code.versions.get(name, 'unused')}"
@@ -229,6 +232,15 @@ def differences(before: Inputs, now: Inputs) -> list[str]:
     if modules := list(_changed(before.code.modules, now.code.modules)):
         found.append(f"code of {name_some(modules)}")
     return found
+
+
+def setting_differences(before: ExperimentConfig, now: ExperimentConfig) -> list[str]:
+    """What differs in two configurations, one phrase a setting."""
+    return _differing_settings(flatten(before.model_dump(mode="json")), flatten(now.model_dump(mode="json")))
+
+
+def _differing_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [f"{name} {_shown(before.get(name))} -> {_shown(now.get(name))}" for name in _changed(before, now)]
 
 
 def name_some(names: Sequence[str]) -> str:
