@@ -129,6 +129,7 @@ def _merge(below: Tree, above: Tree) -> Tree:
 
 def _parse_override(text: str) -> Tree:
     name, separator, value = text.partition("=")
+    name = name.strip()
     if not separator or not all(name.split(".")):
         raise ConfigError(f"override {text!r}: expected name=value with a dotted name, as in train.lr=1.0e-3")
     try:
@@ -181,6 +182,8 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], known: str) -> str
 def _names_in(item: Mapping[str, Any]) -> int:
     """How many parts of a place are names: at last, pydantic may say which of several types it tried."""
     place = item["loc"]
+    if item["type"] == "extra_forbidden":
+        return len(place)
     is_variant = bool(place) and isinstance(place[-1], str) and not place[-1].isidentifier()
     return len(place) - (is_variant or (len(place) > 1 and place[-1] in ("int", "str")))
 
@@ -190,12 +193,12 @@ def _nearest(place: str, model: type[BaseModel]) -> str:
     names = list(_names_of(model))
     wanted, last = place.lower(), _last(place.lower())
     same = [name for name in names if _last(name) == last]
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.7)
+    section = place.rpartition(".")[0]
+    near = [name for name in difflib.get_close_matches(wanted, names, n=1, cutoff=0.7) if name != section]
     alike = [name for name in names if difflib.SequenceMatcher(None, _last(name), last).ratio() > 0.8]
     found = [name for name in same if name == wanted] or same or near or alike
     if found:
         return f"did you mean {' or '.join(found[:3])}?"
-    section = place.rpartition(".")[0]
     siblings = [_last(name) for name in names if section and name.rpartition(".")[0] == section]
     return f"{section} has {', '.join(siblings)}" if siblings else ""
 

@@ -114,11 +114,28 @@ def test_what_a_stage_would_refuse_after_minutes_is_refused_at_once(override: st
         ("model.pretrain=none", r"did you mean model\.pretrained\?"),
         ("eval.iterations=3", "eval has alpha, batch_size"),
         ("zzz=3", r"schema\.py lists them"),
+        ("train.learning-rate=3", r"train\.learning-rate: no such setting; train has epochs, "),
+        ("train.foo=3", r"train\.foo: no such setting; train has epochs, "),
+        ("--train.lr=3", r"--train: no such setting; did you mean train\?"),
+        ("train/lr=3", r"train/lr: no such setting; did you mean train\.lr\?"),
     ],
 )
 def test_the_setting_that_was_meant_is_named(override: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=meant):
         load_config(CONFIGS / "tiny.yaml", [override])
+
+
+def test_each_unknown_name_of_a_section_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("train:\n  learning-rate: 1\n  batch-size: 3\n")
+    with pytest.raises(ConfigError, match=r"2 problem\(s\)") as error:
+        load_config(path)
+    assert "train.learning-rate: no such setting" in str(error.value)
+    assert "train.batch-size: no such setting; did you mean train.batch_size?" in str(error.value)
+
+
+def test_spaces_around_the_name_of_an_override_do_not_count() -> None:
+    assert load_config(CONFIGS / "tiny.yaml", [" train.lr = 0.25"]).train.lr == 0.25
 
 
 def test_the_file_that_was_meant_is_named(tmp_path: Path) -> None:
