@@ -29,10 +29,10 @@ from carkp.tracking.runs import (
 )
 from carkp.tracking.tracker import NullTracker, Tracker
 from carkp.workflow.cli import Arguments, Parameter, PipelineError, execute, guarded, parse
-from carkp.workflow.decisions import decide, pipeline_file, plan
+from carkp.workflow.decisions import decide, other_inputs, pipeline_file, plan
 from carkp.workflow.process import PROCESS_TAG, is_alive, launch, process_name
 from carkp.workflow.quantising import build_hardware
-from carkp.workflow.reuse import INPUTS_TAG
+from carkp.workflow.reuse import INPUTS_TAG, name_some, setting_differences
 from carkp.workflow.steps import PIPELINE, STEP_PREFIX, STEPS, Step, find_checkpoint
 
 STEP_PROCESS_TAG = "carkp.step_process"
@@ -99,6 +99,8 @@ def take(step: Step, config: ExperimentConfig, inputs: PipelineInputs, done: Seq
     found, digest = decision.found, decision.inputs.digest
     say(f"{step.stage}: {describe_decision(found, decision.reason)}")
     run = found or make(step, config, inputs, digest, runs, tracker)
+    if found is None and (unexpected := other_inputs(step, decision.inputs, run)):
+        say(f"warning: {step.stage}: run {run.run_id} was made of other inputs than were there before ({unexpected})")
     # the pipeline's own digest is at the end that of its last step
     tracker.set_tags({f"{STEP_PREFIX}{step.stage}": run.run_id, INPUTS_TAG: digest})
     tracker.log_text(decision.inputs.to_json(), pipeline_file(step.stage))
@@ -125,6 +127,7 @@ def make(
     Raises:
         PipelineError: it failed.
     """
+    require_unedited(config, inputs)
     words = [word for name in step.needs for word in (f"--{name}", step.reference(name, runs))]
     if not inputs.is_forced and (unfinished := find_checkpoint(step, digest)) is not None:
         say(f"{step.stage}: goes on from run {unfinished.run_id} of {unfinished.started:%Y-%m-%d %H:%M} UTC")
@@ -144,6 +147,21 @@ def make(
             f"give the same command again: it goes on with {step.stage}, and what came before is kept"
         )
     return find_run(run_id)
+
+
+def require_unedited(config: ExperimentConfig, inputs: PipelineInputs) -> None:
+    """Stages read the files of the configuration themselves: refuse to go on where somebody has edited one.
+
+    Raises:
+        PipelineError: it names what differs.
+    """
+    now = parse(PIPELINE, "", [], inputs.config_words).config
+    if now != config:
+        raise PipelineError(
+            f"the configuration was edited while the pipeline ran ({name_some(setting_differences(config, now))}), and "
+            "its steps would be of two: give the command again for the new one, or put the file back to go on with the "
+            "old one; what is done so far is kept. To edit at any time, copy the file and give the copy"
+        )
 
 
 def require_all(step: Step, run: FoundRun) -> None:

@@ -8,7 +8,7 @@ from carkp.tracking.runs import EXPERIMENT_TAG, LATEST, STAGE_TAG, FoundRun, fet
 from carkp.tracking.store import TrackingError
 from carkp.workflow.preparation import stale_reason
 from carkp.workflow.references import find_data
-from carkp.workflow.reuse import INPUTS_FILE, Inputs, differences, name_some
+from carkp.workflow.reuse import INPUTS_FILE, INPUTS_TAG, Inputs, differences, name_some
 from carkp.workflow.steps import PIPELINE, Step
 
 SAME = "same settings, inputs, code and versions"
@@ -86,6 +86,17 @@ def _stale_reason(step: Step, config: ExperimentConfig) -> str:
     """Why data that are prepared here are not used again."""
     prepared = find_data(config, LATEST) if step.stage == "data" else None
     return "" if prepared is None else stale_reason(config, prepared)
+
+
+def other_inputs(step: Step, inputs: Inputs, run: FoundRun) -> str:
+    """How what a step was made of differs from what was decided on before; "" where it does not.
+
+    Somebody edits code or data while the pipeline runs, or a hub answers and does not deliver.
+    """
+    if not step.logs_inputs or run.tags.get(INPUTS_TAG) == inputs.digest:
+        return ""
+    made_of = _read(run, INPUTS_FILE)
+    return name_some(differences(inputs, made_of)) if made_of is not None else f"it has no {INPUTS_FILE}"
 
 
 def pipeline_file(stage: str) -> str:

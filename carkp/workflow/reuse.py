@@ -217,10 +217,7 @@ def _weights_of(config: ExperimentConfig) -> str:
 
 def differences(before: Inputs, now: Inputs) -> list[str]:
     """What differs, one phrase each: settings, what the stage is given, versions, modules."""
-    found = [
-        f"{name} {_shown(before.settings.get(name))} -> {_shown(now.settings.get(name))}"
-        for name in _changed(before.settings, now.settings)
-    ]
+    found = _differing_settings(before.settings, now.settings)
     found += [_given_difference(name, before.given, now.given) for name in _changed(before.given, now.given)]
     found += [
         f"{name} {before.code.versions.get(name, 'unused')} -> {now.code.versions.get(name, 'unused')}"
@@ -229,6 +226,15 @@ def differences(before: Inputs, now: Inputs) -> list[str]:
     if modules := list(_changed(before.code.modules, now.code.modules)):
         found.append(f"code of {name_some(modules)}")
     return found
+
+
+def setting_differences(before: ExperimentConfig, now: ExperimentConfig) -> list[str]:
+    """What differs in two configurations, one phrase a setting."""
+    return _differing_settings(flatten(before.model_dump(mode="json")), flatten(now.model_dump(mode="json")))
+
+
+def _differing_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [f"{name} {_shown(before.get(name))} -> {_shown(now.get(name))}" for name in _changed(before, now)]
 
 
 def name_some(names: Sequence[str]) -> str:

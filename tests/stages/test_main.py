@@ -279,6 +279,38 @@ def test_edited_files_of_a_source_are_prepared_again(tmp_path: Path, monkeypatch
     assert prepared() is not None  # nothing to compare with, nothing to prepare
 
 
+def test_a_configuration_that_is_edited_under_way_stops_the_pipeline(
+    pretence: Pretence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pretence.project.path / TINY
+    text = path.read_text()
+
+    def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None]) -> int:
+        status = pretence.launch(command, run_id, on_start)
+        path.write_text(f"{text}\nseed: 7\n")
+        return status
+
+    monkeypatch.setattr(pipeline, "launch", launch)
+    done = pretence.project.stage("pipeline")
+    assert done.returncode == 1
+    assert "the configuration was edited while the pipeline ran (seed 0 -> 7)" in done.stderr
+    assert pretence.stages == ["data"]
+
+
+def test_a_step_of_other_inputs_than_decided_on_is_told(pretence: Pretence, monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None]) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            change_code(patch, module="carkp.quant.sqnr")
+            return pretence.launch(command, run_id, on_start)
+
+    monkeypatch.setattr(pipeline, "launch", launch)
+    done = pretence.project.stage("pipeline")
+    assert done.returncode == 0, done.stderr
+    (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: calibration: run ")
+    assert warning.endswith("was made of other inputs than were there before (code of carkp.quant.sqnr)")
+
+
 def test_stages_get_the_configuration_and_the_runs_before_them(pretence: Pretence) -> None:
     redone(pretence, "--overrides", "seed=5 'data.val_scenes=[car_craig2, car_butler1]'")
     run = pretence.project.runs("main")[0]
