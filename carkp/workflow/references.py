@@ -369,4 +369,10 @@ def _find_named(reference: str) -> PreparedData:
     run = find_run(run_id)
     if "carkp.data_dir" not in run.tags:
         raise DataError(f"{reference}: the run {run.name!r} prepared no data")
-    return open_prepared(Path(run.tags["carkp.data_dir"]))
+    prepared = open_prepared(Path(run.tags["carkp.data_dir"]))
+    if prepared.digest != (digest := run.tags[DATA_TAG]):
+        raise DataError(
+            f"{reference}: {prepared.directory} was prepared anew since: that run gave the digest "
+            f"{digest[:_SHOWN_DIGITS]}…, there is {prepared.digest[:_SHOWN_DIGITS]}…; data={LATEST} takes what is there"
+        )
+    return prepared

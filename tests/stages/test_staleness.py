@@ -91,6 +91,21 @@ def test_other_stages_say_that_the_source_has_changed(source: Path, tmp_path: Pa
     assert f"warning: data=latest is used as prepared in {project.path}" in ran(project, "evaluate", *arguments).stderr
     by_name = ("--data", f"runs:/{project.runs('data')[0].info.run_id}")
     assert "warning" not in ran(project, "evaluate", *arguments, *by_name).stderr
+    ran(project, "data", *arguments)
+    message = refused(project, "evaluate", *arguments, *by_name)
+    assert f"{by_name[1]}: {project.path}" in message
+    assert "was prepared anew since" in message
+
+
+def test_data_of_a_given_source_say_how_other_stages_take_them(source: Path, tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "carkp")
+    done = ran(project, "data", "--source", str(source))
+    (run,) = project.runs("data")
+    assert (
+        f"the configuration's data.source is synthetic: give --set data.source={source} to other stages" in done.stdout
+    )
+    assert f"or data=runs:/{run.info.run_id}" in done.stdout
+    assert "give --set" not in ran(project, "data", "--set", f"data.source={source}").stdout
 
 
 def test_data_of_other_code_are_prepared_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
