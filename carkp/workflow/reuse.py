@@ -21,7 +21,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.files import expand_path
 from carkp.deploy.cpu import cpu_features
 from carkp.disk import file_digest
-from carkp.model.pretrained import resolve_pretrained
+from carkp.model.pretrained import PRETRAINED_NAMES, resolve_pretrained
 from carkp.quant.target import Target
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import training_device
@@ -209,10 +209,10 @@ def _data_settings(config: ExperimentConfig, settings: Mapping[str, Any]) -> dic
 
 def _weights_of(config: ExperimentConfig) -> str:
     """The source of the first weights, or the content of their file."""
-    weights = expand_path(config.model.pretrained)
-    if weights.is_file():
+    pretrained = config.model.pretrained
+    if pretrained not in PRETRAINED_NAMES and (weights := expand_path(pretrained)).is_file():
         return f"file {file_digest(weights)}"
-    return resolve_pretrained(config.model.backbone, config.model.pretrained)
+    return resolve_pretrained(config.model.backbone, pretrained)
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:

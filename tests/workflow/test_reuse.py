@@ -99,6 +99,18 @@ def test_weights_count_by_their_content(tmp_path: Path) -> None:
     assert first == same != other
 
 
+def test_a_file_that_is_called_like_a_source_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none").write_bytes(b"1")
+    found = [
+        stage_settings("float", tiny(f"model.pretrained={name}"))["model.pretrained"] for name in ("none", "./none")
+    ]
+    assert found[0] == "none"
+    assert found[1].startswith("file ")
+
+
 def test_automatic_weights_count_by_what_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("model.pretrained=auto", "model.backbone=tf_efficientnet_lite0")
     found = []

@@ -100,3 +100,16 @@ def test_what_is_not_followed_does_not_count(package: Path) -> None:
     for name in ("shown.py", "unused.py", "a/stranger.py"):
         (package / name).write_text("import onnx\nchanged = 1\n")
     assert read() == before
+
+
+def test_versions_are_of_the_distribution_that_is_installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"numpy": "2.0", "opencv-contrib-python": "4.9"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise module.importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(module.importlib.metadata, "version", version)
+    monkeypatch.setattr(module.importlib.metadata, "packages_distributions", lambda: {"cv2": ["opencv-contrib-python"]})
+    assert read().versions == {"numpy": "2.0", "opencv-python-headless": "opencv-contrib-python 4.9"}
