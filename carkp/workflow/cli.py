@@ -30,6 +30,7 @@ from carkp.tuning.errors import StorageError
 from carkp.workflow import system_errors
 from carkp.workflow.early import refuse_early
 from carkp.workflow.process import Terminated, orderly_interrupts
+from carkp.workflow.reuse import keep_code
 from carkp.workflow.targets import find_config as find_config
 
 DEFAULT_CONFIG = "configs/synthetic.yaml"
@@ -176,6 +177,7 @@ def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path]
         work(NullTracker(), project_root() / "runs" / "other-ranks")
         return
     refuse_early(stage, config)
+    keep_code(stage, config)
     with tracked_run(stage, config.name, config.tracking.system_metrics_interval_s) as tracker:
         run_in_folder(config, tracker, work)
 

@@ -182,6 +182,12 @@ def stage_code(stage: str, config: ExperimentConfig) -> SourceCode:
     return source_code([name for name, used in zip(deciding.code, is_used, strict=True) if used], deciding.left_out)
 
 
+def keep_code(stage: str, config: ExperimentConfig) -> None:
+    """Read the code that decides a stage's result when it begins: its record must not name what is edited meanwhile."""
+    if stage in DECIDING:
+        stage_code(stage, config)
+
+
 def stage_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
     """The settings that decide the result of a stage, by dotted name: what is decided, not ``auto``.
 

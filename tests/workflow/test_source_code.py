@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from carkp.config.schema import ExperimentConfig
+from carkp.tracking.tracker import Tracker
+from carkp.workflow import cli, reuse
 from carkp.workflow import source_code as module
 from carkp.workflow.source_code import SourceCode, source_code
 
@@ -113,3 +116,22 @@ def test_versions_are_of_the_distribution_that_is_installed(package: Path, monke
     monkeypatch.setattr(module.importlib.metadata, "version", version)
     monkeypatch.setattr(module.importlib.metadata, "packages_distributions", lambda: {"cv2": ["opencv-contrib-python"]})
     assert read().versions == {"numpy": "2.0", "opencv-python-headless": "opencv-contrib-python 4.9"}
+
+
+def test_a_record_is_of_the_code_that_the_stage_began_with(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(reuse.DECIDING, "check", reuse.Deciding((), (), ("carkp.a.top",)))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    began, recorded = read(), list[SourceCode]()
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        (package / "late.py").write_text("later = 4\n")
+        recorded.append(reuse.stage_inputs("check", ExperimentConfig(), {}).code)
+
+    module._source_code.cache_clear()
+    module._read_module.cache_clear()
+    cli.execute("check", ExperimentConfig(), work)
+    assert recorded[0].modules["carkp.late"] == began.modules["carkp.late"]
+    assert read().modules["carkp.late"] != began.modules["carkp.late"]
