@@ -36,6 +36,7 @@ from carkp.workflow.quantising import (
 from carkp.workflow.references import (
     ModelFile,
     check_input_size,
+    check_stage,
     codec_differences,
     codec_of,
     model_kind,
@@ -179,6 +180,7 @@ def _execute(arguments: Arguments, context: ProcessContext) -> None:
     if stage != "float":
         tags["carkp.target"] = target.name
     model = resolve_model(arguments.values["model"], model_kind(stage, target.name), tags)
+    check_stage(model, stage)
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         tracker.set_tags({"carkp.scored": model.reference})

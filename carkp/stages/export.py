@@ -23,7 +23,15 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.workflow.cli import MODEL, Arguments, Parameter, execute, guarded, parse
 from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
-from carkp.workflow.references import QUANTISED_KINDS, ModelFile, check_codec, latest_tags, onnx_name, resolve_model
+from carkp.workflow.references import (
+    QUANTISED_KINDS,
+    ModelFile,
+    check_codec,
+    check_stage,
+    latest_tags,
+    onnx_name,
+    resolve_model,
+)
 from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
 from carkp.workflow.training import ONNX_DIR
 
@@ -147,7 +155,9 @@ def _execute(arguments: Arguments) -> None:
     target = build_target(config, arguments.values["target"])
     reference = arguments.values["model"]
     tags = latest_tags(config, target.name) if reference == LATEST else {}
-    inputs = ExportInputs(resolve_model(reference, QUANTISED_KINDS[stage], tags), stage, target, alias)
+    model = resolve_model(reference, QUANTISED_KINDS[stage], tags)
+    check_stage(model, stage)
+    inputs = ExportInputs(model, stage, target, alias)
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         result = run(config, inputs, out_dir, tracker)

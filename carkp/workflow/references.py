@@ -156,6 +156,18 @@ def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> M
     return ModelFile(path, run_id_of(reference) or "", reference)
 
 
+def check_stage(model: ModelFile, stage: str) -> None:
+    """Refuse a model of a run of another stage than it is said to be of: its numbers would go by a wrong name.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    run = find_run_or_none(model.run_id)
+    found = run.tags.get(STAGE_TAG, "") if run is not None else ""
+    if stage in QUANTISED_KINDS and found in QUANTISED_KINDS and found != stage:
+        raise ConfigError(f"{model.reference}: is of a run of {found}, asked for as {stage}: give stage={found}")
+
+
 def latest_tags(config: ExperimentConfig, target: str) -> dict[str, str]:
     """What a run must say of itself to be the ``latest`` of a stage that reads no data: experiment, target, data.
 

@@ -237,8 +237,10 @@ def spoilt(exported: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[
     torch.save(content, folder / "other.pt")
     int8 = fetched(exported, newest(exported, "export", "bpu"), "onnx/int8_bpu.onnx")
     (folder / "cut.onnx").write_bytes(int8.read_bytes()[:20000])
+    calibration = newest(exported, "calibration", "bpu")
     return {
         "FLOAT": str(best),
+        "CALIBRATION_RUN": f"runs:/{calibration.info.run_id}/calibration/model.pt",
         "OTHER": str(folder / "other.pt"),
         "CUT": str(folder / "cut.onnx"),
         "FLOAT_ONNX": str(fetched(exported, float_run, "onnx/float.onnx")),
@@ -258,6 +260,8 @@ def spoilt(exported: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[
         ("calibration", ["--set", "name=other"], "mlflow run . -e float"),
         ("export", ["--model", "FLOAT"], "calibrate it first"),
         ("export", ["--model", "CALIBRATED", "--target", "onnxruntime_cpu"], "calibrated for the target bpu"),
+        ("export", ["--stage", "qat", "--model", "CALIBRATION_RUN"], "is of a run of calibration, asked for as qat"),
+        ("evaluate", ["--stage", "qat", "--model", "CALIBRATION_RUN"], "give stage=calibration"),
         ("export", ["--stage", "float"], "can export calibration, qat"),
         ("qat", ["--set", "name=other"], "mlflow run . -e calibration"),
         ("evaluate", ["--stage", "int_infer", "--model", "CUT"], "cut.onnx"),
