@@ -175,4 +175,9 @@ def load_net(checkpoint: Checkpoint) -> PoseNet:
         net.load_state_dict(checkpoint.weights)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint holds no network of this architecture: {error}") from error
+    if broken := [name for name, value in net.state_dict().items() if not bool(value.isfinite().all())]:
+        raise CheckpointError(
+            f"the checkpoint's weights are NaN or infinite ({broken[0]} is the first of {len(broken)} such tensors): "
+            "its training diverged; take an earlier checkpoint, or train it again"
+        )
     return net.eval()

@@ -54,10 +54,13 @@ def predict(
 
     Raises:
         RuntimeError: a sample was lost or counted twice.
+        FloatingPointError: heatmaps that are no numbers, in which a keypoint would still be found.
     """
     columns: dict[str, list[NDArray[np.generic]]] = {name: [] for name in _COLUMNS}
     for batch in split.batches:
-        decoded = codec.decode(forward(batch["image"].to(context.device)))
+        heatmaps = forward(batch["image"].to(context.device))
+        _check_finite(heatmaps, split.sample_ids, batch["index"])
+        decoded = codec.decode(heatmaps)
         row = {
             "index": batch["index"],
             "points": decoded.points,
@@ -73,6 +76,16 @@ def predict(
     parts = context.gather(columns)
     merged = {name: [array for part in parts for array in part[name]] for name in _COLUMNS}
     return _assemble(merged, split)
+
+
+def _check_finite(heatmaps: Tensor, sample_ids: Sequence[str], index: Tensor) -> None:
+    broken = ~heatmaps.isfinite().flatten(1).all(dim=1)
+    if bool(broken.any()):
+        first = sample_ids[int(index[int(broken.nonzero()[0])])]
+        raise FloatingPointError(
+            f"the model's heatmaps are NaN or infinite for {int(broken.sum())} of {len(broken)} samples (the first is "
+            f"{first}): its training diverged or its file is damaged; take another one, or train it again"
+        )
 
 
 def _assemble(columns: Mapping[str, list[NDArray[np.generic]]], split: EvalSplit) -> Predictions:

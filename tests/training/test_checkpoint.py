@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from carkp.disk import partial_path
-from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from carkp.model.pose_net import build_pose_net
+from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_net, save_checkpoint
 
 
 def make_checkpoint() -> Checkpoint:
@@ -140,3 +141,12 @@ def test_a_missing_or_foreign_entry_is_named(tmp_path: Path, name: str) -> None:
     torch.save(content, tmp_path / "short.pt")
     with pytest.raises(CheckpointError, match=f"it lacks {name}$"):
         load_checkpoint(tmp_path / "short.pt")
+
+
+def test_a_network_of_no_numbers_is_refused() -> None:
+    built = build_pose_net("tf_efficientnet_lite0", "none", (64, 64), head_channels=16)
+    weights = dict(built.net.state_dict())
+    weights["head.final.weight"] = torch.full_like(weights["head.final.weight"], float("nan"))
+    checkpoint = Checkpoint(built.architecture, weights, {}, 1, {})
+    with pytest.raises(CheckpointError, match=r"head\.final\.weight is the first of 1 such tensors"):
+        load_net(checkpoint)
