@@ -166,7 +166,7 @@ def load_net(checkpoint: Checkpoint) -> PoseNet:
     """The float network of a checkpoint in evaluation mode.
 
     Raises:
-        CheckpointError: weights and architecture do not fit.
+        CheckpointError: weights and architecture do not fit, or the weights are no numbers.
     """
     if "fake_quant" in checkpoint.architecture:
         raise CheckpointError("the checkpoint holds a calibrated network, here a float one is wanted (stage float)")
