@@ -58,11 +58,11 @@ def test_calibration_logs_scores_scales_and_tables(exported: Project, target: st
     scales = json.loads(fetched(exported, run, "scales.json").read_text())
     assert scales["tensors"]["image"]["scale"] == 1 / 128
     assert scales["target"] == target
-    sweep = list(csv.DictReader(fetched(exported, run, "percentile_sweep.csv").open()))
+    sweep = list(csv.DictReader(fetched(exported, run, "percentile_sweep.csv").read_text().splitlines()))
     assert [float(row["percentile"]) for row in sweep] == [99.0, 99.9, 99.95, 99.975, 99.99, 99.999, 100.0]
     reference = next(row for row in sweep if row["percentile"] == "99.975")
     assert float(reference["val_pck"]) == pytest.approx(metrics["val/pck"])
-    rows = list(csv.DictReader(fetched(exported, run, "sqnr.csv").open()))
+    rows = list(csv.DictReader(fetched(exported, run, "sqnr.csv").read_text().splitlines()))
     assert rows[-1]["name"] == "head/final"
 
 
@@ -128,7 +128,7 @@ def test_align_finds_the_executions_equal(exported: Project) -> None:
     assert "Warning: the intervals rest on 2 clusters" in printed
     run = exported.runs("align")[0]
     assert run.data.metrics["align/simulated_float32_to_onnxruntime/max_lsb"] == 0
-    rows = list(csv.DictReader(fetched(exported, run, "tables/executions.csv").open()))
+    rows = list(csv.DictReader(fetched(exported, run, "tables/executions.csv").read_text().splitlines()))
     assert [row["execution"] for row in rows] == list(align.EXECUTIONS)
     assert {row["num_clusters"] for row in rows} == {"2"}
     table = fetched(exported, run, "tables/comparisons.csv").read_text().splitlines()
