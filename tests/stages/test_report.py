@@ -13,6 +13,9 @@ TARGET = "bpu"
 SETTINGS = ("--set", "quant.sweep=[99.0,99.5]", "--set", "quant.percentile=99.5")
 """Unlike those of other tests, which share the project: their runs are of other models."""
 
+ROUNDED = 5.001e-5
+"""Half of the last digit of a share that is shown as 12.34 %."""
+
 
 @pytest.fixture(scope="module")
 def quantised(trained: Project) -> Project:
@@ -101,10 +104,12 @@ def test_numbers_are_those_that_the_runs_logged(reported: Project) -> None:
     sources = [float_run, calibration, scored["int_infer"], scored["onnxruntime"]]
     for cells, run in zip(rows.values(), sources, strict=True):
         metrics = run.data.metrics
-        assert percent(cells[0]) == pytest.approx(metrics["test/pck"], abs=5e-5)
-        assert percent(cells[1]) == pytest.approx(metrics["test/pck_hat"], abs=5e-5)
-        assert float(cells[2].split("<br>")[0]) == pytest.approx(metrics["test/mean_dist"], abs=5e-3)
-    assert percent(rows["calibrated (bpu)"][3]) == pytest.approx(calibration.data.metrics["test/retention"], abs=5e-5)
+        assert percent(cells[0]) == pytest.approx(metrics["test/pck"], abs=ROUNDED)
+        assert percent(cells[1]) == pytest.approx(metrics["test/pck_hat"], abs=ROUNDED)
+        assert float(cells[2].split("<br>")[0]) == pytest.approx(metrics["test/mean_dist"], abs=100 * ROUNDED)
+    assert percent(rows["calibrated (bpu)"][3]) == pytest.approx(
+        calibration.data.metrics["test/retention"], abs=ROUNDED
+    )
 
 
 def test_differences_and_limits_are_said_with_their_size(reported: Project) -> None:
