@@ -183,5 +183,8 @@ def test_killed_in_a_trial_it_goes_on_and_confirms(trained: Project, how: str, s
     assert "RUNNING" not in states
     searched = [run for run in trials_of(trained, study) if run.data.tags["carkp.role"] == "search"]
     assert sum(run.info.status == "FINISHED" for run in searched) == 3
+    if "the default is the best" in done.stdout:  # so it is for some seeds, and then there is nothing to confirm
+        assert "confirmation.csv" not in trained.artifacts(study)
+        return
     assert "confirmation.csv" in trained.artifacts(study)
     assert "no difference shown" in done.stdout or "better" in done.stdout or "worse" in done.stdout
