@@ -25,7 +25,9 @@ PATIENCE_S = 1.0
 
 _PARTIAL = "partial"
 _OLD_S = 24 * 3600.0
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of errors that room on the disk mends."""
+
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -80,6 +82,32 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.{_PARTIAL}")
 
 
+def anonymous(path: Path) -> Path:
+    """A name beside ``path`` for unfinished work: ``path``'s own may be as long as can be."""
+    return path.with_name("unfinished")
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when complete.
+
+    Raises:
+        OSError: it cannot be written; it names ``path``, and nothing of it is left.
+    """
+    partial = partial_path(anonymous(path))
+    try:
+        try:
+            partial.write_bytes(data)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+        partial.replace(path)
+    except BaseException as error:
+        remove(partial)
+        if isinstance(error, OSError) and error.errno:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
 def remove_leftovers(path: Path) -> None:
     """Delete what killed processes left beside ``path``. Hold the lock: what this process left counts too."""
     for leftover in path.parent.glob(f".{_escape(path.name)}.*.{_PARTIAL}"):
@@ -123,7 +151,7 @@ def describe_free_space(path: Path) -> str:
 
 def _remedy(path: Path, number: int | None) -> str:
     free = describe_free_space(path)
-    if number in _NO_SPACE:
+    if number in NO_SPACE:
         return f"{free}: make room (also look at quotas and limits of file size) or choose another disk (data.root)"
     if number in _NO_PERMISSION:
         return "Choose a directory that you may write to (data.root), or have its permissions changed"

@@ -162,30 +162,11 @@ def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> 
     return cropped
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when complete.
-
-    Raises:
-        OSError: it cannot be written; nothing of it is left.
-    """
-    partial_path = _partial(path)
-    try:
-        try:
-            partial_path.write_bytes(data)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial_path.write_bytes(data)
-        partial_path.replace(path)
-    except BaseException:
-        disk.remove(partial_path)
-        raise
-
-
 def remove_leftovers(out_dir: Path) -> None:
     """Delete what killed processes left half written among crops and annotations. Hold the directory's lock."""
     crop_dirs = (out_dir / split for split in SPLIT_NAMES)
     for directory in (out_dir, out_dir / ANNOTATION_DIR, *(d for s in crop_dirs for d in s.glob(f"*/{CROP_DIR}"))):
-        disk.remove_leftovers(_anonymous(directory / "any"))
+        disk.remove_leftovers(disk.anonymous(directory / "any"))
 
 
 def _remove_unused_annotations(out_dir: Path, splits: set[str]) -> None:
@@ -198,7 +179,7 @@ def _remove_unused_annotations(out_dir: Path, splits: set[str]) -> None:
 def _write_crop(path: Path, data: bytes) -> bool:
     """False where the file system takes no name of that length."""
     try:
-        write_atomic(path, data)
+        disk.write_atomic(path, data)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return False
@@ -220,7 +201,7 @@ class AnnotationWriter:
     def __init__(self, out_dir: Path, split: str) -> None:
         self._directory = out_dir / ANNOTATION_DIR
         self._paths = annotation_path(out_dir, split), meta_path(out_dir, split)
-        self._partials = tuple(_partial(path) for path in self._paths)
+        self._partials = tuple(disk.partial_path(disk.anonymous(path)) for path in self._paths)
         self._files: list[TextIO] = []
         self._count = 0
 
@@ -273,15 +254,6 @@ def annotation_path(root: Path, split: str) -> Path:
 
 def meta_path(root: Path, split: str) -> Path:
     return root / ANNOTATION_DIR / f"meta_{split}.json"
-
-
-def _partial(path: Path) -> Path:
-    return disk.partial_path(_anonymous(path))
-
-
-def _anonymous(path: Path) -> Path:
-    """Unfinished files are called after the work, not after the frame, whose name may be as long as can be."""
-    return path.with_name("unfinished")
 
 
 def _decode_frame(frame: Frame, issues: Issues) -> jpeg.Image | None:

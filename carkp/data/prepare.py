@@ -14,7 +14,7 @@ from typing import NamedTuple
 from carkp import disk
 from carkp.data.annotations import read_crops
 from carkp.data.carfusion import NO_BOXES_REMEDY
-from carkp.data.crops import annotation_path, remove_leftovers, write_atomic, write_crops
+from carkp.data.crops import annotation_path, remove_leftovers, write_crops
 from carkp.data.issues import DataError, Issues, explain_write_errors, printable
 from carkp.data.source import SourceKind, detect_source_kind, fingerprint, list_source_frames, require_apart
 from carkp.data.store import STORE_NAMES, Record, StoreWriter, data_digest, open_stores, split_sample_id
@@ -133,7 +133,7 @@ def _prepare(
     with explain_write_errors(out_dir / SUMMARY_FILE):
         # The stores belong together from here on; the summary says so of what.
         (out_dir / UNFINISHED_FILE).unlink(missing_ok=True)
-        write_atomic(out_dir / SUMMARY_FILE, summary.to_json().encode())
+        disk.write_atomic(out_dir / SUMMARY_FILE, summary.to_json().encode())
     return summary
 
 

@@ -326,15 +326,6 @@ def compute_digest(path: Path) -> str:
     return _digest_of(path, _open_environment(path))
 
 
-def verify_store(path: Path) -> None:
-    """Compare the content of a store with its digest; see ``Store.verify``.
-
-    Raises:
-        DataError: it cannot be used, or its content is not what was written.
-    """
-    Store(path).verify()
-
-
 def _require_intact(path: Path, environment: Any, info: StoreInfo) -> None:
     try:
         digest = _digest_of(path, environment)

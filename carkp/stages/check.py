@@ -13,6 +13,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.deploy.check import judge_program, summarise
 from carkp.deploy.hardware import ASSUMED, Hardware
 from carkp.quant.target import Target
+from carkp.tracking.runs import DATA_TAG
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.checking import CheckResult, describe_counts, describe_verdict, log_check, require_possible
 from carkp.workflow.cli import Arguments, execute, guarded, parse
@@ -44,10 +45,11 @@ def run(config: ExperimentConfig, inputs: CheckInputs, out_dir: Path, tracker: T
             "carkp.target": inputs.target.name,
             "carkp.arithmetic": program.target.name,
             "carkp.source_run": inputs.model.run_id,
-            "carkp.data_digest": program.origin.get("data_digest", ""),
             "carkp.verdict": describe_verdict(result.summary),
         }
     )
+    if data_digest := program.origin.get("data_digest"):
+        tracker.set_tags({DATA_TAG: data_digest})
     if model_digest := program.origin.get("model_digest"):
         upstream = {
             "model": model_digest,

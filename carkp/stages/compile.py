@@ -19,7 +19,7 @@ from carkp.deploy.layer_profile import measure_program
 from carkp.deploy.perf import Comparison, compare, predict
 from carkp.disk import file_digest
 from carkp.quant.program import QProgram
-from carkp.tracking.runs import fetch_artifact, run_id_of
+from carkp.tracking.runs import DATA_TAG, fetch_artifact, run_id_of
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.checking import CheckResult, log_check, require_possible
@@ -210,11 +210,12 @@ def _note(inputs: CompileInputs, result: CompileResult) -> str:
 
 
 def _tags(inputs: CompileInputs) -> dict[str, str]:
+    origin = inputs.program.origin
     return {
         "carkp.target": inputs.target.name,
         "carkp.source_run": inputs.model.run_id,
-        "carkp.data_digest": inputs.program.origin.get("data_digest", ""),
-        "carkp.model_digest": inputs.program.origin.get("model_digest", ""),
+        "carkp.model_digest": origin.get("model_digest", ""),
+        **({DATA_TAG: origin["data_digest"]} if "data_digest" in origin else {}),
     }
 
 

@@ -21,7 +21,6 @@ from carkp.workflow.resuming import (
     DATA_DIGEST,
     NUM_PROCESSES,
     PRETRAINED,
-    describe_pretrained,
     is_of_code,
     require_resumable,
 )
@@ -78,7 +77,7 @@ def run(
     tracker.set_tags({"carkp.data_digest": inputs.data.digest})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
     settings = build_fit_settings(config.train, context.device)
-    decided = {PRETRAINED: describe_pretrained(model.source, config.model.pretrained), CODE: deciding.code_digest}
+    decided = {PRETRAINED: deciding.settings[PRETRAINED], CODE: deciding.code_digest}
     training = Training(model.net, model.architecture, settings, inputs.resume, decided=decided)
     scorer = build_scorer(config, context)
     fitted = train(config, training, stores, out_dir, tracker, scorer)

@@ -16,14 +16,14 @@ from carkp.config.schema import ExperimentConfig
 from carkp.config.search import SearchConfig
 from carkp.report.study_figures import StudyPoint, history_figure, importance_figure
 from carkp.tracking.runs import LATEST, adopt_run, find_run
-from carkp.tracking.store import TrackingError, project_root
+from carkp.tracking.store import TrackingError, project_root, sqlite_uri
 from carkp.tracking.tracker import Tracker
 from carkp.tuning.objective import Job
 from carkp.tuning.record import TrialRecord
 from carkp.tuning.settings import StudySettings
 from carkp.tuning.storage import find_notes
 from carkp.tuning.study import TuningStudy
-from carkp.workflow.cli import Arguments, Parameter, execute, find_config, guarded, parse
+from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
 from carkp.workflow.process import PROCESS_TAG, is_alive, process_name
 from carkp.workflow.quantising import TARGET, build_target
@@ -44,6 +44,7 @@ from carkp.workflow.study.outcome import (
 from carkp.workflow.study.trial import LR, TrialInputs, tuned_config
 from carkp.workflow.study.workers import ROLE, RUN_ID, SEED, StudySpec, axes_of, queue_jobs, run_workers
 from carkp.workflow.tables import write_table
+from carkp.workflow.targets import find_config
 
 DEFAULT_SEARCH = "configs/search/default.yaml"
 SEARCH = Parameter("search", DEFAULT_SEARCH, "YAML file with the space and the budget of the study")
@@ -192,7 +193,7 @@ def _execute(arguments: Arguments) -> None:
     num_trials = _positive(TRIALS, arguments, search.num_trials)
     num_workers = _positive(WORKERS, arguments, 1)
     target = build_target(config, arguments.values[TARGET.name])
-    storage = arguments.values[STORAGE.name] or f"sqlite:///{project_root() / 'optuna.db'}"
+    storage = arguments.values[STORAGE.name] or sqlite_uri(project_root() / "optuna.db")
     found = find_current_data(config, arguments.values[DATA.name])
 
     def inputs_on(data: PreparedData) -> TuneInputs:

@@ -18,6 +18,7 @@ from carkp.tracking.store import TrackingError, use_default_store
 LATEST = "latest"
 STAGE_TAG = "carkp.stage"
 EXPERIMENT_TAG = "carkp.experiment"
+DATA_TAG, TARGET_TAG = "carkp.data_digest", "carkp.target"
 PARENT_TAG = "mlflow.parentRunId"
 NOT_THERE, NO_ID = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)
 

@@ -31,7 +31,7 @@ from carkp.workflow import system_errors
 from carkp.workflow.early import refuse_early
 from carkp.workflow.process import Terminated, orderly_interrupts
 from carkp.workflow.reuse import keep_code
-from carkp.workflow.targets import find_config as find_config
+from carkp.workflow.targets import find_config
 
 DEFAULT_CONFIG = "configs/synthetic.yaml"
 

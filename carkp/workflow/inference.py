@@ -18,11 +18,12 @@ from carkp.data.jpeg import Image
 from carkp.data.orientation import IGNORE
 from carkp.data.pictures import Video, VideoWriter, decode_picture, is_video, read_bytes
 from carkp.data.video import writable_fps
+from carkp.disk import write_atomic
 from carkp.keypoints.schema import KEYPOINT_NAMES
 from carkp.predictor import ModelError, Prediction, Predictor
 from carkp.report.drawing import draw_cars
 from carkp.workflow.output_names import Source, list_sources
-from carkp.workflow.pictures import write_atomically, write_picture
+from carkp.workflow.pictures import write_picture
 
 JSON_NAME = "keypoints.json"
 FEW_FRAMES = 0.9
@@ -249,7 +250,7 @@ def write_json(inputs: InferInputs, result: InferResult, path: Path) -> Path:
     for title, content in (("images", result.found), ("errors", result.errors), ("notes", result.notes)):
         lines = ",\n".join(f"{_json(name)}: {_json(value)}" for name, value in content.items())
         fields.append(f'"{title}": {{\n{lines}\n}}')
-    write_atomically(path, ("{\n" + ",\n".join(fields) + "\n}\n").encode())
+    write_atomic(path, ("{\n" + ",\n".join(fields) + "\n}\n").encode())
     return path
 
 

@@ -1,8 +1,6 @@
 """Contact sheets, what the data look like, and pictures written to files."""
 
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from carkp.data.pictures import read_picture
 from carkp.data.samples import sample_crops
 from carkp.data.source import SourceKind, detect_source_kind, list_source_frames
 from carkp.data.store import STORE_NAMES, Stores
+from carkp.disk import write_atomic
 from carkp.report.drawing import draw_keypoints, enlarge
 from carkp.report.sheets import contact_sheet
 
@@ -53,7 +52,7 @@ def write_jpeg(path: Path, image_rgb: Image) -> None:
         data = jpeg.encode_bgr(np.asarray(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), np.uint8), _JPEG_QUALITY)
     except ValueError as error:
         raise OSError(f"{path}: cannot write the picture: {error}") from error
-    write_atomically(path, data)
+    write_atomic(path, data)
 
 
 def write_picture(stem: Path, image_rgb: Image) -> Path:
@@ -70,24 +69,8 @@ def write_picture(stem: Path, image_rgb: Image) -> Path:
     is_done, data = cv2.imencode(".png", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
     if not is_done:
         raise OSError(f"{path}: cannot write the picture")
-    write_atomically(path, data.tobytes())
+    write_atomic(path, data.tobytes())
     return path
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when complete.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    partial = path.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.partial")  # short, whatever the name's length
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _frame_sheet(raw: Path, seed: int, boxes: str) -> Image | None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carkp.config.loading import ConfigError, load_yaml
+from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
-from carkp.deploy.hardware import Hardware, TargetFile
+from carkp.deploy.hardware import Hardware
 from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_from_json, codec_to_json
 from carkp.keypoints.metrics import Scores
 from carkp.model.pose_net import pose_net_from_architecture
@@ -17,10 +17,11 @@ from carkp.quant.fold import fold
 from carkp.quant.graph import ConvLayer
 from carkp.quant.target import Target
 from carkp.training.checkpoint import CheckpointError, load_checkpoint
-from carkp.workflow.cli import Parameter, find_config
+from carkp.workflow.cli import Parameter
 from carkp.workflow.preparation import PreparedData
 from carkp.workflow.references import ModelFile
 from carkp.workflow.scoring import Scorer
+from carkp.workflow.targets import load_target
 
 TARGET = Parameter("target", "", "a file of configs/targets without .yaml, or a path; empty: as in the configuration")
 
@@ -31,7 +32,7 @@ def build_target(config: ExperimentConfig, parameter: str) -> Target:
     Raises:
         ConfigError: there is no such target, or its file is malformed.
     """
-    return _load_target(config, parameter).arithmetic
+    return load_target(parameter or config.quant.target).arithmetic
 
 
 def build_hardware(config: ExperimentConfig, parameter: str) -> Hardware:
@@ -40,19 +41,13 @@ def build_hardware(config: ExperimentConfig, parameter: str) -> Hardware:
     Raises:
         ConfigError: there is no such target, its file is malformed, or it describes no hardware.
     """
-    target = _load_target(config, parameter)
+    target = load_target(parameter or config.quant.target)
     if target.hardware is None:
         raise ConfigError(
             f"the target {target.name} says nothing about its hardware: add `hardware:` to its file, as in "
             "configs/targets/bpu.yaml"
         )
     return target.hardware
-
-
-def _load_target(config: ExperimentConfig, parameter: str) -> TargetFile:
-    name = parameter or config.quant.target
-    is_path = name.endswith((".yaml", ".yml"))
-    return load_yaml(find_config(name if is_path else f"configs/targets/{name}.yaml"), TargetFile)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from carkp.data.issues import DataError
 from carkp.keypoints.codec import HeatmapCodec
 from carkp.quant.target import Target
 from carkp.tracking.runs import (
+    DATA_TAG,
     EXPERIMENT_TAG,
     LATEST,
     STAGE_TAG,
+    TARGET_TAG,
     FoundRun,
     fetch_artifact,
     fetch_reference,
@@ -38,7 +40,6 @@ LAST = "checkpoints/last.pt"
 CALIBRATED = "calibration/model.pt"
 ONNX_DIR = "onnx"
 FLOAT_ONNX = f"{ONNX_DIR}/float.onnx"
-DATA_TAG, TARGET_TAG = "carkp.data_digest", "carkp.target"
 _SHOWN_DIGITS = 16
 
 
@@ -58,7 +59,7 @@ def find_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
         prepared = open_prepared(directory)
     except DataError:
         return None
-    return prepared if prepared.digest == run.tags["carkp.data_digest"] else None
+    return prepared if prepared.digest == run.tags[DATA_TAG] else None
 
 
 def find_current_data(config: ExperimentConfig, reference: str) -> PreparedData | None:

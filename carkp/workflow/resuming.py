@@ -12,13 +12,10 @@ from typing import Any
 
 from carkp.config.loading import flatten
 from carkp.config.schema import ExperimentConfig
-from carkp.data.files import expand_path
-from carkp.disk import file_digest
-from carkp.model.pretrained import PretrainedSource
 from carkp.training.checkpoint import Checkpoint, CheckpointError
 from carkp.training.fit import FitSettings
 from carkp.training.resume import Difference, find_differences, list_differences, load_resumable
-from carkp.workflow.reuse import DECIDING, IGNORED
+from carkp.workflow.reuse import DECIDING, IGNORED, WEIGHTS_FILE
 
 DATA_DIGEST, NUM_PROCESSES = "data (digest)", "train.nproc"
 PRECISION, PRETRAINED = "train.precision", "model.pretrained"
@@ -31,16 +28,10 @@ MIXED_CODE = "several"
 
 _DATA_SETTINGS = ("data.source", "data.val_scenes", "data.jpeg_quality")
 _PREFIX = "config"
-_FILE = "file with the sha256 "
 
 
 def describe_precision(settings: FitSettings) -> str:
     return "float32" if settings.autocast_dtype is None else str(settings.autocast_dtype).removeprefix("torch.")
-
-
-def describe_pretrained(source: PretrainedSource, setting: str) -> str:
-    """Where first weights come from: a file counts by its content, the rest by its kind."""
-    return f"{_FILE}{file_digest(expand_path(setting))[:16]}" if source.kind == "file" else source.kind
 
 
 def require_resumable(path: Path | None, config: ExperimentConfig, decided: Mapping[str, str]) -> None:
@@ -126,7 +117,7 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, object]:
 def _remedy(differences: Iterable[Difference]) -> str:
     found = {difference.name: difference.before for difference in differences}
     settings = {
-        name: value for name, value in found.items() if name != DATA_DIGEST and not str(value).startswith(_FILE)
+        name: value for name, value in found.items() if name != DATA_DIGEST and not str(value).startswith(WEIGHTS_FILE)
     }
     words = " ".join(shlex.quote(f"{name}={_yaml(value)}") for name, value in settings.items())
     lines = [

@@ -103,6 +103,9 @@ IGNORED = frozenset(
 )
 """Settings that change no result, or that count in another form."""
 
+WEIGHTS_FILE = "file "
+"""What the setting of first weights begins with where they come from a file, which counts by its content."""
+
 MAX_NAMED = 4
 _SHORT = 48
 
@@ -217,7 +220,7 @@ def _weights_of(config: ExperimentConfig) -> str:
     """The source of the first weights, or the content of their file."""
     pretrained = config.model.pretrained
     if pretrained not in PRETRAINED_NAMES and (weights := expand_path(pretrained)).is_file():
-        return f"file {file_digest(weights)}"
+        return f"{WEIGHTS_FILE}{file_digest(weights)}"
     return resolve_pretrained(config.model.backbone, pretrained)
 
 

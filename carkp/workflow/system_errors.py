@@ -4,9 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from carkp.disk import describe_free_space
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from carkp.disk import NO_SPACE, describe_free_space
 
 _REMEDIES = {
     errno.EACCES: "Choose a place that you may read and write, or have its permissions changed",
@@ -24,7 +22,7 @@ _REMEDIES = {
 
 def is_of_surroundings(error: OSError) -> bool:
     """Whether the disk, its permissions or the system's limits are to blame, and no mistake of the program."""
-    return error.errno in _NO_SPACE or error.errno in _REMEDIES
+    return error.errno in NO_SPACE or error.errno in _REMEDIES
 
 
 def describe(error: OSError, directory: Path) -> str:
@@ -35,7 +33,7 @@ def describe(error: OSError, directory: Path) -> str:
 
 
 def _remedy(number: int | None, place: Path) -> str:
-    if number in _NO_SPACE:
+    if number in NO_SPACE:
         free = describe_free_space(place)
         return f"{free}: make room (also look at quotas and limits of file size), then give the command again"
     return _REMEDIES[number or 0]

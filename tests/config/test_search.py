@@ -2,8 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from carkp.config import schema
 from carkp.config.loading import ConfigError, load_yaml
 from carkp.config.search import SearchConfig
+from carkp.keypoints import codec
+from carkp.model import backbone
 
 SEARCHES = Path(__file__).parents[2] / "configs" / "search"
 
@@ -36,3 +39,8 @@ def test_what_trials_could_not_use_is_refused(tmp_path: Path, space: str, messag
     path.write_text("space:\n" + "".join(f"  {key}: {text}\n" for key, text in {**ranges, name: value}.items()))
     with pytest.raises(ConfigError, match=message):
         load_yaml(path, SearchConfig)
+
+
+def test_the_schema_knows_the_strides_of_network_and_codec() -> None:
+    # the configuration imports neither and refuses sizes by numbers of its own
+    assert (schema.STRIDE, schema.HEATMAP_STRIDE) == (backbone.STRIDE, codec.HEATMAP_STRIDE)

@@ -19,12 +19,12 @@ from carkp.data.crops import (
     crop_rectangle,
     is_truncated,
     move_keypoints,
-    write_atomic,
     write_crops,
 )
 from carkp.data.frames import Box, no_keypoints
 from carkp.data.issues import DataError, Issues
 from carkp.data.store import pack_record, split_sample_id
+from carkp.disk import write_atomic
 from carkp.keypoints.schema import MISSING, VISIBLE
 
 FRAME = (1080, 1920)

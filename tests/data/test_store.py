@@ -26,7 +26,6 @@ from carkp.data.store import (
     pack_record,
     unpack_id,
     unpack_record,
-    verify_store,
 )
 
 
@@ -132,7 +131,7 @@ def test_a_flipped_bit_is_found_and_the_remedy_named(tmp_path):
     write(tmp_path / "s", [a_record(0), a_record(1, b"needle" * 50)])
     flip(tmp_path / "s", b"needle")
     with pytest.raises(DataError, match=rf"{tmp_path}/s is damaged.*prepare the data again"):
-        verify_store(tmp_path / "s")
+        Store(tmp_path / "s").verify()
     stores = Stores(Store(tmp_path / "good"), Store(tmp_path / "s"), Store(tmp_path / "good"))
     with pytest.raises(DataError, match="/s is damaged"):
         stores.verify()

@@ -9,7 +9,6 @@ import torch
 
 from carkp.config.loading import load_config
 from carkp.config.schema import ExperimentConfig
-from carkp.model.pretrained import PretrainedSource
 from carkp.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from carkp.workflow.resuming import (
     DATA_DIGEST,
@@ -17,10 +16,10 @@ from carkp.workflow.resuming import (
     PRECISION,
     PRETRAINED,
     choose_resumable,
-    describe_pretrained,
     require_same_training,
     training_differences,
 )
+from carkp.workflow.reuse import stage_settings
 
 ROOT = Path(__file__).parents[2]
 DECIDED = {DATA_DIGEST: "aa", NUM_PROCESSES: "1", PRECISION: "float32", PRETRAINED: "none"}
@@ -146,16 +145,14 @@ def test_the_message_names_file_settings_and_remedy() -> None:
 def test_the_remedy_can_be_given_as_it_stands(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     torch.save({}, weights)
-    source = PretrainedSource("file", f"{weights} (whole network)")
-    before = describe_pretrained(source, str(weights))
-    assert describe_pretrained(PretrainedSource("timm", "hub, stem converted"), "auto") == "timm"
+    before = stage_settings("float", configured(f"model.pretrained={weights}"))[PRETRAINED]
     checkpoint = checkpoint_of(configured(), {**DECIDED, PRETRAINED: before})
     with pytest.raises(CheckpointError) as caught:
         require_same_training(checkpoint, Path("last.pt"), configured(), DECIDED)
     assert "overrides" not in str(caught.value)  # no setting gives back a file by its content
     moved = tmp_path / "moved.pt"
     weights.rename(moved)
-    assert describe_pretrained(source, str(moved)) == before
+    assert stage_settings("float", configured(f"model.pretrained={moved}"))[PRETRAINED] == before
 
 
 def test_latest_takes_the_newest_that_fits_and_else_the_newest(tmp_path: Path) -> None:

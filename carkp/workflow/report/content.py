@@ -26,11 +26,11 @@ from carkp.report.accuracy_data import (
     SceneRow,
     Sweep,
 )
-from carkp.tracking.runs import STAGE_TAG, FoundRun, fetch_artifact, has_artifact
+from carkp.tracking.runs import DATA_TAG, STAGE_TAG, FoundRun, fetch_artifact, has_artifact
 from carkp.tracking.store import TrackingError
 from carkp.workflow.alignment import ALIGNED, describe_differences, parse_comparisons
 from carkp.workflow.report.commands import command_of, masked_paths
-from carkp.workflow.report.sources import CHAIN, DIGEST_TAG, MODEL_DIGEST_TAG, FamilyRuns
+from carkp.workflow.report.sources import CHAIN, MODEL_DIGEST_TAG, FamilyRuns
 from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR
 
 SPLITS = ("test", "val")
@@ -103,7 +103,7 @@ def _rows(found: FamilyRuns, split: str) -> list[ModelRow]:
     for stage, logged_by, in_align, evaluated in ROWS:
         candidates = _candidates(found, logged_by, in_align, evaluated)
         if stage == FLOAT:  # the first one on the data of the others
-            candidates.sort(key=lambda item: item[0] is None or item[0].tags.get(DIGEST_TAG) != found.data_digest)
+            candidates.sort(key=lambda item: item[0] is None or item[0].tags.get(DATA_TAG) != found.data_digest)
         for candidate in candidates:
             predictions = _find_predictions(candidate, split)
             if predictions is not None and candidate[0] is not None:
@@ -254,7 +254,7 @@ def _crops(found: FamilyRuns) -> dict[str, bytes]:
     kept: dict[str, bytes] = {}
     for run in runs:
         path = f"{PREDICTIONS_DIR}/{CROPS_NAME}"
-        if run is None or run.tags.get(DIGEST_TAG, found.data_digest) != found.data_digest:
+        if run is None or run.tags.get(DATA_TAG, found.data_digest) != found.data_digest:
             continue
         if not has_artifact(run.run_id, path):
             continue
@@ -271,7 +271,7 @@ def _card(run: FoundRun) -> RunCard:
     facts = {
         "started (UTC)": f"{run.started:%Y-%m-%d %H:%M}",
         "commit": commit,
-        "data digest": tags.get(DIGEST_TAG, "")[:12],
+        "data digest": tags.get(DATA_TAG, "")[:12],
         "model digest": tags.get(MODEL_DIGEST_TAG, "")[:12],
         "machine": tags.get("carkp.machine", ""),
         "CPU": tags.get("carkp.cpu", ""),

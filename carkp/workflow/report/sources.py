@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 
 from carkp.config.schema import ExperimentConfig
 from carkp.tracking.runs import (
+    DATA_TAG,
     LATEST,
     STAGE_TAG,
+    TARGET_TAG,
     FoundRun,
     find_latest_run,
     find_run,
@@ -25,7 +27,7 @@ ANCHORS = ("align", "calibration", "float")
 
 TARGETED = frozenset(CHAIN) - {"float"}
 SOURCE_TAG, FLOAT_TAG, SCORED_TAG = "carkp.source_run", "carkp.float_model", "carkp.scored"
-TARGET_TAG, DIGEST_TAG, MODEL_DIGEST_TAG = "carkp.target", "carkp.data_digest", "carkp.model_digest"
+MODEL_DIGEST_TAG = "carkp.model_digest"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class FamilyRuns:
     def data_digest(self) -> str:
         """Of the data that the int8 model was scored on, else of the float model's."""
         named = (self.runs.get(stage) for stage in ("align", "calibration", "float"))
-        found = (run.tags.get(DIGEST_TAG, "") for run in (*named, self.anchor) if run is not None)
+        found = (run.tags.get(DATA_TAG, "") for run in (*named, self.anchor) if run is not None)
         return next((digest for digest in found if digest), "")
 
     @property
@@ -172,8 +174,8 @@ def _evaluations(runs: Mapping[str, FoundRun]) -> dict[str, FoundRun]:
 
 def _with_data(runs: Mapping[str, FoundRun], anchor: FoundRun, digest: str = "") -> dict[str, FoundRun]:
     """``runs`` and the newest run that prepared the data."""
-    digest = digest or anchor.tags.get(DIGEST_TAG, "")
-    data = find_latest_run("data", {DIGEST_TAG: digest}) if digest else None
+    digest = digest or anchor.tags.get(DATA_TAG, "")
+    data = find_latest_run("data", {DATA_TAG: digest}) if digest else None
     return {**({"data": data} if data else {}), **runs}
 
 
