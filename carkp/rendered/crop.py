@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from carkp.rendered.mesh_car import MeshCar, vary_look, vary_shape
 from carkp.rendered.picture import Drawn, PlacedCar, draw_picture
 from carkp.rendered.street_scene import Street, Viewpoint, clear, draw_neighbours, draw_viewpoint
 from carkp.synthetic.backdrop import person
-from carkp.synthetic.camera import Camera, develop, draw_development, label_points
+from carkp.synthetic.camera import Camera, Development, develop, draw_development, label_points
 from carkp.synthetic.lighting import CONDITION_SHARES, draw_light
 from carkp.synthetic.mesh import Mesh, placed
 from carkp.synthetic.scene import Box
@@ -23,7 +23,7 @@ from carkp.synthetic.streets import Spot
 Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
-_DRAWN_PX = 300
+_DRAWN_PX = 260
 """Smallest extent that a car is drawn at, before the picture is reduced."""
 _SMALLEST_PX, _LARGEST_PX = 34, 260
 _MAX_OCCLUDED = 0.7
@@ -57,7 +57,7 @@ def draw_labelled(
     car = vary_look(vary_shape(draw_car(rng), rng), rng)
     target = PlacedCar(car, spot)
     viewpoint = draw_viewpoint(street, spot, rng)
-    length = car.extent[0]
+    length = car.length
     others = [
         PlacedCar(vary_look(draw_car(rng), rng), s)
         for s in draw_neighbours(street, spot, viewpoint.position, rng)
@@ -114,8 +114,7 @@ def _frame(
 
 
 def _corners(car: MeshCar) -> Array:
-    low, high = car.surface.vertices.min(0), car.surface.vertices.max(0)
-    return np.array([[(low, high)[(i >> k) & 1][k] for k in range(3)] for i in range(8)], np.float64)
+    return np.array([[(car.low, car.high)[(i >> k) & 1][k] for k in range(3)] for i in range(8)])
 
 
 def _cut(frame: tuple[float, float, float, float], box: Box, rng: np.random.Generator) -> tuple[float, float, float, float]:
@@ -150,6 +149,14 @@ def _draw_people(
     return figures
 
 
+def _on_small_picture(how: Development, width_px: float) -> Development:
+    """A frame's development for a window of it: the lens falls off over the frame, and a far car is not blurred as a
+    near one is.
+    """
+    share = float(np.clip(width_px / 110, 0.45, 1.0))
+    return replace(how, vignette=0.0, blur=how.blur * share, motion=(how.motion[0] * share, how.motion[1] * share))
+
+
 def _label(
     target: PlacedCar, viewpoint: Viewpoint, framing: _Framing, drawn: Drawn, condition: str, scale: float,
     rng: np.random.Generator,
@@ -161,13 +168,13 @@ def _label(
     height, width = framing.camera.size
     size = (round(width / scale), round(height / scale))
     linear = cv2.resize(drawn.linear, size, interpolation=cv2.INTER_AREA)
-    luminance = float(np.median(linear @ np.array([0.3, 0.6, 0.1], np.float32)))
-    how = draw_development(luminance, rng, rng)
-    picture = develop(np.ascontiguousarray(linear), how, rng)
     ratio = np.array([size[0] / width, size[1] / height])
+    box = Box(*(np.array([framing.cut.left, framing.cut.top, framing.cut.right, framing.cut.bottom]) * [*ratio, *ratio]))
+    luminance = float(np.median(linear @ np.array([0.3, 0.6, 0.1], np.float32)))
+    how = _on_small_picture(draw_development(luminance, rng, rng), box.width)
+    picture = develop(np.ascontiguousarray(linear), how, rng)
     points, depth = framing.camera.project(target.world(target.car.keypoints))
     is_inside = (points >= 0).all(1) & (points[:, 0] < width) & (points[:, 1] < height) & (depth > 0.3)
-    box = framing.cut
     spot = target.spot
     sight = math.atan2(spot.y - viewpoint.position[1], spot.x - viewpoint.position[0])
     return LabelledPicture(
@@ -178,7 +185,7 @@ def _label(
         points=label_points(points * ratio),
         is_visible=known_seen,
         is_inside=is_inside & target.car.is_known,
-        box=Box(box.left * ratio[0], box.top * ratio[1], box.right * ratio[0], box.bottom * ratio[1]),
+        box=box,
         heading=math.degrees(spot.heading - sight) % 360.0,
         truncated=1.0 - framing.cut.area / max(framing.whole.area, 1e-6),
         occluded=occluded,

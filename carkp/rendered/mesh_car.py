@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +20,32 @@ _KEPT_PAINT_SHARE = 0.25
 
 @dataclass(frozen=True)
 class MeshCar:
-    """keypoints: (12, 3) in the car's axes, metres; is_known: (12,), whether the mesh has that keypoint at all."""
+    """keypoints: (12, 3) in the car's axes, metres; is_known: (12,), whether the mesh has that keypoint at all.
+
+    low, high: (3,), the corners of the box around it.
+    """
 
     name: str
     kind: str
     surface: Surface
     keypoints: Array
     is_known: NDArray[np.bool_]
+    low: Array
+    high: Array
 
     @property
-    def extent(self) -> tuple[float, float, float]:
-        """Length, width, height."""
-        size = self.surface.vertices.max(0) - np.minimum(self.surface.vertices.min(0), 0.0) * np.array([1, 1, 0])
-        return float(size[0]), float(size[1]), float(size[2])
+    def length(self) -> float:
+        return float(self.high[0] - self.low[0])
+
+    @property
+    def width(self) -> float:
+        return float(self.high[1] - self.low[1])
+
+
+def mesh_car(name: str, kind: str, surface: Surface, keypoints: Array, is_known: NDArray[np.bool_]) -> MeshCar:
+    """A car with its own bounds."""
+    low, high = (np.array([end(surface.vertices[:, k]) for k in range(3)], np.float64) for end in (np.min, np.max))
+    return MeshCar(name, kind, surface, keypoints, is_known, low, high)
 
 
 @dataclass(frozen=True)
@@ -72,13 +85,12 @@ def vary_shape(car: MeshCar, rng: np.random.Generator) -> MeshCar:
     points = car.keypoints
     moved = scale * np.stack([stretch_x.apply(points[:, 0]), wide * points[:, 1], stretch_z.apply(points[:, 2])], 1)
     changed = surface._replace(vertices=vertices.astype(np.float32), normals=unit(surface.normals / slopes))
-    return MeshCar(car.name, car.kind, changed, moved, car.is_known)
+    return mesh_car(car.name, car.kind, changed, moved, car.is_known)
 
 
 def _along(car: MeshCar, middle: float, front: float, rear: float) -> Stretch:
     """Factors on what lies between the wheels, before the front ones and behind the rear ones."""
-    x = car.surface.vertices[:, 0]
-    ends = (float(x.min()) - 1e-3, float(x.max()) + 1e-3)
+    ends = (float(car.low[0]) - 1e-3, float(car.high[0]) + 1e-3)
     if not car.is_known[[*FRONT_WHEELS, *REAR_WHEELS]].all():
         return Stretch(np.array(ends), np.array(ends) * 0.5 * (middle + 1.0))
     reach = 1.15 * float(car.keypoints[0, 2])
@@ -92,9 +104,9 @@ def _along(car: MeshCar, middle: float, front: float, rear: float) -> Stretch:
 
 def _upward(car: MeshCar, factor: float) -> Stretch:
     """A factor on what lies above the wheels."""
-    top = float(car.surface.vertices[:, 2].max()) + 1e-3
+    top = float(car.high[2]) + 1e-3
     wheel = 2.1 * float(car.keypoints[0, 2]) if car.is_known[0] else 0.45 * top
-    low = min(float(car.surface.vertices[:, 2].min()), 0.0) - 1e-3
+    low = min(float(car.low[2]), 0.0) - 1e-3
     knots = np.array([low, min(wheel, 0.8 * top), top])
     return Stretch(knots, np.array([knots[0], knots[1], knots[1] + factor * (knots[2] - knots[1])]))
 
@@ -108,7 +120,7 @@ def vary_look(car: MeshCar, rng: np.random.Generator) -> MeshCar:
     _light_lamps(materials, kinds, rng)
     lamp_glass = kinds == Kind.LAMP_GLASS
     materials[lamp_glass, Column.ALPHA] = np.minimum(materials[lamp_glass, Column.ALPHA], rng.uniform(0.1, 0.4))
-    return MeshCar(car.name, car.kind, car.surface._replace(materials=materials), car.keypoints, car.is_known)
+    return replace(car, surface=car.surface._replace(materials=materials))
 
 
 def _paint(materials: Floats, painted: NDArray[np.bool_], kind: str, rng: np.random.Generator) -> None:

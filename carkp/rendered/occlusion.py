@@ -11,8 +11,8 @@ from carkp.synthetic._jit import compiled
 from carkp.synthetic.mesh import Floats
 from carkp.synthetic.render import shadow_map, ShadowMap
 
-NUM_DIRECTIONS = 48
-_MAP_PX = 256
+NUM_DIRECTIONS = 40
+_MAP_PX = 160
 
 
 def with_open_sky(surface: Surface) -> Surface:

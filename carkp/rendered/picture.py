@@ -21,7 +21,7 @@ from carkp.synthetic.streets import Spot
 
 Array = NDArray[np.float64]
 
-_STATIC_MAP_PX, _MOVING_MAP_PX = 768, 768
+_STATIC_MAP_PX, _MOVING_MAP_PX = 448, 512
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def draw_picture(street: Street, camera: Camera, light: Light, cars: list[Placed
     moving = _moving_shadow(light, cars, people)
     places = [Place(c.spot.x, c.spot.y, math.cos(c.spot.heading), math.sin(c.spot.heading)) for c in cars]
     outlines = [
-        (*place, max(c.car.extent[0] / 2 - 0.1, 0.3), max(c.car.extent[1] / 2 - 0.05, 0.3))
+        (*place, max(c.car.length / 2 - 0.1, 0.3), max(c.car.width / 2 - 0.05, 0.3))
         for place, c in zip(places, cars, strict=True)
     ]
     relight((0, 0, height, width), lens, moving, np.array(outlines), ambient, sun, canvas)
@@ -173,8 +173,11 @@ def _moving_shadow(light: Light, cars: list[PlacedCar], people: list[Mesh]) -> S
     faces = [car.car.surface.faces[: car.car.surface.num_opaque] for car in cars] + [f.faces for f in people]
     offsets = np.cumsum([0] + [len(v) for v in vertices[:-1]])
     joined = np.concatenate([f + o for f, o in zip(faces, offsets, strict=True)]).astype(np.int32)
-    target = vertices[0]
-    corners = np.concatenate([target.min(0)[None] - 4.0, target.max(0)[None] + 4.0])
+    target = cars[0]
+    reach = 0.5 * target.car.length + 3.0
+    corners = np.array(
+        [[target.spot.x + a * reach, target.spot.y + b * reach, c * target.car.high[2]] for a in (-1, 1) for b in (-1, 1) for c in (0, 1)]
+    )
     sun = (light.sun_x, light.sun_y, light.sun_z)
     return shadow_map(np.concatenate(vertices).astype(np.float32), joined, sun, corners, _MOVING_MAP_PX)
 

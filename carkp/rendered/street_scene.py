@@ -30,12 +30,13 @@ class Street:
     facades: Array
     spots: list[Spot]
     solid: Ints
-    solid_centres: Array
+    solid_x: Array
+    solid_y: Array
 
     def solid_near(self, x: float, y: float) -> Ints:
         """Triangles that may cast a shadow on a place."""
-        away = np.abs(self.solid_centres - np.array([x, y])).max(1)
-        return np.ascontiguousarray(self.solid[away < _SHADOW_REACH])
+        is_near = (np.abs(self.solid_x - x) < _SHADOW_REACH) & (np.abs(self.solid_y - y) < _SHADOW_REACH)
+        return self.solid[is_near]
 
 
 def draw_street(rng: np.random.Generator) -> Street:
@@ -43,8 +44,8 @@ def draw_street(rng: np.random.Generator) -> Street:
     ground = draw_ground(rng)
     backdrop, facades = build_backdrop(ground, rng)
     solid = np.ascontiguousarray(backdrop.faces[backdrop.materials != WIRE])
-    centres = backdrop.vertices[solid[:, 0], :2].astype(np.float64)
-    return Street(ground, backdrop, facades, draw_spots(ground, _NUM_SPOTS, rng), solid, centres)
+    x, y = (backdrop.vertices[solid[:, 0], k].astype(np.float64) for k in range(2))
+    return Street(ground, backdrop, facades, draw_spots(ground, _NUM_SPOTS, rng), solid, x, y)
 
 
 @dataclass(frozen=True)
