@@ -93,7 +93,7 @@ def _frame(
 ) -> _Framing | None:
     """A window of a larger picture around the car, sometimes cut by the larger picture's border."""
     unit_camera = viewpoint.camera(1.0, (2, 2), (-1.0, -1.0))
-    points, depth = unit_camera.project(target.world(target.car.surface.vertices[:: 7]))
+    points, depth = unit_camera.project(target.world(target.car.surface.vertices[::7]))
     corners, corner_depth = unit_camera.project(target.world(_corners(target.car)))
     if min(depth.min(), corner_depth.min()) < 0.8:
         return None
@@ -117,7 +117,9 @@ def _corners(car: MeshCar) -> Array:
     return np.array([[(car.low, car.high)[(i >> k) & 1][k] for k in range(3)] for i in range(8)])
 
 
-def _cut(frame: tuple[float, float, float, float], box: Box, rng: np.random.Generator) -> tuple[float, float, float, float]:
+def _cut(
+    frame: tuple[float, float, float, float], box: Box, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
     """A border of the larger picture cuts the car; now and then two do, so that a wheel and a light are left."""
     left, top, right, bottom = frame
     wide, high = box.width, box.bottom - box.top
@@ -134,9 +136,7 @@ def _cut(frame: tuple[float, float, float, float], box: Box, rng: np.random.Gene
     return left, top, right, bottom
 
 
-def _draw_people(
-    spot: Spot, viewpoint: Viewpoint, cars: list[PlacedCar], rng: np.random.Generator
-) -> list[Mesh]:
+def _draw_people(spot: Spot, viewpoint: Viewpoint, cars: list[PlacedCar], rng: np.random.Generator) -> list[Mesh]:
     """Walkers beside the car and between it and the camera."""
     figures: list[Mesh] = []
     eye = viewpoint.position[:2]
@@ -169,7 +169,9 @@ def _label(
     size = (round(width / scale), round(height / scale))
     linear = cv2.resize(drawn.linear, size, interpolation=cv2.INTER_AREA)
     ratio = np.array([size[0] / width, size[1] / height])
-    box = Box(*(np.array([framing.cut.left, framing.cut.top, framing.cut.right, framing.cut.bottom]) * [*ratio, *ratio]))
+    box = Box(
+        *(np.array([framing.cut.left, framing.cut.top, framing.cut.right, framing.cut.bottom]) * [*ratio, *ratio])
+    )
     luminance = float(np.median(linear @ np.array([0.3, 0.6, 0.1], np.float32)))
     how = _on_small_picture(draw_development(luminance, rng, rng), box.width)
     picture = develop(np.ascontiguousarray(linear), how, rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ MIN_KNOWN = 8
 """A mesh needs this many keypoints to be the car that is labelled."""
 
 
-@lru_cache(maxsize=None)
-def load_car(info: "HashableInfo") -> MeshCar:
+@cache
+def load_car(info: HashableInfo) -> MeshCar:
     """The car of a catalogue's entry; kept."""
     surface = with_open_sky(load_glb(info.path))
     points = np.nan_to_num(np.array(info.points, np.float64))

@@ -183,7 +183,8 @@ _PAINT = re.compile(r"bodymat|firstcolor|carpaint|_body$", re.IGNORECASE)
 _HEAD = re.compile(r"headlight", re.IGNORECASE)
 _TAIL = re.compile(r"brakelight|taillight|backlight", re.IGNORECASE)
 _LAMP = re.compile(
-    r"head_?light|brake_?light|tail_?light|turn_?signal|parking_?light|lens|blinker|lightbar|reverse|glass_red", re.IGNORECASE
+    r"head_?light|brake_?light|tail_?light|turn_?signal|parking_?light|lens|blinker|lightbar|reverse|glass_red",
+    re.IGNORECASE,
 )
 _TYRE = re.compile(r"tire|tyre|neumatic", re.IGNORECASE)
 

@@ -149,7 +149,9 @@ def _tint(materials: Floats, glass: NDArray[np.bool_], rng: np.random.Generator)
     """Windows from clear to nearly black."""
     tone = rng.uniform(0.0, 0.05)
     materials[glass, : Column.ALPHA] = tone * np.array([0.85, 1.0, 0.95])
-    materials[glass, Column.ALPHA] = rng.choice([rng.uniform(0.12, 0.45), rng.uniform(0.45, 0.8), rng.uniform(0.8, 0.97)])
+    materials[glass, Column.ALPHA] = rng.choice(
+        [rng.uniform(0.12, 0.45), rng.uniform(0.45, 0.8), rng.uniform(0.8, 0.97)]
+    )
     materials[glass, Column.TEXTURE] = -1
     materials[glass, Column.ROUGHNESS] = 0.0
 

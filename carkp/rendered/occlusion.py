@@ -9,7 +9,7 @@ import numpy as np
 from carkp.rendered.glb import Surface
 from carkp.synthetic._jit import compiled
 from carkp.synthetic.mesh import Floats
-from carkp.synthetic.render import shadow_map, ShadowMap
+from carkp.synthetic.render import ShadowMap, shadow_map
 
 NUM_DIRECTIONS = 40
 _MAP_PX = 160

@@ -176,7 +176,12 @@ def _moving_shadow(light: Light, cars: list[PlacedCar], people: list[Mesh]) -> S
     target = cars[0]
     reach = 0.5 * target.car.length + 3.0
     corners = np.array(
-        [[target.spot.x + a * reach, target.spot.y + b * reach, c * target.car.high[2]] for a in (-1, 1) for b in (-1, 1) for c in (0, 1)]
+        [
+            [target.spot.x + a * reach, target.spot.y + b * reach, c * target.car.high[2]]
+            for a in (-1, 1)
+            for b in (-1, 1)
+            for c in (0, 1)
+        ]
     )
     sun = (light.sun_x, light.sun_y, light.sun_z)
     return shadow_map(np.concatenate(vertices).astype(np.float32), joined, sun, corners, _MOVING_MAP_PX)

@@ -93,9 +93,7 @@ def level_of(surface: Surface, texture: int, k: int, pixel: float) -> int:
 
 
 @inlined
-def reflectance(
-    surface: Surface, k: int, bary: Rgb, pixel: float
-) -> tuple[float, float, float, float]:
+def reflectance(surface: Surface, k: int, bary: Rgb, pixel: float) -> tuple[float, float, float, float]:
     """Linear colour and alpha of a point of triangle ``k``."""
     row = surface.face_materials[k]
     m = surface.materials
@@ -220,6 +218,10 @@ def light_of(
         out_r, out_g, out_b = out_r + glow * r, out_g + glow * g, out_b + glow * b
     spot *= 0.12
     return (
-        (alpha * out_r + mirror * er + spot * sr, alpha * out_g + mirror * eg + spot * sg, alpha * out_b + mirror * eb + spot * sb),
+        (
+            alpha * out_r + mirror * er + spot * sr,
+            alpha * out_g + mirror * eg + spot * sg,
+            alpha * out_b + mirror * eb + spot * sb,
+        ),
         min(alpha + mirror, 1.0),
     )

@@ -90,9 +90,7 @@ def _may_stand(ground: Ground, x: float, y: float) -> bool:
     return is_in_lot or road_distance(ground, x, y) < ground.pavement
 
 
-def draw_neighbours(
-    street: Street, spot: Spot, position: Array, rng: np.random.Generator
-) -> list[Spot]:
+def draw_neighbours(street: Street, spot: Spot, position: Array, rng: np.random.Generator) -> list[Spot]:
     """Other cars about a spot: some close by, some far; none on the camera."""
     chosen: list[Spot] = []
     wanted = int(rng.choice([0, 1, 2, 3, 4, 6], p=[0.18, 0.2, 0.22, 0.18, 0.12, 0.1]))
