@@ -1,8 +1,8 @@
 """Labelled cars in photographs, to measure models on: read from three layouts and cut out as data preparation does.
 
-- A list: ``annotations.json`` beside ``images/``, an entry a car: ``image``, ``box`` [x, y, width, height], ``keypoints``
-  (12 rows x, y, v in carkp's order; v 2 visible, 1 hidden but placed, 0 not annotated), and the car's traits
-  (:mod:`carkp.data.traits`).
+- A list: ``annotations.json`` beside ``images/``, an entry a car: ``image``, ``box`` [x, y, width, height],
+  ``keypoints`` (12 rows x, y, v in carkp's order; v 2 visible, 1 hidden but placed, 0 not annotated), and the car's
+  traits (:mod:`carkp.data.traits`).
 - COCO keypoints JSON, as :mod:`carkp.data.coco` reads it; here the file may have any name.
 - CarFusion's raw layout, ``train/<scene>/images_jpg`` and so on.
 
@@ -23,7 +23,7 @@ import numpy as np
 from carkp.data import coco
 from carkp.data.carfusion import FrameFiles
 from carkp.data.crops import cut_frame
-from carkp.data.files import MAX_COORDINATE_PX, expand_path, exists, is_clutter, is_directory, is_file, read_file
+from carkp.data.files import MAX_COORDINATE_PX, exists, expand_path, is_clutter, is_directory, is_file, read_file
 from carkp.data.frames import Box, Frame, Instance, Keypoints
 from carkp.data.issues import DataError, Issues, printable
 from carkp.data.source import SourceKind, detect_source_kind, list_source_frames

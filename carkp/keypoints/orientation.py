@@ -88,6 +88,8 @@ def exchanged_distances(predictions: Predictions) -> Floats:
     columns = []
     for order in EXCHANGES.values():
         points = predictions.points[:, list(order)].astype(np.float64)
-        shares = np.minimum(metrics.distances(points, predictions.targets.astype(np.float64)) / lengths, LARGEST_DISTANCE)
+        shares = np.minimum(
+            metrics.distances(points, predictions.targets.astype(np.float64)) / lengths, LARGEST_DISTANCE
+        )
         columns.append(np.where(is_labelled, shares, 0).sum(axis=1) / num_points)
     return np.stack(columns, axis=1)

@@ -5,7 +5,7 @@ Legend: N cars, K keypoints.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 
 from carkp.config.schema import DataConfig
 from carkp.data.dataset import Sample, load_sample, normalise
+from carkp.data.geometry import fit_scale
 from carkp.data.issues import DataError, Issues
 from carkp.data.real_cars import LabelledCar, read_labelled_cars
 from carkp.data.transforms import EvalTransform
@@ -101,7 +102,7 @@ class RealCarScores:
     """What one model reaches.
 
     Attributes:
-        predictions: of the N cars, in input pixels.
+        predictions: of the N cars, in pixels of an input of (height, width) ``input_size``.
         groups: breakdown -> its groups; ``ALL`` holds the one of all keypoints.
         orientation: of each car.
         turned, mirrored: shares of the cars that can be judged.
@@ -109,6 +110,7 @@ class RealCarScores:
     """
 
     predictions: Predictions
+    input_size: tuple[int, int]
     groups: Mapping[str, Sequence[GroupRow]]
     orientation: Sequence[Orientation]
     turned: Interval
@@ -132,25 +134,59 @@ def score_real_cars(
     """Score a network (normalised YUV images in, heatmaps out) on the device that it is on; its mode is put back."""
     parameter = next(net.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
-    return summarise(predict_real_cars(eval_forward(net, normalise, True), codec, cars, device), cars, num_resamples)
+    predictions = predict_real_cars(eval_forward(net, normalise, True), codec, cars, device)
+    return summarise(predictions, input_size_of(codec), cars, num_resamples)
 
 
-def score_predictor(predictor: Predictor, cars: RealCars, num_resamples: int = NUM_RESAMPLES) -> RealCarScores:
-    """Score an opened model file: a checkpoint, float ONNX, or int8 ONNX."""
+def score_predictors(
+    predictors: Mapping[str, Predictor], cars: RealCars, num_resamples: int = NUM_RESAMPLES
+) -> dict[str, RealCarScores]:
+    """Score opened model files (checkpoints, float ONNX, int8 ONNX) by name.
 
+    Where inputs differ in size, all points are given in input pixels of the first model, so that models can be paired.
+    """
+    found = {name: _predict_with(predictor, cars) for name, predictor in predictors.items()}
+    size = next(iter(predictors.values())).input_size
+    scaled = {name: _rescale(found[name], predictors[name].input_size, size) for name in found}
+    return {name: summarise(predictions, size, cars, num_resamples) for name, predictions in scaled.items()}
+
+
+def _predict_with(predictor: Predictor, cars: RealCars) -> Predictions:
     def forward(images: Tensor) -> Tensor:
         return torch.from_numpy(predictor.heatmaps(normalise(images).numpy()))
 
-    return summarise(predict_real_cars(forward, predictor.codec, cars, torch.device("cpu")), cars, num_resamples)
+    return predict_real_cars(forward, predictor.codec, cars, torch.device("cpu"))
+
+
+def _rescale(predictions: Predictions, size: tuple[int, int], wanted: tuple[int, int]) -> Predictions:
+    """Predictions in pixels of an input of another (height, width)."""
+    if size == wanted:
+        return predictions
+    crops = [(int(height), int(width)) for height, width in predictions.crop_size]
+    factors = np.array([fit_scale(crop, wanted) / fit_scale(crop, size) for crop in crops], np.float32)
+    return replace(
+        predictions,
+        points=predictions.points * factors[:, None, None],
+        targets=predictions.targets * factors[:, None, None],
+        lengths=predictions.lengths * factors,
+        lengths_hat=predictions.lengths_hat * factors,
+    )
 
 
 def predict_real_cars(forward: Forward, codec: HeatmapCodec, cars: RealCars, device: torch.device) -> Predictions:
     """Predictions of ``forward`` (uint8 images -> heatmaps) on all cars."""
-    height, width = (extent * codec.stride for extent in codec.heatmap_size)
-    return predict(forward, cars.split((height, width)), codec, ProcessContext(0, 1, device))
+    return predict(forward, cars.split(input_size_of(codec)), codec, ProcessContext(0, 1, device))
 
 
-def summarise(predictions: Predictions, cars: RealCars, num_resamples: int = NUM_RESAMPLES) -> RealCarScores:
+def input_size_of(codec: HeatmapCodec) -> tuple[int, int]:
+    """(height, width) of the input whose heatmaps a codec reads."""
+    height, width = codec.heatmap_size
+    return height * codec.stride, width * codec.stride
+
+
+def summarise(
+    predictions: Predictions, input_size: tuple[int, int], cars: RealCars, num_resamples: int = NUM_RESAMPLES
+) -> RealCarScores:
     """Everything that is said of the predictions of one model."""
     found = orientations(predictions)
     is_judged = np.array([item is not Orientation.UNKNOWN for item in found])
@@ -158,7 +194,7 @@ def summarise(predictions: Predictions, cars: RealCars, num_resamples: int = NUM
     sums = predictions.units.sums(np.array([*counts, is_judged, is_judged], np.float64).T)
     turned, mirrored = ratio_intervals(sums[:, :2], sums[:, 2:], num_resamples, seed=0)
     groups = {name: _rows(predictions, masks, num_resamples) for name, masks in _breakdowns(predictions, cars).items()}
-    return RealCarScores(predictions, groups, found, turned, mirrored, int(is_judged.sum()))
+    return RealCarScores(predictions, input_size, groups, found, turned, mirrored, int(is_judged.sum()))
 
 
 def _breakdowns(predictions: Predictions, cars: RealCars) -> dict[str, dict[str, np.ndarray]]:
