@@ -306,7 +306,8 @@ def _cut(image: jpeg.Image, frame: Frame, instance: Instance, rectangle: CropRec
         "box": [round(float(value), DECIMALS) for value in instance.box],
         "crop": list(rectangle),
         "truncated": truncated,
-    } | instance.traits.known()
+        **instance.traits.known(),
+    }
     return Crop(frame.split, f"{frame.split}/{frame.scene}/{CROP_DIR}/{name}.jpg", record, meta, instance.traits)
 
 

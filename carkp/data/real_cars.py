@@ -46,6 +46,12 @@ class LabelledCar:
     record: Record
     traits: Traits
 
+    @property
+    def described(self) -> dict[str, str]:
+        """Its traits in words, ``unknown`` where nobody said; whether it is cut, as the record has it."""
+        truncated = {0: False, 1: True}.get(self.record.truncated)
+        return replace(self.traits, truncated=truncated).in_words()
+
 
 def read_labelled_cars(folders: Sequence[Path], jpeg_quality: int, issues: Issues) -> list[LabelledCar]:
     """The cars of all folders that have a labelled keypoint, in a fixed order; what cannot be used is in ``issues``.

@@ -44,6 +44,18 @@ class Traits:
         """``front``, ``rear``, ``side``, ``three-quarter`` or ``unknown``."""
         return VIEWS.get(self.heading, UNKNOWN)
 
+    def in_words(self) -> dict[str, str]:
+        """All of them by name, with the view; yes, no or ``unknown`` for what is true or false."""
+        words = {True: "yes", False: "no", None: UNKNOWN}
+        return {
+            "kind": self.kind,
+            "heading": self.heading,
+            "view": self.view,
+            "occluded": words[self.occluded],
+            "truncated": words[self.truncated],
+            "source": self.source,
+        }
+
     def known(self) -> dict[str, str | bool]:
         """What is known, by name."""
         return {name: value for name, value in vars(self).items() if value is not None and value != UNKNOWN}
