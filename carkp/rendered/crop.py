@@ -27,6 +27,9 @@ _DRAWN_PX = 260
 """Smallest extent that a car is drawn at, before the picture is reduced."""
 _SMALLEST_PX, _LARGEST_PX = 34, 260
 _MAX_OCCLUDED = 0.7
+_EXPOSURE_EV = -0.75
+_TALL_SHARE = 0.45
+"""How often trees or buildings stand high all around, so that paint and windows mirror little of the sky."""
 _MIN_SEEN = 3
 
 
@@ -70,7 +73,10 @@ def draw_labelled(
         return None
     condition = str(rng.choice(list(CONDITION_SHARES), p=_normalised(CONDITION_SHARES)))
     people = _draw_people(spot, viewpoint, [target, *others], rng)
-    drawn = draw_picture(street, framing.camera, draw_light(condition, rng), [target, *others], people)
+    light = draw_light(condition, rng)
+    if rng.uniform() < _TALL_SHARE:
+        light = light._replace(skyline=rng.uniform(0.4, 1.3))
+    drawn = draw_picture(street, framing.camera, light, [target, *others], people)
     return _label(target, viewpoint, framing, drawn, condition, scale, rng)
 
 
@@ -157,6 +163,12 @@ def _on_small_picture(how: Development, width_px: float) -> Development:
     return replace(how, vignette=0.0, blur=how.blur * share, motion=(how.motion[0] * share, how.motion[1] * share))
 
 
+def _expose(how: Development, rng: np.random.Generator) -> Development:
+    """Photographs of traffic are darker and harder than a camera's own exposure of a car and the road around it."""
+    gain = how.gain * 2.0 ** rng.normal(_EXPOSURE_EV, 0.5)
+    return replace(how, gain=gain, black=0.4 * how.black, contrast=how.contrast * rng.uniform(0.95, 1.2))
+
+
 def _label(
     target: PlacedCar, viewpoint: Viewpoint, framing: _Framing, drawn: Drawn, condition: str, scale: float,
     rng: np.random.Generator,
@@ -173,7 +185,7 @@ def _label(
         *(np.array([framing.cut.left, framing.cut.top, framing.cut.right, framing.cut.bottom]) * [*ratio, *ratio])
     )
     luminance = float(np.median(linear @ np.array([0.3, 0.6, 0.1], np.float32)))
-    how = _on_small_picture(draw_development(luminance, rng, rng), box.width)
+    how = _expose(_on_small_picture(draw_development(luminance, rng, rng), box.width), rng)
     picture = develop(np.ascontiguousarray(linear), how, rng)
     points, depth = framing.camera.project(target.world(target.car.keypoints))
     is_inside = (points >= 0).all(1) & (points[:, 0] < width) & (points[:, 1] < height) & (depth > 0.3)

@@ -23,7 +23,7 @@ from carkp.rendered.street_scene import draw_street
 from carkp.synthetic.layout import TEST_SCENES, TRAIN_SCENES, VAL_SCENE, box_line, keypoint_lines, split_of
 from carkp.synthetic.scene import heading_octant
 
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """Raise it whenever the same spec would give other pictures or labels."""
 
 _MARKER = "rendered.json"

@@ -136,7 +136,7 @@ def _paint(materials: Floats, painted: NDArray[np.bool_], kind: str, rng: np.ran
         return
     paint = draw_paint(PAINTS, rng)
     colour = np.array(paint.colour)
-    if rng.uniform() < 0.12:  # a colour that no catalogue has
+    if rng.uniform() < 0.07:  # a colour that no catalogue has
         colour = rng.uniform(0.01, 0.7, 3) ** 1.5
     if kind in ("bus", "truck", "van") and rng.uniform() < 0.4:
         colour = np.full(3, rng.uniform(0.55, 0.78))

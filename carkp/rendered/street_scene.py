@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from carkp.synthetic.backdrop import build_backdrop
 from carkp.synthetic.camera import Camera
-from carkp.synthetic.ground import Ground, parking_lot, road_distance
-from carkp.synthetic.materials import WIRE
-from carkp.synthetic.mesh import Ints, Mesh
+from carkp.synthetic.ground import ARM_COS, ARM_HALF_WIDTH, ARM_SIN, Ground, parking_lot, road_distance
+from carkp.synthetic.materials import FOLIAGE, WIRE
+from carkp.synthetic.mesh import Ints, Mesh, ellipsoid, join
 from carkp.synthetic.streets import Spot, draw_ground, draw_spots
 
 Array = NDArray[np.float64]
 
 _NUM_SPOTS = 420
 _SHADOW_REACH = 40.0
+_GREEN_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,31 @@ def draw_street(rng: np.random.Generator) -> Street:
     """A random street."""
     ground = draw_ground(rng)
     backdrop, facades = build_backdrop(ground, rng)
+    if rng.uniform() < _GREEN_SHARE:
+        backdrop = join([backdrop, *_greenery(ground, rng)])
     solid = np.ascontiguousarray(backdrop.faces[backdrop.materials != WIRE])
     x, y = (backdrop.vertices[solid[:, 0], k].astype(np.float64) for k in range(2))
     return Street(ground, backdrop, facades, draw_spots(ground, _NUM_SPOTS, rng), solid, x, y)
+
+
+def _greenery(ground: Ground, rng: np.random.Generator) -> list[Mesh]:
+    """Crowns of trees and bushes close together behind the pavements, as in a park or a suburb."""
+    green = np.array([0.045, 0.085, 0.02]) * rng.uniform(0.5, 1.5) * np.array([rng.uniform(0.7, 1.7), 1.0, 1.0])
+    parts = []
+    for arm in ground.arms:
+        c, s, half = arm[ARM_COS], arm[ARM_SIN], arm[ARM_HALF_WIDTH]
+        for side in (-1.0, 1.0):
+            along = rng.uniform(2, 10)
+            while along < 90:
+                radius, height = rng.uniform(1.2, 4.5), rng.uniform(0.8, 7.0)
+                out = side * (half + ground.pavement + radius + rng.uniform(0.0, 7.0))
+                x, y = along * c - out * s, along * s + out * c
+                if road_distance(ground, x, y) > ground.pavement + 0.6 * radius:
+                    colour = tuple(float(v) for v in green * rng.uniform(0.7, 1.3))
+                    crown = ellipsoid((x, y, 0.75 * height), (radius, radius, height), colour, sides=12)
+                    parts.append(crown._replace(materials=np.full(len(crown.faces), FOLIAGE, np.int32)))
+                along += radius * rng.uniform(0.7, 2.0)
+    return parts
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,7 @@ def draw_viewpoint(street: Street, spot: Spot, rng: np.random.Generator) -> View
         x, y = spot.x + distance * math.cos(azimuth), spot.y + distance * math.sin(azimuth)
         if _may_stand(street.ground, x, y):
             break
-    height = rng.choice([rng.uniform(1.0, 1.8), rng.uniform(1.4, 2.6), rng.uniform(2.6, 5.5)], p=[0.45, 0.35, 0.2])
+    height = rng.choice([rng.uniform(1.0, 1.8), rng.uniform(1.4, 2.6), rng.uniform(2.6, 5.5)], p=[0.5, 0.36, 0.14])
     to_car = math.atan2(spot.y - y, spot.x - x)
     yaw = to_car + float(np.clip(rng.normal(0, 0.22), -0.6, 0.6))
     slope = math.atan2(0.7 - height, distance)
