@@ -75,7 +75,7 @@ def run(
     _log_deciding(tracker, deciding, inputs.resume, context)
     tracker.set_tags({"carkp.pretrained": source, "carkp.resumed_from": str(inputs.resume or "")})
     tracker.set_tags({"carkp.data_digest": inputs.data.digest})
-    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "training")
     settings = build_fit_settings(config.train, context.device)
     decided = {PRETRAINED: deciding.settings[PRETRAINED], CODE: deciding.code_digest}
     training = Training(model.net, model.architecture, settings, inputs.resume, decided=decided)
@@ -84,7 +84,7 @@ def run(
     best = best_checkpoint(out_dir, context)
     net = load_net(best).to(context.device)
     predictions = predict_all(scorer, stores, net)
-    scores = {split: scorer.score(found) for split, found in predictions.items()}
+    scores = {split: scorer.score(found, split) for split, found in predictions.items()}
     result = FloatResult(fitted.best_epoch, fitted.samples_per_s, scores)
     if not context.is_main:
         return result
