@@ -100,7 +100,7 @@ def _frame(
     """A window of a larger picture around the car, sometimes cut by the larger picture's border."""
     unit_camera = viewpoint.camera(1.0, (2, 2), (-1.0, -1.0))
     points, depth = unit_camera.project(target.world(target.car.surface.vertices[::7]))
-    corners, corner_depth = unit_camera.project(target.world(_corners(target.car)))
+    _, corner_depth = unit_camera.project(target.world(_corners(target.car)))
     if min(depth.min(), corner_depth.min()) < 0.8:
         return None
     low, high = points.min(0), points.max(0)

@@ -63,7 +63,7 @@ class Surface(NamedTuple):
 
     vertices, normals: (N, 3); uvs: (N, 2); open_sky: (N,), the share of the sky that a vertex sees; faces: (M, 3);
     face_materials: (M,); materials: (K, 10), linear colours; texels: (P, 4) sRGB and alpha; levels: (T, 8, 3): first
-    texel, height and width of each level of a texture's pyramid. The triangles from ``num_opaque`` on let light through.
+    texel, height and width of each level of a texture's pyramid. Triangles from ``num_opaque`` on let light through.
     """
 
     vertices: Floats
@@ -224,7 +224,7 @@ class _Textures:
         rows = []
         for _ in range(NUM_LEVELS):
             rows.append([self._size, level.shape[0], level.shape[1]])
-            self._texels.append(level.reshape(-1, 4))
+            self._texels.append(np.asarray(level.reshape(-1, 4), np.uint8))
             self._size += level.shape[0] * level.shape[1]
             smaller = (max(level.shape[1] // 2, 1), max(level.shape[0] // 2, 1))
             level = cv2.resize(level, smaller, interpolation=cv2.INTER_AREA)

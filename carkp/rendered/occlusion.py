@@ -31,7 +31,9 @@ def _ground(surface: Surface) -> Floats:
     """Surfaces close to the ground see less light from it, above all those that face it: the car shades the ground."""
     low = 1.0 - np.clip(surface.vertices[:, 2] / 1.2, 0, 1)
     facing_down = np.clip(-surface.normals[:, 2], 0, 1)
-    return np.asarray((0.5 + 0.5 * np.clip(surface.vertices[:, 2] / 0.6, 0, 1)) * (1 - 0.85 * low * facing_down), np.float32)
+    return np.asarray(
+        (0.5 + 0.5 * np.clip(surface.vertices[:, 2] / 0.6, 0, 1)) * (1 - 0.85 * low * facing_down), np.float32
+    )
 
 
 def _directions() -> list[tuple[float, float, float]]:

@@ -12,7 +12,7 @@ from carkp.rendered.mesh_car import MeshCar
 from carkp.rendered.shading import Place, shade_surface
 from carkp.rendered.street_scene import Street
 from carkp.synthetic.backdrop_shading import find_ground, shade_backdrop
-from carkp.synthetic.camera import Camera
+from carkp.synthetic.camera import Camera, Lens
 from carkp.synthetic.lighting import Light
 from carkp.synthetic.mesh import Floats, Ints, Mesh, turn_about_z
 from carkp.synthetic.render import ShadowMap, draw_seen, shadow_map
@@ -95,7 +95,7 @@ def draw_picture(street: Street, camera: Camera, light: Light, cars: list[Placed
 
 
 def _lay_over(
-    lens: object, light: Light, static: ShadowMap, moving: ShadowMap, cars: list[PlacedCar], places: list[Place],
+    lens: Lens, light: Light, static: ShadowMap, moving: ShadowMap, cars: list[PlacedCar], places: list[Place],
     layers: list[_Layer], canvas: Canvas,
 ) -> int:  # fmt: skip
     """Windows and decals from far to near; the number of pixels of the first car's."""

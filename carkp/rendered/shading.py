@@ -57,7 +57,8 @@ def mixed(table: Floats, faces: Ints, k: int, bary: Rgb, column: int) -> float:
 @inlined
 def texel(surface: Surface, texture: int, level: int, u: float, v: float) -> tuple[float, float, float, float]:
     """Linear colour and alpha of a texture's level at (u, v), blended between four texels; it repeats."""
-    first, height, width = surface.levels[texture, level, 0], surface.levels[texture, level, 1], surface.levels[texture, level, 2]  # fmt: skip
+    first, height = surface.levels[texture, level, 0], surface.levels[texture, level, 1]
+    width = surface.levels[texture, level, 2]
     x, y = (u - math.floor(u)) * width - 0.5, (v - math.floor(v)) * height - 0.5
     j, i = math.floor(x), math.floor(y)
     fx, fy = x - j, y - i
@@ -89,7 +90,8 @@ def level_of(surface: Surface, texture: int, k: int, pixel: float) -> int:
     wide = pixel * math.sqrt(texels / area)
     if wide <= 1.0:
         return 0
-    return min(int(math.log2(wide) + 0.5), surface.levels.shape[1] - 1)
+    last: int = surface.levels.shape[1] - 1
+    return min(int(math.log2(wide) + 0.5), last)
 
 
 @inlined
@@ -155,73 +157,83 @@ def light_of(
     ox, oy = lens.x - place.x, lens.y - place.y
     wx, wy, dz = ray(lens, column, row)
     dx, dy = wx * pc + wy * ps, wy * pc - wx * ps
-    x, y, z = ox * pc + oy * ps + dx / q, oy * pc - ox * ps + dy / q, lens.z + dz / q
-    bary = barycentric(surface, k, x, y, z)
+    p = (ox * pc + oy * ps + dx / q, oy * pc - ox * ps + dy / q, lens.z + dz / q)
+    bary = barycentric(surface, k, p[0], p[1], p[2])
     length = math.sqrt(dx * dx + dy * dy + dz * dz)
-    dx, dy, dz = dx / length, dy / length, dz / length
+    d = (dx / length, dy / length, dz / length)
+    n, dot, sky = facing_normal(surface, k, bary, d)
+    pixel = 1.0 / (q * lens.focal) / max(-dot, 0.2)
+    r, g, b, alpha = reflectance(surface, k, bary, pixel)
+    lit = sun_at(place, static, moving, p, n)
+    return radiance(light, place, surface.materials, surface.face_materials[k], (r, g, b), alpha, n, d, dot, sky, lit)
+
+
+@inlined
+def facing_normal(surface: Surface, k: int, bary: Rgb, d: Rgb) -> tuple[Rgb, float, float]:
+    """The normal turned to the eye, its cosine to the ray, and the share of the sky that the point sees."""
     nx = mixed(surface.normals, surface.faces, k, bary, 0)
     ny = mixed(surface.normals, surface.faces, k, bary, 1)
     nz = mixed(surface.normals, surface.faces, k, bary, 2)
     size = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9
     nx, ny, nz = nx / size, ny / size, nz / size
-    dot = nx * dx + ny * dy + nz * dz
-    seen_from_inside = dot > 0.25
-    if dot > 0.0:
-        nx, ny, nz, dot = -nx, -ny, -nz, -dot
-    corners = surface.faces
+    faces = surface.faces
     sky = (
-        bary[0] * surface.open_sky[corners[k, 0]]
-        + bary[1] * surface.open_sky[corners[k, 1]]
-        + bary[2] * surface.open_sky[corners[k, 2]]
+        bary[0] * surface.open_sky[faces[k, 0]]
+        + bary[1] * surface.open_sky[faces[k, 1]]
+        + bary[2] * surface.open_sky[faces[k, 2]]
     )
-    if seen_from_inside:
+    dot = nx * d[0] + ny * d[1] + nz * d[2]
+    if dot > 0.25:  # seen from inside
         sky *= 0.25
-    lift = 1.5 / moving.scale
-    off_x, off_y, off_z = x + lift * nx, y + lift * ny, z + lift * nz
-    at_x, at_y = place.x + off_x * pc - off_y * ps, place.y + off_x * ps + off_y * pc
+    if dot > 0.0:
+        return (-nx, -ny, -nz), -dot, sky
+    return (nx, ny, nz), dot, sky
+
+
+@inlined
+def sun_at(place: Place, static: ShadowMap, moving: ShadowMap, p: Rgb, n: Rgb) -> float:
+    """Share of the sun that reaches a point of the car."""
+    lift = 1.5 / moving.scale  # off the surface by more than a texel, or it shades itself
+    x, y, z = p[0] + lift * n[0], p[1] + lift * n[1], p[2] + lift * n[2]
+    at_x = place.x + x * place.cosine - y * place.sine
+    at_y = place.y + x * place.sine + y * place.cosine
+    return sunlit(moving, at_x, at_y, z, 0.05) * sunlit(static, at_x, at_y, z, 0.15)
+
+
+@inlined
+def radiance(
+    light: Light, place: Place, m: Floats, row: int, tint: Rgb, alpha: float, n: Rgb, d: Rgb, dot: float, sky: float,
+    lit: float,
+) -> tuple[Rgb, float]:  # fmt: skip
+    """Light from a surface of reflectance ``tint`` under a clear coat of the material's gloss, times its alpha."""
+    kind, metallic, roughness, glow = int(m[row, KIND]), m[row, METALLIC], m[row, ROUGHNESS], m[row, GLOW]
+    pc, ps = place.cosine, place.sine
     sx, sy = light.sun_x * pc + light.sun_y * ps, light.sun_y * pc - light.sun_x * ps
-    facing = max(nx * sx + ny * sy + nz * light.sun_z, 0.0)
-    lit = sunlit(moving, at_x, at_y, off_z, 0.05) * sunlit(static, at_x, at_y, off_z, 0.15)
-    m, material = surface.materials, surface.face_materials[k]
-    pixel = 1.0 / (q * lens.focal) / max(-dot, 0.2)
-    r, g, b, alpha = reflectance(surface, k, bary, pixel)
-    kind, glow = int(m[material, KIND]), m[material, GLOW]
-    metallic, roughness = m[material, METALLIC], m[material, ROUGHNESS]
-    ar, ag, ab = sky_light(light, nz)
-    sun = facing * lit
-    base_r = r * (ar * sky + sun * light.sun_red)
-    base_g = g * (ag * sky + sun * light.sun_green)
-    base_b = b * (ab * sky + sun * light.sun_blue)
-    mx, my, mz = dx - 2.0 * dot * nx, dy - 2.0 * dot * ny, dz - 2.0 * dot * nz
-    fresnel = (1.0 + dot) ** 5
-    least, shine = 0.04, (1.0 - roughness) ** 2
-    if kind == PAINT:
-        least, shine = 0.05, 0.9
-    elif kind == GLASS:
-        least, shine = 0.05, 1.0
-    mirror = (least + (1.0 - least) * fresnel) * shine
-    er, eg, eb = surroundings(light, mx * pc - my * ps, mx * ps + my * pc, mz)
-    open_sky = min(0.25 + 0.75 * sky, 1.0)
-    er, eg, eb = er * open_sky, eg * open_sky, eb * open_sky
-    glint = max(mx * sx + my * sy + mz * light.sun_z, 0.0)
-    sharpness = 10.0 + 400.0 * shine * shine
-    spot = lit * (0.6 + 8.0 * shine) * glint**sharpness if glint > 0.7 else 0.0
+    sun = max(n[0] * sx + n[1] * sy + n[2] * light.sun_z, 0.0) * lit
+    ar, ag, ab = sky_light(light, n[2])
+    r, g, b = tint
     sr, sg, sb = light.sun_red, light.sun_green, light.sun_blue
+    base = (r * (ar * sky + sun * sr), g * (ag * sky + sun * sg), b * (ab * sky + sun * sb))
+    mx, my, mz = d[0] - 2.0 * dot * n[0], d[1] - 2.0 * dot * n[1], d[2] - 2.0 * dot * n[2]
+    mirrored = surroundings(light, mx * pc - my * ps, mx * ps + my * pc, mz)
+    open_sky = min(0.25 + 0.75 * sky, 1.0)
+    glint = max(mx * sx + my * sy + mz * light.sun_z, 0.0)
+    shine = 0.9 if kind == PAINT else (1.0 if kind == GLASS else (1.0 - roughness) ** 2)
+    least = 0.04 if kind != PAINT and kind != GLASS else 0.05
+    mirror = (least + (1.0 - least) * (1.0 + dot) ** 5) * shine
+    spot = lit * (0.6 + 8.0 * shine) * glint ** (10.0 + 400.0 * shine * shine) if glint > 0.7 else 0.0
     metal = metallic * (0.9 if kind != PAINT else 0.35)
-    if kind == PAINT:
-        flake = metallic * lit * (0.35 * glint**10 if glint > 0.5 else 0.0)
-        base_r, base_g, base_b = base_r + r * flake * sr, base_g + g * flake * sg, base_b + b * flake * sb
-    out_r = (1.0 - metal) * base_r * (1.0 - mirror) + metal * r * (er + spot * sr)
-    out_g = (1.0 - metal) * base_g * (1.0 - mirror) + metal * g * (eg + spot * sg)
-    out_b = (1.0 - metal) * base_b * (1.0 - mirror) + metal * b * (eb + spot * sb)
-    if glow > 0.0:
-        out_r, out_g, out_b = out_r + glow * r, out_g + glow * g, out_b + glow * b
-    spot *= 0.12
+    flake = metallic * lit * 0.35 * glint**10 if kind == PAINT and glint > 0.5 else 0.0
+    dull, plain = alpha * (1.0 - metal) * (1.0 - mirror), alpha * metal
+    edge, dot_light = mirror * open_sky, 0.12 * spot
     return (
         (
-            alpha * out_r + mirror * er + spot * sr,
-            alpha * out_g + mirror * eg + spot * sg,
-            alpha * out_b + mirror * eb + spot * sb,
+            dull * (base[0] + r * flake * sr) + plain * r * (mirrored[0] * open_sky + spot * sr)
+            + alpha * glow * r + edge * mirrored[0] + dot_light * sr,
+            dull * (base[1] + g * flake * sg) + plain * g * (mirrored[1] * open_sky + spot * sg)
+            + alpha * glow * g + edge * mirrored[1] + dot_light * sg,
+            dull * (base[2] + b * flake * sb) + plain * b * (mirrored[2] * open_sky + spot * sb)
+            + alpha * glow * b + edge * mirrored[2] + dot_light * sb,
         ),
         min(alpha + mirror, 1.0),
-    )
+    )  # fmt: skip

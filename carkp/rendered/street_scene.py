@@ -64,8 +64,8 @@ def _greenery(ground: Ground, rng: np.random.Generator) -> list[Mesh]:
                 out = side * (half + ground.pavement + radius + rng.uniform(0.0, 7.0))
                 x, y = along * c - out * s, along * s + out * c
                 if road_distance(ground, x, y) > ground.pavement + 0.6 * radius:
-                    colour = tuple(float(v) for v in green * rng.uniform(0.7, 1.3))
-                    crown = ellipsoid((x, y, 0.75 * height), (radius, radius, height), colour, sides=12)
+                    r, g, b = (float(v) for v in green * rng.uniform(0.7, 1.3))
+                    crown = ellipsoid((x, y, 0.75 * height), (radius, radius, height), (r, g, b), sides=12)
                     parts.append(crown._replace(materials=np.full(len(crown.faces), FOLIAGE, np.int32)))
                 along += radius * rng.uniform(0.7, 2.0)
     return parts

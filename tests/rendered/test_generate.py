@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.rendered.made_up import write_folder
 
 from carkp.rendered import generate as module
 from carkp.rendered.catalog import CatalogError
 from carkp.rendered.generate import RenderedSpec, generate, is_complete
+from tests.rendered.made_up import write_folder
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,11 @@ def drawn(spec: RenderedSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def digest(folder: Path) -> str:
-    parts = [f"{p.relative_to(folder)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in sorted(folder.rglob("*")) if p.is_file()]
+    parts = [
+        f"{p.relative_to(folder)} {hashlib.sha256(p.read_bytes()).hexdigest()}"
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -89,7 +93,9 @@ def test_labels_of_points_that_the_mesh_lacks_are_left_out(spec: RenderedSpec, t
     entries["sedan_one"]["points"][10] = entries["sedan_one"]["points"][11] = None
     (meshes / "meshes.json").write_text(json.dumps(entries))
     generate(tmp_path / "set", replace(spec, meshes=meshes, num_train_cars=7), 1, show_progress=False)
-    ids = {int(line.split(",")[2]) for f in (tmp_path / "set").glob("*/*/gt/*.txt") for line in f.read_text().splitlines()}
+    ids = {
+        int(line.split(",")[2]) for f in (tmp_path / "set").glob("*/*/gt/*.txt") for line in f.read_text().splitlines()
+    }
     assert ids <= {1, 2, 3, 4, 5, 6, 7, 8, 10, 11}
 
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.rendered.made_up import HEIGHT, LENGTH, WIDTH, write_car
 
 from carkp.rendered.glb import Column, Kind, MeshError, Surface, load_glb
+from tests.rendered.made_up import HEIGHT, LENGTH, WIDTH, write_car
 
 
 @pytest.fixture(scope="module")

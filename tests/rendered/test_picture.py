@@ -1,10 +1,7 @@
 """Pictures of a made-up car: what is drawn is where the labels say."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from tests.rendered.made_up import write_folder
 
 from carkp.keypoints.schema import FLIP_ORDER
 from carkp.rendered.catalog import read_catalog
@@ -13,6 +10,7 @@ from carkp.rendered.fleet import MeshFleet
 from carkp.rendered.glb import Column, Kind
 from carkp.rendered.mesh_car import MeshCar, vary_look, vary_shape
 from carkp.rendered.street_scene import draw_street
+from tests.rendered.made_up import write_folder
 
 
 @pytest.fixture(scope="module")
