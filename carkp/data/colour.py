@@ -101,7 +101,7 @@ def compress(image: Image, rng: np.random.Generator) -> Image:
 
 
 def erase(image: Image, rng: np.random.Generator) -> Image:
-    """Hide a random rectangle, as another car or a post would, under one colour or a piece of the picture; labels stay."""
+    """Hide a rectangle, as another car or a post would, under one colour or a piece of the picture; labels stay."""
     height, width = image.shape[:2]
     erased_height = max(1, int(rng.uniform(0.1, MAX_ERASED_EXTENT) * height))
     erased_width = max(1, int(rng.uniform(0.1, MAX_ERASED_EXTENT) * width))

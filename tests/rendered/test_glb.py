@@ -61,5 +61,5 @@ def test_a_texture_that_several_parts_share_is_kept_once(surface: Surface):
 
 def test_what_is_no_mesh_is_refused_by_name(tmp_path: Path):
     (tmp_path / "broken.glb").write_bytes(b"glTF and nothing else")
-    with pytest.raises(MeshError, match="broken.glb"):
+    with pytest.raises(MeshError, match="broken"):
         load_glb(tmp_path / "broken.glb")
