@@ -37,8 +37,9 @@ from carkp.workflow.references import find_predicting_model, warn
 STUDY = "real_cars"
 OUTPUT = Parameter("output", "runs/real_cars", "folder for the files")
 FLAGS = {"track": "make an MLflow run of it"}
+FOLDERS = "folder/model"
 LISTS = {
-    "words": "folders of real cars, separated by commas, and then models; with --model, all words are folders",
+    FOLDERS: "folders of real cars, separated by commas, and then models; with --model, all words are folders",
     "--model": "a model: an ONNX file, a float checkpoint, runs:/…, models:/…, or latest; may be repeated",
 }
 LABELS_WIDTH, MODEL_WIDTH = 110, 48
@@ -46,15 +47,15 @@ LABELS_WIDTH, MODEL_WIDTH = 110, 48
 
 def folders_and_models(words: Sequence[str], models: Sequence[str]) -> tuple[list[str], list[str]]:
     """Raises ConfigError where no folder is named."""
-    folders = [
-        part
-        for word in (words if models else words[:1])
-        for part in ([word] if exists(Path(word)) else word.split(","))
-    ]
-    if not any(folders):
+    folders = [folder for word in (words if models else words[:1]) for folder in split_folders(word)]
+    if not folders:
         raise ConfigError("name a folder of real cars, and the models to score: real_cars.py <folder> <model>…")
-    chosen = models or words[1:] or ["latest"]
-    return [folder for folder in folders if folder], list(dict.fromkeys(chosen))
+    return folders, list(dict.fromkeys(models or words[1:] or ["latest"]))
+
+
+def split_folders(word: str) -> list[str]:
+    """At its commas, unless a folder has them in its name."""
+    return [word] if exists(Path(word)) else [part for part in word.split(",") if part]
 
 
 def short_names(references: Sequence[str]) -> list[str]:
@@ -100,7 +101,7 @@ def log(
 
 
 def run(arguments: Arguments, tracker: Tracker) -> None:
-    folders, references = folders_and_models(arguments.lists["words"], arguments.lists["--model"])
+    folders, references = folders_and_models(arguments.lists[FOLDERS], arguments.lists["--model"])
     cars = load_real_cars(folders)
     if left_out := cars.issues.describe_skipped():
         warn(f"left out: {left_out}")
