@@ -3,12 +3,12 @@
 Command:  python experiments/real_cars.py <folder>[,<folder>…] <model>…          (seconds for fifty cars)
           python experiments/real_cars.py <folder>… --model <model> --model <model>
 Asks:     PCK at 0.05, 0.1 and 0.2 of labelled cars in photographs, with 95 % intervals of a bootstrap over photographs;
-          by kind, view, heading, size, truncation and occlusion, and of visible and hidden keypoints; the share of cars
-          turned front to back and of those mirrored left to right. Several models: side by side, and each against the
-          first, paired. A folder holds a COCO keypoints JSON with its pictures, or annotations.json (a list) beside
-          images/, or CarFusion's raw layout; the cars of all folders are pooled. A model is an ONNX file, a float
-          checkpoint, runs:/…, models:/…, or latest. Writes figures.json, groups.csv, cars.csv, and of each model a
-          sheet of all cars, worst first, and its predictions.
+          by kind, view, heading, size of the crop, truncation and occlusion, and of visible and hidden keypoints; the
+          share of cars turned front to back and of those mirrored left to right. Several models: side by side, and each
+          against the first, paired. A folder holds a COCO keypoints JSON with its pictures, or annotations.json (a
+          list) beside images/, or CarFusion's raw layout; the cars of all folders are pooled. A model is an ONNX file,
+          a float checkpoint, runs:/…, models:/…, or latest. Writes figures.json, groups.csv, cars.csv, and of each
+          model a sheet of all cars, worst first, and its predictions.
 Expect:   of a model to ship: PCK@0.1 >= 0.88, PCK@0.05 >= 0.60, at most 3 % of the cars turned front to back, and int8
           within half a point of float.
 """
@@ -37,8 +37,9 @@ from carkp.workflow.references import find_predicting_model, warn
 STUDY = "real_cars"
 OUTPUT = Parameter("output", "runs/real_cars", "folder for the files")
 FLAGS = {"track": "make an MLflow run of it"}
+FOLDERS = "folder/model"
 LISTS = {
-    "words": "folders of real cars, separated by commas, and then models; with --model, all words are folders",
+    FOLDERS: "folders of real cars, separated by commas, and then models; with --model, all words are folders",
     "--model": "a model: an ONNX file, a float checkpoint, runs:/…, models:/…, or latest; may be repeated",
 }
 LABELS_WIDTH, MODEL_WIDTH = 110, 48
@@ -46,15 +47,15 @@ LABELS_WIDTH, MODEL_WIDTH = 110, 48
 
 def folders_and_models(words: Sequence[str], models: Sequence[str]) -> tuple[list[str], list[str]]:
     """Raises ConfigError where no folder is named."""
-    folders = [
-        part
-        for word in (words if models else words[:1])
-        for part in ([word] if exists(Path(word)) else word.split(","))
-    ]
-    if not any(folders):
+    folders = [folder for word in (words if models else words[:1]) for folder in split_folders(word)]
+    if not folders:
         raise ConfigError("name a folder of real cars, and the models to score: real_cars.py <folder> <model>…")
-    chosen = models or words[1:] or ["latest"]
-    return [folder for folder in folders if folder], list(dict.fromkeys(chosen))
+    return folders, list(dict.fromkeys(models or words[1:] or ["latest"]))
+
+
+def split_folders(word: str) -> list[str]:
+    """At its commas, unless a folder has them in its name."""
+    return [word] if exists(Path(word)) else [part for part in word.split(",") if part]
 
 
 def short_names(references: Sequence[str]) -> list[str]:
@@ -79,13 +80,13 @@ def open_model(config: ExperimentConfig, reference: str) -> tuple[ModelCard, Pre
 
 
 def show(cars: RealCars, scores: Mapping[str, RealCarScores], out_dir: Path) -> None:
-    console = Console(width=LABELS_WIDTH + len(scores) * MODEL_WIDTH)
+    console = Console(width=LABELS_WIDTH + len(scores) * MODEL_WIDTH, markup=False, highlight=False)
     console.print(headline_table(scores), groups_table(scores))
     if len(scores) > 1:
         console.print(comparison_table(compare(scores)))
     if warning := next(iter(scores.values())).predictions.units.resampled.warning:
-        console.print(warning, markup=False)
-    console.print(f"{len(cars)} cars, digest {cars.digest[:12]}; files in {out_dir}", markup=False, highlight=False)
+        console.print(warning)
+    console.print(f"{len(cars)} cars, digest {cars.digest[:12]}; files in {out_dir}")
 
 
 def log(
@@ -100,7 +101,7 @@ def log(
 
 
 def run(arguments: Arguments, tracker: Tracker) -> None:
-    folders, references = folders_and_models(arguments.lists["words"], arguments.lists["--model"])
+    folders, references = folders_and_models(arguments.lists[FOLDERS], arguments.lists["--model"])
     cars = load_real_cars(folders)
     if left_out := cars.issues.describe_skipped():
         warn(f"left out: {left_out}")

@@ -89,16 +89,18 @@ def orientations(predictions: Predictions) -> list[Orientation]:
 
 
 def exchanged_distances(predictions: Predictions) -> Floats:
-    """(N, P): mean distance of the labelled keypoints under each of ``EXCHANGES``, in shares of the car's length."""
+    """(N, P): mean distance of the labelled keypoints under each of ``EXCHANGES``, in shares of the car's length.
+
+    Where a car has none, in pixels.
+    """
     is_labelled = predictions.validity > 0
-    lengths = np.maximum(predictions.lengths.astype(np.float64), np.finfo(np.float64).tiny)[:, None]
+    lengths = np.where(predictions.lengths > 0, predictions.lengths, 1).astype(np.float64)[:, None]
+    targets = predictions.targets.astype(np.float64)
     num_points = np.maximum(is_labelled.sum(axis=1), 1)
     columns = []
     for order in EXCHANGES.values():
-        points = predictions.points[:, list(order)].astype(np.float64)
-        shares = np.minimum(
-            metrics.distances(points, predictions.targets.astype(np.float64)) / lengths, LARGEST_DISTANCE
-        )
+        dist = metrics.distances(predictions.points[:, list(order)].astype(np.float64), targets)
+        shares = np.minimum(dist / lengths, LARGEST_DISTANCE)
         columns.append(np.where(is_labelled, shares, 0).sum(axis=1) / num_points)
     return np.stack(columns, axis=1)
 

@@ -130,7 +130,7 @@ def _caption(scores: RealCarScores, cars: RealCars, index: int) -> str:
     num_points = int((scores.predictions.validity[index] > 0).sum())
     words, found = cars.cars[index].described, scores.orientation[index]
     remark = "" if found in _UNREMARKABLE else f" | {found.upper()}"
-    pck = f"PCK {car_pck(scores, MAIN_ALPHA)[index]:.2f} of {num_points}"
+    pck = f"PCK {car_pck(scores, MAIN_ALPHA)[index]:.2f} ({num_points} points)"
     return f"{pck} | {words['kind']}, {words['heading']}{remark} | {cars.cars[index].record.sample_id}"
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from carkp.keypoints.breakdown import (
+    label_masks,
     mirrored_cars,
     score_groups,
     score_keypoints,
@@ -24,6 +25,16 @@ def spread(num: int = 40):
     grid = np.stack(np.meshgrid(np.arange(4) * 30.0, np.arange(3) * 30.0), axis=-1).reshape(12, 2)
     targets = np.broadcast_to(grid, (num, 12, 2)).astype(np.float32)
     return replace(predictions, targets=targets, points=targets.copy())
+
+
+def test_labels_of_cars_make_groups_the_largest_first() -> None:
+    predictions = spread(5)
+    validity = predictions.validity.copy()
+    validity[:, 0] = 0
+    masks = label_masks(replace(predictions, validity=validity), ["van", "car", "van", "bus", "van"])
+    assert list(masks) == ["van", "car", "bus"]
+    assert np.stack(list(masks.values())).sum(axis=(1, 2)).tolist() == [33, 11, 11]
+    assert masks["bus"][3, 1:].all()
 
 
 def test_visibility_splits_every_labelled_keypoint() -> None:
