@@ -181,6 +181,17 @@ class TrainConfig(_Section):
     warmup_epochs: NonNegativeFloat = 0.0
     grad_clip: Annotated[Float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
     ema_decay: Annotated[Float, Field(ge=0, lt=1, description="0: no moving average of the weights")] = 0.0
+    teacher: Annotated[
+        str,
+        Field(
+            description="trained float model whose heatmaps are a further target: a checkpoint, runs:/<id>, or "
+            "latest:<experiment>; empty: none"
+        ),
+        AfterValidator(expand),
+    ] = ""
+    teacher_weight: Annotated[
+        PositiveFloat, Field(description="of the teacher's term in the loss; that of the labels has 1")
+    ] = 1.0
     channels_last: bool = True
     compile: Annotated[
         bool, Field(description="torch.compile: needs a C++ compiler, pays from some 30,000 samples on")

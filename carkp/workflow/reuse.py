@@ -28,6 +28,9 @@ from carkp.training.distributed import training_device
 from carkp.workflow.build import resolve_precision
 from carkp.workflow.source_code import SourceCode, source_code
 
+TEACHER = "teacher"
+"""What a stage is given that learns from a teacher, if there is one: the digest of its weights."""
+
 INPUTS_TAG = "carkp.inputs"
 INPUTS_FILE = "inputs.json"
 
@@ -69,7 +72,7 @@ class Deciding:
 DECIDING: Mapping[str, Deciding] = {
     "data": Deciding(("data", "synthetic"), ("source",), ("carkp.data.prepare", "carkp.synthetic.generate"), ()),
     "float": Deciding(
-        ("seed", "model", "heatmap", "augment", "train", "eval"), ("data", "nproc"), ("carkp.stages.float",)
+        ("seed", "model", "heatmap", "augment", "train", "eval"), ("data", "nproc", TEACHER), ("carkp.stages.float",)
     ),
     "calibration": Deciding(
         ("seed", "heatmap", "eval", "quant"), ("data", "model", "target"), ("carkp.stages.calibration",)
@@ -97,6 +100,7 @@ IGNORED = frozenset(
         "train.num_workers",
         "train.num_threads",
         "train.nproc",  # a parameter of the stage may say otherwise: it is given
+        "train.teacher",  # its content is given
         "eval.batch_size",
         "quant.target",  # its content is given
     }
@@ -201,6 +205,8 @@ def stage_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
     settings = {name: value for name, value in settings.items() if name not in IGNORED}
     if stage == "data":
         return _data_settings(config, settings)
+    if TEACHER not in DECIDING[stage].given or not config.train.teacher:
+        settings.pop("train.teacher_weight", None)
     if "model.pretrained" in settings:
         settings["model.pretrained"] = _weights_of(config)
     if "train.precision" in settings:

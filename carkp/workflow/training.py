@@ -24,7 +24,17 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context
 from carkp.training.evaluate import predict
-from carkp.training.fit import BEST_NAME, LAST_NAME, EpochResult, FitInputs, FitResult, FitSettings, Trainer, fit
+from carkp.training.fit import (
+    BEST_NAME,
+    LAST_NAME,
+    EpochResult,
+    FitInputs,
+    FitResult,
+    FitSettings,
+    LossTerm,
+    Trainer,
+    fit,
+)
 from carkp.training.resume import load_resumable
 from carkp.workflow.build import build_train_loader
 from carkp.workflow.cli import Arguments, Parameter, execute
@@ -61,6 +71,7 @@ class Training:
         resume: the ``last.pt`` to go on from.
         keeps_last: whether ``last.pt`` is logged, for a training that can be gone on with.
         decided: what ``last.pt`` keeps of what decided it, as named in ``resuming``.
+        extra_loss: a further term of the loss.
     """
 
     net: nn.Module
@@ -69,6 +80,7 @@ class Training:
     resume: Path | None = None
     keeps_last: bool = True
     decided: Mapping[str, str] = field(default_factory=dict)
+    extra_loss: LossTerm | None = None
 
 
 def parse_nproc(text: str, config: ExperimentConfig) -> int:
@@ -161,6 +173,7 @@ def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores,
         architecture=training.architecture,
         config=config.model_dump(mode="json"),
         decided={**known, **training.decided},
+        extra_loss=training.extra_loss,
     )
     return Trainer(training.net, inputs, training.settings, context)
 
