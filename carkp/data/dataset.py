@@ -5,7 +5,7 @@ that it reaches persistent workers too.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, Protocol, TypedDict
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ INPUT_SCALE = 1 / 128
 
 
 class EpochIndex(NamedTuple):
-    """A sample as a sampler asks for it."""
+    """A sample as a sampler asks for it. Of a mixture, ``epoch`` is how often its source has been through."""
 
     epoch: int
     position: int
@@ -112,10 +112,21 @@ class ShuffledSampler(Sampler[EpochIndex]):
             yield EpochIndex(self.epoch, index)
 
 
+class EpochSampler(Protocol):
+    """Decides the samples of an epoch, on one rank."""
+
+    num_batches: int
+    epoch: int
+
+    def __iter__(self) -> Iterator[EpochIndex]: ...
+
+    def __len__(self) -> int: ...
+
+
 class TrainLoader:
     """Training batches; call ``set_epoch`` before each epoch."""
 
-    def __init__(self, loader: "DataLoader[Sample]", sampler: ShuffledSampler) -> None:
+    def __init__(self, loader: "DataLoader[Sample]", sampler: EpochSampler) -> None:
         self._loader = loader
         self._sampler = sampler
 
@@ -154,8 +165,14 @@ def train_loader(
             f"{dataset.store.path}: {num_samples or len(dataset)} of {len(dataset)} samples are too few for one batch "
             f"of {batch_size} on {world_size} process(es): lower the batch size or prepare more data"
         )
-    loader = _loader(dataset, sampler, batch_size, num_workers, pin_memory)
-    return TrainLoader(loader, sampler)
+    return loader_of(dataset, sampler, batch_size, num_workers, pin_memory)
+
+
+def loader_of(
+    dataset: CropDataset, sampler: EpochSampler, batch_size: int, num_workers: int, pin_memory: bool = False
+) -> TrainLoader:
+    """Batches of the samples that ``sampler`` asks for."""
+    return TrainLoader(_loader(dataset, sampler, batch_size, num_workers, pin_memory), sampler)
 
 
 def eval_loader(
@@ -173,7 +190,7 @@ def eval_loader(
 
 def _loader(
     dataset: CropDataset,
-    sampler: "Sampler[EpochIndex] | range",
+    sampler: EpochSampler | range,
     batch_size: int,
     num_workers: int,
     pin_memory: bool,

@@ -95,6 +95,12 @@ def truncation_masks(predictions: Predictions) -> dict[str, Bools]:
     return {name: _of_cars(predictions, predictions.truncated == code) for code, name in TRUNCATION.items()}
 
 
+def source_masks(predictions: Predictions) -> dict[str, Bools]:
+    """(N, K) masks of labelled keypoints by the source of their cars; empty where there is only one."""
+    names = [name for name in dict.fromkeys(predictions.sources.tolist()) if name]
+    return {name: _of_cars(predictions, predictions.sources == name) for name in names}
+
+
 def score_groups(
     predictions: Predictions,
     masks: Mapping[str, Bools],

@@ -1,5 +1,6 @@
 """The predictions of one model on one split: what metrics and reports are made of."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from carkp.keypoints import metrics
 from carkp.keypoints.clusters import Units, units_of
+from carkp.keypoints.sample_ids import source_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,16 @@ class Predictions:
     def units(self) -> Units:
         """What intervals and tests resample as a whole."""
         return units_of(self.sample_ids, np.any(self.validity > 0, axis=1))
+
+    @cached_property
+    def sources(self) -> NDArray[np.str_]:
+        """(N,) name of the source of each sample; "" where there is only one."""
+        return np.array([source_of(str(sample_id)) for sample_id in self.sample_ids], dtype=np.str_)
+
+    def of_sources(self, names: Collection[str]) -> "Predictions":
+        """The samples of these sources, in the same order."""
+        is_chosen = np.isin(self.sources, list(names))
+        return Predictions(**{item.name: getattr(self, item.name)[is_chosen] for item in fields(self)})
 
     def score(self, alpha: float) -> metrics.Scores:
         return metrics.score(

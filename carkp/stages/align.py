@@ -82,7 +82,7 @@ def run(
     predictions = lockstep.assemble(scorer.predict(lockstep, store, "run all executions"))
     comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in PAIRS]
     result = AlignResult(predictions, comparisons, judge(config.align, comparisons))
-    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "evaluation")
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "evaluation")
     log_inputs(tracker, _deciding(config, inputs))
     tracker.set_tags(_tags(inputs, result))
     _log(config, result, lockstep.steps, out_dir, tracker)

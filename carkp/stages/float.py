@@ -82,7 +82,7 @@ def run(
     tracker.set_tags({"carkp.data_digest": inputs.data.digest})
     if teacher is not None:
         tracker.set_tags({"carkp.teacher": teacher.reference, "carkp.teacher_digest": teacher.digest})
-    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "training")
     settings = build_fit_settings(config.train, context.device)
     decided = {PRETRAINED: deciding.settings[PRETRAINED], CODE: deciding.code_digest, TEACHER_DIGEST: taught_by}
     extra_loss = build_distillation(config, teacher, settings, context.device)
@@ -92,7 +92,7 @@ def run(
     best = best_checkpoint(out_dir, context)
     net = load_net(best).to(context.device)
     predictions = predict_all(scorer, stores, net)
-    scores = {split: scorer.score(found) for split, found in predictions.items()}
+    scores = {split: scorer.score(found, split) for split, found in predictions.items()}
     result = FloatResult(fitted.best_epoch, fitted.samples_per_s, scores)
     if not context.is_main:
         return result

@@ -22,6 +22,8 @@ from carkp.training.random_state import RandomState, get_random_state, read_rand
 from carkp.training.resume import check_settings, check_state, with_own_settings
 
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"
+SOURCE_PCK = "pck/"
+"""What the names of a source's PCK in the history begin with."""
 
 
 class TrainBatches(Protocol):
@@ -90,6 +92,7 @@ class EpochResult:
             "pck": self.scores.pck,
             "pck_hat": self.scores.pck_hat,
             "mean_dist": self.scores.mean_dist,
+            **{f"{SOURCE_PCK}{name}": found.pck for name, found in self.scores.by_source.items()},
         }
 
 

@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from carkp.config.loading import flatten
-from carkp.config.schema import ExperimentConfig
+from carkp.config.schema import DataConfig, ExperimentConfig
+from carkp.config.sources import shares
 from carkp.training.checkpoint import Checkpoint, CheckpointError
 from carkp.training.fit import FitSettings
 from carkp.training.resume import Difference, find_differences, list_differences, load_resumable
@@ -28,6 +31,8 @@ MIXED_CODE = "several"
 
 _DATA_SETTINGS = ("data.source", "data.val_scenes", "data.jpeg_quality")
 _PREFIX = "config"
+_SHARE = "share of "
+"""What the names of differing shares of ``data.sources`` begin with."""
 
 
 def describe_precision(settings: FitSettings) -> str:
@@ -80,6 +85,7 @@ def training_differences(
     sections = {name.partition(".")[0] for name in names}
     unknown = [name for name in before if name not in now and name.partition(".")[0] in sections]
     found += [Difference(name, before[name], "not known to this version") for name in unknown]
+    found += _share_differences(before["data.sources"], now["data.sources"])
     return [*found, *find_differences(kept, {name: value for name, value in decided.items() if name != CODE})]
 
 
@@ -111,8 +117,24 @@ def _deciding(config: ExperimentConfig, kept: Mapping[str, str]) -> list[str]:
     ]
     if DATA_DIGEST in kept:
         return names
-    generated = _flat(config.model_dump(mode="json", include={"synthetic"})) if config.data.is_generated else ()
-    return [*names, *_DATA_SETTINGS, *generated]
+    section = {config.data.source} if config.data.is_generated else set[str]()
+    return [*names, *_DATA_SETTINGS, *_flat(config.model_dump(mode="json", include=section))]
+
+
+def _share_differences(before: object, now: object) -> list[Difference]:
+    """Of what ``data.sources`` was and is."""
+    both = [_shares(sources) for sources in (before, now)]
+    names = dict.fromkeys(name for named in both for name in named)
+    found = [Difference(f"{_SHARE}{name}", *(named.get(name, "none") for named in both)) for name in names]
+    return [difference for difference in found if difference.before != difference.now]
+
+
+def _shares(sources: object) -> dict[str, float]:
+    """By name; empty of what this version cannot read."""
+    try:
+        return shares(DataConfig.model_validate({"sources": sources}))
+    except ValidationError:
+        return {}
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, object]:
@@ -121,10 +143,13 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, object]:
 
 def _remedy(differences: Iterable[Difference]) -> str:
     found = {difference.name: difference.before for difference in differences}
+    is_mixed_otherwise = any(name.startswith(_SHARE) for name in found)
     settings = {
         name: value
         for name, value in found.items()
-        if name not in (DATA_DIGEST, TEACHER_DIGEST) and not str(value).startswith(WEIGHTS_FILE)
+        if name not in (DATA_DIGEST, TEACHER_DIGEST)
+        and not name.startswith(_SHARE)
+        and not str(value).startswith(WEIGHTS_FILE)
     }
     words = " ".join(shlex.quote(f"{name}={_yaml(value)}") for name, value in settings.items())
     lines = [
@@ -133,6 +158,7 @@ def _remedy(differences: Iterable[Difference]) -> str:
         else "",
         "The data are not those that it was trained on: give them with data=…." if DATA_DIGEST in found else "",
         "It had another teacher, or none: set train.teacher as it was." if TEACHER_DIGEST in found else "",
+        "Give each of data.sources the share that it had." if is_mixed_otherwise else "",
         f"Go on with the checkpoint's configuration (overrides: {words}), or train anew without resume."
         if settings
         else "Or train anew without resume.",

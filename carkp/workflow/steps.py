@@ -17,7 +17,7 @@ from carkp.tracking.runs import (
 )
 from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import CheckpointError, load_checkpoint
-from carkp.workflow.preparation import GENERATED, data_key, source_fingerprint, stale_reason
+from carkp.workflow.preparation import data_key, source_identity, stale_reason
 from carkp.workflow.quantising import build_hardware, build_target
 from carkp.workflow.references import BEST, CALIBRATED, LAST, find_data
 from carkp.workflow.reuse import (
@@ -53,7 +53,7 @@ LINKS: Mapping[str, Link] = {
 """By parameter of a stage."""
 
 FACTS: Mapping[str, Callable[[ExperimentConfig], str]] = {
-    "source": lambda config: GENERATED if config.data.is_generated else source_fingerprint(config),
+    "source": source_identity,
     "nproc": lambda config: str(config.train.nproc),
     TEACHER: teacher_digest,
     "target": lambda config: target_digest(build_target(config, "")),

@@ -14,6 +14,7 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
 from carkp.data.issues import DataError
+from carkp.data.mixture import restrict
 from carkp.data.store import Store, Stores, data_digest
 from carkp.deploy.float_onnx import check_against_torch, export_float_onnx
 from carkp.disk import describe_free_space
@@ -27,6 +28,7 @@ from carkp.training.evaluate import predict
 from carkp.training.fit import (
     BEST_NAME,
     LAST_NAME,
+    SOURCE_PCK,
     EpochResult,
     FitInputs,
     FitResult,
@@ -36,7 +38,7 @@ from carkp.training.fit import (
     fit,
 )
 from carkp.training.resume import load_resumable
-from carkp.workflow.build import build_train_loader
+from carkp.workflow.build import build_train_loader, require_sources
 from carkp.workflow.cli import Arguments, Parameter, execute
 from carkp.workflow.process import run_under_torchrun
 from carkp.workflow.resuming import (
@@ -48,7 +50,7 @@ from carkp.workflow.resuming import (
     describe_precision,
     require_same_training,
 )
-from carkp.workflow.scoring import Scorer
+from carkp.workflow.scoring import VAL, Scorer
 
 Inputs = TypeVar("Inputs")
 
@@ -132,7 +134,8 @@ def train(
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> FitResult:
     """Train on the training split, validate every epoch; log each epoch and its checkpoints, then call ``on_epoch``."""
-    require_labels(stores)
+    require_sources(config, stores.train)
+    require_labels(stores, scorer.choosing)
     trainer, context = _build_trainer(config, training, stores, scorer), scorer.context
     if training.resume is not None:
         _resume(trainer, training.resume, config, out_dir, tracker)
@@ -145,10 +148,7 @@ def train(
             _log_epoch(result.numbers(), tracker)
             names = [BEST_NAME] if result.is_best else []  # before last.pt, which speaks of it
             _log_checkpoints([*names, *([LAST_NAME] if training.keeps_last else [])], out_dir, tracker)
-            bar.write(
-                f"epoch {result.epoch}/{epochs}: loss {result.loss:.3f}, val pck {result.scores.pck:.4f}, "
-                f"mean distance {result.scores.mean_dist:.2f} px, {result.samples_per_s:.1f} samples/s"
-            )
+            bar.write(f"epoch {result.epoch}/{epochs}: {_describe(result)}")
             on_epoch(result)
 
         return fit(trainer, out_dir / CHECKPOINT_DIR, log, on_step=lambda loss: _advance(bar, loss))
@@ -158,7 +158,7 @@ def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores,
     context, split = scorer.context, scorer.split(stores.val)
 
     def validate(net: nn.Module) -> Scores:
-        return scorer.score(predict(scorer.forward(net), split, scorer.codec, context))
+        return scorer.score(predict(scorer.forward(net), split, scorer.codec, context), VAL)
 
     known = {
         DATA_DIGEST: data_digest(stores),
@@ -191,8 +191,10 @@ def is_scorable(store: Store) -> bool:
     )
 
 
-def require_labels(stores: Stores) -> None:
+def require_labels(stores: Stores, choosing: Sequence[str] = ()) -> None:
     """Refuse data that training can learn nothing from or choose no epoch by; warn of a test split without a score.
+
+    ``choosing``: names of the sources that choose the epoch; empty where there is only one.
 
     Raises:
         DataError: so it is.
@@ -200,10 +202,11 @@ def require_labels(stores: Stores) -> None:
     remedy = "look at the labels (the summary of the data run counts them)"
     if not has_labels(stores.train):
         raise DataError(f"{stores.train.path}: no keypoint of the training split is labelled: {remedy}")
-    if not is_scorable(stores.val):
+    if not is_scorable(restrict(stores.val, choosing) if choosing else stores.val):
+        of_these = f" of {' and '.join(choosing)}" if choosing else ""
         raise DataError(
-            f"{stores.val.path}: the validation PCK would be NaN, for no car of the validation split has two labelled "
-            f"keypoints apart from each other, and the best epoch is chosen by it: {remedy}, or choose other "
+            f"{stores.val.path}: the validation PCK would be NaN, for no car of the validation split{of_these} has two "
+            f"labelled keypoints apart from each other, and the best epoch is chosen by it: {remedy}, or choose other "
             "data.val_scenes"
         )
     if len(stores.test) > 0 and not is_scorable(stores.test):
@@ -253,6 +256,15 @@ def log_choice(scorer: Scorer, fitted: FitResult, predictions: Predictions, trac
     """Log which epoch was chosen, and what the codec alone gets wrong on the validation split."""
     tracker.log_metrics(
         {"best_epoch": fitted.best_epoch, "val/oracle_error_px": scorer.mean_oracle_error_px(predictions)}
+    )
+
+
+def _describe(result: EpochResult) -> str:
+    scores = result.scores
+    by_source = ", ".join(f"{name} {found.pck:.4f}" for name, found in scores.by_source.items())
+    return (
+        f"loss {result.loss:.3f}, val pck {scores.pck:.4f}{f' ({by_source})' if by_source else ''}, "
+        f"mean distance {scores.mean_dist:.2f} px, {result.samples_per_s:.1f} samples/s"
     )
 
 
@@ -312,6 +324,7 @@ def _log_epoch(numbers: dict[str, float], tracker: Tracker) -> None:
             "val/pck": numbers["pck"],
             "val/pck_hat": numbers["pck_hat"],
             "val/mean_dist": numbers["mean_dist"],
+            **{f"val/{name}": value for name, value in numbers.items() if name.startswith(SOURCE_PCK)},
         },
         step=int(numbers["epoch"]),
     )

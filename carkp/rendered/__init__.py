@@ -1,0 +1,1 @@
+"""Cars rendered from meshes: a second generated source, with the rasteriser of ``carkp.synthetic``."""
