@@ -51,7 +51,12 @@ PRESENTING = (
 )
 """Code that draws, prints, logs or finds: it decides no number."""
 
-UPSTREAM = ("carkp.workflow.preparation", "carkp.workflow.references", "carkp.workflow.resuming")
+UPSTREAM = (
+    "carkp.workflow.preparation",
+    "carkp.workflow.references",
+    "carkp.workflow.resuming",
+    "carkp.workflow.target_cars",
+)
 """Code that finds or makes what a stage is given: that counts by its content."""
 
 
@@ -88,6 +93,11 @@ DECIDING: Mapping[str, Deciding] = {
     ),
     "qat": Deciding(
         ("seed", "heatmap", "augment", "train", "eval", "qat"), ("data", "model", "nproc"), ("carkp.stages.qat",)
+    ),
+    "adapt": Deciding(
+        ("seed", "heatmap", "train", "eval", "adapt"),
+        ("data", "model", "unlabelled", "labelled"),
+        ("carkp.stages.adapt",),
     ),
     "export": Deciding(("heatmap", "eval"), ("model", "target"), ("carkp.stages.export",)),
     "align": Deciding(("heatmap", "eval", "align"), ("data", "model", "target", "host"), ("carkp.stages.align",)),
