@@ -277,6 +277,17 @@ class TrainConfig(_Section):
     warmup_epochs: NonNegativeFloat = 0.0
     grad_clip: Annotated[Float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
     ema_decay: Annotated[Float, Field(ge=0, lt=1, description="0: no moving average of the weights")] = 0.0
+    teacher: Annotated[
+        str,
+        Field(
+            description="trained float model whose heatmaps are a further target: a checkpoint, runs:/<id>, or "
+            "latest:<experiment>; empty: none"
+        ),
+        AfterValidator(expand),
+    ] = ""
+    teacher_weight: Annotated[
+        PositiveFloat, Field(description="of the teacher's term in the loss; that of the labels has 1")
+    ] = 1.0
     channels_last: bool = True
     compile: Annotated[
         bool, Field(description="torch.compile: needs a C++ compiler, pays from some 30,000 samples on")
@@ -355,6 +366,59 @@ class QatConfig(_Section):
         return self
 
 
+class StrongAugmentConfig(AugmentConfig):
+    """As ``augment``, and strong: what a model learns from its own labels, and is held to."""
+
+    min_scale: Annotated[Float, Field(ge=0.01, le=1, description="smallest random down-scaling")] = 0.75
+    max_scale: Annotated[Float, Field(ge=1, le=100, description="largest random zoom")] = 1.3
+    max_translation: Annotated[Float, Field(ge=0, lt=1, description="share of the input extent")] = 0.08
+    max_rotation_deg: Annotated[Float, Field(ge=0, le=180)] = 8.0
+    color_jitter: Annotated[Float, Field(ge=0, le=1, description="strength of all colour changes")] = 0.4
+    grayscale_probability: Probability = 0.1
+    blur_probability: Probability = 0.2
+    erase_probability: Probability = 0.2
+
+
+class AdaptConfig(_Section):
+    """Adaptation to a user's own pictures: as float training, but for these."""
+
+    epochs: Annotated[PositiveInt, Field(description="the last one is shipped")] = 5
+    steps_per_epoch: Annotated[PositiveInt, Field(description="batches, however many cars there are")] = 100
+    lr: PositiveFloat = 2.0e-4
+    warmup_epochs: NonNegativeFloat = 0.5
+    target_share: Annotated[
+        Float,
+        Field(
+            gt=0, lt=1, description="of every batch that is the user's cars; the others are the configuration's data"
+        ),
+    ] = 0.5
+    ema_decay: Annotated[
+        Float, Field(gt=0, lt=1, description="of the moving average that labels the unlabelled cars and is shipped")
+    ] = 0.99
+    min_confidence: Annotated[
+        Probability, Field(description="height of a heatmap's peak below which a keypoint of one's own is not learnt")
+    ] = 0.5
+    unlabelled_weight: Annotated[
+        NonNegativeFloat, Field(description="of one's own labels in the loss; those that were given have 1")
+    ] = 1.0
+    holdout_share: Annotated[
+        Float, Field(ge=0, lt=1, description="of the user's cars, whole pictures, that measure and are not learnt from")
+    ] = 0.2
+    num_holdout_views: Annotated[
+        PositiveInt, Field(description="strong views of each car that was held out, for the consistency")
+    ] = 4
+    max_loss_on_generated: Annotated[
+        Probability,
+        Field(description="largest fall of the validation PCK on the configuration's data: more is refused"),
+    ] = 0.01
+    augment: StrongAugmentConfig = StrongAugmentConfig()
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Self:
+        _require_warmup_within(self.warmup_epochs, self.epochs)
+        return self
+
+
 class AlignConfig(_Section):
     """What the executions of an int8 program may differ by before ``align`` fails.
 
@@ -399,6 +463,7 @@ class ExperimentConfig(_Section):
     eval: EvalConfig = EvalConfig()
     quant: QuantConfig = QuantConfig()
     qat: QatConfig = QatConfig()
+    adapt: AdaptConfig = AdaptConfig()
     align: AlignConfig = AlignConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -207,7 +207,7 @@ def _loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
         pin_memory=pin_memory,
@@ -221,5 +221,6 @@ def _chosen(num_there: int, num_wanted: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(num_there, num_wanted, replace=False))
 
 
-def _start_worker(worker_id: int) -> None:
+def start_worker(worker_id: int) -> None:
+    """One thread for OpenCV: the workers are as many as there are cores to give."""
     cv2.setNumThreads(0)

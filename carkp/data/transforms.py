@@ -32,6 +32,32 @@ class Transformed(NamedTuple):
     validity: NDArray[np.uint8]
 
 
+class View(NamedTuple):
+    """A crop as the network sees it, and where its pixels went.
+
+    Attributes:
+        image: (3, H, W) uint8 YUV444.
+        matrix: (2, 3), crop to input pixels, the flip included.
+        is_flipped: whether left and right have changed places, and so the names of keypoints.
+    """
+
+    image: Image
+    matrix: geometry.Matrix
+    is_flipped: bool
+
+
+class ViewTransform(Protocol):
+    """What a data set of unlabelled crops needs of a transform."""
+
+    @property
+    def input_size(self) -> Size: ...
+
+    @property
+    def largest_zoom(self) -> float: ...
+
+    def view(self, image_rgb: Image, rng: np.random.Generator, crop_size: Size | None = None) -> View: ...
+
+
 class Transform(Protocol):
     """What a data set needs of a transform."""
 
@@ -74,11 +100,15 @@ class EvalTransform:
         crop_size: Size | None = None,
     ) -> Transformed:
         """Points become ``points * fit_scale(...)``; ``crop_size`` as in ``TrainTransform``, ``rng`` is not used."""
+        view = self.view(image_rgb, rng, crop_size)
+        return Transformed(view.image, geometry.move_points(points, view.matrix), validity.copy())
+
+    def view(self, image_rgb: Image, rng: np.random.Generator | None = None, crop_size: Size | None = None) -> View:
+        """The crop alone."""
         size = crop_size or image_rgb.shape[:2]
         placement = Placement(False, geometry.fit_scale(size, self.input_size), 0.0, (0.0, 0.0))
         image = geometry.place(image_rgb, placement, size, self.input_size)
-        moved = geometry.move_points(points, placement.matrix(size))
-        return Transformed(colour.rgb_to_yuv(image), moved, validity.copy())
+        return View(colour.rgb_to_yuv(image), placement.matrix(size), is_flipped=False)
 
 
 @dataclass(frozen=True)
@@ -144,16 +174,20 @@ class TrainTransform:
             rng: decides everything random.
             crop_size: (height, width) of the whole crop where ``image_rgb`` was decoded at a fraction of it.
         """
-        size = crop_size or image_rgb.shape[:2]
-        placement = self.draw_placement(size, rng)
-        image = geometry.place(self._alter_crop(image_rgb, rng), placement, size, self.input_size)
-        image = self._degrade(image, rng)
-        moved = geometry.move_points(points, placement.matrix(size))
-        if placement.is_flipped:
+        view = self.view(image_rgb, rng, crop_size)
+        moved = geometry.move_points(points, view.matrix)
+        if view.is_flipped:
             moved, validity = moved[_FLIP_ORDER], validity[_FLIP_ORDER]
         if self._may_lose_points:
             validity = np.where(geometry.is_inside(moved, self.input_size), validity, MISSING)
-        return Transformed(colour.rgb_to_yuv(image), moved, validity.astype(np.uint8))
+        return Transformed(view.image, moved, validity.astype(np.uint8))
+
+    def view(self, image_rgb: Image, rng: np.random.Generator, crop_size: Size | None = None) -> View:
+        """The crop alone; arguments as in a call."""
+        size = crop_size or image_rgb.shape[:2]
+        placement = self.draw_placement(size, rng)
+        image = geometry.place(self._alter_crop(image_rgb, rng), placement, size, self.input_size)
+        return View(colour.rgb_to_yuv(self._degrade(image, rng)), placement.matrix(size), placement.is_flipped)
 
     def draw_placement(self, crop_size: Size, rng: np.random.Generator) -> Placement:
         """A random placement of a (height, width) crop in the input."""

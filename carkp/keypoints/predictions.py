@@ -1,6 +1,6 @@
 """The predictions of one model on one split: what metrics and reports are made of."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -54,8 +54,11 @@ class Predictions:
 
     def of_sources(self, names: Collection[str]) -> "Predictions":
         """The samples of these sources, in the same order."""
-        is_chosen = np.isin(self.sources, list(names))
-        return Predictions(**{item.name: getattr(self, item.name)[is_chosen] for item in fields(self)})
+        return self.chosen(np.flatnonzero(np.isin(self.sources, list(names))))
+
+    def chosen(self, places: NDArray[np.int64]) -> "Predictions":
+        """The samples at these places, in their order."""
+        return Predictions(**{item.name: getattr(self, item.name)[places] for item in fields(self)})
 
     def score(self, alpha: float) -> metrics.Scores:
         return metrics.score(
@@ -86,6 +89,13 @@ class Predictions:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """The samples of at least one part, one after the other."""
+    return Predictions(
+        **{item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Predictions)}
+    )
 
 
 def load_predictions(path: Path) -> Predictions:

@@ -34,9 +34,28 @@ class TrainBatches(Protocol):
     def __len__(self) -> int: ...
 
 
+class LossTerm(Protocol):
+    """A further term of the loss: a teacher's heatmaps, labels that a network makes for itself."""
+
+    def __call__(self, batch: Batch, images: Tensor, heatmaps: Tensor, average: nn.Module) -> Tensor:
+        """The term, a scalar.
+
+        Args:
+            batch: as it was loaded.
+            images: (B, 3, H, W), the network's input of this step.
+            heatmaps: (B, K, h, w), what the network made of it.
+            average: the moving average of the weights, in evaluation mode; the network itself where there is none.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train; ``grad_clip`` and ``ema_decay`` 0 mean off, ``autocast_dtype`` None means full precision."""
+    """How to train; ``grad_clip`` and ``ema_decay`` 0 mean off, ``autocast_dtype`` None means full precision.
+
+    ``trusts_start``: the first weights are trained ones, and the moving average keeps them as its decay says.
+    ``ships_last``: the last epoch counts as the best one, whatever validation says.
+    """
 
     epochs: int
     lr: float
@@ -48,6 +67,8 @@ class FitSettings:
     channels_last: bool
     compile: bool
     autocast_dtype: torch.dtype | None
+    trusts_start: bool
+    ships_last: bool
 
 
 @dataclass(frozen=True)
@@ -78,7 +99,7 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The epoch with the highest validation PCK, and the throughput over the epochs of this process."""
+    """The best epoch, its validation PCK, and the throughput over the epochs of this process."""
 
     best_epoch: int
     best_pck: float
@@ -96,6 +117,7 @@ class FitInputs:
         validate: scores the evaluation network on the validation split; called on every rank.
         architecture, config: stored in the checkpoints.
         decided: what else decides the result, by name: digests, and settings as "auto" was decided; for ``last.pt``.
+        extra_loss: a further term of the loss.
     """
 
     batches: TrainBatches
@@ -105,6 +127,7 @@ class FitInputs:
     architecture: dict[str, Any]
     config: dict[str, Any]
     decided: dict[str, str] = field(default_factory=dict)
+    extra_loss: LossTerm | None = None
 
 
 class Trainer:
@@ -115,7 +138,9 @@ class Trainer:
             raise ValueError("the training split has fewer samples than one batch on every process")
         self.inputs, self.settings, self.context = inputs, settings, context
         self.net = _placed(net, settings, context)
-        self.average = WeightAverage(self.net, settings.ema_decay) if settings.ema_decay > 0 else None
+        self.average = (
+            WeightAverage(self.net, settings.ema_decay, settings.trusts_start) if settings.ema_decay > 0 else None
+        )
         # torch.compile of a module gives a module; its annotation says less
         compiled = cast(nn.Module, torch.compile(self.net)) if settings.compile else self.net
         self.parallel = _parallel(compiled, context)
@@ -156,6 +181,8 @@ class Trainer:
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             heatmaps = self.parallel(images)
         loss = weighted_heatmap_loss(heatmaps, target.heatmaps, target.weights)
+        if self.inputs.extra_loss is not None:
+            loss = loss + self.inputs.extra_loss(batch, images, heatmaps, self.eval_net)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.settings.grad_clip > 0:
@@ -203,7 +230,7 @@ class Trainer:
                 "the validation PCK is NaN: no car of the validation split has two labelled keypoints apart from each "
                 "other, so there is no best epoch; validate on other data"
             )
-        is_best = pck > self.best_pck
+        is_best = pck > self.best_pck or self.settings.ships_last
         if is_best:
             self.best_epoch, self.best_pck = self.epoch, pck
             self.best_weights = {name: value.detach().cpu().clone() for name, value in self._eval_weights().items()}

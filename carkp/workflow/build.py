@@ -149,6 +149,8 @@ def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
         channels_last=train.channels_last,
         compile=train.compile,
         autocast_dtype=torch.bfloat16 if use_bfloat16 else None,
+        trusts_start=False,
+        ships_last=False,
     )
 
 

@@ -40,6 +40,10 @@ class AlignmentError(Exception):
     """Executions of one model that differ by more than the tolerances."""
 
 
+class AdaptationError(Exception):
+    """An adapted model that is worse than it was on the data that it came from."""
+
+
 class UnsupportedModelError(Exception):
     """A model with layers that the target cannot run."""
 
@@ -60,6 +64,7 @@ USER_ERRORS = (
     ProgramError,
     AccumulatorOverflowError,
     AlignmentError,
+    AdaptationError,
     CompiledMismatchError,
     UnsupportedModelError,
     PipelineError,

@@ -238,6 +238,7 @@ def _predicting_model_of(run: FoundRun) -> ModelFile:
         "export": f"{ONNX_DIR}/{onnx_name(target)}",
         "compile": f"compiled/{target}.onnx",
         "float": BEST,
+        "adapt": BEST,
     }
     stage = run.tags.get(STAGE_TAG, "")
     if stage not in artifacts:

@@ -21,7 +21,7 @@ from carkp.training.resume import Difference, find_differences, list_differences
 from carkp.workflow.reuse import DECIDING, IGNORED, WEIGHTS_FILE
 
 DATA_DIGEST, NUM_PROCESSES = "data (digest)", "train.nproc"
-PRECISION, PRETRAINED = "train.precision", "model.pretrained"
+PRECISION, PRETRAINED, TEACHER_DIGEST = "train.precision", "model.pretrained", "train.teacher"
 """What is decided by more than its setting; checkpoints keep it."""
 
 CODE = "code and versions (digest)"
@@ -60,7 +60,8 @@ def require_same_training(
         checkpoint: a ``last.pt``.
         path: where it lies.
         config: of the training at hand.
-        decided: what is known of ``DATA_DIGEST``, ``NUM_PROCESSES``, ``PRECISION`` and ``PRETRAINED``.
+        decided: what is known of ``DATA_DIGEST``, ``NUM_PROCESSES``, ``PRECISION``, ``PRETRAINED`` and
+            ``TEACHER_DIGEST``.
 
     Raises:
         CheckpointError: it names each difference.
@@ -109,7 +110,11 @@ def choose_resumable(paths: Iterable[Path], config: ExperimentConfig, decided: M
 def _deciding(config: ExperimentConfig, kept: Mapping[str, str]) -> list[str]:
     """Names of the settings to compare; without a digest of the data those that the data come from."""
     sections = set(DECIDING["float"].sections)
-    names = [name for name in _flat(config.model_dump(mode="json", include=sections)) if name not in IGNORED]
+    names = [
+        name
+        for name in _flat(config.model_dump(mode="json", include=sections))
+        if name not in IGNORED - {TEACHER_DIGEST}
+    ]
     if DATA_DIGEST in kept:
         return names
     section = {config.data.source} if config.data.is_generated else set[str]()
@@ -142,7 +147,9 @@ def _remedy(differences: Iterable[Difference]) -> str:
     settings = {
         name: value
         for name, value in found.items()
-        if name != DATA_DIGEST and not name.startswith(_SHARE) and not str(value).startswith(WEIGHTS_FILE)
+        if name not in (DATA_DIGEST, TEACHER_DIGEST)
+        and not name.startswith(_SHARE)
+        and not str(value).startswith(WEIGHTS_FILE)
     }
     words = " ".join(shlex.quote(f"{name}={_yaml(value)}") for name, value in settings.items())
     lines = [
@@ -150,6 +157,7 @@ def _remedy(differences: Iterable[Difference]) -> str:
         if "train.epochs" in found
         else "",
         "The data are not those that it was trained on: give them with data=…." if DATA_DIGEST in found else "",
+        "It had another teacher, or none: set train.teacher as it was." if TEACHER_DIGEST in found else "",
         "Give each of data.sources the share that it had." if is_mixed_otherwise else "",
         f"Go on with the checkpoint's configuration (overrides: {words}), or train anew without resume."
         if settings

@@ -30,6 +30,9 @@ from carkp.workflow.build import resolve_precision
 from carkp.workflow.meshes import mesh_digests
 from carkp.workflow.source_code import SourceCode, source_code
 
+TEACHER = "teacher"
+"""What a stage is given that learns from a teacher, if there is one: the digest of its weights."""
+
 INPUTS_TAG = "carkp.inputs"
 INPUTS_FILE = "inputs.json"
 
@@ -48,7 +51,12 @@ PRESENTING = (
 )
 """Code that draws, prints, logs or finds: it decides no number."""
 
-UPSTREAM = ("carkp.workflow.preparation", "carkp.workflow.references", "carkp.workflow.resuming")
+UPSTREAM = (
+    "carkp.workflow.preparation",
+    "carkp.workflow.references",
+    "carkp.workflow.resuming",
+    "carkp.workflow.target_cars",
+)
 """Code that finds or makes what a stage is given: that counts by its content."""
 
 
@@ -78,13 +86,18 @@ DECIDING: Mapping[str, Deciding] = {
         ("data", *GENERATOR_CODE), ("source",), ("carkp.data.prepare", *GENERATOR_CODE.values()), left_out=()
     ),
     "float": Deciding(
-        ("seed", "model", "heatmap", "augment", "train", "eval"), ("data", "nproc"), ("carkp.stages.float",)
+        ("seed", "model", "heatmap", "augment", "train", "eval"), ("data", "nproc", TEACHER), ("carkp.stages.float",)
     ),
     "calibration": Deciding(
         ("seed", "heatmap", "eval", "quant"), ("data", "model", "target"), ("carkp.stages.calibration",)
     ),
     "qat": Deciding(
         ("seed", "heatmap", "augment", "train", "eval", "qat"), ("data", "model", "nproc"), ("carkp.stages.qat",)
+    ),
+    "adapt": Deciding(
+        ("seed", "heatmap", "train", "eval", "adapt"),
+        ("data", "model", "unlabelled", "labelled"),
+        ("carkp.stages.adapt",),
     ),
     "export": Deciding(("heatmap", "eval"), ("model", "target"), ("carkp.stages.export",)),
     "align": Deciding(("heatmap", "eval", "align"), ("data", "model", "target", "host"), ("carkp.stages.align",)),
@@ -106,6 +119,7 @@ IGNORED = frozenset(
         "train.num_workers",
         "train.num_threads",
         "train.nproc",  # a parameter of the stage may say otherwise: it is given
+        "train.teacher",  # its content is given
         "eval.batch_size",
         "quant.target",  # its content is given
     }
@@ -209,6 +223,8 @@ def stage_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
     if stage == "data":
         return _data_settings(config)
     settings = _settings_in(DECIDING[stage].sections, config)
+    if TEACHER not in DECIDING[stage].given or not config.train.teacher:
+        settings.pop("train.teacher_weight", None)
     if config.data.sources and "data" in DECIDING[stage].given:
         settings |= _mixing_settings(stage, config)
     if "model.pretrained" in settings:

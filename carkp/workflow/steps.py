@@ -23,12 +23,14 @@ from carkp.workflow.references import BEST, CALIBRATED, LAST, find_data
 from carkp.workflow.reuse import (
     DECIDING,
     INPUTS_TAG,
+    TEACHER,
     Inputs,
     hardware_digest,
     host_digest,
     stage_inputs,
     target_digest,
 )
+from carkp.workflow.teachers import teacher_digest
 
 PIPELINE = "main"
 STEP_PREFIX = "carkp.pipeline."
@@ -53,6 +55,7 @@ LINKS: Mapping[str, Link] = {
 FACTS: Mapping[str, Callable[[ExperimentConfig], str]] = {
     "source": source_identity,
     "nproc": lambda config: str(config.train.nproc),
+    TEACHER: teacher_digest,
     "target": lambda config: target_digest(build_target(config, "")),
     "hardware": lambda config: hardware_digest(build_hardware(config, "")),
     "host": lambda config: host_digest(),

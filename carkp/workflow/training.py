@@ -33,6 +33,8 @@ from carkp.training.fit import (
     FitInputs,
     FitResult,
     FitSettings,
+    LossTerm,
+    TrainBatches,
     Trainer,
     fit,
 )
@@ -71,7 +73,10 @@ class Training:
         settings: how to train it.
         resume: the ``last.pt`` to go on from.
         keeps_last: whether ``last.pt`` is logged, for a training that can be gone on with.
+        keeps_best: whether ``best.pt`` is logged as soon as there is one, and not by the stage at its end.
+        batches: what it trains on; None: the training split as the configuration says.
         decided: what ``last.pt`` keeps of what decided it, as named in ``resuming``.
+        extra_loss: a further term of the loss.
     """
 
     net: nn.Module
@@ -79,7 +84,10 @@ class Training:
     settings: FitSettings
     resume: Path | None = None
     keeps_last: bool = True
+    keeps_best: bool = True
+    batches: TrainBatches | None = None
     decided: Mapping[str, str] = field(default_factory=dict)
+    extra_loss: LossTerm | None = None
 
 
 def parse_nproc(text: str, config: ExperimentConfig) -> int:
@@ -143,7 +151,7 @@ def train(
 
         def log(result: EpochResult) -> None:
             _log_epoch(result.numbers(), tracker)
-            names = [BEST_NAME] if result.is_best else []  # before last.pt, which speaks of it
+            names = [BEST_NAME] if result.is_best and training.keeps_best else []  # before last.pt, which speaks of it
             _log_checkpoints([*names, *([LAST_NAME] if training.keeps_last else [])], out_dir, tracker)
             bar.write(f"epoch {result.epoch}/{epochs}: {_describe(result)}")
             on_epoch(result)
@@ -163,13 +171,14 @@ def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores,
         PRECISION: describe_precision(training.settings),
     }
     inputs = FitInputs(
-        batches=build_train_loader(config, stores.train, context),
+        batches=training.batches or build_train_loader(config, stores.train, context),
         codec=scorer.codec,
         normalise=normalise,
         validate=validate,
         architecture=training.architecture,
         config=config.model_dump(mode="json"),
         decided={**known, **training.decided},
+        extra_loss=training.extra_loss,
     )
     return Trainer(training.net, inputs, training.settings, context)
 

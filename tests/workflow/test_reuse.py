@@ -53,6 +53,7 @@ def inputs_of(stage: str, config: ExperimentConfig, **changes: str) -> Inputs:
         ("data.val_scenes=[car_butler1]", {"data"}),
         ("synthetic.seed=4", {"data"}),
         ("name=another", set()),
+        ("train.teacher_weight=0.5", set()),  # of nobody
         ("train.num_workers=5", set()),
         ("train.num_threads=3", set()),
         ("eval.batch_size=5", set()),
@@ -66,6 +67,12 @@ def test_digest_changes_with_settings_that_change_a_result_and_with_no_other(ove
     before, after = tiny(), tiny(override)
     changed = {name for name in DECIDING if inputs_of(name, before).digest != inputs_of(name, after).digest}
     assert changed == stages
+
+
+def test_the_weight_of_a_teacher_counts_where_there_is_one() -> None:
+    before, after = tiny("train.teacher=a.pt"), tiny("train.teacher=a.pt", "train.teacher_weight=0.5")
+    changed = {name for name in DECIDING if inputs_of(name, before).digest != inputs_of(name, after).digest}
+    assert changed == {"float"}
 
 
 @pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage in DECIDING for name in DECIDING[stage].given])

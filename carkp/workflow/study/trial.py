@@ -104,8 +104,8 @@ def tuned_config(config: ExperimentConfig, params: Mapping[str, float]) -> Exper
 
 
 def budgeted_config(config: ExperimentConfig, budget: SearchBudget) -> ExperimentConfig:
-    """``config`` with the short training of a study."""
-    changes = {"epochs": budget.epochs, "num_samples": budget.num_train_samples}
+    """``config`` with the short training of a study, without a teacher: trials vary sigma, and a teacher has one."""
+    changes = {"epochs": budget.epochs, "num_samples": budget.num_train_samples, "teacher": ""}
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})
 
 
