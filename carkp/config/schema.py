@@ -123,9 +123,6 @@ class RenderedConfig(_Section):
     """The set rendered from car meshes; read only where a source is ``rendered``."""
 
     meshes: Annotated[OptionalText, Field(description="folder of GLB files and their meshes.json")] = ""
-    environments: Annotated[
-        OptionalText, Field(description="folder of environment maps that light the cars; empty: the drawn skies")
-    ] = ""
     num_train_cars: PositiveInt = 8000
     num_val_cars: PositiveInt = 400
     num_test_cars: PositiveInt = 400
@@ -244,8 +241,20 @@ class AugmentConfig(_Section):
     max_rotation_deg: Annotated[Float, Field(ge=0, le=180)] = 0.0
     color_jitter: Annotated[Float, Field(ge=0, le=1, description="strength of all colour changes")] = 0.0
     grayscale_probability: Probability = 0.0
+    gamma: Annotated[
+        Float, Field(ge=0, le=2, description="largest exponent change: the tone curve's power lies in e^±gamma")
+    ] = 0.0
+    shade_probability: Annotated[
+        Probability, Field(description="of a shadow with a straight edge over part of the crop")
+    ] = 0.0
     blur_probability: Probability = 0.0
-    erase_probability: Probability = 0.0
+    resolution_probability: Annotated[
+        Probability, Field(description="of reducing the picture and enlarging it again")
+    ] = 0.0
+    jpeg_probability: Annotated[Probability, Field(description="of compressing the picture hard")] = 0.0
+    erase_probability: Annotated[
+        Probability, Field(description="of hiding a rectangle, under one colour or under another part of the crop")
+    ] = 0.0
 
 
 class TrainConfig(_Section):
@@ -261,6 +270,9 @@ class TrainConfig(_Section):
         ),
     ] = 0
     lr: PositiveFloat = 1.0e-3
+    backbone_lr_scale: Annotated[
+        Float, Field(ge=0, le=1, description="of lr, for the backbone; below 1 its pretrained weights change less")
+    ] = 1.0
     weight_decay: NonNegativeFloat = 5.0e-2
     warmup_epochs: NonNegativeFloat = 0.0
     grad_clip: Annotated[Float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0

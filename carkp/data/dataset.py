@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from carkp.data import jpeg
 from carkp.data.geometry import choose_reduction
 from carkp.data.issues import DataError
-from carkp.data.store import Store
+from carkp.data.store import Record, Store
 from carkp.data.transforms import Transform
 
 INPUT_ZERO = 128
@@ -75,22 +75,29 @@ class CropDataset(Dataset[Sample]):
         """
         epoch, index = (0, item) if isinstance(item, int) else item
         record = self.store[index]
-        reduction = choose_reduction(record.size, self.transform.input_size, self.transform.largest_zoom)
-        image = jpeg.decode_rgb(record.jpeg, reduction)
-        if image is None:
+        sample = load_sample(record, index, self.transform, np.random.default_rng((self.seed, epoch, index)))
+        if sample is None:
             raise DataError(
                 f"{self.store.path}: sample {index} ({record.sample_id}) cannot be decoded: prepare it again"
             )
-        rng = np.random.default_rng((self.seed, epoch, index))
-        transformed = self.transform(image, record.points, record.validity, rng, record.size)
-        return Sample(
-            image=torch.from_numpy(transformed.image),
-            points=torch.from_numpy(transformed.points),
-            validity=torch.from_numpy(transformed.validity),
-            index=torch.tensor(index),
-            crop_size=torch.tensor(record.size, dtype=torch.int32),
-            truncated=torch.tensor(record.truncated, dtype=torch.int8),
-        )
+        return sample
+
+
+def load_sample(record: Record, index: int, transform: Transform, rng: np.random.Generator) -> Sample | None:
+    """A packed crop through a transform, as sample ``index``; None where it cannot be decoded."""
+    reduction = choose_reduction(record.size, transform.input_size, transform.largest_zoom)
+    image = jpeg.decode_rgb(record.jpeg, reduction)
+    if image is None:
+        return None
+    transformed = transform(image, record.points, record.validity, rng, record.size)
+    return Sample(
+        image=torch.from_numpy(transformed.image),
+        points=torch.from_numpy(transformed.points),
+        validity=torch.from_numpy(transformed.validity),
+        index=torch.tensor(index),
+        crop_size=torch.tensor(record.size, dtype=torch.int32),
+        truncated=torch.tensor(record.truncated, dtype=torch.int8),
+    )
 
 
 class ShuffledSampler(Sampler[EpochIndex]):

@@ -97,7 +97,11 @@ class TrainTransform:
         max_rotation_deg: largest rotation either way.
         color_jitter: strength, 0 to 1, of brightness, contrast, saturation, hue and white balance changes.
         grayscale_probability: of taking all colour out.
+        gamma: largest change of the tone curve's exponent, which lies in e^-gamma to e^gamma.
+        shade_probability: of a shadow with a straight edge.
         blur_probability: of a Gaussian blur.
+        resolution_probability: of reducing the input and enlarging it again.
+        jpeg_probability: of hard JPEG compression.
         erase_probability: of hiding a rectangle; keypoints under it stay labelled.
     """
 
@@ -112,7 +116,11 @@ class TrainTransform:
     max_rotation_deg: float = 0.0
     color_jitter: float = 0.0
     grayscale_probability: float = 0.0
+    gamma: float = 0.0
+    shade_probability: float = 0.0
     blur_probability: float = 0.0
+    resolution_probability: float = 0.0
+    jpeg_probability: float = 0.0
     erase_probability: float = 0.0
 
     @property
@@ -169,6 +177,10 @@ class TrainTransform:
         is_grey = bool(self.grayscale_probability and rng.random() < self.grayscale_probability)
         if self.color_jitter or is_grey:
             image = colour.apply_colour_matrix(image, colour.jitter_matrix(self.color_jitter, is_grey, rng))
+        if self.gamma:
+            image = colour.apply_gamma(image, float(np.exp(rng.uniform(-self.gamma, self.gamma))))
+        if self.shade_probability and rng.random() < self.shade_probability:
+            image = colour.shade(image, rng)
         if self.erase_probability and rng.random() < self.erase_probability:
             image = colour.erase(image, rng)
         return image
@@ -176,6 +188,10 @@ class TrainTransform:
     def _degrade(self, image: Image, rng: np.random.Generator) -> Image:
         if self.blur_probability and rng.random() < self.blur_probability:
             image = colour.blur(image, rng)
+        if self.resolution_probability and rng.random() < self.resolution_probability:
+            image = colour.reduce_resolution(image, rng)
+        if self.jpeg_probability and rng.random() < self.jpeg_probability:
+            image = colour.compress(image, rng)
         if rng.random() < self.noise_probability:
             image = colour.add_noise(image, self.noise_sigma, rng)
         return image

@@ -3,6 +3,7 @@
 Legend: N samples (cars), K keypoints. Points are (x, y).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -78,6 +79,12 @@ class MirroredCars:
 def visibility_masks(predictions: Predictions) -> dict[str, Bools]:
     """(N, K) masks of visible and occluded keypoints."""
     return {"visible": predictions.validity == VISIBLE, "occluded": predictions.validity == OCCLUDED}
+
+
+def label_masks(predictions: Predictions, labels: Sequence[str]) -> dict[str, Bools]:
+    """(N, K) masks of labelled keypoints by the label of their car, N of them; the most frequent label first."""
+    found = np.array(labels, dtype=np.str_)
+    return {name: _of_cars(predictions, found == name) for name, _ in Counter(labels).most_common()}
 
 
 def size_masks(predictions: Predictions, edges_px: Sequence[int] = SIZE_EDGES_PX) -> dict[str, Bools]:

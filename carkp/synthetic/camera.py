@@ -39,12 +39,22 @@ class Lens(NamedTuple):
 
 @dataclass(frozen=True)
 class Camera:
-    """position: (3,) metres; rotation: (3, 3), rows right, down, forward; size: (height, width)."""
+    """position: (3,) metres; rotation: (3, 3), rows right, down, forward; size: (height, width).
+
+    shift: where the optical axis meets the picture, in pixels right of and below its middle: not zero for a window of a
+    larger picture.
+    """
 
     position: Array
     rotation: Array
     focal: float
     size: tuple[int, int]
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Where the optical axis meets the picture: (x, y) in pixels."""
+        return (self.size[1] / 2 + self.shift[0], self.size[0] / 2 + self.shift[1])
 
     def view(self, points: NDArray[np.floating]) -> Array:
         """(N, 3) world points in camera axes: right, down, depth."""
@@ -57,14 +67,13 @@ class Camera:
         """
         seen = self.view(points)
         depth = np.maximum(seen[:, 2], 1e-6)
-        centre = np.array([self.size[1] / 2, self.size[0] / 2])
-        return self.focal * seen[:, :2] / depth[:, None] + centre, seen[:, 2]
+        return self.focal * seen[:, :2] / depth[:, None] + np.array(self.centre), seen[:, 2]
 
     def lens(self, scale: int) -> Lens:
         """For pictures ``scale`` times as large."""
-        height, width = self.size
+        x, y = self.centre
         axes = self.rotation.ravel().tolist()
-        return Lens._make([*self.position.tolist(), *axes, self.focal * scale, width * scale / 2, height * scale / 2])
+        return Lens._make([*self.position.tolist(), *axes, self.focal * scale, x * scale, y * scale])
 
 
 def label_points(image_points: Array) -> Array:

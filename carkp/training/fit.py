@@ -40,6 +40,7 @@ class FitSettings:
 
     epochs: int
     lr: float
+    backbone_lr_scale: float
     weight_decay: float
     warmup_epochs: float
     grad_clip: float
@@ -119,7 +120,7 @@ class Trainer:
         compiled = cast(nn.Module, torch.compile(self.net)) if settings.compile else self.net
         self.parallel = _parallel(compiled, context)
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            _parameter_groups(self.net, settings), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         self.epoch, self.num_steps_done = 0, 0
         self.best_epoch, self.best_pck = 0, float("-inf")
@@ -160,7 +161,7 @@ class Trainer:
         if self.settings.grad_clip > 0:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.grad_clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group["lr_scale"]
         self.optimizer.step()
         self.num_steps_done += 1
         if self.average is not None:
@@ -336,6 +337,17 @@ def _require_no_checkpoints(directory: Path) -> None:
             f"{directory} holds {' and '.join(there)} of an earlier training, and a new one would overwrite them: go "
             f"on with it (resume={directory / LAST_NAME}), or move the directory away"
         )
+
+
+def _parameter_groups(net: nn.Module, settings: FitSettings) -> list[dict[str, Any]]:
+    """One group where all parameters learn alike; else the backbone's apart."""
+    if settings.backbone_lr_scale == 1.0:
+        return [{"params": list(net.parameters()), "lr_scale": 1.0}]
+    named = list(net.named_parameters())
+    backbone = [value for name, value in named if name.startswith("backbone.")]
+    others = [value for name, value in named if not name.startswith("backbone.")]
+    scale = settings.backbone_lr_scale
+    return [{"params": others, "lr_scale": 1.0}, {"params": backbone, "lr_scale": scale}]
 
 
 def _placed(net: nn.Module, settings: FitSettings, context: ProcessContext) -> nn.Module:

@@ -141,6 +141,7 @@ def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
     return FitSettings(
         epochs=train.epochs,
         lr=train.lr,
+        backbone_lr_scale=train.backbone_lr_scale,
         weight_decay=train.weight_decay,
         warmup_epochs=train.warmup_epochs,
         grad_clip=train.grad_clip,

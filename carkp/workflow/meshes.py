@@ -12,13 +12,13 @@ _DESCRIBING = (".md", ".txt", "")
 
 
 def mesh_digests(rendered: RenderedConfig) -> dict[str, str]:
-    """Settings that name folders of meshes and environment maps -> digest of what is in them; "" of no folder.
+    """The setting that names a folder of meshes -> digest of what is in it; "" of no folder.
 
     Raises:
         DataError: a folder is not there or cannot be read.
     """
-    folders = {"rendered.meshes": rendered.meshes, "rendered.environments": rendered.environments}
-    return {setting: _digest(setting, expand_path(folder)) if folder else "" for setting, folder in folders.items()}
+    setting = "rendered.meshes"
+    return {setting: _digest(setting, expand_path(rendered.meshes)) if rendered.meshes else ""}
 
 
 def _digest(setting: str, folder: Path) -> str:

@@ -17,14 +17,15 @@ from carkp.data.prepare import prepare
 from carkp.data.source import fingerprint
 from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, Store, Stores, data_digest
 from carkp.data.summary import SUMMARY_FILE, DataSummary, check_digests, read_summary
+from carkp.rendered.catalog import CatalogError
 from carkp.rendered.generate import RenderedSpec
 from carkp.rendered.generate import generate as render
+from carkp.rendered.glb import MeshError
 from carkp.synthetic.generate import SyntheticSpec
 from carkp.synthetic.generate import generate as draw
 from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.cli import run_in_folder
-from carkp.workflow.meshes import mesh_digests
 from carkp.workflow.pictures import Image, data_sheet, write_jpeg
 from carkp.workflow.reuse import GENERATOR_CODE, Inputs, log_inputs, stage_inputs, stage_settings
 from carkp.workflow.source_code import source_code
@@ -82,12 +83,10 @@ def rendered_spec(config: ExperimentConfig) -> RenderedSpec:
     settings = config.rendered
     return RenderedSpec(
         meshes=expand_path(settings.meshes),
-        environments=expand_path(settings.environments) if settings.environments else None,
         num_train_cars=settings.num_train_cars,
         num_val_cars=settings.num_val_cars,
         num_test_cars=settings.num_test_cars,
         seed=settings.seed,
-        identity=_digest_of(mesh_digests(settings)),
     )
 
 
@@ -299,7 +298,7 @@ def _raw_source(config: ExperimentConfig, directory: Path) -> Path:
     raw = directory / RAW_DIR
     try:
         GENERATORS[config.data.source](config, raw, resolve_num_workers(config.data.num_workers))
-    except OSError as error:
+    except (OSError, CatalogError, MeshError) as error:
         raise DataError(str(error)) from error
     return raw
 

@@ -8,10 +8,9 @@ from mlflow.entities import Run
 
 from carkp.config.loading import load_config
 from carkp.keypoints.predictions import load_predictions
-from carkp.rendered.generate import RenderedSpec
-from carkp.synthetic.generate import SyntheticSpec, generate
-from carkp.workflow import preparation
+from carkp.synthetic.generate import generate
 from carkp.workflow.preparation import data_directory, synthetic_spec
+from tests.rendered.made_up import write_folder
 from tests.stages.conftest import ROOT, TINY, Outcome, Project, copy_project
 from tests.stages.test_staleness import lose_a_car
 
@@ -163,41 +162,25 @@ def test_validation_of_the_sources_that_choose_is_asked_for_early(trained: Mixed
     assert "data.val_scenes=['car_of_nowhere']: synthetic has none of them to train on" in done.stderr
 
 
-@pytest.fixture
-def rendered(monkeypatch: pytest.MonkeyPatch) -> list[RenderedSpec]:
-    """What is asked of the renderer, which draws instead."""
-    asked: list[RenderedSpec] = []
-
-    def draw(out_dir: Path, spec: RenderedSpec, num_workers: int) -> None:
-        asked.append(spec)
-        cars = spec.num_train_cars, spec.num_val_cars, spec.num_test_cars
-        generate(out_dir, SyntheticSpec(*cars, seed=spec.seed, image_size=(270, 480)), num_workers, False)
-
-    monkeypatch.setattr(preparation, "render", draw)
-    return asked
-
-
-def test_rendered_cars_are_a_source_whose_meshes_count_by_content(tmp_path: Path, rendered: list[RenderedSpec]) -> None:
-    meshes = tmp_path / "meshes"
-    meshes.mkdir()
-    (meshes / "car.glb").write_bytes(b"a mesh")
+def test_rendered_cars_are_a_source_whose_meshes_count_by_content(tmp_path: Path) -> None:
+    meshes = write_folder(tmp_path / "meshes", "sedan_one", "van_two")
     project = copy_project(tmp_path / "carkp")
-    counts = (f"rendered.num_{split}_cars={num}" for split, num in (("train", 12), ("val", 2), ("test", 2)))
-    words = ["data.source=rendered", f"rendered.meshes={meshes}", "rendered.seed=3", *counts]
+    counts = [f"rendered.num_{split}_cars={num}" for split, num in (("train", 12), ("val", 2), ("test", 2))]
+    words = ["data.source=rendered", f"rendered.meshes={meshes}", *counts]
     arguments = (*SHORT, *(word for text in words for word in ("--set", text)))
-    for _ in range(2):
-        assert project.stage("data", *arguments).returncode == 0
-    assert len({spec.identity for spec in rendered}) == 1
-    assert (rendered[0].meshes, rendered[0].environments, rendered[0].seed) == (meshes, None, 3)
+    done = project.stage("data", *arguments)
+    assert done.returncode == 0, done.stderr
+    (run,) = project.runs("data")
+    assert run.data.metrics["data/num_train"] == 12
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.path)
         config = load_config(ROOT / TINY, words)
         before = data_directory(config)
         assert (before / "summary.json").is_file()
-        (meshes / "car.glb").write_bytes(b"another")
+        (meshes / "README.md").write_text("where they are from")
+        assert data_directory(config) == before
+        (meshes / "another.glb").write_bytes(b"a mesh")
         assert data_directory(config) != before
-    (run, _) = project.runs("data")
-    assert run.data.metrics["data/num_train"] == 12
 
 
 @pytest.mark.slow

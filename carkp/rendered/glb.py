@@ -1,0 +1,241 @@
+"""Car meshes in GLB files, as the renderer wants them. N vertices, M triangles, K materials, T textures."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+
+from carkp.synthetic.mesh import Floats, Ints, smooth_normals, unit
+
+Bytes = NDArray[np.uint8]
+
+AXES = np.array([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+"""glTF's axes (x right, y up, z backward) -> the car's: x forward, y left, z up."""
+
+MAX_TEXTURE_PX = 512
+NUM_LEVELS = 8
+"""Levels of a texture's pyramid, each half as large as the one before."""
+
+
+class Kind(IntEnum):
+    """What a material is, for shading and for what a car's look may change."""
+
+    PLAIN = 0
+    PAINT = 1
+    GLASS = 2
+    DECAL = 3
+    HEADLIGHT = 4
+    TAIL_LIGHT = 5
+    TYRE = 6
+    LAMP_GLASS = 7
+
+
+SEE_THROUGH = (Kind.GLASS, Kind.DECAL, Kind.LAMP_GLASS)
+"""Kinds that are laid over what is behind them."""
+
+
+class Column(IntEnum):
+    """Columns of the table of materials."""
+
+    RED = 0
+    GREEN = 1
+    BLUE = 2
+    ALPHA = 3
+    METALLIC = 4
+    ROUGHNESS = 5
+    KIND = 6
+    TEXTURE = 7
+    GLOW = 8
+    LUMINANCE = 9  # mean of the texture, where paint replaces its colour; 0: the texture's own colours stay
+    COUNT = 10
+
+
+class Surface(NamedTuple):
+    """A mesh for the kernels, in the car's axes (metres; x forward, y left, z up, the ground at z = 0).
+
+    vertices, normals: (N, 3); uvs: (N, 2); open_sky: (N,), the share of the sky that a vertex sees; faces: (M, 3);
+    face_materials: (M,); materials: (K, 10), linear colours; texels: (P, 4) sRGB and alpha; levels: (T, 8, 3): first
+    texel, height and width of each level of a texture's pyramid. Triangles from ``num_opaque`` on let light through.
+    """
+
+    vertices: Floats
+    normals: Floats
+    uvs: Floats
+    open_sky: Floats
+    faces: Ints
+    face_materials: Ints
+    materials: Floats
+    texels: Bytes
+    levels: Ints
+    num_opaque: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Triangles of one material, still with their own vertices."""
+
+    vertices: NDArray[np.float64]
+    normals: NDArray[np.float64]
+    uvs: NDArray[np.float64]
+    faces: NDArray[np.int64]
+    material: Any
+    name: str
+
+
+class MeshError(ValueError):
+    """A mesh file that cannot be used."""
+
+
+def load_glb(path: Path) -> Surface:
+    """The mesh of a GLB file, ``open_sky`` still 1 everywhere.
+
+    Raises:
+        MeshError: it cannot be read, or holds no triangle.
+    """
+    try:
+        scene = trimesh.load_scene(str(path), process=False)
+    except Exception as error:  # trimesh raises whatever its parts raise
+        raise MeshError(f"{path}: no GLB file that can be read: {error}") from error
+    parts = [part for node in scene.graph.nodes_geometry if (part := _part(scene, node)) is not None]
+    if not parts:
+        raise MeshError(f"{path}: the file holds no triangle")
+    return _assemble(parts)
+
+
+def _part(scene: Any, node: str) -> _Part | None:
+    transform, name = scene.graph[node]
+    mesh = scene.geometry[name]
+    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+        return None
+    turn = AXES @ transform[:3, :3]
+    vertices = mesh.vertices @ turn.T + AXES @ transform[:3, 3]
+    normals = mesh.vertex_normals @ np.linalg.inv(turn)
+    uvs = getattr(mesh.visual, "uv", None)
+    uvs = np.zeros((len(vertices), 2)) if uvs is None or len(uvs) != len(vertices) else np.asarray(uvs)
+    material = getattr(mesh.visual, "material", None)
+    return _Part(vertices, normals, uvs, np.asarray(mesh.faces), material, f"{node} {getattr(material, 'name', '')}")
+
+
+def _assemble(parts: list[_Part]) -> Surface:
+    """Opaque triangles first; one row of the table for each material of each kind."""
+    textures = _Textures()
+    rows = [_material(part, textures) for part in parts]
+    lets_through = [row[Column.KIND] in SEE_THROUGH for row in rows]
+    order = sorted(range(len(parts)), key=lambda k: lets_through[k])
+    offsets = np.cumsum([0] + [len(parts[k].vertices) for k in order[:-1]])
+    faces = np.concatenate([parts[k].faces + offset for k, offset in zip(order, offsets, strict=True)])
+    vertices = np.concatenate([parts[k].vertices for k in order]).astype(np.float32)
+    return Surface(
+        vertices=vertices,
+        normals=unit(np.nan_to_num(np.concatenate([parts[k].normals for k in order]))),
+        uvs=np.nan_to_num(np.concatenate([parts[k].uvs for k in order])).astype(np.float32),
+        open_sky=np.ones(len(vertices), np.float32),
+        faces=faces.astype(np.int32),
+        face_materials=np.concatenate([np.full(len(parts[k].faces), k) for k in order]).astype(np.int32),
+        materials=np.array(rows, np.float32),
+        texels=textures.texels(),
+        levels=textures.levels(),
+        num_opaque=sum(len(part.faces) for part, through in zip(parts, lets_through, strict=True) if not through),
+    )
+
+
+def _material(part: _Part, textures: _Textures) -> list[float]:
+    material = part.material
+    factor = _factor(material)
+    picture = getattr(material, "baseColorTexture", None)
+    texture, luminance = textures.add(picture) if picture is not None else (-1, 0.0)
+    kind = _kind(part.name, str(getattr(material, "alphaMode", None)), picture)
+    if kind not in SEE_THROUGH:
+        factor[3] = 1.0
+    metallic = getattr(material, "metallicFactor", None)
+    roughness = getattr(material, "roughnessFactor", None)
+    # A file that leaves both out has them in a texture, which is not read: paint there is smooth, the rest is not.
+    return [
+        *factor,
+        float(metallic) if metallic is not None and roughness is not None else 0.0,
+        float(roughness) if roughness is not None else 0.6,
+        float(kind),
+        float(texture),
+        0.0,
+        luminance if kind is Kind.PAINT else 0.0,
+    ]
+
+
+def _factor(material: Any) -> list[float]:
+    """Linear red, green, blue and alpha. glTF's factors are linear; trimesh has them as bytes."""
+    factor = getattr(material, "baseColorFactor", None)
+    if factor is None:
+        return [1.0, 1.0, 1.0, 1.0]
+    values = np.asarray(factor, float) / (255.0 if np.asarray(factor).dtype == np.uint8 else 1.0)
+    return [float(v) for v in values]
+
+
+_GLASS = re.compile(r"glass|windshield|window|cristal|vidrio|verre", re.IGNORECASE)
+_PAINT = re.compile(r"bodymat|firstcolor|carpaint|_body$", re.IGNORECASE)
+_HEAD = re.compile(r"headlight", re.IGNORECASE)
+_TAIL = re.compile(r"brakelight|taillight|backlight", re.IGNORECASE)
+_LAMP = re.compile(
+    r"head_?light|brake_?light|tail_?light|turn_?signal|parking_?light|lens|blinker|lightbar|reverse|glass_red",
+    re.IGNORECASE,
+)
+_TYRE = re.compile(r"tire|tyre|neumatic", re.IGNORECASE)
+
+
+def _kind(name: str, alpha_mode: str, picture: Any) -> Kind:
+    if alpha_mode == "BLEND":
+        if picture is not None and picture.mode == "RGBA" and not _GLASS.search(name):
+            return Kind.DECAL
+        return Kind.LAMP_GLASS if _LAMP.search(name) else Kind.GLASS
+    for pattern, kind in ((_PAINT, Kind.PAINT), (_HEAD, Kind.HEADLIGHT), (_TAIL, Kind.TAIL_LIGHT), (_TYRE, Kind.TYRE)):
+        if pattern.search(name):
+            return kind
+    return Kind.PLAIN
+
+
+class _Textures:
+    """Collects pictures as pyramids; one that several materials share is kept once."""
+
+    def __init__(self) -> None:
+        self._texels: list[Bytes] = []
+        self._levels: list[list[list[int]]] = []
+        self._known: dict[int, tuple[int, float]] = {}
+        self._size = 0
+
+    def add(self, picture: Any) -> tuple[int, float]:
+        """Its number, and its mean luminance."""
+        if id(picture) not in self._known:
+            self._known[id(picture)] = self._add(picture)
+        return self._known[id(picture)]
+
+    def _add(self, picture: Any) -> tuple[int, float]:
+        level = np.asarray(picture.convert("RGBA"))
+        height, width = (min(MAX_TEXTURE_PX, 1 << max(int(np.log2(extent)), 0)) for extent in level.shape[:2])
+        level = cv2.resize(level, (width, height), interpolation=cv2.INTER_AREA)
+        linear = (level[..., :3].astype(np.float32) / 255) ** 2.2
+        luminance = float((linear @ np.array([0.3, 0.6, 0.1], np.float32)).mean())
+        rows = []
+        for _ in range(NUM_LEVELS):
+            rows.append([self._size, level.shape[0], level.shape[1]])
+            self._texels.append(np.asarray(level.reshape(-1, 4), np.uint8))
+            self._size += level.shape[0] * level.shape[1]
+            smaller = (max(level.shape[1] // 2, 1), max(level.shape[0] // 2, 1))
+            level = cv2.resize(level, smaller, interpolation=cv2.INTER_AREA)
+        self._levels.append(rows)
+        return len(self._levels) - 1, luminance
+
+    def texels(self) -> Bytes:
+        return np.concatenate(self._texels) if self._texels else np.zeros((1, 4), np.uint8)
+
+    def levels(self) -> Ints:
+        return np.array(self._levels, np.int32).reshape(-1, NUM_LEVELS, 3)
+
+
+__all__ = ["AXES", "Column", "Kind", "MeshError", "Surface", "load_glb", "smooth_normals"]
