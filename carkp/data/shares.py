@@ -90,6 +90,22 @@ class _Shuffled:
         return EpochIndex(turn, self._orders[turn][number])
 
 
+def describe_shares(
+    store: MixedStore, shares: Mapping[str, float], batch_size: int, num_samples: int, world_size: int = 1
+) -> str:
+    """What ``mixed_loader`` takes of each source, for a person: one line a source."""
+    num_batches = (num_samples or len(store)) // (batch_size * world_size) * world_size
+    counts = batch_counts(list(shares.values()), batch_size, num_batches, (0, 0))
+    lines = []
+    for name, of_batches in zip(shares, counts.T, strict=True):
+        per_batch = " or ".join(map(str, sorted(set(of_batches.tolist()))))
+        total, num_there = int(of_batches.sum()), len(store.parts[name])
+        lines.append(
+            f"{name}: {per_batch} of every batch of {batch_size}, {total} an epoch out of {num_there} training cars"
+        )
+    return "\n".join(lines)
+
+
 def mixed_loader(
     dataset: CropDataset,
     shares: Mapping[str, float],

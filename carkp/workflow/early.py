@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from carkp.config.loading import ConfigError
-from carkp.config.schema import SYNTHETIC, DataConfig, ExperimentConfig
+from carkp.config.schema import DataConfig, ExperimentConfig
 from carkp.config.sources import by_source, choosing
 from carkp.data.carfusion import is_scene_dir, split_dirs
 from carkp.data.files import expand_path, list_directory
@@ -55,7 +55,7 @@ def check_scenes(config: ExperimentConfig) -> None:
 def _train_scenes(data: DataConfig) -> tuple[str, ...]:
     """Of generated data and of CarFusion's own layout; none where only reading the data would tell, or val is given."""
     if data.is_generated:
-        return TRAIN_SCENES if data.source == SYNTHETIC else ()
+        return TRAIN_SCENES
     source = expand_path(data.source)
     try:
         splits = split_dirs(source) if detect_source_kind(source) is SourceKind.RAW else {}

@@ -212,7 +212,10 @@ class DataResult:
 
 def run(config: ExperimentConfig, out_dir: Path, tracker: Tracker) -> DataResult:
     """Prepare each source where it is not prepared yet; log summaries, contact sheets and digest."""
-    sources = {name: _prepare_source(part, name) for name, part in by_source(config).items()}
+    parts = by_source(config)
+    for part in parts.values():
+        _require_source(part)  # of the last one too, before the first is drawn for minutes
+    sources = {name: _prepare_source(part, name) for name, part in parts.items()}
     directory = data_directory(config)
     if config.data.sources:
         write_mixture(directory, {name: source.directory for name, source in sources.items()})
@@ -278,21 +281,23 @@ def _prepare_source(config: ExperimentConfig, name: str) -> PreparedSource:
     return PreparedSource(raw, directory, summary)
 
 
+def _require_source(config: ExperimentConfig) -> None:
+    source = expand_path(config.data.source)
+    if not config.data.is_generated and not source.exists():
+        raise DataError(
+            f"{source}: no such file or directory; set data.source (-P source=… of the data stage, or the source "
+            f"of data.sources) to {' or '.join(GENERATED_SOURCES)}, to the directory that holds CarFusion's train/ "
+            "and test/, to its COCO JSON, or to a directory of crops"
+        )
+
+
 def _raw_source(config: ExperimentConfig, directory: Path) -> Path:
     """The user's data, or generated ones below ``directory``, made where they are not there yet."""
-    generate = GENERATORS.get(config.data.source)
-    if generate is None:
-        source = expand_path(config.data.source)
-        if not source.exists():
-            raise DataError(
-                f"{source}: no such file or directory; set data.source (-P source=… of the data stage, or the source "
-                f"of data.sources) to {' or '.join(GENERATED_SOURCES)}, to the directory that holds CarFusion's train/ "
-                "and test/, to its COCO JSON, or to a directory of crops"
-            )
-        return source
+    if not config.data.is_generated:
+        return expand_path(config.data.source)
     raw = directory / RAW_DIR
     try:
-        generate(config, raw, resolve_num_workers(config.data.num_workers))
+        GENERATORS[config.data.source](config, raw, resolve_num_workers(config.data.num_workers))
     except (OSError, CatalogError, MeshError) as error:
         raise DataError(str(error)) from error
     return raw
@@ -300,6 +305,7 @@ def _raw_source(config: ExperimentConfig, directory: Path) -> Path:
 
 def _log(config: ExperimentConfig, result: DataResult, out_dir: Path, tracker: Tracker) -> None:
     prepared, parts = result.prepared, by_source(config)
+    whole = prepared.open()
     identities = {
         name: GENERATED if parts[name].data.is_generated else source.summary.source_fingerprint
         for name, source in result.sources.items()
@@ -319,7 +325,7 @@ def _log(config: ExperimentConfig, result: DataResult, out_dir: Path, tracker: T
         folder = "/".join([ARTIFACT_DIR, *([name] if name != ALONE else [])])
         _log_summary(source.summary, data_sheet(raw, stores, config.seed, boxes), folder, out_dir / name, tracker)
     if config.data.sources:
-        sheet = data_sheet(None, prepared.open(), config.seed)
+        sheet = data_sheet(None, whole, config.seed)
         _log_summary(result.summary, sheet, ARTIFACT_DIR, out_dir, tracker)
         _log_counts(result.sources, tracker)
     tracker.describe(f"Prepared `{config.data.title}`.\n\n```\n{describe(result)}\n```")

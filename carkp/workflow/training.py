@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
+from carkp.config.sources import choosing, shares
 from carkp.data.dataset import normalise
 from carkp.data.issues import DataError
-from carkp.data.mixture import restrict
+from carkp.data.mixture import MixedStore, restrict
+from carkp.data.shares import describe_shares
 from carkp.data.store import Store, Stores, data_digest
 from carkp.deploy.float_onnx import check_against_torch, export_float_onnx
 from carkp.disk import describe_free_space
@@ -146,6 +148,8 @@ def train(
         _resume(trainer, training.resume, config, out_dir, tracker)
     if context.world_size > 1 and context.device.type == "cpu" and context.is_main:
         tqdm.write("batch norm keeps statistics of its own in each process: synchronised batch norm needs CUDA")
+    if scorer.choosing and context.is_main:
+        tqdm.write(describe_mixture(config, stores, context))
     steps, epochs = len(trainer.inputs.batches), training.settings.epochs
     with tqdm(total=steps * epochs, initial=steps * trainer.epoch, desc="train", disable=not context.is_main) as bar:
 
@@ -183,6 +187,14 @@ def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores,
     return Trainer(training.net, inputs, training.settings, context)
 
 
+def describe_mixture(config: ExperimentConfig, stores: Stores, context: ProcessContext) -> str:
+    """What every batch is made of, and whose validation chooses the epoch."""
+    assert isinstance(stores.train, MixedStore)
+    ratio, settings = shares(config.data), config.train
+    drawn = describe_shares(stores.train, ratio, settings.batch_size, settings.num_samples, context.world_size)
+    return f"{drawn}\nval pck, which chooses the epoch, is of {' and '.join(choosing(config.data))}"
+
+
 def has_labels(store: Store) -> bool:
     """Whether any keypoint of a split is labelled."""
     return any(bool((store[index].validity > 0).any()) for index in range(len(store)))
@@ -196,10 +208,10 @@ def is_scorable(store: Store) -> bool:
     )
 
 
-def require_labels(stores: Stores, choosing: Sequence[str] = ()) -> None:
+def require_labels(stores: Stores, sources: Sequence[str] = ()) -> None:
     """Refuse data that training can learn nothing from or choose no epoch by; warn of a test split without a score.
 
-    ``choosing``: names of the sources that choose the epoch; empty where there is only one.
+    ``sources``: names of those that choose the epoch; empty where there is only one.
 
     Raises:
         DataError: so it is.
@@ -207,8 +219,8 @@ def require_labels(stores: Stores, choosing: Sequence[str] = ()) -> None:
     remedy = "look at the labels (the summary of the data run counts them)"
     if not has_labels(stores.train):
         raise DataError(f"{stores.train.path}: no keypoint of the training split is labelled: {remedy}")
-    if not is_scorable(restrict(stores.val, choosing) if choosing else stores.val):
-        of_these = f" of {' and '.join(choosing)}" if choosing else ""
+    if not is_scorable(restrict(stores.val, sources) if sources else stores.val):
+        of_these = f" of {' and '.join(sources)}" if sources else ""
         raise DataError(
             f"{stores.val.path}: the validation PCK would be NaN, for no car of the validation split{of_these} has two "
             f"labelled keypoints apart from each other, and the best epoch is chosen by it: {remedy}, or choose other "

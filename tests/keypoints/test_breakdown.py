@@ -10,9 +10,11 @@ from carkp.keypoints.breakdown import (
     score_keypoints,
     side_confusion,
     size_masks,
+    source_masks,
     truncation_masks,
     visibility_masks,
 )
+from carkp.keypoints.sample_ids import id_in
 from carkp.keypoints.schema import FLIP_ORDER, KEYPOINT_NAMES
 from tests.keypoints.test_paired import exact
 
@@ -71,6 +73,20 @@ def test_truncation_knows_that_it_may_be_unknown_and_empty_groups_have_no_score(
     assert (whole.num_cars, cut.num_cars, unknown.num_cars) == (2, 0, 3)
     assert np.isnan(cut.pck.value)
     assert np.isnan(cut.mean_dist.low)
+
+
+def test_cars_of_several_sources_are_told_apart() -> None:
+    predictions = spread(4)
+    assert source_masks(predictions) == {}
+    names = np.array(["own", "drawn", "own", "own"])
+    ids = np.array([id_in(name, sample) for name, sample in zip(names, predictions.sample_ids, strict=True)])
+    mixed = replace(predictions, sample_ids=ids)
+    assert [(group.name, group.num_cars) for group in score_groups(mixed, source_masks(mixed), ALPHA)] == [
+        ("own", 3),
+        ("drawn", 1),
+    ]
+    assert mixed.of_sources(["drawn"]).sample_ids.tolist() == [ids[1]]
+    assert len(mixed.of_sources(["drawn", "own"])) == 4
 
 
 def test_keypoints_score_as_the_metrics_do() -> None:
