@@ -10,8 +10,8 @@
 - ``kind`` (may be left out): car, suv, van, pickup, truck or bus. Without it the name's prefix says it
   (:data:`PREFIX_KINDS`).
 
-Points that this project adds to public meshes, or corrects, lie in ``data/points.json`` of this package. They are merged
-over ``meshes.json`` where a file's SHA-256 is the one given there; a folder of your own needs none of them.
+Points that this project adds to public meshes, or corrects, lie in ``data/points.json`` of this package. They are
+merged over ``meshes.json`` where a file's SHA-256 is the one given there; a folder of your own needs none of them.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class MeshEntry(BaseModel):
 
 
 class Completion(BaseModel):
-    """Points that this project adds to, or corrects in, the entry of one public file; in the axes of ``MeshEntry``."""
+    """Points that this project adds to, or corrects in, the entry of one public file; null: not known after all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: str
-    points: dict[_Index, Point]
+    points: dict[_Index, Point | None]
     kind: CarKind | None = None
 
 
@@ -145,10 +145,14 @@ def read_entries(folder: Path) -> dict[str, MeshEntry]:
     return entries
 
 
-def read_completions() -> dict[str, Completion]:
-    """The points that come with this project, by name."""
-    resource = files("carkp.rendered").joinpath("data", "points.json")
-    return _parse(resource.read_bytes(), _COMPLETIONS, str(resource))
+def read_completions(path: Path | None = None) -> dict[str, Completion]:
+    """The points that come with this project, by name, or those of another file: none where there is no such file.
+
+    Raises:
+        CatalogError: the file cannot be used.
+    """
+    file = files("carkp.rendered").joinpath("data", "points.json") if path is None else path
+    return _parse(file.read_bytes(), _COMPLETIONS, str(file)) if file.is_file() else {}
 
 
 def mesh_path(folder: Path, name: str) -> Path:

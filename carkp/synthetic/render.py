@@ -117,7 +117,7 @@ def _fill_cut(
 
 
 @compiled
-def _draw_parallel(points: Floats, faces: Ints, nearness: Floats, triangle: Ints) -> None:
+def draw_parallel(points: Floats, faces: Ints, nearness: Floats, triangle: Ints) -> None:
     """Draw triangles given as (column, row, nearness) (N, 3)."""
     for index in range(len(faces)):
         a, b, c = faces[index, 0], faces[index, 1], faces[index, 2]
@@ -159,7 +159,7 @@ def shadow_map(
     nearness = np.full((size, size), -1e9, np.float32)
     flat = vertices @ basis.T
     texels = np.concatenate([(flat[:, :2] - low) * scale, flat[:, 2:]], 1).astype(np.float32)
-    _draw_parallel(texels, faces, nearness, np.empty((size, size), np.int32))
+    draw_parallel(texels, faces, nearness, np.empty((size, size), np.int32))
     return ShadowMap._make([nearness, *basis.ravel().tolist(), float(low[0]), float(low[1]), scale])
 
 

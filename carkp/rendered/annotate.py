@@ -1,0 +1,278 @@
+"""Place the twelve keypoints of car meshes from their named parts, and draw sheets to check them on.
+
+The folder holds GLB files; carkp/rendered/catalog.py says what its meshes.json holds. Points that meshes.json knows
+stay as they are. The others are placed from parts with telling names (wheel, Headlights, Brakelights, Windshield,
+Rear_Glass), or from shapes where names do not tell. Look at each sheet. What is wrong or missing is set by hand, with
+coordinates read off the sheet:
+
+    python -m carkp.rendered.annotate meshes
+    python -m carkp.rendered.annotate meshes s_smart --set s_smart:4=0.45,1.02,0.75 --set s_smart:5=mirror
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from carkp import disk
+from carkp.keypoints.schema import FLIP_ORDER, KEYPOINT_NAMES, NUM_KEYPOINTS
+from carkp.rendered import catalog
+from carkp.rendered.catalog import CatalogError, Completion, MeshEntry, Point
+from carkp.rendered.glb import MeshError
+from carkp.rendered.parts import Array, Part, load_parts
+from carkp.rendered.placing import mirror_plane, place
+from carkp.rendered.sheet import draw_sheet
+
+Source = Literal["", "given", "name", "shape", "hand"]
+
+_POINT = re.compile(r"\[\s+([-+.\de]+),\s+([-+.\de]+),\s+([-+.\de]+)\s+\]")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One point set by hand: coordinates in the axes of meshes.json, ``mirror`` (of the other side's) or ``none``."""
+
+    name: str
+    index: int
+    value: Point | Literal["mirror", "none"]
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """points: (12, 3) in the car's axes, NaN where not known; sources: what each came from."""
+
+    name: str
+    entry: MeshEntry
+    points: Array
+    sources: tuple[Source, ...]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    values = _parser().parse_args(argv)
+    try:
+        folder = Path(values.folder)
+        edits = [_parse_edit(text) for text in values.set]
+        anew = _parse_indices(values.anew)
+        entries = _all_entries(folder)
+        known = catalog.read_completions(values.completions) if values.completions else {}
+        names = _chosen(folder, entries, values.names, edits)
+        results = []
+        for name in tqdm(names, unit="mesh", disable=None):
+            path = catalog.mesh_path(folder, name)
+            entry = catalog.completed(path, entries[name], known.get(name))
+            parts = load_parts(path)
+            result = annotate(name, entry, parts, anew, [edit for edit in edits if edit.name == name])
+            results.append(result)
+            if not values.no_sheets:
+                _save_sheet(values.sheets or folder / "sheets", result, parts)
+        _report(results)
+        if values.completions:
+            _write_completions(values.completions, folder, entries, known, results)
+        else:
+            _write_entries(values.output or folder / catalog.MESHES_FILE, entries, results)
+    except (CatalogError, MeshError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}. --output and --sheets name other places")
+    return 0
+
+
+def annotate(
+    name: str, entry: MeshEntry, parts: tuple[Part, ...], anew: frozenset[int], edits: Sequence[Edit]
+) -> Annotated:
+    """What ``entry`` knows, but for indices to be placed ``anew``; then what is found; ``edits`` over both."""
+    points, is_known = catalog.known_points(entry)
+    sources: list[Source] = ["given" if known and k not in anew else "" for k, known in enumerate(is_known)]
+    if not all(sources):
+        placed = place(parts, entry.kind or catalog.kind_of(name))
+        for k in range(NUM_KEYPOINTS):
+            if not sources[k] and placed.how[k]:
+                points[k], sources[k] = placed.points[k], placed.how[k]
+            elif not sources[k] and is_known[k]:
+                sources[k] = "given"
+    for edit in sorted(edits, key=lambda edit: edit.value == "mirror"):
+        points[edit.index] = _edited(edit, points, parts)
+        sources[edit.index] = "hand" if np.isfinite(points[edit.index]).all() else ""
+    return Annotated(name, entry, points, tuple(sources))
+
+
+def _edited(edit: Edit, points: Array, parts: tuple[Part, ...]) -> Array:
+    match edit.value:
+        case "none":
+            return np.full(3, np.nan)
+        case "mirror":
+            other = points[FLIP_ORDER[edit.index]]
+            return np.array([other[0], 2 * mirror_plane(parts) - other[1], other[2]])
+        case point:
+            return np.asarray(catalog.to_car_axes(np.array([point]))[0])
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m carkp.rendered.annotate",
+        description=summary,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", help="folder with GLB files, and with their meshes.json if there is one yet")
+    parser.add_argument("names", nargs="*", help="meshes to look at, files' names without .glb (default: all)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME:INDEX=VALUE",
+        help="set a point by hand; INDEX: 0..11; VALUE: x,y,z in metres as on the sheets' scales, or mirror (the other "
+        "side's point, mirrored), or none (not known); may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--anew", default="", metavar="INDICES", help="place these again, also where known: 4,5 or all")
+    parser.add_argument("--sheets", type=Path, metavar="DIR", help="where the sheets go (default: FOLDER/sheets)")
+    parser.add_argument("--no-sheets", action="store_true", help="draw no sheets")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="what to write (default: FOLDER/meshes.json)")
+    parser.add_argument(
+        "--completions", type=Path, metavar="FILE",
+        help="instead of meshes.json, write what was added to it or changed, each mesh with its SHA-256; read first if "
+        "it is there",
+    )  # fmt: skip
+    parser.epilog = f"{rest}\npoints, by index:\n" + "\n".join(f"  {k:2d} {n}" for k, n in enumerate(KEYPOINT_NAMES))
+    return parser
+
+
+def _parse_edit(text: str) -> Edit:
+    """``s_smart:4=0.45,1.02,0.75``."""
+    target, _, value = text.partition("=")
+    name, _, index = target.rpartition(":")
+    try:
+        number = int(index)
+        if value in ("mirror", "none"):
+            edit = Edit(name, number, "mirror" if value == "mirror" else "none")
+        else:
+            x, y, z = (float(word) for word in value.split(","))
+            edit = Edit(name, number, (x, y, z))
+    except ValueError:
+        raise CatalogError(f"--set {text!r}: expected NAME:INDEX=x,y,z, NAME:INDEX=mirror or NAME:INDEX=none") from None
+    if not name or not 0 <= number < NUM_KEYPOINTS:
+        raise CatalogError(f"--set {text!r}: expected a mesh's name, and an index of 0 to {NUM_KEYPOINTS - 1}")
+    if not isinstance(edit.value, str) and not np.isfinite(edit.value).all():
+        raise CatalogError(f"--set {text!r}: coordinates must be finite")
+    return edit
+
+
+def _parse_indices(text: str) -> frozenset[int]:
+    if text == "all":
+        return frozenset(range(NUM_KEYPOINTS))
+    try:
+        indices = frozenset(int(word) for word in text.split(",") if word)
+    except ValueError:
+        indices = frozenset([-1])
+    if not all(0 <= k < NUM_KEYPOINTS for k in indices):
+        raise CatalogError(f"--anew {text!r}: expected indices of 0 to {NUM_KEYPOINTS - 1}, as 4,5, or all")
+    return indices
+
+
+def _all_entries(folder: Path) -> dict[str, MeshEntry]:
+    """Those of meshes.json, if there is one, and empty ones for the other GLB files of the folder."""
+    if not folder.is_dir():
+        raise CatalogError(f"{folder}: there is no such folder. Name a folder with GLB files")
+    entries = catalog.read_entries(folder) if (folder / catalog.MESHES_FILE).exists() else {}
+    empty = MeshEntry(points=(None,) * NUM_KEYPOINTS, author="", license="", source="")
+    entries |= {path.stem: empty for path in sorted(folder.glob("*.glb")) if path.stem not in entries}
+    if not entries:
+        raise CatalogError(f"{folder}: there is no GLB file in it. A mesh is a file <name>.glb")
+    return entries
+
+
+def _chosen(folder: Path, entries: Mapping[str, MeshEntry], names: Sequence[str], edits: Sequence[Edit]) -> list[str]:
+    for name in [*names, *(edit.name for edit in edits)]:
+        if name not in entries:
+            raise CatalogError(f"{name!r}: there is no {catalog.mesh_path(folder, name)}")
+    if names and (other := sorted({edit.name for edit in edits} - set(names))):
+        raise CatalogError(f"--set names {other[0]!r}, which is not among the meshes to look at: add its name")
+    return sorted(names or entries)
+
+
+def _save_sheet(folder: Path, result: Annotated, parts: tuple[Part, ...]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{result.name} ({result.entry.kind or catalog.kind_of(result.name)})"
+    draw_sheet(title, parts, result.points).savefig(folder / f"{result.name}.png")
+
+
+def _report(results: Sequence[Annotated]) -> None:
+    """A line a mesh: which points came from where."""
+    for result in results:
+        groups = [(source or "missing", _indices(result, source)) for source in ("given", "name", "shape", "hand", "")]
+        print(f"{result.name}: " + "; ".join(f"{source} {which}" for source, which in groups if which))  # noqa: T201
+    unsigned = [result.name for result in results if not (result.entry.author and result.entry.license)]
+    if unsigned:
+        print(  # noqa: T201
+            f"fill in author, license and source of: {', '.join(unsigned)}. A model card credits them", file=sys.stderr
+        )
+
+
+def _indices(result: Annotated, source: Source) -> str:
+    return ",".join(str(k) for k, own in enumerate(result.sources) if own == source)
+
+
+def _entry_points(result: Annotated) -> tuple[Point | None, ...]:
+    """In the axes and with the digits of meshes.json."""
+    return tuple(
+        (float(row[0]), float(row[1]), float(row[2])) if np.isfinite(row).all() else None
+        for row in np.round(catalog.from_car_axes(result.points), 4) + 0.0
+    )
+
+
+def _write_entries(path: Path, entries: Mapping[str, MeshEntry], results: Sequence[Annotated]) -> None:
+    written = dict(entries)
+    for result in results:
+        points = _entry_points(result)
+        missing = tuple(k for k, point in enumerate(points) if point is None)
+        written[result.name] = result.entry.model_copy(update={"points": points, "missing": missing})
+    _write(path, {name: _without_kind(entry.model_dump(mode="json")) for name, entry in sorted(written.items())})
+
+
+def _write_completions(
+    path: Path,
+    folder: Path,
+    entries: Mapping[str, MeshEntry],
+    known: Mapping[str, Completion],
+    results: Sequence[Annotated],
+) -> None:
+    """What the results have beyond ``entries``, or otherwise; completions of other meshes stay."""
+    written = dict(known)
+    for result in results:
+        given = entries[result.name]
+        before = [None if k in given.missing else point for k, point in enumerate(given.points)]
+        added = {k: point for k, point in enumerate(_entry_points(result)) if point != before[k]}
+        kind = known[result.name].kind if result.name in known else None
+        written.pop(result.name, None)
+        if added or kind:
+            digest = disk.file_digest(catalog.mesh_path(folder, result.name))
+            written[result.name] = Completion(sha256=digest, points=added, kind=kind)
+    _write(path, {name: _without_kind(item.model_dump(mode="json")) for name, item in sorted(written.items())})
+
+
+def _without_kind(content: dict[str, object]) -> dict[str, object]:
+    """``content`` without a kind that is null: it may be left out, and the name says it."""
+    return {key: value for key, value in content.items() if key != "kind" or value is not None}
+
+
+def _write(path: Path, content: Mapping[str, object]) -> None:
+    """JSON with a line a point."""
+    text = _POINT.sub(r"[\1, \2, \3]", json.dumps(content, indent=1))
+    disk.write_atomic(path, f"{text}\n".encode())
+    print(f"written: {path}")  # noqa: T201
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
