@@ -171,9 +171,9 @@ def run(arguments: Arguments, chosen: Sequence[Step], seeds: Sequence[int], trac
 def show(results: Results, cars: RealCars) -> None:
     table = Table("step", "seed", "PCK@0.05", "PCK@0.1", "turned", "@0.1 against", title=f"{len(cars)} real cars")
     for row in results.rows:
-        value = "{0:.3f} ({1:.3f} to {2:.3f})"
+        value = "{:.3f} ({:.3f} to {:.3f})"
         pair = row["difference"].get("0.1")
-        against = f"{row['against']}: " + "{0:+.3f} ({1:+.3f} to {2:+.3f})".format(*pair) if pair else ""
+        against = f"{row['against']}: " + "{:+.3f} ({:+.3f} to {:+.3f})".format(*pair) if pair else ""
         cells = [value.format(*row["pck"][alpha]) for alpha in ("0.05", "0.1")]
         table.add_row(row["step"], str(row["seed"]), *cells, f"{row['turned']:.0%}", against)
     Console(width=150).print(table)
