@@ -198,7 +198,7 @@ def test_the_sheet_holds_every_car(cars: RealCars) -> None:
     num_rows, row_height, pair_width = 2, 256 + 22 + 8, 2 * 256 + 2 + 8
     assert sheet.shape[1] == 8 + 4 * pair_width
     tiles = sheet[-num_rows * row_height :]
-    (x, y) = np.rint((labels(cars)[1, 0].numpy() + 0.5) * 2).astype(int)
+    (x, y) = np.rint(labels(cars)[1, 0].numpy() * 2).astype(int)
     assert tuple(tiles[y, 8 + x]) == RIGHT_RGB  # the label of the worst car's right front wheel, at twice the size
     num_pink = [(pair == ERROR_RGB).all(axis=-1).sum() for pair in np.split(tiles[:256, 8:], 4, axis=1)]
     assert num_pink[0] > 1000 > max(num_pink[1:]) * 10
