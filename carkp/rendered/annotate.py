@@ -6,7 +6,7 @@ Rear_Glass), or from shapes where names do not tell. Look at each sheet. What is
 coordinates read off the sheet:
 
     python -m carkp.rendered.annotate meshes
-    python -m carkp.rendered.annotate meshes s_smart --set s_smart:4=0.45,1.02,0.75 --set s_smart:5=mirror
+    python -m carkp.rendered.annotate meshes s_smart --set s_smart:4=0.45,front,0.75 --set s_smart:5=mirror
 """
 
 from __future__ import annotations
@@ -27,23 +27,32 @@ from carkp import disk
 from carkp.keypoints.schema import FLIP_ORDER, KEYPOINT_NAMES, NUM_KEYPOINTS
 from carkp.rendered import catalog
 from carkp.rendered.catalog import CatalogError, Completion, MeshEntry, Point
+from carkp.rendered.drawing import draw_index
 from carkp.rendered.glb import MeshError
 from carkp.rendered.parts import Array, Part, load_parts
 from carkp.rendered.placing import mirror_plane, place
-from carkp.rendered.sheet import draw_sheet
+from carkp.rendered.sheet import VIEW_BASES, draw_sheet
 
 Source = Literal["", "given", "name", "shape", "hand"]
 
+_RAY_PX_PER_M = 400.0
 _POINT = re.compile(r"\[\s+([-+.\de]+),\s+([-+.\de]+),\s+([-+.\de]+)\s+\]")
+
+
+RAYS = {"left": 0, "right": 0, "front": 1, "rear": 1, "top": 2}
+"""Where a ray can come from -> the axis of meshes.json that it runs along."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One point set by hand: coordinates in the axes of meshes.json, ``mirror`` (of the other side's) or ``none``."""
+    """One point set by hand: coordinates in the axes of meshes.json, ``mirror`` (the other side's) or ``none``.
+
+    A coordinate may be the name of a view (``RAYS``): the point is where a ray from there first meets the mesh.
+    """
 
     name: str
     index: int
-    value: Point | Literal["mirror", "none"]
+    value: tuple[float | str, ...] | Literal["mirror", "none"]
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,23 @@ def _edited(edit: Edit, points: Array, parts: tuple[Part, ...]) -> Array:
         case "mirror":
             other = points[FLIP_ORDER[edit.index]]
             return np.array([other[0], 2 * mirror_plane(parts) - other[1], other[2]])
-        case point:
-            return np.asarray(catalog.to_car_axes(np.array([point]))[0])
+        case coordinates:
+            return _point_of(coordinates, parts)
+
+
+def _point_of(coordinates: tuple[float | str, ...], parts: tuple[Part, ...]) -> Array:
+    """The point (3,) in the car's axes; where a coordinate names a view, on the surface that is seen there."""
+    numbers = np.array([0.0 if isinstance(value, str) else value for value in coordinates])
+    point = np.asarray(catalog.to_car_axes(numbers[None])[0])
+    for view in (value for value in coordinates if isinstance(value, str)):
+        basis = VIEW_BASES[view]
+        drawing = draw_index(parts, basis, _RAY_PX_PER_M)
+        height, width = drawing.index.shape
+        row, column = drawing.pixels((basis @ point)[None])[0]
+        if not (0 <= row < height and 0 <= column < width) or drawing.index[row, column] < 0:
+            raise CatalogError(f"--set {','.join(map(str, coordinates))}: from the {view}, there is no surface there")
+        point = point + basis[2] * (drawing.nearness[row, column] - basis[2] @ point)
+    return point
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,8 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", help="meshes to look at, files' names without .glb (default: all)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME:INDEX=VALUE",
-        help="set a point by hand; INDEX: 0..11; VALUE: x,y,z in metres as on the sheets' scales, or mirror (the other "
-        "side's point, mirrored), or none (not known); may be repeated",
+        help="set a point by hand; INDEX: 0..11; VALUE: x,y,z in metres as on the sheets' scales, one of which may be "
+        "the name of a view, for the surface seen from there (0.45,front,0.75 is read off the view from the front); or "
+        "mirror (the other side's point, mirrored); or none (not known); may be repeated",
     )  # fmt: skip
     parser.add_argument("--anew", default="", metavar="INDICES", help="place these again, also where known: 4,5 or all")
     parser.add_argument("--sheets", type=Path, metavar="DIR", help="where the sheets go (default: FOLDER/sheets)")
@@ -145,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parse_edit(text: str) -> Edit:
-    """``s_smart:4=0.45,1.02,0.75``."""
+    """``s_smart:4=0.45,front,0.75``."""
     target, _, value = text.partition("=")
     name, _, index = target.rpartition(":")
     try:
@@ -153,15 +178,23 @@ def _parse_edit(text: str) -> Edit:
         if value in ("mirror", "none"):
             edit = Edit(name, number, "mirror" if value == "mirror" else "none")
         else:
-            x, y, z = (float(word) for word in value.split(","))
-            edit = Edit(name, number, (x, y, z))
+            edit = Edit(name, number, _parse_coordinates(value))
     except ValueError:
         raise CatalogError(f"--set {text!r}: expected NAME:INDEX=x,y,z, NAME:INDEX=mirror or NAME:INDEX=none") from None
     if not name or not 0 <= number < NUM_KEYPOINTS:
         raise CatalogError(f"--set {text!r}: expected a mesh's name, and an index of 0 to {NUM_KEYPOINTS - 1}")
-    if not isinstance(edit.value, str) and not np.isfinite(edit.value).all():
-        raise CatalogError(f"--set {text!r}: coordinates must be finite")
     return edit
+
+
+def _parse_coordinates(text: str) -> tuple[float | str, ...]:
+    """Three finite numbers, of which one may be the name of a view along its axis; ValueError for anything else."""
+    values = tuple(word if word in RAYS else float(word) for word in text.split(","))
+    if len(values) != 3 or sum(isinstance(value, str) for value in values) > 1:
+        raise ValueError(text)
+    for axis, value in enumerate(values):
+        if RAYS[value] != axis if isinstance(value, str) else not np.isfinite(value):
+            raise ValueError(text)
+    return values
 
 
 def _parse_indices(text: str) -> frozenset[int]:

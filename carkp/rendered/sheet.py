@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,19 +22,18 @@ _ON_SURFACE_M = 0.04
 """A point that lies this far below what is drawn over it still counts as seen."""
 
 
-class View(NamedTuple):
-    """basis: (3, 3), rows right, down and nearer, in the car's axes."""
-
-    title: str
-    basis: Array
-
-
-VIEWS = (
-    View("left", np.array([[-1.0, 0, 0], [0, 0, -1], [0, 1, 0]])),
-    View("front", np.array([[0.0, 1, 0], [0, 0, -1], [1, 0, 0]])),
-    View("top", np.array([[-1.0, 0, 0], [0, -1, 0], [0, 0, 1]])),
-    View("rear", np.array([[0.0, -1, 0], [0, 0, -1], [-1, 0, 0]])),
+VIEW_BASES: Mapping[str, Array] = MappingProxyType(
+    {
+        "left": np.array([[-1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+        "right": np.array([[1.0, 0, 0], [0, 0, -1], [0, -1, 0]]),
+        "front": np.array([[0.0, 1, 0], [0, 0, -1], [1, 0, 0]]),
+        "rear": np.array([[0.0, -1, 0], [0, 0, -1], [-1, 0, 0]]),
+        "top": np.array([[-1.0, 0, 0], [0, -1, 0], [0, 0, 1]]),
+    }
 )
+"""What lies to the right, down and nearer in each view: rows of (3, 3), in the car's axes."""
+
+_SHOWN = ("left", "front", "top", "rear")
 
 
 def draw_sheet(title: str, parts: Sequence[Part], points: Array) -> Figure:
@@ -47,12 +46,14 @@ def draw_sheet(title: str, parts: Sequence[Part], points: Array) -> Figure:
     length, width, height = high - low + 2 * MARGIN_M
     figure = Figure(figsize=(1.8 * (length + width) + 1.2, 1.8 * (height + max(width, height)) + 1.0), dpi=110)
     axes = figure.subplots(2, 2, width_ratios=[length, width], height_ratios=[height, max(width, height)])
-    drawings = [draw_index(parts, view.basis, PX_PER_M) for view in VIEWS]
-    placed = [points @ view.basis.T for view in VIEWS]
+    bases = [VIEW_BASES[view] for view in _SHOWN]
+    drawings = [draw_index(parts, basis, PX_PER_M) for basis in bases]
+    placed = [points @ basis.T for basis in bases]
     is_seen = np.array([_seen(drawing, at) for drawing, at in zip(drawings, placed, strict=True)])
-    for k, (view, ax) in enumerate(zip(VIEWS, axes.flat, strict=True)):
-        _show(ax, view, paint(parts, view.basis, PX_PER_M), drawings[k].origin)
-        _mark(ax, view, placed[k], is_seen[k], is_seen[k] | ~is_seen.any(0))
+    for k, ax in enumerate(axes.flat):
+        ax.set_title(_SHOWN[k], fontsize=8, pad=2)
+        _show(ax, bases[k], paint(parts, bases[k], PX_PER_M), drawings[k].origin)
+        _mark(ax, bases[k], placed[k], is_seen[k], is_seen[k] | ~is_seen.any(0))
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
     return figure
@@ -116,17 +117,16 @@ def _albedo(part: Part, uvs: Array) -> Array:
     return np.asarray(part.texture[rows, columns, :3] / 255.0 * part.colour[:3])
 
 
-def _show(ax: Axes, view: View, pixels: Bytes, origin: Array) -> None:
+def _show(ax: Axes, basis: Array, pixels: Bytes, origin: Array) -> None:
     """The picture with a grid of 10 cm, its scales in the axes of ``meshes.json``."""
     left, top = origin
     right, bottom = left + pixels.shape[1] / PX_PER_M, top + pixels.shape[0] / PX_PER_M
-    across, across_sign = _file_axis(view.basis[0])
-    along, along_sign = _file_axis(view.basis[1])
+    across, across_sign = _file_axis(basis[0])
+    along, along_sign = _file_axis(basis[1])
     extent = (across_sign * left, across_sign * right, along_sign * bottom, along_sign * top)
     ax.imshow(pixels, extent=extent, interpolation="nearest", aspect="equal")
     ax.set_xlabel(f"{across} (m)", fontsize=7, labelpad=1)
     ax.set_ylabel(f"{along} (m)", fontsize=7, labelpad=1)
-    ax.set_title(view.title, fontsize=8, pad=2)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MultipleLocator(0.5))
         axis.set_minor_locator(MultipleLocator(0.1))
@@ -142,9 +142,9 @@ def _file_axis(direction: Array) -> tuple[str, float]:
     return "xyz"[k], float(np.sign(turned[k]))
 
 
-def _mark(ax: Axes, view: View, placed: Array, is_seen: NDArray[np.bool_], has_number: NDArray[np.bool_]) -> None:
+def _mark(ax: Axes, basis: Array, placed: Array, is_seen: NDArray[np.bool_], has_number: NDArray[np.bool_]) -> None:
     """Dots for points (12, 3) given as right, down and nearness: filled where seen, else hollow."""
-    signs = np.array([_file_axis(view.basis[0])[1], _file_axis(view.basis[1])[1]])
+    signs = np.array([_file_axis(basis[0])[1], _file_axis(basis[1])[1]])
     for k in np.flatnonzero(np.isfinite(placed).all(1)):
         x, y = placed[k, :2] * signs
         colour = "#d7191c" if KEYPOINT_NAMES[k].startswith("right") else "#1a53ff"

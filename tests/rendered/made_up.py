@@ -1,81 +1,73 @@
-"""A simple car, written as a GLB file: a painted box with windows, lamps and wheels."""
+"""A made-up car for the tests of the rendered cars: boxes with telling names, in a GLB file."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import trimesh
-from PIL import Image
 from trimesh.visual.material import PBRMaterial
-from trimesh.visual.texture import TextureVisuals
 
-LENGTH, WIDTH, HEIGHT, RADIUS = 4.0, 1.8, 1.4, 0.3
-WHEEL_X, WHEEL_Y = 1.3, 0.8
-# right front, left front, right back, left back wheels, lights and roof corners; x right, y front, z up
-POINTS = [
-    [side * across, along, up]
-    for along, across, up in (
-        (WHEEL_X, WHEEL_Y + 0.1, RADIUS),
-        (-WHEEL_X, WHEEL_Y + 0.1, RADIUS),
-        (LENGTH / 2, 0.7, 0.7),
-        (-LENGTH / 2, 0.7, 0.7),
-        (0.6, 0.8, HEIGHT),
-        (-1.4, 0.8, HEIGHT),
-    )
-    for side in (1, -1)
-]
+from carkp.rendered.glb import AXES
+
+WHEELS = ((1.3, -0.8, 0.3), (1.3, 0.8, 0.3), (-1.3, -0.8, 0.3), (-1.3, 0.8, 0.3))
+"""Centres of the wheels, 0.2 m wide, in the car's axes: right front, left front, right back, left back."""
 
 
-def write_folder(folder: Path, *names: str) -> Path:
-    """A folder of meshes with its ``meshes.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        write_car(folder / f"{name}.glb")
-    entry = {"points": POINTS, "author": "nobody", "license": "CC0-1.0", "source": "https://example.org"}
-    (folder / "meshes.json").write_text(json.dumps(dict.fromkeys(names, entry)))
-    return folder
+def box(low: tuple[float, float, float], high: tuple[float, float, float]) -> trimesh.Trimesh:
+    """A box given by two corners, in the car's axes."""
+    corners = np.array([low, high], float)
+    mesh = trimesh.creation.box(extents=corners[1] - corners[0])
+    mesh.apply_translation(corners.mean(0))
+    return mesh
 
 
-def write_car(path: Path) -> None:
+def wheel(centre: tuple[float, float, float]) -> trimesh.Trimesh:
+    mesh = trimesh.creation.cylinder(radius=0.3, height=0.2, sections=32)
+    mesh.apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, [1, 0, 0]))
+    mesh.apply_translation(centre)
+    return mesh
+
+
+def pane(top_x: float, bottom_x: float) -> trimesh.Trimesh:
+    """A pane from side to side, narrower at its top."""
+    corners = [(bottom_x, -0.7, 0.9), (bottom_x, 0.7, 0.9), (top_x, 0.6, 1.4), (top_x, -0.6, 1.4)]
+    return trimesh.Trimesh(corners, [[0, 1, 2], [0, 2, 3]], process=False)
+
+
+def car_parts(shift: float = 0.0) -> dict[str, trimesh.Trimesh]:
+    """Name -> part of a car whose middle lies at y = ``shift``."""
+    parts = {
+        "Body": box((-2.0, -0.8, 0.25), (2.0, 0.8, 0.9)),
+        "Roof": box((-0.8, -0.62, 1.4), (0.6, 0.62, 1.45)),
+        "Windshield": pane(0.6, 1.1),
+        "Rear_Glass": pane(-0.8, -1.3),
+        "Steering_Wheel": wheel((0.6, 0.3, 0.9)),
+    }
+    for k, centre in enumerate(WHEELS):
+        parts[f"wheel_{k}"] = wheel(centre)
+    for side in (-1.0, 1.0):
+        low, high = sorted((side * 0.5, side * 0.7))
+        parts[f"Headlights_{side}"] = box((1.95, low, 0.6), (2.05, high, 0.8))
+        parts[f"Brakelights_{side}"] = box((-2.05, low, 0.5), (-1.95, high, 0.8))
+        low, high = sorted((side * 0.7, side * 0.8))
+        parts[f"Blinkers_{side}"] = box((1.95, low, 0.6), (2.05, high, 0.8))
+    parts["Brakelights_third"] = box((-2.02, -0.1, 0.85), (-1.95, 0.1, 0.88))
+    for mesh in parts.values():
+        mesh.apply_translation([0, shift, 0])
+    return parts
+
+
+def write_glb(path: Path, parts: dict[str, trimesh.Trimesh]) -> Path:
     scene = trimesh.Scene()
-    _add(scene, "Car_Body", "car_Bodymat", (WIDTH, LENGTH, 0.6), (0, 0, 0.65), (0.6, 0.1, 0.1, 1.0))
-    _add(scene, "Car_Roof", "car_Bodymat", (1.6, 2.0, 0.05), (0, -0.4, HEIGHT - 0.025), (0.6, 0.1, 0.1, 1.0))
-    _add(scene, "Car_Windshield", "Glass_Transparent", (1.6, 2.0, 0.4), (0, -0.4, 1.15), (0.1, 0.1, 0.1, 0.4))
-    for side in (1, -1):
-        _add(scene, f"Headlights_{side}", "Lamps", (0.3, 0.02, 0.15), (0.7 * side, 2.0, 0.7), (1, 1, 1, 1))
-        _add(scene, f"Brakelights_{side}", "Lamps_red", (0.3, 0.02, 0.15), (0.7 * side, -2.0, 0.7), (0.8, 0, 0, 1))
-        for name, along in (("f", WHEEL_X), ("r", -WHEEL_X)):
-            size, place = (0.2, 2 * RADIUS, 2 * RADIUS), (WHEEL_Y * side, along, RADIUS)
-            _add(scene, f"wheel_{name}{side}", "Tire_1k", size, place, (0.02, 0.02, 0.02, 1.0), texture=_checks())
-    path.write_bytes(scene.export(file_type="glb"))
-
-
-def _checks() -> Image.Image:
-    squares = np.indices((16, 16)).sum(0) % 2 * 200 + 30
-    return Image.fromarray(np.repeat(squares[..., None], 3, -1).astype(np.uint8))
-
-
-def _add(
-    scene: trimesh.Scene,
-    node: str,
-    material: str,
-    size: tuple[float, float, float],
-    place: tuple[float, float, float],
-    colour: tuple[float, float, float, float],
-    texture: Image.Image | None = None,
-) -> None:
-    """A box; size and place are x right, y front, z up, as in ``meshes.json``: glTF has y up and -z forward."""
-    box = trimesh.creation.box(extents=(size[0], size[2], size[1]))
-    box.apply_translation((place[0], place[2], -place[1]))
-    box.unmerge_vertices()
-    look = PBRMaterial(
-        name=material,
-        baseColorFactor=colour,
-        metallicFactor=0.0,
-        roughnessFactor=0.3,
-        alphaMode="BLEND" if colour[3] < 1 else "OPAQUE",
-        baseColorTexture=texture,
-    )
-    uv = np.tile(np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]), (len(box.faces), 1))
-    box.visual = TextureVisuals(uv=uv, material=look)
-    scene.add_geometry(box, node_name=node, geom_name=node)
+    for name, mesh in parts.items():
+        turned = mesh.copy()
+        turned.vertices = mesh.vertices @ AXES  # the car's axes to glTF's: AXES is orthogonal
+        is_glass = "Windshield" in name or "Glass" in name
+        material = PBRMaterial(
+            name="Window" if is_glass else "Paint",
+            baseColorFactor=[60, 90, 120, 255],
+            alphaMode="BLEND" if is_glass else "OPAQUE",
+        )
+        turned.visual = trimesh.visual.TextureVisuals(uv=np.zeros((len(turned.vertices), 2)), material=material)
+        scene.add_geometry(turned, node_name=name, geom_name=name)
+    scene.export(str(path))
+    return path

@@ -11,7 +11,7 @@ import pytest
 from carkp.rendered import generate as module
 from carkp.rendered.catalog import CatalogError
 from carkp.rendered.generate import RenderedSpec, generate, is_complete
-from tests.rendered.made_up import write_folder
+from tests.rendered.painted_car import write_folder
 
 
 @pytest.fixture(scope="module")

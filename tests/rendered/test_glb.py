@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from carkp.rendered.glb import Column, Kind, MeshError, Surface, load_glb
-from tests.rendered.made_up import HEIGHT, LENGTH, WIDTH, write_car
+from tests.rendered.painted_car import HEIGHT, LENGTH, WIDTH, write_car
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from carkp.rendered.fleet import MeshFleet
 from carkp.rendered.glb import Column, Kind
 from carkp.rendered.mesh_car import MeshCar, vary_look, vary_shape
 from carkp.rendered.street_scene import draw_street
-from tests.rendered.made_up import write_folder
+from tests.rendered.painted_car import write_folder
 
 
 @pytest.fixture(scope="module")
