@@ -207,7 +207,9 @@ class ModelConfig(_Section):
     """The network."""
 
     backbone: Annotated[str, Field(min_length=1)] = "tf_efficientnet_lite0"
-    pretrained: Annotated[Text, Field(description="auto, timm, package, none, or a file")] = "auto"
+    pretrained: Annotated[
+        Text, Field(description="auto, timm, package, none, carkp-car12 (the model that comes with carkp), or a file")
+    ] = "auto"
     activation: Literal["default", "relu6", "relu"] = "default"
     input_size: Annotated[Size, AfterValidator(_multiple_of_stride)] = (128, 128)
     head_channels: Annotated[Int, Field(gt=0, le=8192)] = 128

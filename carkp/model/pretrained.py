@@ -15,8 +15,9 @@ from torch import nn
 from carkp.model.backbone import LITERAL_REFERENCE
 from carkp.model.stem import stem_for_yuv
 from carkp.model.weight_files import StateDict, read_state_dict
+from carkp.shipped import shipped_names
 
-Kind = Literal["timm", "package", "none", "file"]
+Kind = Literal["timm", "package", "none", "file", "shipped"]
 
 PRETRAINED_NAMES = ("auto", "timm", "package", "none")
 """What ``pretrained`` can be beside a path; a file of such a name has to be given as ``./auto``."""
@@ -253,7 +254,8 @@ def _find_package_file(package: WeightPackage) -> Path:
 
 def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
     if not path.is_file():
-        raise FileNotFoundError(f"pretrained={str(path)!r}: no such file, and none of auto, timm, package, none")
+        names = ", ".join((*PRETRAINED_NAMES, *shipped_names()))
+        raise FileNotFoundError(f"pretrained={str(path)!r}: no such file, and none of {names}")
     state = _to_timm_names(read_state_dict(path), name)
     if any(key.startswith("classifier.") for key in state):
         _load_imagenet(net, state, name, str(path))

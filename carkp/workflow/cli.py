@@ -100,7 +100,7 @@ class Parameter:
 
 
 DATA = Parameter("data", "latest", "prepared data: latest, a directory, or runs:/<id of a data run>")
-MODEL = Parameter("model", "latest", "model: latest, a local file, runs:/<id>/<path>, or models:/…")
+MODEL = Parameter("model", "latest", "model: latest, carkp-car12, a local file, runs:/<id>/<path>, or models:/…")
 
 
 def parse(

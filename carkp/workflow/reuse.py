@@ -5,11 +5,13 @@ Settings that change no result (loader processes, threads, what is kept of a run
 the code counts by what it does. Data and models count by their content, whatever run or file they come from.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +26,8 @@ from carkp.deploy.cpu import cpu_features
 from carkp.disk import file_digest
 from carkp.model.pretrained import PRETRAINED_NAMES, resolve_pretrained
 from carkp.quant.target import Target
+from carkp.shipped import WEIGHTS_FILE as SHIPPED_WEIGHTS
+from carkp.shipped import ShippedModelError, find_shipped_file, is_shipped
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import training_device
 from carkp.workflow.build import resolve_precision
@@ -271,9 +275,19 @@ def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
 def _weights_of(config: ExperimentConfig) -> str:
     """The source of the first weights, or the content of their file."""
     pretrained = config.model.pretrained
-    if pretrained not in PRETRAINED_NAMES and (weights := expand_path(pretrained)).is_file():
+    weights = _weights_file(pretrained)
+    if weights is not None and weights.is_file():
         return f"{WEIGHTS_FILE}{file_digest(weights)}"
     return resolve_pretrained(config.model.backbone, pretrained)
+
+
+def _weights_file(pretrained: str) -> Path | None:
+    """The file that first weights are read from; None where they are not in a file, or not in this installation."""
+    if is_shipped(pretrained):
+        with contextlib.suppress(ShippedModelError):
+            return find_shipped_file(pretrained, SHIPPED_WEIGHTS)
+        return None
+    return None if pretrained in PRETRAINED_NAMES else expand_path(pretrained)
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:
