@@ -16,17 +16,17 @@ from carkp.config.sources import shares as shares_of_sources
 from carkp.data.dataset import CropDataset, TrainLoader, normalise
 from carkp.data.mixture import MixedStore
 from carkp.data.store import Store, Stores
-from carkp.data.transforms import EvalTransform, TrainTransform
-from carkp.data.views import Part, TwoViewDataset, parted_loader, view_batches
-from carkp.keypoints.metrics import Scores
-from carkp.keypoints.predictions import Predictions, join
+from carkp.data.transforms import TrainTransform
+from carkp.data.views import Part, TwoViewDataset, parted_loader
+from carkp.keypoints.predictions import Predictions
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, load_checkpoint, load_net, weights_digest
 from carkp.training.distributed import ProcessContext
 from carkp.training.fit import BEST_NAME, EpochResult, FitResult, FitSettings
-from carkp.training.mean_teacher import Consistency, MeanTeacher, measure_consistency
+from carkp.training.mean_teacher import MeanTeacher
 from carkp.workflow.build import build_fit_settings, prepare_torch
 from carkp.workflow.cli import AdaptationError
+from carkp.workflow.judging import LABELLED, Judge, Measured, log_looks
 from carkp.workflow.preparation import PreparedData, require_samples
 from carkp.workflow.references import ModelFile, check_codec, check_input_size, codec_of, warn
 from carkp.workflow.reuse import log_inputs, stage_inputs
@@ -35,7 +35,6 @@ from carkp.workflow.scoring import (
     Scorer,
     build_scorer,
     describe_run,
-    headline_metrics,
     log_scored_splits,
     log_sheet,
 )
@@ -54,7 +53,6 @@ REFUSED_NAME = "refused.pt"
 """What the checkpoint of a model that got worse is called: nothing takes it for a model to use."""
 
 BEFORE = "before"
-HOLDOUT, LABELLED = "holdout", "labelled"
 UNLABELLED, GENERATED = "unlabelled", "generated"
 
 
@@ -65,30 +63,6 @@ class AdaptInputs:
     data: PreparedData
     model: ModelFile
     target: TargetSources
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a network is worth.
-
-    Attributes:
-        val: on the validation split of the configuration's data.
-        holdout: on the unlabelled cars that were held out; None without any.
-        labelled: on the labelled cars that were held out; None without any.
-    """
-
-    val: Scores
-    holdout: Consistency | None
-    labelled: Scores | None
-
-    def metrics(self) -> dict[str, float]:
-        """As they are logged."""
-        found = headline_metrics(VAL, self.val)
-        if self.holdout is not None:
-            found |= {f"{HOLDOUT}/{name}": value for name, value in vars(self.holdout).items()}
-        if self.labelled is not None:
-            found |= headline_metrics(LABELLED, self.labelled)
-        return found
 
 
 @dataclass(frozen=True)
@@ -117,15 +91,16 @@ def run(
     cars = collect_target(config, inputs.target, out_dir)
     _log_given(config, inputs, checkpoint, cars, tracker)
     scorer = build_scorer(config, context)
-    judge = _Judge(config, scorer, stores, cars)
+    judge = Judge(config, scorer, stores, cars)
     net = load_net(checkpoint).to(context.device)
-    before = judge.measure(net)
+    before, seen_before = judge.measure(net), judge.look(net)
     tracker.log_metrics({f"{BEFORE}/{name}": value for name, value in before.metrics().items()})
     fitted = _fit(config, net, checkpoint, cars, stores, out_dir, tracker, scorer)
     best = best_checkpoint(out_dir, context)
     net = load_net(best).to(context.device)
     after = judge.measure(net)
     tracker.log_metrics(after.metrics(), step=config.adapt.epochs)
+    log_looks(seen_before, judge.look(net), out_dir, tracker)
     tracker.set_tags({"carkp.model_digest": weights_digest(best.weights)})
     refuse_worse(config, before, after, out_dir, tracker)
     tracker.log_file(out_dir / CHECKPOINT_DIR / BEST_NAME, CHECKPOINT_DIR)
@@ -207,53 +182,6 @@ def refuse_worse(config: ExperimentConfig, before: Measured, after: Measured, ou
         f"allowed. Its checkpoint is {CHECKPOINT_DIR}/{REFUSED_NAME} of the run. Lower adapt.lr, adapt.epochs or "
         "adapt.target_share, look at boxes and labels, or raise adapt.max_loss_on_generated"
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Judge:
-    """Measures networks: each in the same way."""
-
-    config: ExperimentConfig
-    scorer: Scorer
-    stores: Stores
-    cars: TargetCars
-
-    def measure(self, net: nn.Module) -> Measured:
-        forward = self.scorer.forward(net)
-        val = self.scorer.score(self.scorer.predict(forward, self.stores.val, "score validation"), VAL)
-        return Measured(val, self._consistency(net), self._labelled(net))
-
-    def _consistency(self, net: nn.Module) -> Consistency | None:
-        unlabelled = self.cars.unlabelled
-        if unlabelled is None or len(unlabelled.held_out) == 0:
-            return None
-        config, size = self.config, self.scorer.input_size
-        strong = TrainTransform(input_size=size, **config.adapt.augment.model_dump())
-        dataset = TwoViewDataset(unlabelled.store, EvalTransform(size), strong, config.seed)
-        batches = view_batches(
-            dataset,
-            unlabelled.held_out.tolist(),
-            config.adapt.num_holdout_views,
-            self.scorer.batch_size,
-            self.scorer.num_workers,
-        )
-        return measure_consistency(
-            self.scorer.forward(net),
-            batches,
-            self.scorer.codec,
-            self.scorer.alpha,
-            config.adapt.min_confidence,
-            self.scorer.context.device,
-        )
-
-    def _labelled(self, net: nn.Module) -> Scores | None:
-        """Of the source's own validation and test cars, else of those held out."""
-        forward, labelled = self.scorer.forward(net), self.cars.labelled
-        found = [self.scorer.predict(forward, store, "score labelled cars") for store in self.cars.scored]
-        if labelled is not None and len(labelled.held_out) > 0:
-            everything = self.scorer.predict(forward, labelled.store, "score labelled cars")
-            found.append(everything.chosen(labelled.held_out))
-        return join(found).score(self.scorer.alpha) if found else None
 
 
 def _generated_parts(store: Store, transform: TrainTransform, seed: int) -> dict[str, Part]:

@@ -9,8 +9,9 @@ from mlflow.entities import Run
 from torch import nn
 
 from carkp.training.checkpoint import load_checkpoint, load_net, weights_digest
-from carkp.workflow import adaptation
-from carkp.workflow.adaptation import REFUSED_NAME, Measured
+from carkp.workflow import judging
+from carkp.workflow.adaptation import REFUSED_NAME
+from carkp.workflow.judging import Measured
 from tests.stages.conftest import Project
 
 QUICK = ("--set", "train.num_workers=0", "--set", "data.num_workers=1", "--set", "quant.sweep=[]")
@@ -64,6 +65,7 @@ def test_what_is_logged_is_the_model_that_learnt(trained: Project, adapted: Run)
         *trained.artifacts(adapted, "onnx"),
         *trained.artifacts(adapted, "predictions"),
     }
+    assert "pictures/unlabelled.jpg" in trained.artifacts(adapted, "pictures")
     assert trained.artifacts(adapted, "checkpoints") == {"checkpoints/best.pt"}
     assert not (trained.path / "runs" / adapted.info.run_id).exists()
 
@@ -100,14 +102,14 @@ def test_it_predicts_and_can_be_adapted_again(trained: Project, adapted: Run, tm
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every measurement finds less than the one before."""
-    real: Callable[[adaptation._Judge, nn.Module], Measured] = adaptation._Judge.measure
+    real: Callable[[judging.Judge, nn.Module], Measured] = judging.Judge.measure
     worth = iter((0.9, 0.85))
 
-    def measure(judge: adaptation._Judge, net: nn.Module) -> Measured:
+    def measure(judge: judging.Judge, net: nn.Module) -> Measured:
         found = real(judge, net)
         return replace(found, val=replace(found.val, pck=next(worth)))
 
-    monkeypatch.setattr(adaptation._Judge, "measure", measure)
+    monkeypatch.setattr(judging.Judge, "measure", measure)
 
 
 @pytest.mark.usefixtures("forgetful")
