@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections import Counter
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -94,6 +94,7 @@ Percentile = Annotated[Float, Field(gt=50, le=100)]
 Sigma = Annotated[Float, Field(ge=MIN_SIGMA)]
 Seed = Annotated[Int, Field(ge=0, le=MAX_SEED)]
 ObserverKind = Literal["percentile", "minmax", "mse", "entropy"]
+Ingredient = Literal["vehicles", "faces", "close_ups", "occluders", "light", "sensor", "cameras"]
 Extent = Annotated[Int, Field(gt=0, le=MAX_EXTENT_PX)]
 Size = tuple[Extent, Extent]
 NumProcesses = Annotated[Int, Field(ge=0, le=MAX_PROCESSES)]
@@ -117,6 +118,10 @@ class SyntheticConfig(_Section):
     num_test_cars: PositiveInt = 800
     image_size: Annotated[Size, AfterValidator(_large_enough_frame)] = (720, 1280)
     seed: Seed = 0
+    ingredients: Annotated[
+        tuple[Ingredient, ...],
+        Field(description="what pictures hold beyond plain cars by daylight"),
+    ] = get_args(Ingredient)
 
 
 class RenderedConfig(_Section):

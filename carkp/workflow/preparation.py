@@ -71,6 +71,7 @@ def synthetic_spec(config: ExperimentConfig) -> SyntheticSpec:
         num_test_cars=settings.num_test_cars,
         seed=settings.seed,
         image_size=settings.image_size,
+        ingredients=settings.ingredients,
     )
 
 
