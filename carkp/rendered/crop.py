@@ -15,6 +15,7 @@ from carkp.rendered.picture import Drawn, PlacedCar, draw_picture
 from carkp.rendered.street_scene import Street, Viewpoint, clear, draw_neighbours, draw_viewpoint
 from carkp.synthetic.backdrop import person
 from carkp.synthetic.camera import Camera, Development, develop, draw_development, label_points
+from carkp.synthetic.ingredients import ALL
 from carkp.synthetic.lighting import CONDITION_SHARES, draw_light
 from carkp.synthetic.mesh import Mesh, placed
 from carkp.synthetic.scene import Box
@@ -27,7 +28,11 @@ _DRAWN_PX = 260
 """Smallest extent that a car is drawn at, before the picture is reduced."""
 _SMALLEST_PX, _LARGEST_PX = 34, 260
 _MAX_OCCLUDED = 0.7
-_EXPOSURE_EV = -0.75
+_EXPOSURE_EV = -0.5
+_LEAST_CONTRAST = 14.0
+"""Standard deviation of the grey levels in the car's box."""
+
+_POOR_CAMERA_SHARE = 0.35
 _TALL_SHARE = 0.45
 """How often trees or buildings stand high all around, so that paint and windows mirror little of the sky."""
 _MIN_SEEN = 3
@@ -155,6 +160,13 @@ def _draw_people(spot: Spot, viewpoint: Viewpoint, cars: list[PlacedCar], rng: n
     return figures
 
 
+def _is_legible(picture: Bytes, box: Box) -> bool:
+    """Whether the car stands out from the dark or the fog at all."""
+    rows, columns = slice(int(box.top), int(box.bottom) + 1), slice(int(box.left), int(box.right) + 1)
+    shown = picture[rows, columns].mean(2)
+    return shown.size > 0 and float(shown.std()) >= _LEAST_CONTRAST
+
+
 def _on_small_picture(how: Development, width_px: float) -> Development:
     """A frame's development for a window of it: the lens falls off over the frame, and a far car is not blurred as a
     near one is.
@@ -185,8 +197,11 @@ def _label(
         *(np.array([framing.cut.left, framing.cut.top, framing.cut.right, framing.cut.bottom]) * [*ratio, *ratio])
     )
     luminance = float(np.median(linear @ np.array([0.3, 0.6, 0.1], np.float32)))
-    how = _expose(_on_small_picture(draw_development(luminance, rng, rng), box.width), rng)
+    ingredients = replace(ALL, sensor=bool(rng.uniform() < _POOR_CAMERA_SHARE))
+    how = _expose(_on_small_picture(draw_development(luminance, rng, rng, ingredients), box.width), rng)
     picture = develop(np.ascontiguousarray(linear), how, rng)
+    if not _is_legible(picture, box):
+        return None
     points, depth = framing.camera.project(target.world(target.car.keypoints))
     is_inside = (points >= 0).all(1) & (points[:, 0] < width) & (points[:, 1] < height) & (depth > 0.3)
     spot = target.spot

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carkp.rendered.glb import Column, Kind
 from carkp.rendered.mesh_car import MeshCar
 from carkp.rendered.shading import Place, shade_surface
 from carkp.rendered.street_scene import Street
@@ -16,7 +17,7 @@ from carkp.synthetic.camera import Camera, Lens
 from carkp.synthetic.lighting import Light
 from carkp.synthetic.mesh import Floats, Ints, Mesh, turn_about_z
 from carkp.synthetic.render import ShadowMap, draw_seen, shadow_map
-from carkp.synthetic.shading import Canvas, Window, relight, shade_plain
+from carkp.synthetic.shading import BEAM, Canvas, Window, relight, shade_plain
 from carkp.synthetic.streets import Spot
 
 Array = NDArray[np.float64]
@@ -79,7 +80,7 @@ def draw_picture(street: Street, camera: Camera, light: Light, cars: list[Placed
     moving = _moving_shadow(light, cars, people)
     places = [Place(c.spot.x, c.spot.y, math.cos(c.spot.heading), math.sin(c.spot.heading)) for c in cars]
     outlines = [
-        (*place, max(c.car.length / 2 - 0.1, 0.3), max(c.car.width / 2 - 0.05, 0.3))
+        (*place, max(c.car.length / 2 - 0.1, 0.3), max(c.car.width / 2 - 0.05, 0.3), _beam(light, c.car))
         for place, c in zip(places, cars, strict=True)
     ]
     relight((0, 0, height, width), lens, moving, np.array(outlines), ambient, sun, canvas)
@@ -92,6 +93,14 @@ def draw_picture(street: Street, camera: Camera, light: Light, cars: list[Placed
         shade_plain(layer.window, lens, light, static, moving, figure, canvas, len(cars) + k)
     through = _lay_over(lens, light, static, moving, cars, places, layers, canvas)
     return _truth(camera, cars[0], layers[0], canvas, through)
+
+
+def _beam(light: Light, car: MeshCar) -> float:
+    """How much a car lights the road before it, as a multiple of the skylight; 0 by day."""
+    materials = car.surface.materials
+    is_lamp = materials[:, Column.KIND] == Kind.HEADLIGHT
+    is_lit = light.night > 0.5 and bool((materials[is_lamp, Column.GLOW] > 0).any())
+    return BEAM / light.horizon_green if is_lit else 0.0
 
 
 def _lay_over(

@@ -25,12 +25,10 @@ from carkp.synthetic.scene import (
     reduce_picture,
     relative_heading,
 )
-from carkp.synthetic.shading import BEAM_REACH, Canvas, Window, relight, shade_plain
+from carkp.synthetic.shading import BEAM, BEAM_REACH, Canvas, Window, relight, shade_plain
 from carkp.synthetic.traffic import Actor
 
 Array = NDArray[np.float64]
-_BEAM = 0.7
-"""Light of headlamps on the road close to them."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ class FramePainter:
         """How much a car lights the road before it, as a multiple of the skylight; 0 by day."""
         light = self.view.light
         is_lit = light.night > 0.5 and actor.car.look.headlights > 0.5
-        return _BEAM / light.horizon_green if is_lit else 0.0
+        return BEAM / light.horizon_green if is_lit else 0.0
 
     def _with_shadow(self, block: Array) -> Array:
         """Image points of a block and of its shadow on the ground, as far as it lies before the camera."""

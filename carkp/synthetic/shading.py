@@ -19,6 +19,9 @@ Window = tuple[int, int, int, int]
 """First row, first column, end row, end column; all even."""
 
 
+BEAM = 0.7
+"""Light of headlamps on the road close to them."""
+
 BEAM_REACH = 14.0
 """How far headlamps light the road by night, in metres."""
 

@@ -221,7 +221,9 @@ def score_generated(parts: Parts, folder: Path, digests: tuple[str, str]) -> tup
     float_net, int8 = load_net(load_checkpoint(folder / WEIGHTS_FILE)), onnx_forward(OnnxRunner(folder / ONNX_FILE))
     float_ = {split: _predict(scorer, float_net, stores, split, "float16") for split in SPLITS}
     exact = _predict(scorer, load_net(parts.checkpoint), stores, "val", "float32")
-    rounding = Rounding(alpha=scorer.alpha, float32=scorer.score(exact).pck, float16=scorer.score(float_["val"]).pck)
+    rounding = Rounding(
+        alpha=scorer.alpha, float32=scorer.score(exact, "val").pck, float16=scorer.score(float_["val"], "val").pck
+    )
     require_harmless(rounding)
     found = {
         split: generated_figures(
