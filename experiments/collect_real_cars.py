@@ -191,7 +191,11 @@ def collect(content: dict[str, Any], folder: Path, output: Path) -> dict[str, An
             path.write_bytes(without_transparency(picture))
             taken.add(image["id"])
     kept = [image for image in content["images"] if image["id"] in taken]
-    return {**content, "images": kept, "annotations": [car for car in content["annotations"] if car["image_id"] in taken]}
+    return {
+        **content,
+        "images": kept,
+        "annotations": [car for car in content["annotations"] if car["image_id"] in taken],
+    }
 
 
 def run(folder: Path, output: Path, annotations: Path, may_download: bool, is_partial: bool) -> None:
