@@ -104,7 +104,7 @@ def _frame(
 ) -> _Framing | None:
     """A window of a larger picture around the car, sometimes cut by the larger picture's border."""
     unit_camera = viewpoint.camera(1.0, (2, 2), (-1.0, -1.0))
-    points, depth = unit_camera.project(target.world(target.car.surface.vertices[::7]))
+    points, depth = unit_camera.project(target.world(target.car.surface.vertices))
     _, corner_depth = unit_camera.project(target.world(_corners(target.car)))
     if min(depth.min(), corner_depth.min()) < 0.8:
         return None
