@@ -95,7 +95,7 @@ def run(
     net = load_net(checkpoint).to(context.device)
     before, seen_before = judge.measure(net), judge.look(net)
     tracker.log_metrics({f"{BEFORE}/{name}": value for name, value in before.metrics().items()})
-    fitted = _fit(config, net, checkpoint, cars, stores, out_dir, tracker, scorer)
+    fitted = adapt(config, net, checkpoint, cars, stores, out_dir, tracker, scorer)
     best = best_checkpoint(out_dir, context)
     net = load_net(best).to(context.device)
     after = judge.measure(net)
@@ -164,6 +164,46 @@ def build_adapt_settings(config: ExperimentConfig, device: torch.device) -> FitS
     return replace(settings, trusts_start=True, ships_last=True)
 
 
+def adapt(
+    config: ExperimentConfig,
+    net: nn.Module,
+    checkpoint: Checkpoint,
+    cars: TargetCars,
+    stores: Stores,
+    out_dir: Path,
+    tracker: Tracker,
+    scorer: Scorer,
+) -> FitResult:
+    """Train ``net`` of ``checkpoint`` on the configuration's data and the user's cars; the adapted one is then the best
+    checkpoint below ``out_dir``.
+    """
+    device = scorer.context.device
+    settings = build_adapt_settings(config, device)
+    teacher = MeanTeacher(
+        scorer.codec,
+        normalise,
+        config.adapt.min_confidence,
+        config.adapt.unlabelled_weight,
+        settings.channels_last,
+        settings.autocast_dtype,
+    )
+    training = Training(
+        net,
+        dict(checkpoint.architecture),
+        settings,
+        keeps_last=False,
+        keeps_best=False,
+        batches=build_batches(config, stores, cars, device.type == "cuda"),
+        extra_loss=teacher if cars.unlabelled is not None else None,
+    )
+
+    def log(result: EpochResult) -> None:
+        if cars.unlabelled is not None:
+            tracker.log_metrics({"train/trusted": teacher.take_trusted_share()}, step=result.epoch)
+
+    return train(config, training, stores, out_dir, tracker, scorer, log)
+
+
 def refuse_worse(config: ExperimentConfig, before: Measured, after: Measured, out_dir: Path, tracker: Tracker) -> None:
     """Refuse a model that has forgotten more than ``adapt.max_loss_on_generated``; keep its checkpoint all the same.
 
@@ -196,43 +236,6 @@ def _open_model(config: ExperimentConfig, model: ModelFile) -> Checkpoint:
     check_input_size(checkpoint.architecture, config, model.path)
     check_codec(codec_of(checkpoint), config, model.path)
     return checkpoint
-
-
-def _fit(
-    config: ExperimentConfig,
-    net: nn.Module,
-    checkpoint: Checkpoint,
-    cars: TargetCars,
-    stores: Stores,
-    out_dir: Path,
-    tracker: Tracker,
-    scorer: Scorer,
-) -> FitResult:
-    device = scorer.context.device
-    settings = build_adapt_settings(config, device)
-    teacher = MeanTeacher(
-        scorer.codec,
-        normalise,
-        config.adapt.min_confidence,
-        config.adapt.unlabelled_weight,
-        settings.channels_last,
-        settings.autocast_dtype,
-    )
-    training = Training(
-        net,
-        dict(checkpoint.architecture),
-        settings,
-        keeps_last=False,
-        keeps_best=False,
-        batches=build_batches(config, stores, cars, device.type == "cuda"),
-        extra_loss=teacher if cars.unlabelled is not None else None,
-    )
-
-    def log(result: EpochResult) -> None:
-        if cars.unlabelled is not None:
-            tracker.log_metrics({"train/trusted": teacher.take_trusted_share()}, step=result.epoch)
-
-    return train(config, training, stores, out_dir, tracker, scorer, log)
 
 
 def _log_given(

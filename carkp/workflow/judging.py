@@ -15,7 +15,7 @@ from carkp.data.transforms import EvalTransform, TrainTransform
 from carkp.data.views import TwoViewDataset, view_batches
 from carkp.keypoints.codec import Decoded
 from carkp.keypoints.metrics import Scores
-from carkp.keypoints.predictions import join
+from carkp.keypoints.predictions import Predictions, join
 from carkp.keypoints.schema import MISSING, VISIBLE
 from carkp.report.drawing import draw_keypoints
 from carkp.report.sheets import contact_sheet
@@ -123,13 +123,17 @@ class Judge:
         )
 
     def _labelled(self, net: nn.Module) -> Scores | None:
-        """Of the source's own validation and test cars, else of those held out."""
+        found = self.predict_labelled(net)
+        return None if found is None else found.score(self.scorer.alpha)
+
+    def predict_labelled(self, net: nn.Module) -> Predictions | None:
+        """On the labelled source's own validation and test cars, else on those held out; None without any."""
         forward, labelled = self.scorer.forward(net), self.cars.labelled
         found = [self.scorer.predict(forward, store, "score labelled cars") for store in self.cars.scored]
         if labelled is not None and len(labelled.held_out) > 0:
             everything = self.scorer.predict(forward, labelled.store, "score labelled cars")
             found.append(everything.chosen(labelled.held_out))
-        return join(found).score(self.scorer.alpha) if found else None
+        return join(found) if found else None
 
 
 def log_looks(before: Look | None, after: Look | None, out_dir: Path, tracker: Tracker) -> None:

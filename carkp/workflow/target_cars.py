@@ -111,8 +111,11 @@ def collect_cars(
         unlabelled = Slice(store, *split_groups(groups, holdout_share, seed))
         digests["unlabelled"] = store.info.digest
     if sources.labels is not None:
-        prepare(expand_path(str(sources.labels)), out_dir / "labelled", (), num_workers, jpeg_quality, boxes=boxes)
-        stores = open_stores(out_dir / "labelled")
+        directory = out_dir / "labelled"
+        summary = prepare(expand_path(str(sources.labels)), directory, (), num_workers, jpeg_quality, boxes=boxes)
+        for reason, tally in summary.skipped.items():
+            issues.skip(reason, tally.first, tally.count)
+        stores = open_stores(directory)
         scored = [store for store in (stores.val, stores.test) if len(store) > 0]
         labelled = _labelled_slice(stores.train, sources.labels, 0.0 if scored else holdout_share, seed)
         digests["labelled"] = data_digest(stores)

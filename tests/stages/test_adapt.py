@@ -8,11 +8,13 @@ import pytest
 from mlflow.entities import Run
 from torch import nn
 
+from carkp.config.loading import load_config
 from carkp.training.checkpoint import load_checkpoint, load_net, weights_digest
 from carkp.workflow import judging
 from carkp.workflow.adaptation import REFUSED_NAME
 from carkp.workflow.judging import Measured
-from tests.stages.conftest import Project
+from carkp.workflow.report.sources import find_family
+from tests.stages.conftest import ROOT, TINY, Project
 
 QUICK = ("--set", "train.num_workers=0", "--set", "data.num_workers=1", "--set", "quant.sweep=[]")
 SURE = ("--set", "adapt.min_confidence=0")  # an untrained network is sure of nothing
@@ -75,6 +77,8 @@ def test_its_model_is_calibrated_where_it_is_named_and_latest_stays_float(traine
     assert done.returncode == 0, done.stderr
     named = trained.runs("calibration")[0]
     assert named.data.tags["carkp.float_model"] == f"runs:/{adapted.info.run_id}/checkpoints/best.pt"
+    family = find_family(load_config(ROOT / TINY, []), named.info.run_id, "bpu")
+    assert family.runs["float"].run_id == adapted.info.run_id
     done = trained.stage("export", *QUICK, "--model", f"runs:/{named.info.run_id}")
     assert done.returncode == 0, done.stderr
     done = trained.stage("evaluate", *QUICK)
