@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carkp.config.schema import AugmentConfig
@@ -20,6 +20,7 @@ from carkp.data.transforms import TrainTransform
 SIZE = (64, 64)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 100), min_size=1, max_size=5),
     st.integers(1, 64),
