@@ -54,8 +54,8 @@ from carkp.workflow.steps import PIPELINE
 MAX_ROUNDING = 0.001
 """Largest difference of the PCK on generated validation cars that float16 may make: 0.1 points."""
 
-SPLITS: Mapping[str, str] = {"val": "Generated cars, validation", "test": "Generated cars, test"}
-"""Split -> its title on the card."""
+SPLITS: Mapping[str, str] = {"val": "validation", "test": "test"}
+"""Split -> what the card calls it."""
 
 FIRST_WEIGHTS: Mapping[str, str] = {
     "none": "drawn at random",
@@ -185,18 +185,21 @@ def _build_card(
     earlier: Card | None,
 ) -> Card:
     digests = files[WEIGHTS_FILE].sha256, files[ONNX_FILE].sha256
-    real_sets = real_figures(real, *digests)  # of other files: said before anything is scored
+    # both may be refused, which is said before anything is scored
+    real_sets = real_figures(real, *digests)
+    sources = data_sources(parts.data_run, parts.config.model_dump(mode="json"))
+    whose = "Generated cars" if all(source.is_generated for source in sources) else "Cars of all sources"
     inputs = figure_inputs(parts, files).digest
     if earlier is not None and earlier.inputs == inputs:
         rounding, generated = earlier.rounding, earlier.generated
     else:
-        rounding, generated = score_generated(parts, folder, digests)
+        rounding, generated = score_generated(parts, folder, digests, whose)
     return Card(
         name=name,
         inputs=inputs,
         input_size=parts.config.model.input_size,
         files=dict(files),
-        data=data_sources(parts.data_run, parts.config.model_dump(mode="json")),
+        data=sources,
         making=_making(parts),
         rounding=rounding,
         generated=generated,
@@ -210,8 +213,10 @@ def figure_inputs(parts: Parts, files: Mapping[str, FileFacts]) -> Inputs:
     return Inputs("ship", {}, given, source_code(["carkp.workflow.shipping"], (*PRESENTING, *UPSTREAM)))
 
 
-def score_generated(parts: Parts, folder: Path, digests: tuple[str, str]) -> tuple[Rounding, dict[str, SetFigures]]:
-    """Figures of the files in ``folder``, by split, and what float16 changes.
+def score_generated(
+    parts: Parts, folder: Path, digests: tuple[str, str], whose: str
+) -> tuple[Rounding, dict[str, SetFigures]]:
+    """Figures of the files in ``folder``, by split, and what float16 changes; ``whose`` cars they are, for titles.
 
     Raises:
         ShippingError: float16 changes the PCK on validation by more than ``MAX_ROUNDING``.
@@ -227,13 +232,13 @@ def score_generated(parts: Parts, folder: Path, digests: tuple[str, str]) -> tup
     require_harmless(rounding)
     found = {
         split: generated_figures(
-            title,
+            f"{whose}, {words}",
             parts.data.digest,
             float_[split],
             scorer.predict(int8, getattr(stores, split), f"score int8, {split}"),
             digests,
         )
-        for split, title in SPLITS.items()
+        for split, words in SPLITS.items()
     }
     return rounding, found
 

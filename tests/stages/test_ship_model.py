@@ -251,6 +251,9 @@ def test_every_stage_takes_it_by_name(exported: Project, installed: Path, tmp_pa
     done = exported.stage("export", "--model", "carkp-car12", *QUANTISED)
     assert done.returncode == 1
     assert "mlflow run . -e calibration -P model=carkp-car12" in done.stderr
+    done = exported.stage("align", "--model", "carkp-car12", *QUANTISED)
+    assert done.returncode == 1
+    assert "align needs the calibrated network too, which does not come with carkp" in done.stderr
 
 
 def test_infer_without_a_model_takes_it_and_says_so(exported: Project, installed: Path, tmp_path: Path) -> None:
