@@ -23,7 +23,7 @@ def livery_paint(look: CarLook, x: float, y: float, z: float) -> Surface:
     elif kind == SCHOOL:
         second = abs(z - look.livery_z) < 0.025 or abs(z - look.livery_z - 0.35) < 0.025
     elif kind == WRITING:
-        second = writing(look, x if abs(y) > 0.8 * look.half_width else y, z - look.livery_z - 0.25, 0.34)
+        second = abs(y) > 0.8 * look.half_width and writing(look, x, z - look.livery_z - 0.25, 0.34)
     if second:
         return (PAINT, look.trim_red, look.trim_green, look.trim_blue, 0.0)
     dust = look.dirt * 0.5 * ramp(0.9, 0.2, z) * (0.6 + 0.4 * value_noise(x * 5.0, z * 7.0 + y, 3))

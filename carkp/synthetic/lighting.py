@@ -108,7 +108,6 @@ CONDITION_SHARES = {
 }  # fmt: skip
 UNSEEN_CONDITION_SHARES = {"low_sun": 0.25}
 """A low, warm sun shines in the test scenes alone."""
-TEST_CONDITION_SHARES = {**CONDITION_SHARES, **UNSEEN_CONDITION_SHARES}
 
 
 def draw_light(name: str, rng: np.random.Generator) -> Light:

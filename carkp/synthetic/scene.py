@@ -215,7 +215,7 @@ def _is_busy(candidates: list[Candidate], is_close: bool) -> bool:
     """Whether a view offers enough cars of labelled size, in several headings."""
     if is_close:
         good = [c for c in candidates if 0.12 < c.width < 0.9 and c.cut < 0.6]
-        return len(good) >= 14 and len({c.octant for c in good}) >= 3
+        return len(good) >= 14 and len({c.octant for c in good}) >= 4
     good = [c for c in candidates if 0.055 < c.width < 0.34 and c.cut < 0.05]
     return len(good) >= 24 and len({c.octant for c in good}) >= 4
 

@@ -32,7 +32,7 @@ _SMALLEST = 0.052
 _LARGEST, _LARGEST_CLOSE_UP = 0.36, 0.75
 _CUT_SHARE, _CUT_SHARE_CLOSE_UP = 0.145, 0.26
 """How often a car is placed across the frame's border."""
-_QUEUE_SHARE = 0.25
+_QUEUE_SHARE = 0.20
 """How often a car is placed next to another one."""
 _CLOSE_SHARE = 0.25
 """How often a close-up is asked for: a car wider than ``_LARGEST``."""
