@@ -121,6 +121,8 @@ def collect_target(config: ExperimentConfig, target: TargetSources, out_dir: Pat
     )
     if cars.issues.skipped:
         warn(f"left out: {cars.issues.describe_skipped()}")
+    if config.adapt.holdout_share > 0 and cars.unlabelled is not None and len(cars.unlabelled.held_out) == 0:
+        warn("no unlabelled car is held out, for there are too few pictures: nothing tells what self-training brings")
     return cars
 
 

@@ -27,8 +27,8 @@ from carkp.workflow.target_cars import TargetCars
 
 HOLDOUT, LABELLED = "holdout", "labelled"
 
-NUM_SHOWN, SHEET_COLUMNS, SHEET_SCALE, TILE_SIZE = 16, 4, 2, 384
-"""Unlabelled cars in the sheet, how many in a row, how much they are enlarged, and the pixels of a tile."""
+NUM_SHOWN, SHEET_COLUMNS, SHEET_SCALE, TILE_SIZE = 16, 8, 2, 200
+"""Unlabelled cars in the sheet, tiles in a row (two a car), how much inputs are enlarged, and the pixels of a tile."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,12 @@ def log_looks(before: Look | None, after: Look | None, out_dir: Path, tracker: T
     """A sheet of unlabelled cars, each before and after: a mean peak says little, a look at them says much."""
     if before is None or after is None:
         return
-    places = range(len(before.images))
-    pairs = [np.hstack([before.picture(place), after.picture(place)]) for place in places]
+    tiles = [look.picture(place) for place in range(len(before.images)) for look in (before, after)]
     captions = [
-        f"before | after, mean peak {before.mean_peak(place):.2f} | {after.mean_peak(place):.2f}" for place in places
+        f"{when}, mean peak {look.mean_peak(place):.2f}"
+        for place in range(len(before.images))
+        for when, look in (("before", before), ("after", after))
     ]
     path = out_dir / "unlabelled.jpg"
-    write_jpeg(path, contact_sheet(pairs, captions, columns=SHEET_COLUMNS, tile_size=TILE_SIZE))
+    write_jpeg(path, contact_sheet(tiles, captions, columns=SHEET_COLUMNS, tile_size=TILE_SIZE))
     tracker.log_file(path, "pictures")

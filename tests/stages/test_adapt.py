@@ -26,7 +26,8 @@ def raw_of(project: Project) -> Path:
 
 
 def unlabelled_of(project: Project) -> list[str]:
-    scene = sorted((raw_of(project) / "train").iterdir())[0]
+    scenes = sorted((raw_of(project) / "train").iterdir())
+    scene = max(scenes, key=lambda path: len(list((path / "images_jpg").iterdir())))  # one picture cannot be held out
     return ["--images", str(scene / "images_jpg"), "--boxes", str(scene / "bb")]
 
 
