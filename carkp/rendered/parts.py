@@ -49,13 +49,15 @@ def load_parts(path: Path) -> tuple[Part, ...]:
         scene: Any = trimesh.load_scene(str(path), process=False)
     except Exception as error:  # trimesh raises whatever its parts raise
         raise MeshError(f"{path}: no GLB file that can be read: {error}") from error
-    parts = tuple(part for node in scene.graph.nodes_geometry if (part := _part(scene, node)) is not None)
+    textures: dict[int, Bytes] = {}
+    parts = tuple(part for node in scene.graph.nodes_geometry if (part := _part(scene, node, textures)) is not None)
     if not parts:
         raise MeshError(f"{path}: the file holds no triangle")
     return parts
 
 
-def _part(scene: Any, node: str) -> Part | None:
+def _part(scene: Any, node: str, textures: dict[int, Bytes]) -> Part | None:
+    """One object's part, if it has triangles; ``textures``: pictures that were read before, by their id."""
     transform, name = scene.graph[node]
     mesh = scene.geometry[name]
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
@@ -64,13 +66,15 @@ def _part(scene: Any, node: str) -> Part | None:
     uvs = getattr(mesh.visual, "uv", None)
     material = getattr(mesh.visual, "material", None)
     picture = getattr(material, "baseColorTexture", None)
+    if picture is not None and id(picture) not in textures:
+        textures[id(picture)] = np.asarray(picture.convert("RGBA"))
     return Part(
         name=" ".join(dict.fromkeys([str(node), str(name), str(getattr(material, "name", ""))])),
         vertices=np.asarray(vertices, float),
         faces=np.asarray(mesh.faces, np.int64),
         uvs=np.zeros((len(vertices), 2)) if uvs is None or len(uvs) != len(vertices) else np.asarray(uvs, float),
         colour=_colour(getattr(material, "baseColorFactor", None)),
-        texture=None if picture is None else np.asarray(picture.convert("RGBA")),
+        texture=None if picture is None else textures[id(picture)],
         is_see_through=getattr(material, "alphaMode", None) == "BLEND",
     )
 

@@ -43,6 +43,7 @@ _GLASS = re.compile(r"glass|window|cristal", re.IGNORECASE)
 _PX_PER_M = 200.0
 _MERGE_M = 1e-4
 _WHEEL_DIAMETERS_M = (0.35, 1.4)
+_ABOVE_GROUND_M = 0.12
 _BESIDE_MIDDLE = 0.25
 """Lamps nearer to the middle than this share of half the width are third brake lights and strips between the lamps."""
 
@@ -52,6 +53,9 @@ _SMALL_LAMP = 0.35
 
 
 _BOXES: tuple[CarKind, ...] = ("van", "truck", "bus")
+_CABIN_M = 0.5
+"""What lies less than this behind a windscreen is another pane of it."""
+
 _WITH_REAR_DOOR: tuple[CarKind, ...] = ("van", "bus")
 _WIDE_PANE = 1.2
 """Of half the width: a pane in a box's rear door is narrower, and its corners are not the roof's."""
@@ -158,20 +162,26 @@ def _hubs(candidates: tuple[Part, ...], parts: tuple[Part, ...]) -> Array:
 
 
 def _is_tyre(piece: Array, ground: float) -> bool:
-    """Whether a piece (N, 3) is round about an axle and stands on the ground."""
-    length, width, height = np.ptp(piece, axis=0)
-    is_large = _WHEEL_DIAMETERS_M[0] < height < _WHEEL_DIAMETERS_M[1]
-    is_round = 0.75 * height < length < 1.25 * height and width < 0.8 * height
-    return bool(is_large and is_round and piece[:, 2].min() < ground + 0.12)
+    """Whether a piece (N, 3) is round about a level axle and stands on the ground."""
+    height = float(np.ptp(piece[:, 2]))
+    if not _WHEEL_DIAMETERS_M[0] < height < _WHEEL_DIAMETERS_M[1] or piece[:, 2].min() > ground + _ABOVE_GROUND_M:
+        return False
+    axle = _axle(piece)
+    length, width = np.ptp(piece @ np.cross(axle, [0.0, 0.0, 1.0])), np.ptp(piece @ axle)
+    return bool(abs(axle[2]) < 0.2 and 0.75 * height < length < 1.25 * height and width < 0.8 * height)
+
+
+def _axle(piece: Array) -> Array:
+    """The direction (3,) in which a piece (N, 3) is thinnest, to the left."""
+    direction = np.linalg.svd(piece - piece.mean(0), full_matrices=False)[2][2]
+    return np.asarray(direction if direction[1] > 0 else -direction)
 
 
 def _hub(tyre: Array, side: float) -> Array:
     """The centre of a tyre (N, 3) at its outer face, along its own axle, which steering turns."""
     centre = (tyre.min(0) + tyre.max(0)) / 2
-    _, _, directions = np.linalg.svd(tyre - tyre.mean(0), full_matrices=False)
-    axle = directions[2] if abs(directions[2, 1]) > 0.7 else np.array([0.0, 1.0, 0.0])
-    axle = axle * np.sign(axle[1]) * side
-    return np.asarray(centre + axle * float(((tyre - centre) @ axle).max()))
+    outward = side * _axle(tyre)
+    return np.asarray(centre + outward * float(((tyre - centre) @ outward).max()))
 
 
 def _lights(parts: tuple[Part, ...], body: _Body, facing: float) -> Array:
@@ -223,9 +233,10 @@ def _middle_of_lamps(is_lamp: NDArray[np.bool_], is_unit: NDArray[np.bool_], sur
 def _roof(parts: tuple[Part, ...], body: _Body, kind: CarKind) -> Iterator[tuple[Array, How]]:
     """Right and left corners (2, 3) over the windscreen, then over the rear glass."""
     glasses = _cross_glasses(parts, body)
+    has_two = len(glasses) > 1 and glasses[-1][:, 0].mean() - glasses[0][:, 0].mean() > _CABIN_M
     ends = (
         (_WINDSCREEN, glasses[-1] if glasses else None, 1.0),
-        (_REAR_GLASS, glasses[0] if len(glasses) > 1 else None, -1.0),
+        (_REAR_GLASS, glasses[0] if has_two else None, -1.0),
     )
     for pattern, by_shape, facing in ends:
         named = _named(parts, pattern)
