@@ -10,7 +10,7 @@ from carkp.config.loading import load_config
 from carkp.keypoints.predictions import load_predictions
 from carkp.synthetic.generate import generate
 from carkp.workflow.preparation import data_directory, synthetic_spec
-from tests.rendered.made_up import write_folder
+from tests.rendered.painted_car import write_folder
 from tests.stages.conftest import ROOT, TINY, Outcome, Project, copy_project
 from tests.stages.test_staleness import lose_a_car
 
