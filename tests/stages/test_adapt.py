@@ -73,11 +73,14 @@ def test_what_is_logged_is_the_model_that_learnt(trained: Project, adapted: Run)
     assert not (trained.path / "runs" / adapted.info.run_id).exists()
 
 
-def test_its_model_is_calibrated_where_it_is_named_and_latest_stays_float(trained: Project, adapted: Run) -> None:
+def test_its_model_is_calibrated_where_it_is_named_and_latest_stays_float(
+    trained: Project, adapted: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = trained.stage("calibration", *QUICK, "--model", f"runs:/{adapted.info.run_id}")
     assert done.returncode == 0, done.stderr
     named = trained.runs("calibration")[0]
     assert named.data.tags["carkp.float_model"] == f"runs:/{adapted.info.run_id}/checkpoints/best.pt"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     family = find_family(load_config(ROOT / TINY, []), named.info.run_id, "bpu")
     assert family.runs["float"].run_id == adapted.info.run_id
     done = trained.stage("export", *QUICK, "--model", f"runs:/{named.info.run_id}")

@@ -162,12 +162,12 @@ RENAMED = "data.sources=[{source: synthetic, share: 0.5, name: drawn}, {source: 
 @pytest.mark.parametrize(
     ("overrides", "stages"),
     [
-        ([SHARES % "here"], {"float", "qat"}),
+        ([SHARES % "here"], {"float", "qat", "adapt"}),
         ([MIXED % "there"], {"data"}),
         ([MIXED % "here", "synthetic.seed=4"], {"data"}),
         ([MIXED % "here", "rendered.seed=4"], set()),
         ([MIXED % "here", "data.jpeg_quality=90"], {"data"}),
-        ([RENAMED % "here"], {"data", "float", "calibration", "qat", "align"}),
+        ([RENAMED % "here"], {"data", "float", "calibration", "qat", "align", "adapt"}),
     ],
 )
 def test_of_several_sources_what_each_decides_counts(overrides: list[str], stages: set[str]) -> None:
