@@ -92,11 +92,7 @@ def test_keypoints_lie_in_the_frame_and_enough_are_visible(generated, scene):
         visible: dict[int, int] = {}
         for line in path.read_text().splitlines():
             x, y, keypoint, instance, visibility = line.split(",")
-<<<<<<< HEAD
-            assert -0.5 <= float(x) <= width - 0.5
-=======
             assert -0.5 <= float(x) <= width - 0.5  # a pixel's centre has whole coordinates
->>>>>>> generator
             assert -0.5 <= float(y) <= height - 0.5
             assert int(keypoint) in CARFUSION_IDS
             assert visibility in ("1", "2")
