@@ -24,7 +24,8 @@ from carkp.shipped import DEFAULT_MODEL, FILES, shipped_folder
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.card_figures import parse_real
 from carkp.workflow.cli import Parameter, execute, guarded, parse
-from carkp.workflow.shipping import ship
+from carkp.workflow.references import warn
+from carkp.workflow.shipping import render_card, ship
 from carkp.workflow.shipping_parts import References, find_parts
 
 STUDY = "ship_model"
@@ -37,7 +38,10 @@ PARAMETERS = [
     ),
     Parameter("output", "", "folder of the model, replaced as a whole; empty: where this carkp has its model"),
 ]
-FLAGS = {"force": "score generated cars anew"}
+FLAGS = {
+    "force": "score generated cars anew",
+    "render": "only make card.md anew of the card.yaml that is there: after a change of its template",
+}
 
 
 def show(card: Card, out_dir: Path) -> None:
@@ -69,14 +73,19 @@ def main() -> int:
     prog = f"python experiments/{STUDY}.py"
     arguments = parse(STUDY, str(__doc__), PARAMETERS, None, prog=prog, flags=FLAGS)
     values, config = arguments.values, arguments.config
+    out_dir = expand_path(values["output"]) if values["output"] else shipped_folder(DEFAULT_MODEL)
+    if "render" in arguments.flags:
+        show(render_card(out_dir), out_dir)
+        return 0
     real = parse_real(values["real"])
     parts = find_parts(config, References(values["model"], values["export"], values["data"]))
-    out_dir = expand_path(values["output"]) if values["output"] else shipped_folder(DEFAULT_MODEL)
 
     def work(tracker: Tracker, _: Path) -> None:
         card = ship(parts, real, DEFAULT_MODEL, out_dir, "force" in arguments.flags)
         log(card, out_dir, tracker)
         show(card, out_dir)
+        if card.making.is_dirty:
+            warn("the model was trained from a checkout with uncommitted changes: its commit does not make it again")
 
     execute(STUDY, config, work)
     return 0

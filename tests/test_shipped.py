@@ -7,7 +7,9 @@ import pytest
 
 import carkp
 from carkp import shipped
+from carkp.disk import file_digest
 from carkp.predictor import Predictor, find_model_file
+from carkp.report.model_card import card_from_yaml, card_page
 from carkp.shipped import (
     DEFAULT_MODEL,
     FILES,
@@ -18,6 +20,7 @@ from carkp.shipped import (
     is_shipped,
     shipped_names,
 )
+from carkp.training.checkpoint import load_checkpoint
 from tests.tiny_models import TinyModels
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 160, 3)).astype(np.uint8)
@@ -74,3 +77,19 @@ def test_what_comes_with_carkp_is_small(name: str) -> None:
         pytest.skip(f"{name} is not in this checkout")
     assert {path.name for path in folder.iterdir()} == set(FILES)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= MAX_BYTES
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_what_comes_with_carkp_is_what_its_card_says(name: str) -> None:
+    folder = HERE / shipped.FOLDERS[name]
+    if not folder.is_dir():
+        pytest.skip(f"{name} is not in this checkout")
+    card = card_from_yaml((folder / shipped.FIGURES_FILE).read_text())
+    assert card.name == name
+    assert {file: file_digest(folder / file) for file in card.files} == {
+        file: facts.sha256 for file, facts in card.files.items()
+    }
+    page = (folder / shipped.CARD_FILE).read_text()
+    assert page == card_page(card), "python experiments/ship_model.py --render makes it anew"
+    checkpoint = load_checkpoint(folder / shipped.WEIGHTS_FILE)
+    assert tuple(checkpoint.architecture["input_size"]) == Predictor.load(name).input_size == card.input_size

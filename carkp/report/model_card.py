@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from carkp.config.yaml_files import YamlError, parse_yaml
 from carkp.keypoints.schema import KEYPOINT_NAMES
@@ -38,7 +38,7 @@ class CardError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
 class Figure(_Part):
@@ -95,7 +95,7 @@ class SetFigures(_Part):
     title: str
     sha256: str
     unit: str
-    float_: ModelFigures
+    float_: Annotated[ModelFigures, Field(alias="float")]
     int8: ModelFigures
     difference: dict[str, Difference]
 
@@ -205,7 +205,7 @@ class Weakness(NamedTuple):
 
 
 def card_to_yaml(card: Card) -> str:
-    return yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(card.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=120)
 
 
 def card_from_yaml(text: str) -> Card:

@@ -127,6 +127,21 @@ def read_card(folder: Path) -> Card | None:
         return None
 
 
+def render_card(folder: Path) -> Card:
+    """Make the page anew of the card that is in a folder, as after a change of its template.
+
+    Raises:
+        ConfigError: there is no card that this version reads.
+    """
+    card = read_card(folder)
+    if card is None:
+        raise ConfigError(
+            f"{folder}: has no {FIGURES_FILE} that this version of carkp reads: make the model's files anew"
+        )
+    write_atomic(folder / CARD_FILE, card_page(card).encode())
+    return card
+
+
 def write_model_files(parts: Parts, folder: Path) -> dict[str, FileFacts]:
     """The int8 ONNX and the float weights; no path of this machine is left in them.
 

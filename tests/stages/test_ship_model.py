@@ -155,6 +155,15 @@ def test_the_page_shows_the_figures_of_the_card(folder: Path) -> None:
     assert "\n\n\n" not in page
 
 
+def test_the_page_is_made_anew_of_the_card_alone(exported: Project, folder: Path, tmp_path: Path) -> None:
+    page = (folder / "card.md").read_bytes()
+    (folder / "card.md").write_text("old")
+    done = ship(exported, folder, "--render")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "card.md").read_bytes() == page
+    assert "has no card.yaml that this version of carkp reads" in ship(exported, tmp_path, "--render").stderr
+
+
 def test_again_with_real_cars_nothing_is_scored_twice(
     exported: Project, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
