@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import pytest
@@ -21,6 +19,7 @@ from carkp.quant.program import (
 )
 from carkp.quant.simulate import AccumulatorOverflowError, Simulator, UnsupportedLayerError
 from carkp.quant.target import Target
+from tests.int8_kernels import NEEDS_EXACT_KERNELS
 from tests.quant import reference
 
 DTYPES = ["uint8", "int8"]
@@ -401,13 +400,7 @@ def test_quantisation_equals_onnxruntime(dtype, scale):
 # ONNX Runtime's convolution
 
 
-def _has_wide_products():
-    """Whether u8 x s8 kernels sum in 32 bits (VNNI); without it onnxruntime saturates pairs of products at 16 bits."""
-    path = Path("/proc/cpuinfo")
-    return path.exists() and "vnni" in path.read_text()
-
-
-@pytest.mark.skipif(not _has_wide_products(), reason="onnxruntime's u8s8 kernels saturate without VNNI")
+@NEEDS_EXACT_KERNELS
 @pytest.mark.parametrize("zero_points", [(0, 0), (128, 128), (0, 128), (128, 0)])
 @pytest.mark.parametrize("name", ["dense", "depthwise", "grouped", "strided", "asymmetric", "pointwise", "deep"])
 def test_conv_equals_onnxruntime(name, zero_points):

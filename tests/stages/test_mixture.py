@@ -7,6 +7,7 @@ import pytest
 from mlflow.entities import Run
 
 from carkp.config.loading import load_config
+from carkp.data.store import LmdbStore
 from carkp.keypoints.predictions import load_predictions
 from carkp.synthetic.generate import generate
 from carkp.workflow.preparation import data_directory, synthetic_spec
@@ -42,6 +43,11 @@ class Mixed:
     def newest(self, stage: str) -> Run:
         return self.project.runs(stage)[0]
 
+    def num_train_cars(self) -> dict[str, int]:
+        """Of each source, as its store has them."""
+        stores = {path.parts[-2].rpartition("-")[0]: path for path in (self.project.path / "data").glob("*/train_lmdb")}
+        return {name: len(LmdbStore(path)) for name, path in stores.items()}
+
     def written(self) -> dict[str, int]:
         """When the stores of each source were written."""
         paths = (self.project.path / "data").glob("*/train_lmdb/data.mdb")
@@ -53,8 +59,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Mixed:
     """After ``float`` on a fresh clone and ``calibration``."""
     mixed = Mixed(tmp_path_factory.mktemp("mixture") / "mixed")
     done = mixed.ran("float")
-    assert "synthetic: 6 of every batch of 8, 30 an epoch out of 28 training cars" in done.stdout
-    assert "own: 2 of every batch of 8, 10 an epoch out of 12 training cars" in done.stdout
+    counts = mixed.num_train_cars()
+    assert f"synthetic: 6 of every batch of 8, 30 an epoch out of {counts['synthetic']} training cars" in done.stdout
+    assert f"own: 2 of every batch of 8, 10 an epoch out of {counts['own']} training cars" in done.stdout
     assert "val pck, which chooses the epoch, is of synthetic\n" in done.stdout
     mixed.ran("calibration")
     return mixed
@@ -68,8 +75,9 @@ def test_each_source_is_prepared_as_it_would_be_alone(trained: Mixed) -> None:
         assert done.returncode == 0, done.stderr
     assert trained.written() == before
     run = trained.project.runs("data")[-1]
-    assert run.data.metrics["data/num_train"] == 40
-    assert (run.data.metrics["data/num_train/synthetic"], run.data.metrics["data/num_train/own"]) == (28, 12)
+    counts = trained.num_train_cars()
+    assert run.data.metrics["data/num_train"] == sum(counts.values())
+    assert {name: run.data.metrics[f"data/num_train/{name}"] for name in counts} == counts
     files = {f"data/{name}" for name in ("summary.json", "contact_sheet.jpg", "synthetic", "own")}
     assert trained.project.artifacts(run, "data") == files
     assert trained.project.artifacts(run, "data/own") == {"data/own/summary.json", "data/own/contact_sheet.jpg"}
