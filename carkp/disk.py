@@ -15,7 +15,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -191,3 +192,15 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 over names and content of files below ``folder``; read anew where size or time of change differ."""
+    listed = [(path, path.relative_to(folder).as_posix(), path.stat()) for path in sorted(files)]
+    return _content_digest(tuple((path, name, status.st_size, status.st_mtime_ns) for path, name, status in listed))
+
+
+@cache
+def _content_digest(files: tuple[tuple[Path, str, int, int], ...]) -> str:
+    lines = [f"{name} {file_digest(path)}\n" for path, name, _, _ in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -24,6 +24,8 @@ from carkp.deploy.int8_onnx import ORIGIN_PREFIX, TARGET_KEY
 from carkp.deploy.runtime import OnnxRunner
 from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_for_input, codec_from_json
 from carkp.keypoints.schema import NUM_KEYPOINTS
+from carkp.model.half_weights import is_safetensors
+from carkp.shipped import DEFAULT_MODEL, ONNX_FILE, find_shipped_file, is_shipped
 from carkp.training.checkpoint import load_checkpoint, load_net
 
 Image = NDArray[np.uint8]
@@ -100,7 +102,7 @@ Forward = Callable[[Floats], Floats]
 
 
 class Predictor:
-    """``predictor(image, boxes)``; :meth:`load` opens a model file.
+    """``predictor(image, boxes)``; :meth:`load` opens the model that comes with carkp, or a file.
 
     A call takes its cars in batches of ``batch_size``, so that its memory does not grow with their number.
 
@@ -127,16 +129,17 @@ class Predictor:
             raise ModelError(f"the codec is for inputs of {expected} (height, width), the network takes {input_size}")
 
     @classmethod
-    def load(cls, path: Path | str, num_threads: int = 1, codec: HeatmapCodec | None = None) -> Self:
+    def load(cls, path: Path | str = DEFAULT_MODEL, num_threads: int = 1, codec: HeatmapCodec | None = None) -> Self:
         """Opens a float checkpoint, a float ONNX or an int8 ONNX file; what it is, its content says.
 
         Args:
-            path: the file, or a folder that holds ``artifacts/model.onnx`` (the registered model) or ``model.onnx``.
+            path: the name of a model that comes with carkp, whose int8 ONNX is opened; a file; or a folder that holds
+                ``artifacts/model.onnx`` (the registered model) or ``model.onnx``.
             num_threads: of one operator, at least 1.
             codec: how to read the heatmaps; None: as the model itself says, which files of the first versions do not.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: there is no such file, or it is not in this installation.
             ModelError: not such a model, or one that does not say its codec where none is given.
             CheckpointError: a checkpoint that cannot be read.
         """
@@ -145,6 +148,7 @@ class Predictor:
         file = find_model_file(Path(path).expanduser())
         with file.open("rb") as content:
             is_checkpoint = content.read(len(_ZIP_START)) == _ZIP_START
+        is_checkpoint = is_checkpoint or is_safetensors(file)
         return (cls._load_checkpoint if is_checkpoint else cls._load_onnx)(file, num_threads, codec)
 
     @classmethod
@@ -240,11 +244,13 @@ class Predictor:
 
 
 def find_model_file(path: Path) -> Path:
-    """The model at ``path``: the file itself, or that in a folder.
+    """The model at ``path``: the file itself, that in a folder, or that of a name of a model that comes with carkp.
 
     Raises:
         FileNotFoundError: there is none.
     """
+    if is_shipped(str(path)):
+        return find_shipped_file(str(path), ONNX_FILE)
     if path.is_file():
         return path
     for name in MODEL_FILES:

@@ -1,5 +1,6 @@
 """An untrained network in every form that a predictor opens. Its keypoints mean nothing."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from carkp.config.schema import ExperimentConfig
 from carkp.deploy.float_onnx import export_float_onnx
 from carkp.deploy.int8_onnx import save_program
 from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_to_json
+from carkp.model.half_weights import HalfWeights, encode_half_weights
 from carkp.model.pose_net import PoseNet
 from carkp.quant.calibrate import Observer, choose_thresholds, observe
 from carkp.quant.convert import convert
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.fold import fold
 from carkp.quant.target import Target
-from carkp.training.checkpoint import Checkpoint, save_checkpoint
+from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from carkp.workflow.build import build_codec, build_model
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +63,21 @@ def build_tiny_models(folder: Path) -> TinyModels:
     save_program(program, folder / "int8_b1.onnx", batch=1)
     paths = (folder / name for name in ("best.pt", "float.onnx", "int8.onnx", "int8_b1.onnx"))
     return TinyModels(*paths, net, codec, config)
+
+
+def ship(models: TinyModels, root: Path) -> Path:
+    """The folder of ``carkp-car12`` below ``root`` with the untrained network and a card that says nothing."""
+    folder = root / "car12"
+    folder.mkdir(parents=True)
+    config = models.config.model_dump(mode="json")
+    notes = {CODEC_KEY: codec_to_json(models.codec), "commit": "0123456789abcdef"}
+    checkpoint = load_checkpoint(models.checkpoint)
+    content = HalfWeights(checkpoint.architecture, config, 1, notes, models.net.state_dict())
+    (folder / "weights.safetensors").write_bytes(encode_half_weights(content))
+    shutil.copy(models.int8_onnx, folder / "int8.onnx")
+    (folder / "card.md").write_text("# carkp-car12")
+    (folder / "card.yaml").write_text("name: carkp-car12")
+    return folder
 
 
 def _calibrated(net: PoseNet) -> FakeQuantNet:

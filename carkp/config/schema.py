@@ -4,7 +4,10 @@ Lengths of time are epochs, sizes are (height, width), everything else names its
 """
 
 import math
-from typing import Annotated, Any, Literal, Self
+import os
+import re
+from collections import Counter
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -23,7 +26,16 @@ MIN_FRAME_PX = 96
 """Shortest edge of a generated frame."""
 
 SYNTHETIC = "synthetic"
-"""What ``data.source`` says for generated cars."""
+"""What ``data.source`` says for drawn cars."""
+
+RENDERED = "rendered"
+"""What it says for cars rendered from meshes."""
+
+GENERATED_SOURCES = (SYNTHETIC, RENDERED)
+"""Words for sources that this program makes itself; any other source is a path."""
+
+SHARE_TOLERANCE = 0.01
+"""What shares may miss 1 by: three times 0.333 are meant as thirds."""
 
 MAX_SEED = 2**32 - 1
 """What every generator of random numbers takes."""
@@ -82,6 +94,7 @@ Percentile = Annotated[Float, Field(gt=50, le=100)]
 Sigma = Annotated[Float, Field(ge=MIN_SIGMA)]
 Seed = Annotated[Int, Field(ge=0, le=MAX_SEED)]
 ObserverKind = Literal["percentile", "minmax", "mse", "entropy"]
+Ingredient = Literal["vehicles", "faces", "close_ups", "occluders", "light", "sensor", "cameras"]
 Extent = Annotated[Int, Field(gt=0, le=MAX_EXTENT_PX)]
 Size = tuple[Extent, Extent]
 NumProcesses = Annotated[Int, Field(ge=0, le=MAX_PROCESSES)]
@@ -89,30 +102,88 @@ BatchSize = Annotated[Int, Field(gt=0, le=65536)]
 Text = Annotated[str, Field(min_length=1), AfterValidator(expand)]
 """A path or a name: ``~`` and ``$NAME`` in it are filled in when the configuration is read."""
 
+OptionalText = Annotated[str, AfterValidator(expand)]
+Scenes = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AfterValidator(_all_different)]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SyntheticConfig(_Section):
-    """The generated data set; read only where ``data.source`` is ``synthetic``."""
+    """The drawn data set; read only where a source is ``synthetic``."""
 
     num_train_cars: PositiveInt = 8000
     num_val_cars: PositiveInt = 800
     num_test_cars: PositiveInt = 800
     image_size: Annotated[Size, AfterValidator(_large_enough_frame)] = (720, 1280)
     seed: Seed = 0
+    ingredients: Annotated[
+        tuple[Ingredient, ...],
+        Field(description="what pictures hold beyond plain cars by daylight"),
+    ] = get_args(Ingredient)
+
+
+class RenderedConfig(_Section):
+    """The set rendered from car meshes; read only where a source is ``rendered``."""
+
+    meshes: Annotated[OptionalText, Field(description="folder of GLB files and their meshes.json")] = ""
+    num_train_cars: PositiveInt = 8000
+    num_val_cars: PositiveInt = 400
+    num_test_cars: PositiveInt = 400
+    seed: Seed = 0
+
+
+class SourceConfig(_Section):
+    """One of several sources that a training draws from."""
+
+    source: Annotated[
+        Text, Field(description="'synthetic', 'rendered', or the path of CarFusion data or of a COCO file")
+    ]
+    share: Annotated[
+        Float, Field(gt=0, le=1, description="of the samples of an epoch and of every batch; all shares add up to 1")
+    ]
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$",
+            description="in metrics and sample ids; empty: the word, or the last part of the path",
+        ),
+    ] = ""
+    val_scenes: Annotated[
+        Scenes | None, Field(description="training scenes that validation takes; left out: those of data.val_scenes")
+    ] = None
+
+    @property
+    def label(self) -> str:
+        """What the source is called: its name, else the word or the last part of its path."""
+        stem = os.path.splitext(os.path.basename(os.path.normpath(self.source)))[0]  # noqa: PTH119, PTH122
+        return self.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:64]
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the cars are drawn or rendered, and not the user's."""
+        return self.source in GENERATED_SOURCES
 
 
 class DataConfig(_Section):
     """Where samples come from and how they are stored."""
 
-    source: Annotated[Text, Field(description="'synthetic' or the path of CarFusion data")] = SYNTHETIC
+    source: Annotated[
+        Text, Field(description="'synthetic', 'rendered', or the path of CarFusion data or of a COCO file")
+    ] = SYNTHETIC
+    sources: Annotated[
+        tuple[SourceConfig, ...],
+        Field(
+            description="several sources in place of data.source, each with its share of every training batch; "
+            "the best epoch is chosen by the validation cars of generated sources alone, where there are any, and "
+            "val/pck is the PCK of these; val/pck/<name> is logged for every source"
+        ),
+    ] = ()
     root: Annotated[Text, Field(description="directory of prepared data")] = "data"
     val_scenes: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
+        Scenes,
         Field(description="training scenes that validation takes; none where the source has a validation split"),
-        AfterValidator(_all_different),
     ] = ("car_craig2",)
     boxes: Annotated[
         Literal["files", "hull"], Field(description="of cars: from the bb files, or around the keypoints")
@@ -120,17 +191,30 @@ class DataConfig(_Section):
     jpeg_quality: Annotated[Int, Field(ge=1, le=100)] = 95
     num_workers: Annotated[NumProcesses, Field(description="processes that prepare data; 0: one a core")] = 0
 
+    @model_validator(mode="after")
+    def _sources_agree(self) -> Self:
+        if self.sources and (problems := _source_problems(self)):
+            raise ValueError("; ".join(problems))
+        return self
+
     @property
     def is_generated(self) -> bool:
-        """Whether the cars are drawn, and not the user's."""
-        return self.source == SYNTHETIC
+        """Whether the cars of the only source are drawn or rendered, and not the user's."""
+        return not self.sources and self.source in GENERATED_SOURCES
+
+    @property
+    def title(self) -> str:
+        """Where the samples come from, for a person: the source, or the names of several."""
+        return " + ".join(item.label for item in self.sources) or self.source
 
 
 class ModelConfig(_Section):
     """The network."""
 
     backbone: Annotated[str, Field(min_length=1)] = "tf_efficientnet_lite0"
-    pretrained: Annotated[Text, Field(description="auto, timm, package, none, or a file")] = "auto"
+    pretrained: Annotated[
+        Text, Field(description="auto, timm, package, none, carkp-car12 (the model that comes with carkp), or a file")
+    ] = "auto"
     activation: Literal["default", "relu6", "relu"] = "default"
     input_size: Annotated[Size, AfterValidator(_multiple_of_stride)] = (128, 128)
     head_channels: Annotated[Int, Field(gt=0, le=8192)] = 128
@@ -164,8 +248,20 @@ class AugmentConfig(_Section):
     max_rotation_deg: Annotated[Float, Field(ge=0, le=180)] = 0.0
     color_jitter: Annotated[Float, Field(ge=0, le=1, description="strength of all colour changes")] = 0.0
     grayscale_probability: Probability = 0.0
+    gamma: Annotated[
+        Float, Field(ge=0, le=2, description="largest exponent change: the tone curve's power lies in e^±gamma")
+    ] = 0.0
+    shade_probability: Annotated[
+        Probability, Field(description="of a shadow with a straight edge over part of the crop")
+    ] = 0.0
     blur_probability: Probability = 0.0
-    erase_probability: Probability = 0.0
+    resolution_probability: Annotated[
+        Probability, Field(description="of reducing the picture and enlarging it again")
+    ] = 0.0
+    jpeg_probability: Annotated[Probability, Field(description="of compressing the picture hard")] = 0.0
+    erase_probability: Annotated[
+        Probability, Field(description="of hiding a rectangle, under one colour or under another part of the crop")
+    ] = 0.0
 
 
 class TrainConfig(_Section):
@@ -174,13 +270,31 @@ class TrainConfig(_Section):
     epochs: PositiveInt = 30
     batch_size: Annotated[BatchSize, Field(description="samples a process and step")] = 32
     num_samples: Annotated[
-        NonNegativeInt, Field(description="of the training split, a random choice by the seed; 0: all")
+        NonNegativeInt,
+        Field(
+            description="of the training split, a random choice by the seed; 0: all. With data.sources: samples of an "
+            "epoch, drawn by the shares; 0: as many as the sources hold together"
+        ),
     ] = 0
     lr: PositiveFloat = 1.0e-3
+    backbone_lr_scale: Annotated[
+        Float, Field(ge=0, le=1, description="of lr, for the backbone; below 1 its pretrained weights change less")
+    ] = 1.0
     weight_decay: NonNegativeFloat = 5.0e-2
     warmup_epochs: NonNegativeFloat = 0.0
     grad_clip: Annotated[Float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
     ema_decay: Annotated[Float, Field(ge=0, lt=1, description="0: no moving average of the weights")] = 0.0
+    teacher: Annotated[
+        str,
+        Field(
+            description="trained float model whose heatmaps are a further target: a checkpoint, runs:/<id>, or "
+            "latest:<experiment>; empty: none"
+        ),
+        AfterValidator(expand),
+    ] = ""
+    teacher_weight: Annotated[
+        PositiveFloat, Field(description="of the teacher's term in the loss; that of the labels has 1")
+    ] = 1.0
     channels_last: bool = True
     compile: Annotated[
         bool, Field(description="torch.compile: needs a C++ compiler, pays from some 30,000 samples on")
@@ -259,6 +373,59 @@ class QatConfig(_Section):
         return self
 
 
+class StrongAugmentConfig(AugmentConfig):
+    """As ``augment``, and strong: what a model learns from its own labels, and is held to."""
+
+    min_scale: Annotated[Float, Field(ge=0.01, le=1, description="smallest random down-scaling")] = 0.75
+    max_scale: Annotated[Float, Field(ge=1, le=100, description="largest random zoom")] = 1.3
+    max_translation: Annotated[Float, Field(ge=0, lt=1, description="share of the input extent")] = 0.08
+    max_rotation_deg: Annotated[Float, Field(ge=0, le=180)] = 8.0
+    color_jitter: Annotated[Float, Field(ge=0, le=1, description="strength of all colour changes")] = 0.4
+    grayscale_probability: Probability = 0.1
+    blur_probability: Probability = 0.2
+    erase_probability: Probability = 0.2
+
+
+class AdaptConfig(_Section):
+    """Adaptation to a user's own pictures: as float training, but for these."""
+
+    epochs: Annotated[PositiveInt, Field(description="the last one is shipped")] = 5
+    steps_per_epoch: Annotated[PositiveInt, Field(description="batches, however many cars there are")] = 100
+    lr: PositiveFloat = 2.0e-4
+    warmup_epochs: NonNegativeFloat = 0.5
+    target_share: Annotated[
+        Float,
+        Field(
+            gt=0, lt=1, description="of every batch that is the user's cars; the others are the configuration's data"
+        ),
+    ] = 0.5
+    ema_decay: Annotated[
+        Float, Field(gt=0, lt=1, description="of the moving average that labels the unlabelled cars and is shipped")
+    ] = 0.99
+    min_confidence: Annotated[
+        Probability, Field(description="height of a heatmap's peak below which a keypoint of one's own is not learnt")
+    ] = 0.5
+    unlabelled_weight: Annotated[
+        NonNegativeFloat, Field(description="of one's own labels in the loss; those that were given have 1")
+    ] = 1.0
+    holdout_share: Annotated[
+        Float, Field(ge=0, lt=1, description="of the user's cars, whole pictures, that measure and are not learnt from")
+    ] = 0.2
+    num_holdout_views: Annotated[
+        PositiveInt, Field(description="strong views of each car that was held out, for the consistency")
+    ] = 4
+    max_loss_on_generated: Annotated[
+        Probability,
+        Field(description="largest fall of the validation PCK on the configuration's data: more is refused"),
+    ] = 0.01
+    augment: StrongAugmentConfig = StrongAugmentConfig()
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Self:
+        _require_warmup_within(self.warmup_epochs, self.epochs)
+        return self
+
+
 class AlignConfig(_Section):
     """What the executions of an int8 program may differ by before ``align`` fails.
 
@@ -295,6 +462,7 @@ class ExperimentConfig(_Section):
     seed: Seed = 0
     data: DataConfig = DataConfig()
     synthetic: SyntheticConfig = SyntheticConfig()
+    rendered: RenderedConfig = RenderedConfig()
     model: ModelConfig = ModelConfig()
     heatmap: HeatmapConfig = HeatmapConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -302,12 +470,17 @@ class ExperimentConfig(_Section):
     eval: EvalConfig = EvalConfig()
     quant: QuantConfig = QuantConfig()
     qat: QatConfig = QatConfig()
+    adapt: AdaptConfig = AdaptConfig()
     align: AlignConfig = AlignConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        problems = [*_heatmap_problems(self.heatmap, self.model), *_batch_problems(self)]
+        problems = [
+            *_heatmap_problems(self.heatmap, self.model),
+            *_batch_problems(self),
+            *_rendered_problems(self.data, self.rendered),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -332,10 +505,40 @@ def _batch_problems(config: ExperimentConfig) -> list[str]:
         found.append(
             "train.batch_size=1 gives batch norm a single value where model.input_size is [32, 32]: take 2 at least"
         )
-    wanted, generated = train.batch_size * train.nproc, config.synthetic.num_train_cars
-    if config.data.is_generated and generated < wanted:
+    wanted = train.batch_size * train.nproc
+    sections: dict[str, SyntheticConfig | RenderedConfig] = {SYNTHETIC: config.synthetic, RENDERED: config.rendered}
+    section = sections.get(config.data.source) if config.data.is_generated else None
+    if section is not None and section.num_train_cars < wanted:
         found.append(
-            f"synthetic.num_train_cars={generated} make no batch of train.batch_size={train.batch_size} in each of "
-            f"train.nproc={train.nproc} processes: {wanted} are needed at least"
+            f"{config.data.source}.num_train_cars={section.num_train_cars} make no batch of "
+            f"train.batch_size={train.batch_size} in each of train.nproc={train.nproc} processes: {wanted} are needed "
+            "at least"
         )
+    return found
+
+
+def _rendered_problems(data: DataConfig, rendered: RenderedConfig) -> list[str]:
+    """Meshes that are to be rendered must be somewhere."""
+    is_used = RENDERED in (item.source for item in data.sources) or (not data.sources and data.source == RENDERED)
+    if is_used and not rendered.meshes:
+        return [f"a source is {RENDERED!r}: rendered.meshes must name the folder of its GLB files"]
+    return []
+
+
+def _source_problems(data: DataConfig) -> list[str]:
+    """What keeps several sources from being told apart, or their shares from being kept."""
+    found = []
+    if data.source != SYNTHETIC:
+        found.append(
+            f"source={data.source} and sources are given: leave source at {SYNTHETIC!r}, its default, or move it into "
+            "sources"
+        )
+    total = math.fsum(item.share for item in data.sources)
+    if abs(total - 1) > SHARE_TOLERANCE:
+        found.append(f"the shares of sources add up to {total:g}, and must add up to 1")
+    paths = Counter(os.path.normpath(item.source) for item in data.sources)
+    found += [f"sources name {path} twice: give it once, with both shares" for path, num in paths.items() if num > 1]
+    labels = Counter(item.label for item in data.sources)
+    found += [f"two sources are called {label!r}: give them a name each" for label, num in labels.items() if num > 1]
+    found += [f"source {item.source}: give it a name" for item in data.sources if not item.label]
     return found

@@ -3,7 +3,8 @@
 The usual files are ``annotations/car_keypoints_{train,test}.json`` beside ``train/`` and ``test/``; file names are
 relative to the split's directory (``car_craig1/images_jpg/1_00001.jpg``), sometimes with backslashes, and frame sizes
 are not to be trusted. The split is a word of the file's name: ``keypoints_train2017``, ``val``, ``testSet``. A file for
-``val`` (``valid``, ``validation``) is the validation split as it is.
+``val`` (``valid``, ``validation``) is the validation split as it is. An annotation may also hold the car's traits
+(:mod:`carkp.data.traits`): ``kind``, ``heading``, ``occluded``, ``truncated``, ``source``.
 """
 
 import json
@@ -21,6 +22,7 @@ from carkp.data.carfusion import IMAGE_DIRS, NUM_RAW_IDS, unique_frame_id
 from carkp.data.files import MAX_COORDINATE_PX, NameIndex, exists, fold_name, is_file, parse_number, read_file
 from carkp.data.frames import SPLIT_NAMES, SPLITS, Box, Frame, Instance, Keypoints, hull_box
 from carkp.data.issues import DataError, Issues, printable
+from carkp.data.traits import read_traits
 from carkp.keypoints.schema import CARFUSION_IDS, MISSING, OCCLUDED, VISIBLE
 
 Json = dict[str, Any]
@@ -63,7 +65,7 @@ def survey_annotation_files(source: Path) -> AnnotationFiles:
             left_out.append(f"{path} {why}: it is left out")
             continue
         splits = _splits_of(path)
-        if not splits or not _looks_like_coco(path):
+        if not splits or not looks_like_coco(path):
             continue
         if len(splits) > 1:
             left_out.append(f"{path} names the splits {' and '.join(splits)}: it is left out; name one")
@@ -119,6 +121,17 @@ def read_frames(source: Path, issues: Issues, boxes: str = "files") -> list[Fram
         for split, content in contents.items()
         for frame in _frames_of(split, content, names, issues, are_boxes_hulls=boxes == "hull")
     ]
+
+
+def read_annotation_file(path: Path, split: str, issues: Issues) -> list[Frame]:
+    """The frames of one COCO keypoints JSON, whatever its name, as those of ``split``.
+
+    Raises:
+        DataError: it is no COCO keypoints JSON.
+    """
+    content = _load(path, issues)
+    names = SceneNames.of(iter([_file_names(content)]))
+    return list(_frames_of(split, content, names, issues, are_boxes_hulls=False))
 
 
 def list_images(source: Path) -> Iterator[Path]:
@@ -259,7 +272,7 @@ def parse_annotation(
     """A car; None, counted in ``issues``, where the annotation cannot be used."""
     where = f"{where}, annotation {annotation.get('id')}"
     keypoints = _parse_keypoints(annotation.get("keypoints"), where, issues)
-    box = _parse_box(annotation.get("bbox"))
+    box = parse_box(annotation.get("bbox"))
     if are_boxes_hulls and keypoints is not None:
         box = hull_box(keypoints)
     if box is None:
@@ -269,10 +282,10 @@ def parse_annotation(
     if keypoints is None:
         issues.skip(f"COCO annotation does not hold {NUM_RAW_IDS} keypoints", where)
         return None
-    return Instance(index, box, keypoints)
+    return Instance(index, box, keypoints, read_traits(annotation, where, issues))
 
 
-def _parse_box(value: Any) -> Box | None:
+def parse_box(value: Any) -> Box | None:
     """None where it is no list of four numbers, is empty, or reaches farther than any picture."""
     numbers = [_number(item) for item in value] if isinstance(value, list) else []
     if len(numbers) != 4 or not all(abs(number) <= MAX_COORDINATE_PX for number in numbers):
@@ -354,7 +367,7 @@ def find_image(
     """
     here = annotation_file.parent
     names = SPLIT_NAMES.get(split, (split,))
-    places = here.parent, here, here.parent / "images"
+    places = here.parent, here, here.parent / "images", here / "images"
     directories = (split, *names, *(f"{name}2017" for name in names))
     bases = list(dict.fromkeys([*(place / name for name in directories for place in places), *places]))
     exact = str(file_name)
@@ -413,7 +426,7 @@ def _keep_first(given_twice: set[str], pairs: list[tuple[str, Any]]) -> Json:
     return content
 
 
-def _looks_like_coco(path: Path) -> bool:
+def looks_like_coco(path: Path) -> bool:
     """Whether the file names COCO's lists near its start or its end, without parsing tens of megabytes.
 
     A file that cannot be opened may be one: who reads it says why not.

@@ -63,14 +63,55 @@ def blur(image: Image, rng: np.random.Generator) -> Image:
     return cv2.GaussianBlur(image, (0, 0), sigma)  # type: ignore[return-value]
 
 
+def apply_gamma(image: Image, exponent: float) -> Image:
+    """Grey levels v -> 255 (v / 255)^exponent."""
+    table = np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)
+    return cv2.LUT(image, table)  # type: ignore[return-value]
+
+
+def shade(image: Image, rng: np.random.Generator) -> Image:
+    """A shadow, or a patch of light, with a straight soft edge at a random place."""
+    height, width = image.shape[:2]
+    angle, middle = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.8, 2)
+    darkness, softness = rng.uniform(0.25, 0.75), rng.uniform(0.01, 0.15)
+    y, x = np.linspace(0, 1, height, dtype=np.float32)[:, None], np.linspace(0, 1, width, dtype=np.float32)
+    side = (x - np.float32(middle[0])) * np.float32(np.cos(angle)) + (y - np.float32(middle[1])) * np.float32(
+        np.sin(angle)
+    )
+    share = np.clip(side / np.float32(softness) + np.float32(0.5), 0, 1)
+    gain = 1 - np.float32(darkness) * share
+    return np.clip(image * gain[..., None], 0, 255).astype(np.uint8)
+
+
+def reduce_resolution(image: Image, rng: np.random.Generator) -> Image:
+    """The picture at 1/4 to 4/5 of its resolution, enlarged again."""
+    height, width = image.shape[:2]
+    factor = rng.uniform(0.25, 0.8)
+    small = cv2.resize(
+        image, (max(1, round(factor * width)), max(1, round(factor * height))), interpolation=cv2.INTER_AREA
+    )
+    how = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)[int(rng.integers(2))]
+    return cv2.resize(small, (width, height), interpolation=how)  # type: ignore[return-value]
+
+
+def compress(image: Image, rng: np.random.Generator) -> Image:
+    """The picture as a JPEG of quality 12 to 50 shows it."""
+    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 51))])
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)  # type: ignore[return-value]
+
+
 def erase(image: Image, rng: np.random.Generator) -> Image:
-    """Hide a random rectangle under one random colour, as another car or a post would; labels stay."""
+    """Hide a rectangle, as another car or a post would, under one colour or a piece of the picture; labels stay."""
     height, width = image.shape[:2]
     erased_height = max(1, int(rng.uniform(0.1, MAX_ERASED_EXTENT) * height))
     erased_width = max(1, int(rng.uniform(0.1, MAX_ERASED_EXTENT) * width))
     y, x = rng.integers(0, height - erased_height + 1), rng.integers(0, width - erased_width + 1)
+    cover: NDArray[np.integer] = rng.integers(0, 256, 3)
+    if rng.random() < 0.5:
+        top, left = rng.integers(0, height - erased_height + 1), rng.integers(0, width - erased_width + 1)
+        cover = image[top : top + erased_height, left : left + erased_width][:, ::-1]
     result = image.copy()
-    result[y : y + erased_height, x : x + erased_width] = rng.integers(0, 256, 3)
+    result[y : y + erased_height, x : x + erased_width] = cover
     return result
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from carkp.data.issues import DataError, Issues, explain_write_errors
 from carkp.data.parallel import map_ordered
 from carkp.data.pictures import decode_picture
 from carkp.data.store import Record, sample_id_of
+from carkp.data.traits import Traits
 from carkp.keypoints.schema import MISSING
 
 ANNOTATION_DIR = "simple_anno"
@@ -41,7 +42,7 @@ MAX_CROP_EXTENT_PX = 65_500
 TRUNCATION_TOLERANCE_PX = 2
 
 
-Meta = dict[str, list[int] | list[float] | bool]
+Meta = dict[str, list[int] | list[float] | bool | str]
 """What the sidecar says of a crop."""
 
 
@@ -62,13 +63,16 @@ class Crop:
         split: ``train`` or ``test``.
         key: path below the output directory, with forward slashes.
         record: what a store holds of it.
-        meta: frame size (height, width), box [x, y, width, height], crop rectangle [x1, y1, x2, y2], truncated.
+        meta: frame size (height, width), box [x, y, width, height], crop rectangle [x1, y1, x2, y2], truncated, and
+            the known ones of ``traits``.
+        traits: of the car.
     """
 
     split: str
     key: str
     record: Record
     meta: Meta
+    traits: Traits
 
 
 @dataclass(frozen=True)
@@ -141,25 +145,26 @@ def write_crops(
 def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> CroppedFrame:
     """Decode a frame once and write all its cars."""
     cropped = CroppedFrame()
-    frame = read_frame(source, cropped.issues) if isinstance(source, FrameFiles) else source
-    if not frame.instances:
-        return cropped
-    image = _decode_frame(frame, cropped.issues)
-    if image is None:
-        return cropped
-    for instance in frame.instances:
-        rectangle = crop_rectangle(instance.box, image.shape[:2])
-        where = f"{frame.image}, instance {instance.instance_id}"
-        problem = _problem_of_rectangle(rectangle)
-        if problem:
-            cropped.issues.skip(problem, where)
-            continue
-        crop = _cut(image, frame, instance, rectangle, jpeg_quality)
+    for crop in cut_frame(source, jpeg_quality, cropped.issues):
         if _write_crop(out_dir / crop.key, crop.record.jpeg):
             cropped.crops.append(crop)
         else:
-            cropped.issues.skip("name of the frame is too long for a crop's", where)
+            cropped.issues.skip("name of the frame is too long for a crop's", f"{source.image}, {crop.key}")
     return cropped
+
+
+def cut_frame(source: FrameFiles | Frame, jpeg_quality: int, issues: Issues) -> Iterator[Crop]:
+    """Decode a frame once and cut out all its cars; writes nothing."""
+    frame = read_frame(source, issues) if isinstance(source, FrameFiles) else source
+    image = _decode_frame(frame, issues) if frame.instances else None
+    if image is None:
+        return
+    for instance in frame.instances:
+        rectangle = crop_rectangle(instance.box, image.shape[:2])
+        if problem := _problem_of_rectangle(rectangle):
+            issues.skip(problem, f"{frame.image}, instance {instance.instance_id}")
+        else:
+            yield _cut(image, frame, instance, rectangle, jpeg_quality)
 
 
 def remove_leftovers(out_dir: Path) -> None:
@@ -284,7 +289,8 @@ def _cut(image: jpeg.Image, frame: Frame, instance: Instance, rectangle: CropRec
     x1, y1, x2, y2 = rectangle
     height, width = image.shape[:2]
     keypoints = move_keypoints(instance.keypoints, rectangle)
-    truncated = is_truncated(instance.box, (height, width))
+    said = instance.traits.truncated  # a person saw the whole picture, of which this may be a part
+    truncated = is_truncated(instance.box, (height, width)) if said is None else said
     name = f"{frame.frame_id}_{instance.instance_id}"
     record = Record(
         sample_id=sample_id_of(frame.split, frame.scene, name),
@@ -300,8 +306,9 @@ def _cut(image: jpeg.Image, frame: Frame, instance: Instance, rectangle: CropRec
         "box": [round(float(value), DECIMALS) for value in instance.box],
         "crop": list(rectangle),
         "truncated": truncated,
+        **instance.traits.known(),
     }
-    return Crop(frame.split, f"{frame.split}/{frame.scene}/{CROP_DIR}/{name}.jpg", record, meta)
+    return Crop(frame.split, f"{frame.split}/{frame.scene}/{CROP_DIR}/{name}.jpg", record, meta, instance.traits)
 
 
 def _annotation(points: NDArray[np.float32], validity: NDArray[np.uint8]) -> list[list[float]]:

@@ -5,7 +5,7 @@ that it reaches persistent workers too.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, Protocol, TypedDict
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from carkp.data import jpeg
 from carkp.data.geometry import choose_reduction
 from carkp.data.issues import DataError
-from carkp.data.store import Store
+from carkp.data.store import Record, Store
 from carkp.data.transforms import Transform
 
 INPUT_ZERO = 128
@@ -25,7 +25,7 @@ INPUT_SCALE = 1 / 128
 
 
 class EpochIndex(NamedTuple):
-    """A sample as a sampler asks for it."""
+    """A sample as a sampler asks for it. Of a mixture, ``epoch`` is how often its source has been through."""
 
     epoch: int
     position: int
@@ -75,22 +75,29 @@ class CropDataset(Dataset[Sample]):
         """
         epoch, index = (0, item) if isinstance(item, int) else item
         record = self.store[index]
-        reduction = choose_reduction(record.size, self.transform.input_size, self.transform.largest_zoom)
-        image = jpeg.decode_rgb(record.jpeg, reduction)
-        if image is None:
+        sample = load_sample(record, index, self.transform, np.random.default_rng((self.seed, epoch, index)))
+        if sample is None:
             raise DataError(
                 f"{self.store.path}: sample {index} ({record.sample_id}) cannot be decoded: prepare it again"
             )
-        rng = np.random.default_rng((self.seed, epoch, index))
-        transformed = self.transform(image, record.points, record.validity, rng, record.size)
-        return Sample(
-            image=torch.from_numpy(transformed.image),
-            points=torch.from_numpy(transformed.points),
-            validity=torch.from_numpy(transformed.validity),
-            index=torch.tensor(index),
-            crop_size=torch.tensor(record.size, dtype=torch.int32),
-            truncated=torch.tensor(record.truncated, dtype=torch.int8),
-        )
+        return sample
+
+
+def load_sample(record: Record, index: int, transform: Transform, rng: np.random.Generator) -> Sample | None:
+    """A packed crop through a transform, as sample ``index``; None where it cannot be decoded."""
+    reduction = choose_reduction(record.size, transform.input_size, transform.largest_zoom)
+    image = jpeg.decode_rgb(record.jpeg, reduction)
+    if image is None:
+        return None
+    transformed = transform(image, record.points, record.validity, rng, record.size)
+    return Sample(
+        image=torch.from_numpy(transformed.image),
+        points=torch.from_numpy(transformed.points),
+        validity=torch.from_numpy(transformed.validity),
+        index=torch.tensor(index),
+        crop_size=torch.tensor(record.size, dtype=torch.int32),
+        truncated=torch.tensor(record.truncated, dtype=torch.int8),
+    )
 
 
 class ShuffledSampler(Sampler[EpochIndex]):
@@ -112,10 +119,21 @@ class ShuffledSampler(Sampler[EpochIndex]):
             yield EpochIndex(self.epoch, index)
 
 
+class EpochSampler(Protocol):
+    """Decides the samples of an epoch, on one rank."""
+
+    num_batches: int
+    epoch: int
+
+    def __iter__(self) -> Iterator[EpochIndex]: ...
+
+    def __len__(self) -> int: ...
+
+
 class TrainLoader:
     """Training batches; call ``set_epoch`` before each epoch."""
 
-    def __init__(self, loader: "DataLoader[Sample]", sampler: ShuffledSampler) -> None:
+    def __init__(self, loader: "DataLoader[Sample]", sampler: EpochSampler) -> None:
         self._loader = loader
         self._sampler = sampler
 
@@ -154,8 +172,14 @@ def train_loader(
             f"{dataset.store.path}: {num_samples or len(dataset)} of {len(dataset)} samples are too few for one batch "
             f"of {batch_size} on {world_size} process(es): lower the batch size or prepare more data"
         )
-    loader = _loader(dataset, sampler, batch_size, num_workers, pin_memory)
-    return TrainLoader(loader, sampler)
+    return loader_of(dataset, sampler, batch_size, num_workers, pin_memory)
+
+
+def loader_of(
+    dataset: CropDataset, sampler: EpochSampler, batch_size: int, num_workers: int, pin_memory: bool = False
+) -> TrainLoader:
+    """Batches of the samples that ``sampler`` asks for."""
+    return TrainLoader(_loader(dataset, sampler, batch_size, num_workers, pin_memory), sampler)
 
 
 def eval_loader(
@@ -173,7 +197,7 @@ def eval_loader(
 
 def _loader(
     dataset: CropDataset,
-    sampler: "Sampler[EpochIndex] | range",
+    sampler: EpochSampler | range,
     batch_size: int,
     num_workers: int,
     pin_memory: bool,
@@ -183,7 +207,7 @@ def _loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
         pin_memory=pin_memory,
@@ -197,5 +221,6 @@ def _chosen(num_there: int, num_wanted: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(num_there, num_wanted, replace=False))
 
 
-def _start_worker(worker_id: int) -> None:
+def start_worker(worker_id: int) -> None:
+    """One thread for OpenCV: the workers are as many as there are cores to give."""
     cv2.setNumThreads(0)

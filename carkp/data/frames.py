@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from carkp.data.traits import NO_TRAITS, Traits
 from carkp.keypoints.schema import NUM_KEYPOINTS
 
 SPLITS: tuple[str, ...] = ("train", "test")
@@ -52,6 +53,7 @@ class Instance:
     instance_id: int
     box: Box
     keypoints: Keypoints
+    traits: Traits = NO_TRAITS
 
 
 @dataclass(frozen=True, eq=False)

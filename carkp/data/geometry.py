@@ -62,6 +62,12 @@ def compose(after: Matrix, before: Matrix) -> Matrix:
     return result
 
 
+def invert(matrix: Matrix) -> Matrix:
+    """The map back; ``matrix`` must not be singular."""
+    linear = np.linalg.inv(matrix[:, :2])
+    return np.column_stack((linear, -linear @ matrix[:, 2]))
+
+
 def move_points(points: NDArray[np.float32], matrix: Matrix) -> NDArray[np.float32]:
     """Points (K, 2) through the map."""
     return (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)

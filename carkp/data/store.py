@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import lmdb
 import numpy as np
@@ -90,7 +90,31 @@ class StoreInfo(NamedTuple):
     digest: str
 
 
-class Store:
+class Store(Protocol):
+    """The samples of a split: of one LMDB store, or of several."""
+
+    @property
+    def path(self) -> Path:
+        """Where they lie, for messages."""
+
+    @property
+    def info(self) -> StoreInfo: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def sample_id(self, index: int) -> str: ...
+
+    def verify(self) -> None:
+        """Compare the content with its digest.
+
+        Raises:
+            DataError: it is not what was written.
+        """
+
+
+class LmdbStore:
     """A complete store, opened read-only; safe to pickle: another process opens it at its first sample.
 
     Where the store is written anew, this object goes on reading what it opened; one that was unpickled since refuses.
@@ -166,7 +190,7 @@ class Stores:
     test: Store
 
     def verify(self) -> None:
-        """Compare the content of all three with their digests; see ``Store.verify``.
+        """Compare the content of all three with their digests; see ``LmdbStore.verify``.
 
         Raises:
             DataError: one of them is not what was written.
@@ -181,7 +205,7 @@ def open_stores(data_dir: Path) -> Stores:
     Raises:
         DataError: one of them is missing or cannot be used.
     """
-    return Stores(**{split: Store(data_dir / name) for split, name in STORE_NAMES.items()})
+    return Stores(**{split: LmdbStore(data_dir / name) for split, name in STORE_NAMES.items()})
 
 
 def data_digest(stores: Stores) -> str:

@@ -32,6 +32,32 @@ class Transformed(NamedTuple):
     validity: NDArray[np.uint8]
 
 
+class View(NamedTuple):
+    """A crop as the network sees it, and where its pixels went.
+
+    Attributes:
+        image: (3, H, W) uint8 YUV444.
+        matrix: (2, 3), crop to input pixels, the flip included.
+        is_flipped: whether left and right have changed places, and so the names of keypoints.
+    """
+
+    image: Image
+    matrix: geometry.Matrix
+    is_flipped: bool
+
+
+class ViewTransform(Protocol):
+    """What a data set of unlabelled crops needs of a transform."""
+
+    @property
+    def input_size(self) -> Size: ...
+
+    @property
+    def largest_zoom(self) -> float: ...
+
+    def view(self, image_rgb: Image, rng: np.random.Generator, crop_size: Size | None = None) -> View: ...
+
+
 class Transform(Protocol):
     """What a data set needs of a transform."""
 
@@ -74,11 +100,15 @@ class EvalTransform:
         crop_size: Size | None = None,
     ) -> Transformed:
         """Points become ``points * fit_scale(...)``; ``crop_size`` as in ``TrainTransform``, ``rng`` is not used."""
+        view = self.view(image_rgb, rng, crop_size)
+        return Transformed(view.image, geometry.move_points(points, view.matrix), validity.copy())
+
+    def view(self, image_rgb: Image, rng: np.random.Generator | None = None, crop_size: Size | None = None) -> View:
+        """The crop alone."""
         size = crop_size or image_rgb.shape[:2]
         placement = Placement(False, geometry.fit_scale(size, self.input_size), 0.0, (0.0, 0.0))
         image = geometry.place(image_rgb, placement, size, self.input_size)
-        moved = geometry.move_points(points, placement.matrix(size))
-        return Transformed(colour.rgb_to_yuv(image), moved, validity.copy())
+        return View(colour.rgb_to_yuv(image), placement.matrix(size), is_flipped=False)
 
 
 @dataclass(frozen=True)
@@ -97,7 +127,11 @@ class TrainTransform:
         max_rotation_deg: largest rotation either way.
         color_jitter: strength, 0 to 1, of brightness, contrast, saturation, hue and white balance changes.
         grayscale_probability: of taking all colour out.
+        gamma: largest change of the tone curve's exponent, which lies in e^-gamma to e^gamma.
+        shade_probability: of a shadow with a straight edge.
         blur_probability: of a Gaussian blur.
+        resolution_probability: of reducing the input and enlarging it again.
+        jpeg_probability: of hard JPEG compression.
         erase_probability: of hiding a rectangle; keypoints under it stay labelled.
     """
 
@@ -112,7 +146,11 @@ class TrainTransform:
     max_rotation_deg: float = 0.0
     color_jitter: float = 0.0
     grayscale_probability: float = 0.0
+    gamma: float = 0.0
+    shade_probability: float = 0.0
     blur_probability: float = 0.0
+    resolution_probability: float = 0.0
+    jpeg_probability: float = 0.0
     erase_probability: float = 0.0
 
     @property
@@ -136,16 +174,20 @@ class TrainTransform:
             rng: decides everything random.
             crop_size: (height, width) of the whole crop where ``image_rgb`` was decoded at a fraction of it.
         """
-        size = crop_size or image_rgb.shape[:2]
-        placement = self.draw_placement(size, rng)
-        image = geometry.place(self._alter_crop(image_rgb, rng), placement, size, self.input_size)
-        image = self._degrade(image, rng)
-        moved = geometry.move_points(points, placement.matrix(size))
-        if placement.is_flipped:
+        view = self.view(image_rgb, rng, crop_size)
+        moved = geometry.move_points(points, view.matrix)
+        if view.is_flipped:
             moved, validity = moved[_FLIP_ORDER], validity[_FLIP_ORDER]
         if self._may_lose_points:
             validity = np.where(geometry.is_inside(moved, self.input_size), validity, MISSING)
-        return Transformed(colour.rgb_to_yuv(image), moved, validity.astype(np.uint8))
+        return Transformed(view.image, moved, validity.astype(np.uint8))
+
+    def view(self, image_rgb: Image, rng: np.random.Generator, crop_size: Size | None = None) -> View:
+        """The crop alone; arguments as in a call."""
+        size = crop_size or image_rgb.shape[:2]
+        placement = self.draw_placement(size, rng)
+        image = geometry.place(self._alter_crop(image_rgb, rng), placement, size, self.input_size)
+        return View(colour.rgb_to_yuv(self._degrade(image, rng)), placement.matrix(size), placement.is_flipped)
 
     def draw_placement(self, crop_size: Size, rng: np.random.Generator) -> Placement:
         """A random placement of a (height, width) crop in the input."""
@@ -169,6 +211,10 @@ class TrainTransform:
         is_grey = bool(self.grayscale_probability and rng.random() < self.grayscale_probability)
         if self.color_jitter or is_grey:
             image = colour.apply_colour_matrix(image, colour.jitter_matrix(self.color_jitter, is_grey, rng))
+        if self.gamma:
+            image = colour.apply_gamma(image, float(np.exp(rng.uniform(-self.gamma, self.gamma))))
+        if self.shade_probability and rng.random() < self.shade_probability:
+            image = colour.shade(image, rng)
         if self.erase_probability and rng.random() < self.erase_probability:
             image = colour.erase(image, rng)
         return image
@@ -176,6 +222,10 @@ class TrainTransform:
     def _degrade(self, image: Image, rng: np.random.Generator) -> Image:
         if self.blur_probability and rng.random() < self.blur_probability:
             image = colour.blur(image, rng)
+        if self.resolution_probability and rng.random() < self.resolution_probability:
+            image = colour.reduce_resolution(image, rng)
+        if self.jpeg_probability and rng.random() < self.jpeg_probability:
+            image = colour.compress(image, rng)
         if rng.random() < self.noise_probability:
             image = colour.add_noise(image, self.noise_sigma, rng)
         return image

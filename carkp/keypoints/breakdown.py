@@ -3,6 +3,7 @@
 Legend: N samples (cars), K keypoints. Points are (x, y).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -80,6 +81,12 @@ def visibility_masks(predictions: Predictions) -> dict[str, Bools]:
     return {"visible": predictions.validity == VISIBLE, "occluded": predictions.validity == OCCLUDED}
 
 
+def label_masks(predictions: Predictions, labels: Sequence[str]) -> dict[str, Bools]:
+    """(N, K) masks of labelled keypoints by the label of their car, N of them; the most frequent label first."""
+    found = np.array(labels, dtype=np.str_)
+    return {name: _of_cars(predictions, found == name) for name, _ in Counter(labels).most_common()}
+
+
 def size_masks(predictions: Predictions, edges_px: Sequence[int] = SIZE_EDGES_PX) -> dict[str, Bools]:
     """(N, K) masks of labelled keypoints by the larger extent of the crop in frame pixels, smallest first."""
     extent = predictions.crop_size.max(axis=1)
@@ -93,6 +100,12 @@ def size_masks(predictions: Predictions, edges_px: Sequence[int] = SIZE_EDGES_PX
 def truncation_masks(predictions: Predictions) -> dict[str, Bools]:
     """(N, K) masks of labelled keypoints of whole cars, cars that the frame cuts, and cars of which that is unknown."""
     return {name: _of_cars(predictions, predictions.truncated == code) for code, name in TRUNCATION.items()}
+
+
+def source_masks(predictions: Predictions) -> dict[str, Bools]:
+    """(N, K) masks of labelled keypoints by the source of their cars; empty where there is only one."""
+    names = [name for name in dict.fromkeys(predictions.sources.tolist()) if name]
+    return {name: _of_cars(predictions, predictions.sources == name) for name in names}
 
 
 def score_groups(

@@ -18,6 +18,9 @@ DecoderKind = Literal["averaged", "dark"]
 GAUSSIAN_RADIUS_SIGMAS = 3.0
 """The target counts as nonzero within this many sigmas of its centre."""
 
+SEEN_RADIUS_SIGMAS = 2.0
+"""A network's own heatmap counts as nonzero where it is above the Gaussian this far out: below that is its noise."""
+
 HEATMAP_STRIDE = 4
 """Input pixels a cell, of every network of carkp."""
 
@@ -93,6 +96,11 @@ class HeatmapCodec:
         weights = torch.where(is_near, 1.0, self.background_weight)
         is_labelled = (validity > 0)[..., None, None]
         return HeatmapTarget(heatmaps * is_near * is_labelled, weights * is_labelled)
+
+    def weigh(self, heatmaps: Tensor) -> Tensor:
+        """Loss weights of a network's ``heatmaps`` (B, K, H, W) that are targets themselves, as ``encode`` has them."""
+        is_near = heatmaps > math.exp(-(SEEN_RADIUS_SIGMAS**2) / 2)
+        return torch.where(is_near, 1.0, self.background_weight)
 
     def decode(self, heatmaps: Tensor) -> Decoded:
         """Peaks of ``heatmaps`` (B, K, H, W) as points in input pixels."""

@@ -3,7 +3,8 @@
 Legend: N samples, K keypoints. Points are (x, y).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ class Scores:
         mean_dist_per_keypoint: (K,) in input pixels.
         num_points: labelled points scored.
         num_without_length: labelled points left out of ``pck``, being the only one of their car: it has no extent.
+        by_source: name -> scores of its samples alone, where they are of several sources; a source may be among these
+            and not among the samples that the other numbers are of.
     """
 
     pck: float
@@ -33,6 +36,7 @@ class Scores:
     mean_dist_per_keypoint: Floats
     num_points: int
     num_without_length: int
+    by_source: Mapping[str, "Scores"] = field(default_factory=dict)
 
 
 def labelled_extent(points: Floats, validity: NDArray[np.uint8]) -> Floats:

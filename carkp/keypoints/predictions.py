@@ -1,5 +1,6 @@
 """The predictions of one model on one split: what metrics and reports are made of."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from carkp.keypoints import metrics
 from carkp.keypoints.clusters import Units, units_of
+from carkp.keypoints.sample_ids import source_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,19 @@ class Predictions:
         """What intervals and tests resample as a whole."""
         return units_of(self.sample_ids, np.any(self.validity > 0, axis=1))
 
+    @cached_property
+    def sources(self) -> NDArray[np.str_]:
+        """(N,) name of the source of each sample; "" where there is only one."""
+        return np.array([source_of(str(sample_id)) for sample_id in self.sample_ids], dtype=np.str_)
+
+    def of_sources(self, names: Collection[str]) -> "Predictions":
+        """The samples of these sources, in the same order."""
+        return self.chosen(np.flatnonzero(np.isin(self.sources, list(names))))
+
+    def chosen(self, places: NDArray[np.int64]) -> "Predictions":
+        """The samples at these places, in their order."""
+        return Predictions(**{item.name: getattr(self, item.name)[places] for item in fields(self)})
+
     def score(self, alpha: float) -> metrics.Scores:
         return metrics.score(
             self.points.astype(np.float64),
@@ -74,6 +89,13 @@ class Predictions:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """The samples of at least one part, one after the other."""
+    return Predictions(
+        **{item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Predictions)}
+    )
 
 
 def load_predictions(path: Path) -> Predictions:

@@ -27,6 +27,9 @@ FLIP_PAIRS: tuple[tuple[int, int], ...] = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9
 FLIP_ORDER: tuple[int, ...] = (1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10)
 """``points[FLIP_ORDER]`` exchanges right and left."""
 
+FRONT_BACK_ORDER: tuple[int, ...] = (2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9)
+"""``points[FRONT_BACK_ORDER]`` exchanges front and back."""
+
 SKELETON: tuple[tuple[int, int], ...] = (
     (0, 2),
     (1, 3),

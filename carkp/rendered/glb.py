@@ -35,6 +35,11 @@ class Kind(IntEnum):
     HEADLIGHT = 4
     TAIL_LIGHT = 5
     TYRE = 6
+    LAMP_GLASS = 7
+
+
+SEE_THROUGH = (Kind.GLASS, Kind.DECAL, Kind.LAMP_GLASS)
+"""Kinds that are laid over what is behind them."""
 
 
 class Column(IntEnum):
@@ -58,7 +63,7 @@ class Surface(NamedTuple):
 
     vertices, normals: (N, 3); uvs: (N, 2); open_sky: (N,), the share of the sky that a vertex sees; faces: (M, 3);
     face_materials: (M,); materials: (K, 10), linear colours; texels: (P, 4) sRGB and alpha; levels: (T, 8, 3): first
-    texel, height and width of each level of a texture's pyramid. The triangles from ``num_opaque`` on let light through.
+    texel, height and width of each level of a texture's pyramid. Triangles from ``num_opaque`` on let light through.
     """
 
     vertices: Floats
@@ -123,7 +128,7 @@ def _assemble(parts: list[_Part]) -> Surface:
     """Opaque triangles first; one row of the table for each material of each kind."""
     textures = _Textures()
     rows = [_material(part, textures) for part in parts]
-    lets_through = [row[Column.KIND] in (Kind.GLASS, Kind.DECAL) for row in rows]
+    lets_through = [row[Column.KIND] in SEE_THROUGH for row in rows]
     order = sorted(range(len(parts)), key=lambda k: lets_through[k])
     offsets = np.cumsum([0] + [len(parts[k].vertices) for k in order[:-1]])
     faces = np.concatenate([parts[k].faces + offset for k, offset in zip(order, offsets, strict=True)])
@@ -147,10 +152,8 @@ def _material(part: _Part, textures: _Textures) -> list[float]:
     factor = _factor(material)
     picture = getattr(material, "baseColorTexture", None)
     texture, luminance = textures.add(picture) if picture is not None else (-1, 0.0)
-    kind = _kind(part.name, str(getattr(material, "alphaMode", None)), factor[3], picture)
-    if kind is Kind.PAINT and texture < 0:
-        luminance = 1.0
-    if kind is not Kind.GLASS and kind is not Kind.DECAL:
+    kind = _kind(part.name, str(getattr(material, "alphaMode", None)), picture)
+    if kind not in SEE_THROUGH:
         factor[3] = 1.0
     metallic = getattr(material, "metallicFactor", None)
     roughness = getattr(material, "roughnessFactor", None)
@@ -162,7 +165,7 @@ def _material(part: _Part, textures: _Textures) -> list[float]:
         float(kind),
         float(texture),
         0.0,
-        luminance,
+        luminance if kind is Kind.PAINT else 0.0,
     ]
 
 
@@ -176,16 +179,21 @@ def _factor(material: Any) -> list[float]:
 
 
 _GLASS = re.compile(r"glass|windshield|window|cristal|vidrio|verre", re.IGNORECASE)
-_PAINT = re.compile(r"bodymat|firstcolor|carpaint", re.IGNORECASE)
+_PAINT = re.compile(r"bodymat|firstcolor|carpaint|_body$", re.IGNORECASE)
 _HEAD = re.compile(r"headlight", re.IGNORECASE)
 _TAIL = re.compile(r"brakelight|taillight|backlight", re.IGNORECASE)
+_LAMP = re.compile(
+    r"head_?light|brake_?light|tail_?light|turn_?signal|parking_?light|lens|blinker|lightbar|reverse|glass_red",
+    re.IGNORECASE,
+)
 _TYRE = re.compile(r"tire|tyre|neumatic", re.IGNORECASE)
 
 
-def _kind(name: str, alpha_mode: str, alpha: float, picture: Any) -> Kind:
+def _kind(name: str, alpha_mode: str, picture: Any) -> Kind:
     if alpha_mode == "BLEND":
-        has_own_alpha = picture is not None and picture.mode == "RGBA"
-        return Kind.DECAL if has_own_alpha and not _GLASS.search(name) else Kind.GLASS
+        if picture is not None and picture.mode == "RGBA" and not _GLASS.search(name):
+            return Kind.DECAL
+        return Kind.LAMP_GLASS if _LAMP.search(name) else Kind.GLASS
     for pattern, kind in ((_PAINT, Kind.PAINT), (_HEAD, Kind.HEADLIGHT), (_TAIL, Kind.TAIL_LIGHT), (_TYRE, Kind.TYRE)):
         if pattern.search(name):
             return kind
@@ -216,7 +224,7 @@ class _Textures:
         rows = []
         for _ in range(NUM_LEVELS):
             rows.append([self._size, level.shape[0], level.shape[1]])
-            self._texels.append(level.reshape(-1, 4))
+            self._texels.append(np.asarray(level.reshape(-1, 4), np.uint8))
             self._size += level.shape[0] * level.shape[1]
             smaller = (max(level.shape[1] // 2, 1), max(level.shape[0] // 2, 1))
             level = cv2.resize(level, smaller, interpolation=cv2.INTER_AREA)

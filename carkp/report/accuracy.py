@@ -11,6 +11,7 @@ from carkp.keypoints.breakdown import (
     score_keypoints,
     side_confusion,
     size_masks,
+    source_masks,
     truncation_masks,
     visibility_masks,
 )
@@ -198,6 +199,10 @@ def _keypoints(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
 
 def _breakdown(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
     kinds = {"visibility": visibility_masks, "crop size": size_masks, "truncation": truncation_masks}
+    if source_masks(rows[0].row.predictions):
+        kinds["source"] = source_masks
+    *others, last = kinds
+    by = f"{', '.join(others)} and {last}"
     sections, found_tables = [], []
     for title, masks_of in kinds.items():
         found = {
@@ -216,15 +221,15 @@ def _breakdown(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
             )
         )
         found_tables.append(tables.group_table(title, found, rows[0].scores.resampled.unit))
-    figure = breakdown_figure(sections, "Error by visibility, crop size and truncation")
+    figure = breakdown_figure(sections, f"Error by {by}")
     caption = (
         f"{_counts(rows)}; the number of keypoints of each group in brackets. Bars: 95 % intervals over {over(rows)}. "
         "Crop size is the larger side of the car's crop in the frame; distances are in pixels of the network's input."
     )
     return [
-        Heading("Visibility, size, truncation"),
+        Heading("Visibility, size, truncation" + (", source" if "source" in kinds else "")),
         Paragraph(f"Where the error comes from.{_breakdown_reading(rows[0].row.predictions)}"),
-        Chart(figure, "breakdown", caption, "PCK and mean distance by visibility, crop size and truncation"),
+        Chart(figure, "breakdown", caption, f"PCK and mean distance by {by}"),
         *found_tables,
     ]
 

@@ -38,7 +38,7 @@ def markdown_table(table: PageTable) -> str:
 @cache
 def _template() -> Template:
     environment = templates()
-    environment.filters.update({"text": _inline, "cell": _cell, "picture": _link})
+    environment.filters.update({"text": _inline, "cell": cell, "picture": _link})
     return environment.get_template(MARKDOWN_TEMPLATE)
 
 
@@ -62,7 +62,8 @@ def _link(part: Chart | Picture) -> str:
     return f"{PICTURES_DIR}/{_file_name(part)}"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """What a cell of a table shows of a text."""
     return _inline(text).replace("|", "\\|").replace("\n", "<br>")
 
 

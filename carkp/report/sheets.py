@@ -73,14 +73,29 @@ def prediction_sheet(
     Raises:
         ValueError: no pictures, or arrays of different lengths.
     """
-    lengths = [len(part) for part in (images, predicted, targets, validity, errors)]
+    captions = [f"label | prediction, error {error:.1f} px" for error in errors]
+    return captioned_prediction_sheet(images, predicted, targets, validity, captions, columns, scale)
+
+
+def captioned_prediction_sheet(
+    images: Sequence[RgbImage],
+    predicted: Points,
+    targets: Points,
+    validity: NDArray[np.integer[Any]],
+    captions: Sequence[str],
+    columns: int = 4,
+    scale: int = 2,
+) -> RgbImage:
+    """:func:`prediction_sheet` with N ``captions`` of one's own, cut to the width of a pair.
+
+    Raises:
+        ValueError: no pictures, or arrays of different lengths.
+    """
+    lengths = [len(part) for part in (images, predicted, targets, validity, captions)]
     if len(set(lengths)) != 1 or not lengths[0]:
-        raise ValueError(f"expected equally many images, points, targets, validities and errors, got {lengths}")
+        raise ValueError(f"expected equally many images, points, targets, validities and captions, got {lengths}")
     tiles = [
-        _captioned(
-            _pair(image, predicted[index], targets[index], validity[index], scale),
-            f"label | prediction, error {errors[index]:.1f} px",
-        )
+        _captioned(_pair(image, predicted[index], targets[index], validity[index], scale), captions[index])
         for index, image in enumerate(images)
     ]
     sheet = _grid(tiles, columns)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.data.store import Store
 from carkp.deploy.cpu import CpuFeatures, cpu_features
@@ -22,6 +23,7 @@ from carkp.keypoints.paired import retention
 from carkp.keypoints.predictions import Predictions
 from carkp.quant.program import QProgram
 from carkp.report import figures
+from carkp.shipped import is_shipped
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
@@ -82,7 +84,7 @@ def run(
     predictions = lockstep.assemble(scorer.predict(lockstep, store, "run all executions"))
     comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in PAIRS]
     result = AlignResult(predictions, comparisons, judge(config.align, comparisons))
-    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "evaluation")
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "evaluation")
     log_inputs(tracker, _deciding(config, inputs))
     tracker.set_tags(_tags(inputs, result))
     _log(config, result, lockstep.steps, out_dir, tracker)
@@ -186,7 +188,12 @@ def _find_inputs(arguments: Arguments) -> AlignInputs:
     target = build_target(config, arguments.values["target"])
     data = require_data(config, arguments.values["data"])
     tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest, "carkp.target": target.name}
-    model = resolve_model(arguments.values["model"], model_kind("onnxruntime", target.name), tags)
+    if is_shipped(reference := arguments.values["model"]):
+        raise ConfigError(
+            f"model={reference}: align needs the calibrated network too, which does not come with carkp: run "
+            f"`mlflow run . -e calibration -P model={reference}`, then export, and align that"
+        )
+    model = resolve_model(reference, model_kind("onnxruntime", target.name), tags)
     program = load_program(model.path)
     check_target(program.target, target, model.path)
     check_input_size({"input_size": program.tensors[program.input].shape[1:]}, config, model.path)

@@ -10,6 +10,7 @@ from torch.nn import Module
 
 from carkp.config.schema import ExperimentConfig, QuantConfig
 from carkp.data.store import Store, Stores
+from carkp.keypoints.metrics import Scores
 from carkp.keypoints.paired import Retention, retention
 from carkp.keypoints.predictions import Predictions
 from carkp.quant.calibrate import Observer, choose_thresholds
@@ -46,7 +47,15 @@ from carkp.workflow.references import (
     resolve_model,
 )
 from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
-from carkp.workflow.scoring import Scorer, build_scorer, describe_run, describe_scores, log_scored_splits, log_sheet
+from carkp.workflow.scoring import (
+    VAL,
+    Scorer,
+    build_scorer,
+    describe_run,
+    describe_scores,
+    log_scored_splits,
+    log_sheet,
+)
 from carkp.workflow.tables import write_table
 
 SQNR_BATCH = 8
@@ -64,11 +73,10 @@ class CalibrationInputs:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """The calibrated network, its predictions and those of the float network by split, and what it keeps of float."""
+    """The calibrated network, its scores by split, and what it keeps of float."""
 
     prepared: Prepared
-    predictions: Mapping[str, Predictions]
-    float_predictions: Mapping[str, Predictions]
+    scores: Mapping[str, Scores]
     retention: Mapping[str, Retention]
 
 
@@ -89,7 +97,7 @@ def run(
     histograms = calibrator.calibrate(net, stores.train, observers)
     scorer = build_scorer(config, context)
     float_predictions = _predict_all(scorer, net.graph, stores, "float")
-    float_scores = {split: scorer.score(found) for split, found in float_predictions.items()}
+    float_scores = {split: scorer.score(found, split) for split, found in float_predictions.items()}
     model_digest = weights_digest(checkpoint.weights)
     origin = origin_of(config.name, scorer, inputs.model, model_digest, inputs.data, float_scores)
     architecture = prepared_architecture(checkpoint.architecture, inputs.target, calibrator.per_channel_weights, origin)
@@ -99,7 +107,7 @@ def run(
     log_inputs(tracker, stage_inputs("calibration", config, upstream))
     tracker.set_tags({"carkp.source_run": inputs.model.run_id})
     tracker.set_tags({"carkp.model": "calibration", **quantisation_tags(prepared)})
-    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "calibration")
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "calibration")
     predictions = _predict_all(scorer, net, stores, "calibrated")
     scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
     scores = log_scored_splits(scorer, scored, tracker, out_dir, "calibration")
@@ -111,13 +119,16 @@ def run(
     _log_sqnr(net, calibrator.images(stores.train, config.quant.num_sqnr_images, SQNR_BATCH), out_dir, tracker)
     if config.quant.sweep:
         swept = sweep_percentiles(config.quant, scorer, net, histograms, observers, stores.val)
-        pck = {percentile: scorer.score(found).pck for percentile, found in swept.items()}
+        pck = {percentile: scorer.score(found, VAL).pck for percentile, found in swept.items()}
         _log_sweep(pck, float_scores["val"].pck, out_dir, tracker)
-    kept = {name: retention(float_predictions[name], predictions[name], scorer.alpha) for name in predictions}
+    kept = {
+        name: retention(scorer.judged(float_predictions[name], name), scorer.judged(found, name), scorer.alpha)
+        for name, found in predictions.items()
+    }
     tracker.log_metrics(
         {f"{name}/retention_{end}": getattr(found, end) for name, found in kept.items() for end in ("low", "high")}
     )
-    return CalibrationResult(prepared, predictions, float_predictions, kept)
+    return CalibrationResult(prepared, scores, kept)
 
 
 def sweep_percentiles(
@@ -159,16 +170,15 @@ def _execute(arguments: Arguments, context: ProcessContext) -> None:
     inputs = CalibrationInputs(data, resolve_model(arguments.values["model"], FLOAT, tags), target)
 
     def work(tracker: Tracker, out_dir: Path) -> None:
-        print(describe(config, run(config, inputs, out_dir, tracker, context)))  # noqa: T201
+        print(describe(run(config, inputs, out_dir, tracker, context)))  # noqa: T201
 
     execute("calibration", config, work)
 
 
-def describe(config: ExperimentConfig, result: CalibrationResult) -> str:
+def describe(result: CalibrationResult) -> str:
     """The outcome in a few lines, for a person."""
-    scores = {split: found.score(config.eval.alpha) for split, found in result.predictions.items()}
     kept = [f"{split:>5}: keeps {found} of the float model's pck" for split, found in result.retention.items()]
-    return "\n".join([f"target {result.prepared.net.target.name}", describe_scores(scores), *kept])
+    return "\n".join([f"target {result.prepared.net.target.name}", describe_scores(result.scores), *kept])
 
 
 def _save(config: ExperimentConfig, prepared: Prepared, out_dir: Path, tracker: Tracker) -> None:

@@ -1,27 +1,35 @@
-"""Entry point ``data``: CarFusion, its COCO JSON, a directory of crops, or generated cars -> three stores."""
+"""Entry point ``data``: CarFusion, its COCO JSON, a directory of crops, generated cars, or several -> three stores."""
 
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.cli import Parameter, execute, guarded, parse
-from carkp.workflow.preparation import DataInputs, describe, run
+from carkp.workflow.preparation import describe, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the entry point."""
 
     def work() -> int:
-        parameters = [Parameter("source", "", "'synthetic' or a path; empty: data.source of the configuration")]
+        parameters = [
+            Parameter(
+                "source",
+                "",
+                "'synthetic', 'rendered' or a path; empty: data.source or data.sources of the configuration",
+            )
+        ]
         arguments = parse("data", "Prepare the data of an experiment.", parameters, argv)
         configured = arguments.config.data
         source = arguments.values["source"] or configured.source
-        config = arguments.config.model_copy(update={"data": configured.model_copy(update={"source": source})})
+        config = _with_source(arguments.config, arguments.values["source"])
 
         def prepare(tracker: Tracker, out_dir: Path) -> None:
-            print(describe(run(config, DataInputs(source), out_dir, tracker)))  # noqa: T201
+            print(describe(run(config, out_dir, tracker)))  # noqa: T201
             if source != configured.source:
                 print(_advice(configured.source, source, tracker.run_id))  # noqa: T201
 
@@ -29,6 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return guarded(work)
+
+
+def _with_source(config: ExperimentConfig, source: str) -> ExperimentConfig:
+    """``source``: in place of the configuration's; "" for that.
+
+    Raises:
+        ConfigError: the configuration names several.
+    """
+    if not source:
+        return config
+    if config.data.sources:
+        raise ConfigError(
+            f"source={source}: the configuration names several in data.sources ({config.data.title}): leave source "
+            "empty to prepare them all, or give --set 'data.sources=[]' too (-P overrides=… to `mlflow run`)"
+        )
+    return config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
 
 
 def _advice(configured: str, source: str, run_id: str) -> str:

@@ -98,7 +98,7 @@ def run(
     tracker.set_tags({"carkp.model": inputs.stage, "carkp.data_digest": inputs.data.digest})
     if executable.target:
         tracker.set_tags({"carkp.target": executable.target})
-    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "evaluation")
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "evaluation")
     scored = {
         name: (store, scorer.predict(executable.forward, store, f"score {name}")) for name, store in splits.items()
     }

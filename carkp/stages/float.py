@@ -15,17 +15,19 @@ from carkp.training.distributed import ProcessContext
 from carkp.workflow.build import build_fit_settings, build_model, prepare_torch
 from carkp.workflow.cli import DATA, Arguments, Parameter, guarded, parse
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
-from carkp.workflow.references import find_current_data, resolve_resume
+from carkp.workflow.references import ModelFile, find_current_data, resolve_resume
 from carkp.workflow.resuming import (
     CODE,
     DATA_DIGEST,
     NUM_PROCESSES,
     PRETRAINED,
+    TEACHER_DIGEST,
     is_of_code,
     require_resumable,
 )
-from carkp.workflow.reuse import Inputs, log_inputs, stage_inputs
+from carkp.workflow.reuse import TEACHER, Inputs, log_inputs, stage_inputs
 from carkp.workflow.scoring import build_scorer, describe_run, describe_scores, log_scored_splits, log_sheet
+from carkp.workflow.teachers import NO_TEACHER, build_distillation, find_teacher, read_teacher
 from carkp.workflow.training import (
     NPROC,
     Training,
@@ -46,10 +48,11 @@ OTHER_CODE = (
 
 @dataclass(frozen=True)
 class FloatInputs:
-    """Prepared data, and the ``last.pt`` to go on from, if any."""
+    """Prepared data, the ``last.pt`` to go on from, if any, and the file of the teacher, if any."""
 
     data: PreparedData
     resume: Path | None
+    teacher: ModelFile | None
 
 
 @dataclass(frozen=True)
@@ -71,20 +74,25 @@ def run(
     prepare_torch(config)
     model = build_model(config)
     source = f"{model.source.kind}: {model.source.detail}"
-    deciding = _deciding(config, inputs, model, context)
+    teacher = None if inputs.teacher is None else read_teacher(config, inputs.teacher)
+    taught_by = NO_TEACHER if teacher is None else teacher.digest
+    deciding = _deciding(config, inputs, model, taught_by, context)
     _log_deciding(tracker, deciding, inputs.resume, context)
     tracker.set_tags({"carkp.pretrained": source, "carkp.resumed_from": str(inputs.resume or "")})
     tracker.set_tags({"carkp.data_digest": inputs.data.digest})
-    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
+    if teacher is not None:
+        tracker.set_tags({"carkp.teacher": teacher.reference, "carkp.teacher_digest": teacher.digest})
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "training")
     settings = build_fit_settings(config.train, context.device)
-    decided = {PRETRAINED: deciding.settings[PRETRAINED], CODE: deciding.code_digest}
-    training = Training(model.net, model.architecture, settings, inputs.resume, decided=decided)
+    decided = {PRETRAINED: deciding.settings[PRETRAINED], CODE: deciding.code_digest, TEACHER_DIGEST: taught_by}
+    extra_loss = build_distillation(config, teacher, settings, context.device)
+    training = Training(model.net, model.architecture, settings, inputs.resume, decided=decided, extra_loss=extra_loss)
     scorer = build_scorer(config, context)
     fitted = train(config, training, stores, out_dir, tracker, scorer)
     best = best_checkpoint(out_dir, context)
     net = load_net(best).to(context.device)
     predictions = predict_all(scorer, stores, net)
-    scores = {split: scorer.score(found) for split, found in predictions.items()}
+    scores = {split: scorer.score(found, split) for split, found in predictions.items()}
     result = FloatResult(fitted.best_epoch, fitted.samples_per_s, scores)
     if not context.is_main:
         return result
@@ -99,8 +107,10 @@ def run(
     return result
 
 
-def _deciding(config: ExperimentConfig, inputs: FloatInputs, model: BuiltModel, context: ProcessContext) -> Inputs:
-    given = {"data": inputs.data.digest, "nproc": str(context.world_size)}
+def _deciding(
+    config: ExperimentConfig, inputs: FloatInputs, model: BuiltModel, taught_by: str, context: ProcessContext
+) -> Inputs:
+    given = {"data": inputs.data.digest, "nproc": str(context.world_size), TEACHER: taught_by}
     # a hub that answers may still fail to deliver
     decided = {"model.pretrained": model.source.kind} if config.model.pretrained == "auto" else {}
     return stage_inputs("float", config, given, decided)
@@ -139,6 +149,9 @@ def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
     """Find the data, or make them in a child run; find the checkpoint to go on from."""
     config, reference = arguments.config, arguments.values["resume"]
     nproc = str(parse_nproc(arguments.values[NPROC.name], config))
+    teacher = find_teacher(config)
+    if teacher is not None:
+        read_teacher(config, teacher)  # a refusal before hours of preparation
     if reference != LATEST:  # a refusal that needs no data comes before their preparation
         require_resumable(resolve_resume(reference, config, ""), config, {NUM_PROCESSES: nproc})
     data = find_current_data(config, arguments.values["data"])
@@ -146,7 +159,7 @@ def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
         data = run_as_child(config, tracker).prepared
     resume = resolve_resume(reference, config, data.digest)
     require_resumable(resume, config, {DATA_DIGEST: data.digest, NUM_PROCESSES: nproc})
-    return FloatInputs(data, resume)
+    return FloatInputs(data, resume, teacher)
 
 
 def describe(result: FloatResult) -> str:

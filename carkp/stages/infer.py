@@ -17,9 +17,10 @@ from carkp.data.issues import DataError, explain_write_errors, printable
 from carkp.data.orientation import IGNORE, check_orientation
 from carkp.data.pictures import list_pictures
 from carkp.predictor import Predictor
+from carkp.tracking.runs import LATEST
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import NullTracker, Tracker
-from carkp.workflow.cli import MODEL, Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse
 from carkp.workflow.inference import JSON_NAME, InferInputs, InferResult, infer_all, write_json
 from carkp.workflow.output_names import artifact_names
 from carkp.workflow.references import ModelFile, describe_origin, find_predicting_model
@@ -30,6 +31,12 @@ NUM_SHOWN_ERRORS = 10
 IMAGE = Parameter("image", "", "a picture, a video, or a folder of them")
 BOXES = Parameter(
     "boxes", "", "a .json, .csv or CarFusion bb .txt file, a folder of bb files; empty: the whole picture"
+)
+MODEL = Parameter(
+    "model",
+    LATEST,
+    "model: latest (the newest export of the experiment), carkp-car12 (comes with carkp), a local file, "
+    "runs:/<id>/<path>, or models:/…",
 )
 OUTPUT = Parameter("output", "runs/infer", "folder for the drawn pictures and keypoints.json")
 ORIENTATION = Parameter(
@@ -158,7 +165,7 @@ def _execute(arguments: Arguments) -> None:
         if result.errors:
             raise InferenceError(f"{len(result.errors)} images failed:\n  {describe_errors(result.errors)}")
 
-    if "no-track" in arguments.flags:
+    if "no-track" in arguments.flags:  # nor is the tracking server asked
         work(NullTracker(), out_dir)
     else:
         execute("infer", config, work)

@@ -34,6 +34,7 @@ from carkp.workflow.process import PROCESS_TAG, is_alive, launch, process_name
 from carkp.workflow.quantising import build_hardware
 from carkp.workflow.reuse import INPUTS_TAG, name_some, setting_differences
 from carkp.workflow.steps import PIPELINE, STEP_PREFIX, STEPS, Step, find_checkpoint
+from carkp.workflow.teachers import load_teacher
 
 STEP_PROCESS_TAG = "carkp.step_process"
 NUM_EARLIER = 20
@@ -237,6 +238,7 @@ def _execute(arguments: Arguments) -> None:
     config = arguments.config
     inputs = PipelineInputs(arguments.config_words, parse_flag(FORCE, arguments))
     build_hardware(config, "")  # refuses a target that later steps could not use
+    load_teacher(config)  # and a teacher that training could not use
     if parse_flag(DRY_RUN, arguments):
         _say_plan(config, inputs.is_forced)
         return

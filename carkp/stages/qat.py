@@ -62,7 +62,7 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
         "nproc": str(context.world_size),
     }
     log_inputs(tracker, stage_inputs("qat", config, given))
-    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "training")
     settings = build_qat_settings(config, context.device)
     training = Training(prepared.net, dict(prepared.architecture), settings)
     scorer = build_scorer(config, context)

@@ -72,7 +72,7 @@ def run(config: ExperimentConfig, inputs: TuneInputs, out_dir: Path, tracker: Tr
     attach(study, tracker)
     tracker.set_tags({"carkp.study": inputs.spec.settings.name, "carkp.target": inputs.spec.inputs.target.name})
     tracker.set_tags({"carkp.data_digest": inputs.spec.inputs.data.digest})
-    tracker.log_dataset(config.name, inputs.spec.inputs.data.digest, config.data.source, "tuning")
+    tracker.log_dataset(config.name, inputs.spec.inputs.data.digest, config.data.title, "tuning")
     run_workers(inputs.spec, inputs.num_workers)
     records = study.records()
     complete = [record for record in records if record.value is not None]

@@ -10,8 +10,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _sources_stamp() -> tuple[float, int]:
-    """When this package's newest file was changed, and the size of all."""
-    stats = [path.stat() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    """When the newest file of the packages with kernels was changed, and the size of all."""
+    packages = (Path(__file__).parent, Path(__file__).parents[1] / "rendered")
+    stats = [path.stat() for package in packages for path in sorted(package.glob("*.py"))]
     return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats)
 
 

@@ -163,7 +163,7 @@ def lamp(rng: np.random.Generator) -> Mesh:
     return mesh.join([
         mesh.tube((0, 0, 0), (0, 0, height), (0.10, 0.06), grey),
         mesh.tube((0, 0, height), (0, -reach, height + 0.4), (0.05, 0.04), grey),
-        mesh.box((0.25, 0.6, 0.12), (0, -reach - 0.2, height + 0.4), (0.4, 0.4, 0.4)),
+        mesh.box((0.25, 0.6, 0.12), (0, -reach - 0.2, height + 0.4), (0.5, 0.42, 0.30), 16.0),
     ])  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def traffic_light(rng: np.random.Generator) -> Mesh:
         mesh.tube((0, 0, 0), (0, 0, top), (0.10, 0.08), pole),
         mesh.tube((0, 0, top), (0, -reach - 0.1, top), (0.06, 0.05), pole),
         mesh.box((0.3, 0.3, 0.95), (0, -reach, top - 0.3), case),
-        mesh.box((0.32, 0.2, 0.2), (0, -reach, top - 0.02), (0.6, 0.03, 0.02)),
+        mesh.box((0.32, 0.2, 0.2), (0, -reach, top - 0.02), (0.6, 0.03, 0.02), 4.0),
         mesh.box((0.26, 0.26, 0.7), (0, 0.1, 2.9), case),
     ])  # fmt: skip
 
@@ -197,6 +197,31 @@ def sign(rng: np.random.Generator) -> Mesh:
         mesh.tube((0, 0, 0), (0, 0, 2.6), (0.035, 0.035), (0.3, 0.3, 0.3), 6),
         mesh.box((0.03, rng.uniform(0.4, 0.65), rng.uniform(0.45, 0.75)), (0.03, 0, 2.3), colour),
     ])  # fmt: skip
+
+
+def post(rng: np.random.Generator) -> Mesh:
+    """A pole of some kind."""
+    grey, radius = float(rng.choice([0.03, 0.12, 0.3])), rng.uniform(0.04, 0.16)
+    return mesh.tube((0, 0, 0), (0, 0, rng.uniform(2.5, 5.0)), (radius, 0.8 * radius), (grey, grey, grey))
+
+
+def bollards(rng: np.random.Generator) -> Mesh:
+    """A row of them."""
+    colour = [(0.03, 0.03, 0.03), (0.35, 0.03, 0.02), (0.35, 0.35, 0.33)][int(rng.integers(3))]
+    step, radius, height = rng.uniform(1.2, 2.0), rng.uniform(0.05, 0.12), rng.uniform(0.7, 1.1)
+    row = [[0, k * step, 0, 0, k * step, height, radius, radius] for k in range(int(rng.integers(1, 5)))]
+    return mesh.tubes(np.array(row, float), colour, 8)
+
+
+def fence(rng: np.random.Generator) -> Mesh:
+    """Rails between posts, with bars on some."""
+    tone = float(rng.choice([0.02, 0.15, 0.4]))
+    length, height = rng.uniform(2.0, 6.0), rng.uniform(0.8, 1.2)
+    rails = [[0, -length / 2, z, 0, length / 2, z, 0.025, 0.025] for z in (0.35 * height, height)]
+    step = 0.13 if rng.uniform() < 0.5 else 1.5
+    bars = [[0, y, 0, 0, y, height, 0.012 if step < 1 else 0.04, 0.012 if step < 1 else 0.04]
+            for y in np.arange(-length / 2, length / 2 + 0.01, step)]  # fmt: skip
+    return mesh.tubes(np.array(rails + bars, float), (tone, tone, tone), 5)
 
 
 def hydrant(rng: np.random.Generator) -> Mesh:

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 def facade_colour(
     table: Array, light: Light, u: float, v: float, building: float, height: float, up: float
 ) -> tuple[float, float, float, float]:
-    """Reflectance, and how much of it is glass that mirrors the sky (0..1).
+    """Reflectance, and how much of it is glass that mirrors the sky (0..1); -1: a lit window's radiance.
 
     ``table`` has a row a building: wall red, green, blue; trim red, green, blue; window period along and up; window
     width and height as shares of the period; 1 for brick; height of the shop front (0: none); height of a belt
@@ -27,7 +27,7 @@ def facade_colour(
     if up > 0.5:
         return (0.12, 0.12, 0.12, 0.0)
     if row[11] > 0.5 and v < row[11]:
-        return shop_front(row, u, v, seed)
+        return shop_front(row, light, u, v, seed)
     if v > height - 0.7 or (row[11] > 0.5 and v < row[11] + 0.5):
         return (row[3], row[4], row[5], 0.0)
     t = (v - row[11]) / row[12]
@@ -42,6 +42,9 @@ def facade_colour(
         blind = hash_unit(iu, iv, seed)
         if blind > 0.55 and cv - iv - 0.52 > 0.5 * row[9] * (1.0 - 2.4 * (blind - 0.55)):
             return (0.40, 0.38, 0.33, 0.15)
+        if light.night > 0.5 and hash_unit(iu, iv, seed + 7) < 0.28:
+            warm = 0.15 + 0.5 * hash_unit(iu, iv, seed + 8)
+            return (warm, 0.74 * warm, 0.42 * warm, -1.0)
         return (0.03, 0.035, 0.04, 0.35 + 0.65 * hash_unit(iu, iv, seed + 1))
     if du < 1.15 and -1.25 < (cv - iv - 0.52) / (0.5 * row[9]) < -0.95:
         return (row[3], row[4], row[5], 0.0)
@@ -58,7 +61,7 @@ def wall(row: Array, u: float, v: float, seed: int) -> tuple[float, float, float
 
 
 @inlined
-def shop_front(row: Array, u: float, v: float, seed: int) -> tuple[float, float, float, float]:
+def shop_front(row: Array, light: Light, u: float, v: float, seed: int) -> tuple[float, float, float, float]:
     """Sign band, mullions, glass with dim goods behind it, a plinth."""
     shop = math.floor(u / 7.0)
     if v > row[11] - 0.75:
@@ -72,6 +75,8 @@ def shop_front(row: Array, u: float, v: float, seed: int) -> tuple[float, float,
     if v < 0.4 or abs(t - math.floor(t) - 0.5) > 0.46:
         return (0.5 * row[3], 0.5 * row[4], 0.5 * row[5], 0.0)
     goods = 0.02 + 0.16 * value_noise(1.3 * u, 1.6 * v, seed + 6) ** 2
+    if light.night > 0.5 and hash_unit(shop, 2, seed) > 0.35:
+        return (0.25 + 5.0 * goods, 0.22 + 4.4 * goods, 0.15 + 3.4 * goods, -1.0)
     return (goods, 0.95 * goods, 0.85 * goods, 0.7)
 
 

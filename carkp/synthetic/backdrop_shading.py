@@ -12,9 +12,9 @@ from carkp.synthetic.backdrop_paint import facade_colour, foliage_colour
 from carkp.synthetic.camera import Lens
 from carkp.synthetic.ground import Ground, ground_colour
 from carkp.synthetic.lighting import Light, Rgb, haze_share, sky_light, sky_radiance, surroundings
-from carkp.synthetic.materials import FACADE, FOLIAGE
+from carkp.synthetic.materials import FACADE, FOLIAGE, PLAIN
 from carkp.synthetic.mesh import Floats, Ints, Mesh
-from carkp.synthetic.noise import hash_unit, value_noise
+from carkp.synthetic.noise import hash_unit, ramp, value_noise
 from carkp.synthetic.render import ShadowMap, sunlit
 from carkp.synthetic.shading import attributes_at, normal_at, ray, weights
 
@@ -107,8 +107,26 @@ def shade_ground(
     r, g, b = ground_colour(ground, x, y, 2.0 / (q * lens.focal))
     sr, sg, sb = sky_light(light, 1.0)
     lit = sunlit(shadow, x, y, 0.0, 0.08) * light.sun_z
+    if light.wet > 0.0:
+        mirrored = wet_mirror(light, x, y, dx, dy, -lens.z * q)
+        dark = 1.0 - 0.5 * light.wet
+        r, g, b = r * dark, g * dark, b * dark
+        direct = (r * lit * light.sun_red, g * lit * light.sun_green, b * lit * light.sun_blue)
+        colour = (r * sr + mirrored[0], g * sg + mirrored[1], b * sb + mirrored[2])
+        return colour, direct, haze_share(light, 1.0 / q)
     direct = (r * lit * light.sun_red, g * lit * light.sun_green, b * lit * light.sun_blue)
     return (r * sr, g * sg, b * sb), direct, haze_share(light, 1.0 / q)
+
+
+@inlined
+def wet_mirror(light: Light, x: float, y: float, dx: float, dy: float, dz: float) -> Rgb:
+    """What a wet road mirrors where a ray (dx, dy, dz) meets it: more in puddles and at a flat angle."""
+    length = math.sqrt(dx * dx + dy * dy + dz * dz)
+    fresnel = 0.03 + 0.97 * (1.0 - min(-dz / length, 1.0)) ** 5
+    puddle = ramp(0.42, 0.62, 0.7 * value_noise(0.35 * x, 0.35 * y, 31) + 0.3 * value_noise(1.9 * x, 1.9 * y, 32))
+    share = fresnel * light.wet * (0.35 + 0.65 * puddle)
+    r, g, b = surroundings(light, dx / length, dy / length, -dz / length)
+    return (share * r, share * g, share * b)
 
 
 @inlined
@@ -135,6 +153,10 @@ def shade_thing(
     sr, sg, sb = sky_light(light, nz)
     low = 0.6 + 0.4 * min(p[2] / 1.5, 1.0)
     colour = (r * sr * low, g * sg * low, b * sb * low)
+    if mirror < 0.0:  # a lit window
+        return (r, g, b), (0.0, 0.0, 0.0), haze_share(light, 1.0 / q)
+    if material == PLAIN and a[3] > 1.0 and light.night > 0.5:
+        colour = (r * a[3], g * a[3], b * a[3])
     if mirror > 0.0:
         length = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
         dot = 2.0 * (d[0] * nx + d[1] * ny + d[2] * nz) / length
@@ -164,5 +186,7 @@ def far_away(light: Light, dx: float, dy: float, dz: float) -> Rgb:
             return (0.9 * tone, tone, 0.62 * tone)
         is_window = math.floor(azimuth * 420.0) % 2.0 < 0.5 and math.floor(dz * 260.0) % 2.0 < 0.5
         tone = lit * (0.11 + 0.14 * hash_unit(column, 1, seed)) * (0.6 if is_window else 1.0)
+        if light.night > 0.5 and is_window and hash_unit(math.floor(azimuth * 420.0), math.floor(dz * 260.0), 9) > 0.6:
+            return (0.35, 0.25, 0.12)
         return (1.05 * tone, tone, 0.94 * tone)
     return sky_radiance(light, dx, dy, dz)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carkp.synthetic._jit import compiled
+from carkp.synthetic.ingredients import ALL, Ingredients
 from carkp.synthetic.mesh import Floats
+from carkp.synthetic.sensor import PERFECT, Sensor, degrade, disc_kernel, draw_sensor, with_glare
 
 Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
@@ -39,12 +41,22 @@ class Lens(NamedTuple):
 
 @dataclass(frozen=True)
 class Camera:
-    """position: (3,) metres; rotation: (3, 3), rows right, down, forward; size: (height, width)."""
+    """position: (3,) metres; rotation: (3, 3), rows right, down, forward; size: (height, width).
+
+    shift: where the optical axis meets the picture, in pixels right of and below its middle: not zero for a window of a
+    larger picture.
+    """
 
     position: Array
     rotation: Array
     focal: float
     size: tuple[int, int]
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Where the optical axis meets the picture: (x, y) in pixels."""
+        return (self.size[1] / 2 + self.shift[0], self.size[0] / 2 + self.shift[1])
 
     def view(self, points: NDArray[np.floating]) -> Array:
         """(N, 3) world points in camera axes: right, down, depth."""
@@ -57,14 +69,13 @@ class Camera:
         """
         seen = self.view(points)
         depth = np.maximum(seen[:, 2], 1e-6)
-        centre = np.array([self.size[1] / 2, self.size[0] / 2])
-        return self.focal * seen[:, :2] / depth[:, None] + centre, seen[:, 2]
+        return self.focal * seen[:, :2] / depth[:, None] + np.array(self.centre), seen[:, 2]
 
     def lens(self, scale: int) -> Lens:
         """For pictures ``scale`` times as large."""
-        height, width = self.size
+        x, y = self.centre
         axes = self.rotation.ravel().tolist()
-        return Lens._make([*self.position.tolist(), *axes, self.focal * scale, width * scale / 2, height * scale / 2])
+        return Lens._make([*self.position.tolist(), *axes, self.focal * scale, x * scale, y * scale])
 
 
 def label_points(image_points: Array) -> Array:
@@ -98,17 +109,37 @@ class Development:
     read_noise: float  # grey levels
     shot_noise: float
     quality: int
+    is_subsampled: bool = True  # colours at half the resolution
+    focus: float = 0.0  # radius of the disc that a point becomes, pixels
+    glare: float = 0.0  # light that spills from overexposed places
+    exposure: float = 1.0  # gain without white balance and aberration from the right one
+    sensor: Sensor = PERFECT
 
 
-def draw_development(mean_luminance: float, rng: np.random.Generator, camera: np.random.Generator) -> Development:
+def draw_development(
+    mean_luminance: float, rng: np.random.Generator, camera: np.random.Generator, ingredients: Ingredients = ALL
+) -> Development:
     """``camera`` draws what stays the same for all frames of a camera, ``rng`` what changes between its frames."""
+    shade = min(mean_luminance / _DAYLIGHT, 1.0) ** 0.4 if ingredients.light else 1.0  # night stays dark
+    exposure = 0.20 * shade / max(mean_luminance, 1e-3)
+    plain = _plain_development(exposure, rng, camera)
+    glare = rng.uniform(0.2, 1.3) if ingredients.light else 0.0
+    with_sensor = _poor_development(plain, rng, camera) if ingredients.sensor else plain
+    return replace(with_sensor, glare=glare, exposure=exposure)
+
+
+_DAYLIGHT = 0.06
+"""Luminance of a street under which a picture comes out darker than by day."""
+
+
+def _plain_development(exposure: float, rng: np.random.Generator, camera: np.random.Generator) -> Development:
     balance = np.array([1.0 + camera.normal(0, 0.05), 1.0, 1.0 + camera.normal(0, 0.06)]) * (1 + rng.normal(0, 0.01, 3))
-    exposure = 0.20 / max(mean_luminance, 1e-3) * 2.0 ** (camera.normal(0, 0.32) + rng.normal(0, 0.25))
+    stops = camera.normal(0, 0.32) + rng.normal(0, 0.25)
     blur = camera.choice([0.35, 0.55, 0.8, 1.1]) * rng.uniform(0.9, 1.2)
     is_moved = rng.uniform() < 0.15
     grain = camera.uniform(0.3, 1.0) ** 2
     return Development(
-        gain=exposure * balance,
+        gain=exposure * 2.0**stops * balance,
         vignette=camera.uniform(0.0, 0.35),
         blur=float(blur),
         motion=(rng.normal(0, 2.0), rng.normal(0, 0.7)) if is_moved else (0.0, 0.0),
@@ -119,6 +150,32 @@ def draw_development(mean_luminance: float, rng: np.random.Generator, camera: np
         read_noise=0.5 + 3.0 * grain,
         shot_noise=2.5 * grain,
         quality=int(rng.integers(70, 96)),
+    )
+
+
+def _poor_development(plain: Development, rng: np.random.Generator, camera: np.random.Generator) -> Development:
+    """``plain`` with more of everything, on a part of the cameras: casts, crushed blacks, blur, noise, hard JPEG."""
+    cast = 2.0 ** (camera.normal(0, 0.14, 3) * (camera.uniform() < 0.5))
+    stops = camera.normal(-0.25, 0.35) + rng.normal(0, 0.2)
+    is_soft, is_noisy, is_hard = camera.uniform() < 0.3, camera.uniform() < 0.3, camera.uniform() < 0.3
+    grain = camera.uniform(1.0, 3.2) if is_noisy else 1.0
+    is_moved = rng.uniform() < 0.12
+    motion = (rng.normal(0, 6.0), rng.normal(0, 2.0)) if is_moved else plain.motion
+    return replace(
+        plain,
+        gain=plain.gain * cast * 2.0**stops,
+        vignette=camera.uniform(0.0, 0.6),
+        blur=plain.blur + (camera.uniform(0.3, 1.8) if is_soft else 0.0),
+        motion=motion,
+        focus=float(rng.uniform(1.0, 4.0)) if rng.uniform() < 0.08 else 0.0,
+        contrast=camera.uniform(1.3, 2.0) if is_hard else camera.uniform(0.8, 1.4),
+        saturation=camera.uniform(0.3, 1.6),
+        black=camera.uniform(0.0, 0.12) ** 1.3,
+        read_noise=plain.read_noise * grain,
+        shot_noise=plain.shot_noise * grain,
+        quality=int(rng.integers(28, 70)) if rng.uniform() < 0.35 else plain.quality,
+        is_subsampled=bool(rng.uniform() < 0.7),
+        sensor=draw_sensor(rng, camera),
     )
 
 
@@ -171,7 +228,10 @@ def _mixing(gain: Array, saturation: float) -> Floats:
 
 def develop(linear: Floats, how: Development, rng: np.random.Generator) -> Bytes:
     """The photograph (H, W, 3), BGR bytes, of linear RGB light (H, W, 3)."""
-    seen = cv2.GaussianBlur(linear, (0, 0), how.blur)
+    lit = with_glare(linear, how.exposure, how.glare) if how.glare > 0 else linear
+    seen = cv2.GaussianBlur(lit, (0, 0), how.blur)
+    if how.focus > 0:
+        seen = cv2.filter2D(seen, -1, disc_kernel(how.focus))
     if how.motion != (0.0, 0.0):
         seen = cv2.filter2D(seen, -1, _motion_kernel(*how.motion))
     curve = tone_curve(how.contrast, how.black)
@@ -183,7 +243,7 @@ def develop(linear: Floats, how: Development, rng: np.random.Generator) -> Bytes
     if how.sharpening > 0:
         soft = cv2.GaussianBlur(picture, (0, 0), 1.2)
         picture = np.asarray(cv2.addWeighted(picture, 1 + how.sharpening, soft, -how.sharpening, 0), np.uint8)
-    return picture
+    return degrade(picture, how.sensor, rng)
 
 
 def _motion_kernel(dx: float, dy: float) -> Floats:

@@ -31,8 +31,10 @@ def top_profile(m: CarMeasures, x: Array) -> Array:
     middle = 0.45 * m.roof_front_x + 0.55 * m.roof_rear_x
     tail = m.deck - (0.0 if m.has_bed else 0.03)
     hood_middle = 0.4 * half + 0.6 * m.cowl_x
+    bonnet = half - m.cowl_x
     knots = [
-        (half, m.nose - 0.07), (half - 0.05, m.nose - 0.02), (half - 0.14, m.nose + 0.01),
+        (half, m.nose - 0.07), (half - min(0.05, 0.2 * bonnet), m.nose - 0.02),
+        (half - min(0.14, 0.39 * bonnet), m.nose + 0.01),
         (hood_middle, 0.35 * m.nose + 0.65 * m.cowl + 0.005), (m.cowl_x, m.cowl),
         (0.5 * (m.cowl_x + m.roof_front_x), 0.5 * (m.cowl + roof_front) + 0.02), (m.roof_front_x, roof_front),
         (middle, m.height), (m.roof_rear_x, roof_rear),
@@ -88,7 +90,7 @@ def half_width(m: CarMeasures, x: Array) -> Array:
 def belt_line(m: CarMeasures, x: Array) -> Array:
     """Lower edge of the side windows."""
     along = np.clip((m.cowl_x - x) / (m.cowl_x - m.rear_base_x), 0, 1.2)
-    rear = min(m.deck - 0.02, m.cowl + 0.08) if not m.has_bed else m.cowl - 0.02
+    rear = m.cowl - 0.02 if m.has_bed or m.cargo else min(m.deck - 0.02, m.cowl + 0.08)
     return (m.cowl - 0.03) * (1 - along) + (rear + m.belt_rise * 0.5) * along
 
 
@@ -176,6 +178,17 @@ def _half_cap(m: CarMeasures, x: float, y: Array, z: Array, attributes: Array, m
     return Mesh(vertices, normals, spread, faces, np.full(len(faces), material, np.int32))
 
 
+def roof_ends(m: CarMeasures) -> tuple[float, float]:
+    """Where the roof's corners are along x. Over steep glass the rounded edge's upper end is what one sees as one."""
+    front = m.roof_front_x - (_ROUNDING if m.cowl_x - m.roof_front_x < _STEEP else 0.0)
+    rear = m.roof_rear_x + (_ROUNDING if m.roof_rear_x - m.rear_base_x < _STEEP else 0.0)
+    return front, rear
+
+
+_STEEP, _ROUNDING = 0.3, 0.05
+"""Horizontal run of glass that counts as steep, and half the length over which the outline is smoothed; metres."""
+
+
 def build_body(m: CarMeasures) -> tuple[Mesh, Array]:
     """The closed body, and the left roof edge's corners (2, 3): over the windscreen and over the rear glass."""
     x = stations(m)
@@ -183,7 +196,8 @@ def build_body(m: CarMeasures) -> tuple[Mesh, Array]:
     if m.has_bed:
         _sink_bed(m, x, y, z)
     ring = np.broadcast_to(RING, y.shape)
-    attributes = np.stack([ring, z - belt[:, None], edge[:, None] - z, np.zeros_like(y)], -1)
+    stations_x = np.broadcast_to(x[:, None], y.shape)
+    attributes = np.stack([ring, z - belt[:, None], edge[:, None] - z, stations_x], -1)
     shell = _half_shell(m, x, y, z, attributes)
     left = join([
         shell,
@@ -191,5 +205,5 @@ def build_body(m: CarMeasures) -> tuple[Mesh, Array]:
         _half_cap(m, x[0], y[0], z[0], attributes[0], CAR_REAR),
     ])  # fmt: skip
     grid = shell.vertices.reshape(len(x), len(RING), 3)
-    corners = [grid[int(np.argmin(np.abs(x - at))), ROOF_EDGE] for at in (m.roof_front_x, m.roof_rear_x)]
+    corners = [grid[int(np.argmin(np.abs(x - at))), ROOF_EDGE] for at in roof_ends(m)]
     return join([left, mirrored(left)]), np.asarray(corners, np.float64)

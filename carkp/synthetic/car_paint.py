@@ -2,50 +2,87 @@
 
 import math
 
-from carkp.synthetic._jit import compiled, inlined
-from carkp.synthetic.car import CarLook
-from carkp.synthetic.materials import CAR_BODY, CAR_DARK, CAR_TRIM, WHEEL
+from carkp.synthetic._jit import compiled
+from carkp.synthetic.car_faces import front_face, rear_face
+from carkp.synthetic.car_look import BUS, NO_CARGO, NO_LIVERY, CarLook
+from carkp.synthetic.car_work import (
+    bus_back,
+    bus_display,
+    bus_side,
+    bus_window,
+    cargo_surface,
+    livery_paint,
+    truck_side,
+)
+from carkp.synthetic.lighting import Rgb
+from carkp.synthetic.materials import CAR_BODY, CAR_CARGO, CAR_DARK, CAR_TRIM, WHEEL
 from carkp.synthetic.noise import hash_unit, ramp, value_noise
-
-MATTE, PAINT, GLASS, LENS, CHROME = 0, 1, 2, 3, 4
-"""Finish of a surface."""
-Surface = tuple[int, float, float, float, float]
-"""Finish, linear reflectance red, green, blue, and own light (added, as a multiple of the colour)."""
+from carkp.synthetic.surfaces import CHROME, GLASS, LENS, MATTE, PAINT, Surface
 
 
-@inlined
+@compiled
 def car_surface(
-    look: CarLook, material: int, x: float, y: float, z: float, a: float, b: float, c: float, d: float, nx: float
+    look: CarLook, material: int, x: float, y: float, z: float, at: tuple[float, float, float, float], n: Rgb
 ) -> Surface:
-    """Surface at (x, y, z) in car coordinates; a..d are the mesh's attributes there, nx its normal's x."""
+    """Surface at (x, y, z) in car coordinates; ``at`` are the mesh's attributes there, n its normal."""
+    a, b, c, d = at
     if material == WHEEL:
         return wheel_surface(look, a, b, c, d)
     if material == CAR_DARK:
         return (MATTE, 0.008, 0.008, 0.008, 0.0)
     if material == CAR_TRIM:
-        if a > 0.5:
-            return (PAINT, look.red, look.green, look.blue, 0.0)
-        return (MATTE, 0.02, 0.02, 0.02, 0.0)
+        return trim_surface(look, a, y)
+    if material == CAR_CARGO:
+        return cargo_surface(look, x, y, z, n)
     if material == CAR_BODY and a < 1.0:
         return (MATTE, 0.012, 0.012, 0.012, 0.0)
     half = 0.5 * look.length
     if x > half - 0.62 and z < look.nose_z + 0.03:
-        finish, r, g, bl, glow = front_surface(look, x, abs(y), y, z, nx)
-        if finish >= 0:
-            return (finish, r, g, bl, glow)
+        face = (
+            front_face(look, x, abs(y), y, z, n[0]) if look.faces > 0.5 else front_surface(look, x, abs(y), y, z, n[0])
+        )
+        if face[0] >= 0:
+            return face
     in_bed = look.has_bed > 0.5 and a > 3.03 and material == CAR_BODY
     if x < -half + 0.55 and z < look.deck_z + 0.04 and not in_bed:
-        finish, r, g, bl, glow = rear_surface(look, x, abs(y), y, z, nx)
-        if finish >= 0:
-            return (finish, r, g, bl, glow)
+        face = rear_of(look, x, y, z, n[0])
+        if face[0] >= 0:
+            return face
     if a > 3.0:
-        return top_surface(look, a, x, y, z)
+        return top_surface(look, a, d, y, z)
     if a > 2.0:
-        return cabin_surface(look, x, b, c)
+        return bus_window(look, x, y, z, b, c) if look.family == BUS else cabin_surface(look, d, y, z, b, c)
+    if look.family == BUS:
+        return bus_side(look, a, x, y, z)
     return side_surface(look, a, x, y, z, b)
 
 
-@inlined
+@compiled
+def front_of(look: CarLook, x: float, y: float, z: float, nx: float) -> Surface:
+    if look.faces > 0.5:
+        return front_face(look, x, abs(y), y, z, nx)
+    return front_surface(look, x, abs(y), y, z, nx)
+
+
+@compiled
+def rear_of(look: CarLook, x: float, y: float, z: float, nx: float) -> Surface:
+    if look.faces > 0.5:
+        return rear_face(look, x, abs(y), y, z, nx)
+    return rear_surface(look, x, abs(y), y, z, nx)
+
+
+@compiled
+def trim_surface(look: CarLook, kind: float, y: float) -> Surface:
+    """Mirrors, rails, a taxi's sign."""
+    if kind > 1.5:
+        letter = abs(y) < 0.2 and hash_unit(math.floor(y * 22.0), 4, int(look.seed)) > 0.5
+        return (MATTE, 0.02, 0.02, 0.02, 0.0) if letter else (MATTE, 0.72, 0.60, 0.12, 0.5)
+    if kind > 0.5:
+        return (PAINT, look.red, look.green, look.blue, 0.0)
+    return (MATTE, 0.02, 0.02, 0.02, 0.0)
+
+
+@compiled
 def wheel_surface(look: CarLook, ex: float, ez: float, rho: float, outer: float) -> Surface:
     if rho > 0.69 or outer < 0.5:
         shade = 0.020 if abs(rho - 0.8) > 0.02 else 0.03
@@ -64,6 +101,8 @@ def wheel_surface(look: CarLook, ex: float, ez: float, rho: float, outer: float)
 @compiled
 def paint_at(look: CarLook, z: float, x: float, y: float) -> Surface:
     """Paint, dusty towards the sills."""
+    if look.livery != NO_LIVERY:
+        return livery_paint(look, x, y, z)
     dust = look.dirt * 0.5 * ramp(0.75, 0.2, z) * (0.6 + 0.4 * value_noise(x * 5.0, z * 7.0 + y, 3))
     r = look.red + (0.20 - look.red) * dust
     g = look.green + (0.18 - look.green) * dust
@@ -71,14 +110,16 @@ def paint_at(look: CarLook, z: float, x: float, y: float) -> Surface:
     return (PAINT, r, g, b, 0.0)
 
 
-@inlined
+@compiled
 def seam(distance: float) -> bool:
     return abs(distance) < 0.007
 
 
-@inlined
+@compiled
 def side_surface(look: CarLook, a: float, x: float, y: float, z: float, below_belt: float) -> Surface:
     """The flank under the belt line: doors, handles, sills, arches."""
+    if truck_side(look, x, z):
+        return (MATTE, 0.018, 0.018, 0.020, 0.0)
     arch = look.arch
     front = math.hypot(x - look.axle_front, z - look.wheel_z)
     rear = math.hypot(x - look.axle_rear, z - look.wheel_z)
@@ -108,8 +149,8 @@ def side_surface(look: CarLook, a: float, x: float, y: float, z: float, below_be
     return paint_at(look, z, x, y)
 
 
-@inlined
-def cabin_surface(look: CarLook, x: float, above_belt: float, below_edge: float) -> Surface:
+@compiled
+def cabin_surface(look: CarLook, x: float, y: float, z: float, above_belt: float, below_edge: float) -> Surface:
     """Greenhouse: side windows and the pillars between them."""
     glass = above_belt > 0.015 and below_edge > 0.045
     if x > look.roof_front_x:
@@ -120,6 +161,10 @@ def cabin_surface(look: CarLook, x: float, above_belt: float, below_edge: float)
         glass = glass and below_edge > look.rear_pillar * min(slope, 2.5)
         glass = glass and x > look.rear_base_x + look.rear_pillar
     glass = glass and x > look.glass_rear
+    if look.cargo_kind > NO_CARGO:
+        if truck_side(look, x, z):
+            return (MATTE, 0.018, 0.018, 0.020, 0.0)
+        glass = glass and x > look.roof_rear_x + 0.35
     if abs(x - look.pillar_b) < 0.045 or abs(x - look.pillar_c) < 0.04:
         if glass:
             return (MATTE, 0.015, 0.015, 0.015, 0.0)
@@ -128,23 +173,29 @@ def cabin_surface(look: CarLook, x: float, above_belt: float, below_edge: float)
         return (GLASS, 0.02, 0.022, 0.024, 0.0)
     if above_belt < 0.0:
         return (MATTE, 0.02, 0.02, 0.02, 0.0)
-    return (PAINT, look.red, look.green, look.blue, 0.0)
+    return paint_at(look, z, x, y)
 
 
-@inlined
+@compiled
 def top_surface(look: CarLook, a: float, x: float, y: float, z: float) -> Surface:
     """Bonnet, windscreen, roof, rear glass, deck or bed."""
     if look.roof_front_x + 0.02 < x < look.cowl_x:
         if x > look.cowl_x - 0.035:
             return (MATTE, 0.012, 0.012, 0.012, 0.0)
         if a > 3.05:
-            return (GLASS, 0.02, 0.022, 0.024, 0.0)
+            return windscreen(look, y, (z - look.cowl_z) / (look.height - look.cowl_z))
         return (PAINT, look.red, look.green, look.blue, 0.0)
     if look.rear_base_x + 0.01 < x < look.roof_rear_x - 0.02:
+        if look.family == BUS:
+            return bus_back(look, y, z)
+        if look.cargo_kind > NO_CARGO:
+            return paint_at(look, z, x, y)
         margin = 3.15 if look.has_bed > 0.5 else 3.06
         if a > margin and z > look.deck_z + 0.03 and not (look.glass_rear > -1.0 and look.glass_rear > look.axle_rear):
-            return (GLASS, 0.015, 0.017, 0.018, 0.0)
-        return (PAINT, look.red, look.green, look.blue, 0.0)
+            return rear_glass(look, y, (z - look.deck_z) / (look.height - look.deck_z))
+        return paint_at(look, z, x, y)
+    if look.cargo_kind > NO_CARGO and x < look.rear_base_x:
+        return (MATTE, 0.018, 0.018, 0.020, 0.0)
     if look.has_bed > 0.5 and x < look.rear_base_x and a > 3.06:
         if z < look.deck_z - 0.06:
             return (MATTE, 0.02, 0.02, 0.02, 0.0)
@@ -156,7 +207,44 @@ def top_surface(look: CarLook, a: float, x: float, y: float, z: float) -> Surfac
     return (PAINT, look.red, look.green, look.blue, 0.0)
 
 
-@inlined
+@compiled
+def windscreen(look: CarLook, y: float, t: float) -> Surface:
+    """Glass with wipers and a mirror; a bus's destination display. t: 0 at the base, 1 at the top."""
+    if look.faces > 0.5:
+        if look.family == BUS:
+            share = look.display / (look.height - look.cowl_z)
+            if t > 0.97 - share:
+                return (
+                    bus_display(look, y, (t - 0.97 + share) / share)
+                    if share > 0.0 and t < 0.97
+                    else paint_at(look, look.height, 0.5 * look.length, y)
+                )
+            if abs(y) < 0.012 and look.wipers > 0.5:
+                return (MATTE, 0.015, 0.015, 0.015, 0.0)
+        reach = 0.09 + 0.10 * abs(math.sin(2.6 * y / look.half_width + look.wipers))
+        if abs(t - reach) < 0.012 and abs(y) < 0.8 * look.half_width:
+            return (MATTE, 0.012, 0.012, 0.012, 0.0)
+        if look.family != BUS and t > 0.84 and abs(y) < 0.11 and t < 0.94:
+            return (MATTE, 0.010, 0.010, 0.010, 0.0)
+    return (GLASS, 0.02, 0.022, 0.024, 0.0)
+
+
+@compiled
+def rear_glass(look: CarLook, y: float, t: float) -> Surface:
+    """Glass with a wiper, a third brake lamp, or the seam of two doors. t: 0 at the base, 1 at the top."""
+    if look.faces > 0.5:
+        if look.third_brake > 0.5 and 0.86 < t < 0.925 and abs(y) < 0.17:
+            return (LENS, 0.35, 0.01, 0.012, 6.0 * look.brakes)
+        if look.rear_doors > 1.5 and abs(y) < 0.05:
+            return (MATTE, 0.015, 0.015, 0.015, 0.0)
+        if t > 0.92:
+            return (PAINT, look.red, look.green, look.blue, 0.0)
+        if look.rear_wiper > 0.5 and abs(t - 0.10 - 0.10 * max(y, 0.0)) < 0.018 and -0.05 < y < 0.36:
+            return (MATTE, 0.008, 0.008, 0.008, 0.0)
+    return (GLASS, 0.015, 0.017, 0.018, 0.0)
+
+
+@compiled
 def front_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: float) -> Surface:
     """Headlights, grille, intake, plate; finish -1 where the body shows."""
     half = 0.5 * look.length
@@ -185,7 +273,7 @@ def front_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: fl
     return (-1, 0.0, 0.0, 0.0, 0.0)
 
 
-@inlined
+@compiled
 def headlight(look: CarLook, ya: float, z: float, x: float) -> Surface:
     """A clear lens over a bright reflector, with an amber corner on some cars."""
     middle_z = 0.5 * (look.light_low + look.light_high)
@@ -202,7 +290,7 @@ def headlight(look: CarLook, ya: float, z: float, x: float) -> Surface:
     return (LENS, 0.52 + ribs, 0.53 + ribs, 0.54 + ribs, 0.08)
 
 
-@inlined
+@compiled
 def grille(look: CarLook, ya: float, y: float, z: float) -> Surface:
     edge = min(look.grille_y - ya, min(z - look.grille_low, look.grille_high - z))
     if look.chrome > 0.5 and edge < 0.02:
@@ -220,7 +308,7 @@ def grille(look: CarLook, ya: float, y: float, z: float) -> Surface:
     return (MATTE, 0.012, 0.012, 0.012, 0.0)
 
 
-@inlined
+@compiled
 def rear_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: float) -> Surface:
     """Tail lights, plate, bumper, boot lines; finish -1 where the body shows."""
     half = 0.5 * look.length
@@ -249,7 +337,7 @@ def rear_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: flo
     return (-1, 0.0, 0.0, 0.0, 0.0)
 
 
-@inlined
+@compiled
 def tail_light(look: CarLook, ya: float, z: float) -> Surface:
     """Red lens, a white reversing lamp in it."""
     t = (z - look.tail_low) / (look.tail_high - look.tail_low)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from carkp.synthetic._jit import compiled, inlined
 from carkp.synthetic.camera import Lens
-from carkp.synthetic.car import CarLook
-from carkp.synthetic.car_paint import CHROME, GLASS, MATTE, PAINT, car_surface
+from carkp.synthetic.car_cabin import cabin_view
+from carkp.synthetic.car_look import CarLook
+from carkp.synthetic.car_paint import car_surface
 from carkp.synthetic.lighting import Light, Rgb, sky_light, surroundings
 from carkp.synthetic.mesh import Mesh
 from carkp.synthetic.render import ShadowMap, sunlit
 from carkp.synthetic.shading import Canvas, Window, attributes_at, normal_at, put, ray, weights
+from carkp.synthetic.surfaces import CHROME, GLASS, MATTE, PAINT
 
 
 @compiled
 def shade_car(
-    window: Window, lens: Lens, light: Light, look: CarLook, place: tuple[float, float, float, float],
+    window: Window, lens: Lens, light: Light, looks: Sequence[CarLook], place: tuple[float, float, float, float],
     static: ShadowMap, moving: ShadowMap, mesh: Mesh, canvas: Canvas, own: int,
 ) -> None:  # fmt: skip
-    """Colour the pixels that car number ``own`` shows. place: x, y, cosine and sine of the heading; the mesh is in the
+    """Colour the pixels that car number ``own`` shows. looks: one row, of :func:`look_table`.
+    place: x, y, cosine and sine of the heading; the mesh is in the
     car's own axes. Of a block of 2x2 pixels inside the car, two on a diagonal are shaded.
     """
-    owner, picture = canvas.owner, canvas.picture
+    owner, picture, look = canvas.owner, canvas.picture, looks[0]
     for i in range(window[0], window[2], 2):
         for j in range(window[1], window[3], 2):
             inside = (
@@ -53,7 +57,7 @@ def car_light(
     x, y, z = ox * pc + oy * ps + dx / q, oy * pc - ox * ps + dy / q, lens.z + dz / q
     bary = weights(mesh, k, x, y, z)
     n, a = normal_at(mesh, k, bary), attributes_at(mesh, k, bary)
-    surface = car_surface(look, mesh.materials[k], x, y, z, a[0], a[1], a[2], a[3], n[0])
+    surface = car_surface(look, mesh.materials[k], x, y, z, a, n)
     lift = 1.5 / moving.scale  # off the surface by more than a texel, or it shades itself
     off_x, off_y = x + lift * n[0], y + lift * n[1]
     at = (px + off_x * pc - off_y * ps, py + off_x * ps + off_y * pc, z + lift * n[2])
@@ -84,12 +88,14 @@ def finish(
         b * (ab * open_sky + facing * light.sun_blue),
     )
     if glow > 0.0:
+        if glow < 0.3:  # what old lamps seem to shine of themselves is daylight
+            glow *= min(light.horizon_green, 1.0)
         r0, g0, b0 = r0 + r * glow, g0 + g * glow, b0 + b * glow
     base = (r0, g0, b0)
     if kind == MATTE:
         return base
     if kind == GLASS:
-        base = cabin_view(light, look, p, d, base)
+        base = cabin_view(light, look, p, d, base) if look.faces > 0.5 else dim_cabin(light, look, p, d, base)
     mx, my, mz = d[0] - 2.0 * dot * nx, d[1] - 2.0 * dot * ny, d[2] - 2.0 * dot * nz
     mirrored = surroundings(light, mx * pc - my * ps, mx * ps + my * pc, mz)
     glint = max(mx * sx + my * sy + mz * light.sun_z, 0.0)
@@ -125,8 +131,8 @@ def coat(
     )
 
 
-@inlined
-def cabin_view(light: Light, look: CarLook, p: Rgb, d: Rgb, behind: Rgb) -> Rgb:
+@compiled
+def dim_cabin(light: Light, look: CarLook, p: Rgb, d: Rgb, behind: Rgb) -> Rgb:
     """What a window shows: a dim cabin with seats, and daylight through the windows on the other side."""
     clear = (1.0 - look.tint) ** 1.5
     dim = 0.05 * clear + 0.008

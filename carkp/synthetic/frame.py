@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carkp.synthetic.camera import label_points
+from carkp.synthetic.car_look import look_table
 from carkp.synthetic.car_shading import shade_car
 from carkp.synthetic.mesh import Floats, Ints, Mesh, join, placed
 from carkp.synthetic.render import ShadowMap, draw_seen, shadow_map
@@ -24,7 +25,7 @@ from carkp.synthetic.scene import (
     reduce_picture,
     relative_heading,
 )
-from carkp.synthetic.shading import Canvas, Window, relight, shade_plain
+from carkp.synthetic.shading import BEAM, BEAM_REACH, Canvas, Window, relight, shade_plain
 from carkp.synthetic.traffic import Actor
 
 Array = NDArray[np.float64]
@@ -135,10 +136,17 @@ class FramePainter:
         blocks = []
         for actor in actors:
             m = actor.car.measures
-            near = car_corners(actor.spot, (m.length + 2.2, m.width + 2.2, 0.0))
-            blocks.append(np.concatenate([car_corners(actor.spot, (m.length, m.width, m.height)), near]))
+            reach = 2 * BEAM_REACH if self._beam(actor) > 0 else 2.2
+            near = car_corners(actor.spot, (m.length + reach, m.width + reach / 2 + 1.1, 0.0))
+            blocks.append(np.concatenate([car_corners(actor.spot, (m.length, m.width, m.top)), near]))
         blocks += [figure.vertices.astype(np.float64) for figure in people]
         return [self._window(self._with_shadow(block), 4.0) for block in blocks]
+
+    def _beam(self, actor: Actor) -> float:
+        """How much a car lights the road before it, as a multiple of the skylight; 0 by day."""
+        light = self.view.light
+        is_lit = light.night > 0.5 and actor.car.look.headlights > 0.5
+        return BEAM / light.horizon_green if is_lit else 0.0
 
     def _with_shadow(self, block: Array) -> Array:
         """Image points of a block and of its shadow on the ground, as far as it lies before the camera."""
@@ -148,6 +156,9 @@ class FramePainter:
         if light.sun_green > 0.04:
             points = np.concatenate([block, block - sun * (block[:, 2:] / light.sun_z)])
         image, depth = self.view.camera.project(points)
+        if light.night > 0.5 and (depth <= 1.0).any():  # a beam may reach past the camera
+            height, width = self.view.camera.size
+            return np.array([[0.0, 0.0], [width, height]])
         return np.asarray(image[depth > 1.0])
 
     def _shade(
@@ -156,14 +167,14 @@ class FramePainter:
         view, lens = self.view, self._lens
         spots = [
             (a.spot.x, a.spot.y, math.cos(a.spot.heading), math.sin(a.spot.heading), a.car.measures.length / 2 - 0.1,
-             a.car.measures.width / 2 - 0.05) for a in actors
+             a.car.measures.width / 2 - 0.05, self._beam(a)) for a in actors
         ]  # fmt: skip
-        places = np.array(spots, np.float64).reshape(-1, 6)
+        places = np.array(spots, np.float64).reshape(-1, 7)
         for window in touched:
             relight(window, lens, moving, places, view.ambient, view.sun, self._canvas)
         for own, actor in enumerate(actors):
             shade_car(
-                layers[own].window, lens, view.light, actor.car.look, spots[own][:4], view.static, moving,
+                layers[own].window, lens, view.light, look_table(actor.car.look), spots[own][:4], view.static, moving,
                 actor.car.mesh, self._canvas, own,
             )  # fmt: skip
         for k, figure in enumerate(people):

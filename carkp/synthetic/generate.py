@@ -17,34 +17,39 @@ from tqdm import tqdm
 
 from carkp import disk
 from carkp.synthetic.backdrop import person
-from carkp.synthetic.camera import develop, draw_development
-from carkp.synthetic.car_styles import PAINTS, STYLE_SHARES, TEST_PAINTS, TEST_STYLE_SHARES
+from carkp.synthetic.camera import Development, develop, draw_development
+from carkp.synthetic.car_styles import PAINTS, PLAIN_SHARES, STYLE_SHARES, TEST_PAINTS, UNSEEN_SHARES
 from carkp.synthetic.frame import CarTruth, FramePainter
+from carkp.synthetic.ingredients import Ingredients
 from carkp.synthetic.layout import TEST_SCENES, TRAIN_SCENES, VAL_SCENE, box_line, keypoint_lines, split_of
-from carkp.synthetic.lighting import CONDITION_SHARES, TEST_CONDITION_SHARES
+from carkp.synthetic.lighting import CONDITION_SHARES, PLAIN_CONDITION_SHARES, UNSEEN_CONDITION_SHARES
 from carkp.synthetic.scene import View, draw_view
 from carkp.synthetic.traffic import Fleet, draw_cars, draw_people
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Raise it whenever the same spec would give other pictures or labels."""
 
 _MARKER = "synthetic.json"
 _CARS_A_CAMERA = 60
 _FRAMES_A_VIEW = 16
-_MIN_VISIBLE = 3
+_MIN_VISIBLE, _MIN_VISIBLE_CLOSE_UP = 3, 2
+_CLOSE_UP_WIDTH = 0.16  # of a box, as a share of the frame's width
 _MIN_WIDTH = 40 / 1280  # of a labelled box, as a share of the frame's width
-_MAX_OCCLUDED, _MAX_TRUNCATED = 0.65, 0.6
+_MAX_OCCLUDED, _MAX_TRUNCATED, _MAX_TRUNCATED_CLOSE_UP = 0.65, 0.6, 0.85
 
 
 @dataclass(frozen=True)
 class SyntheticSpec:
-    """How many labelled cars to draw, in frames of which size. The validation scene is car_craig2."""
+    """How many labelled cars to draw, in frames of which size, and what beyond plain cars by daylight
+    (:data:`carkp.synthetic.ingredients.INGREDIENTS`). The validation scene is car_craig2.
+    """
 
     num_train_cars: int
     num_val_cars: int
     num_test_cars: int
     seed: int
     image_size: tuple[int, int]  # (height, width)
+    ingredients: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class _Task:
     num_cars: int
     seed: int
     image_size: tuple[int, int]
+    ingredients: Ingredients
 
 
 @dataclass(frozen=True)
@@ -134,13 +140,15 @@ def _check(spec: SyntheticSpec) -> None:
     for name in ("num_train_cars", "num_val_cars", "num_test_cars", "seed"):
         if getattr(spec, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(spec, name)}")
+    Ingredients.of(spec.ingredients)
     if min(spec.image_size) < 96:
         raise ValueError(f"image_size must be at least 96 pixels each way, got {spec.image_size}")
 
 
 def _identity(spec: SyntheticSpec) -> dict[str, object]:
     fields = asdict(spec)
-    return {"generator_version": GENERATOR_VERSION, "spec": {**fields, "image_size": list(spec.image_size)}}
+    lists = {"image_size": list(spec.image_size), "ingredients": sorted(spec.ingredients)}
+    return {"generator_version": GENERATOR_VERSION, "spec": {**fields, **lists}}
 
 
 def _plan(root: Path, spec: SyntheticSpec) -> list[_Task]:
@@ -152,11 +160,15 @@ def _plan(root: Path, spec: SyntheticSpec) -> list[_Task]:
     )
     index = {scene: k for k, scene in enumerate((*TRAIN_SCENES, *TEST_SCENES))}
     tasks = []
+    ingredients = Ingredients.of(spec.ingredients)
     for num_cars, scenes in groups:
         for scene, of_scene in zip(scenes, _shares(num_cars, len(scenes)), strict=True):
             num_cameras = -(-of_scene // _CARS_A_CAMERA)
             for camera, of_camera in enumerate(_shares(of_scene, num_cameras)):
-                tasks.append(_Task(root, scene, index[scene], camera, of_camera, spec.seed, spec.image_size))
+                task = _Task(
+                    root, scene, index[scene], camera, of_camera, spec.seed, spec.image_size, ingredients
+                )  # fmt: skip
+                tasks.append(task)
     return tasks
 
 
@@ -232,10 +244,10 @@ def draw_camera(task: _Task) -> _Done:
             if num_cars >= task.num_cars:
                 break
             rng = np.random.default_rng(np.random.SeedSequence(task.seed, spawn_key=(*key, n)))
-            labelled, picture, quality = _draw_frame(task, painter, camera_rng, rng, task.num_cars - num_cars)
+            labelled, picture, how = _draw_frame(task, painter, camera_rng, rng, task.num_cars - num_cars)
             if labelled:
                 name = f"{task.camera + 1}_{num_frames + 1:05d}"
-                _write_frame(task, name, picture, quality, labelled)
+                _write_frame(task, name, picture, how, labelled)
                 truth += [_truth_line(name, k, car, view.condition) for k, car in enumerate(labelled)]
                 num_cars, num_frames = num_cars + len(labelled), num_frames + 1
         attempt += 1
@@ -245,9 +257,11 @@ def draw_camera(task: _Task) -> _Done:
 def _open_view(task: _Task, key: tuple[int, int, int]) -> tuple[View, int]:
     """The view, and the seed of what its camera does to every frame alike."""
     rng = np.random.default_rng(np.random.SeedSequence(task.seed, spawn_key=key))
-    shares = TEST_CONDITION_SHARES if task.scene in TEST_SCENES else CONDITION_SHARES
+    shares = CONDITION_SHARES if task.ingredients.light else PLAIN_CONDITION_SHARES
+    if task.scene in TEST_SCENES:
+        shares = {**shares, **UNSEEN_CONDITION_SHARES}
     condition = _spread(shares, task.seed + 31 * task.scene_index + 7 * key[2], task.camera)
-    return draw_view(condition, task.image_size, rng), int(rng.integers(2**31))
+    return draw_view(condition, task.image_size, rng, task.ingredients), int(rng.integers(2**31))
 
 
 def _spread(shares: dict[str, float], start: int, position: int) -> str:
@@ -262,33 +276,41 @@ def _spread(shares: dict[str, float], start: int, position: int) -> str:
 
 def _draw_frame(
     task: _Task, painter: FramePainter, camera_seed: int, rng: np.random.Generator, limit: int
-) -> tuple[list[CarTruth], np.ndarray, int]:
-    """The labelled cars of a new frame, its picture and its JPEG quality."""
+) -> tuple[list[CarTruth], np.ndarray, Development]:
+    """The labelled cars of a new frame, its picture and how it was taken."""
     is_test = task.scene in TEST_SCENES
-    fleet = Fleet(TEST_STYLE_SHARES, TEST_PAINTS) if is_test else Fleet(STYLE_SHARES, PAINTS)
+    parts = task.ingredients
+    styles = STYLE_SHARES if parts.vehicles else PLAIN_SHARES
+    fleet = Fleet({**styles, **UNSEEN_SHARES} if is_test else styles, TEST_PAINTS if is_test else PAINTS, parts)
     cars = draw_cars(painter.view, fleet, limit, rng)
-    frame = painter.draw(cars, draw_people(painter.view, cars, rng))
-    labelled = [car for car in frame.cars if is_labelled(car, task.image_size)]
-    how = draw_development(painter.view.luminance, rng, np.random.default_rng(camera_seed))
-    return labelled, develop(frame.linear, how, rng), how.quality
+    frame = painter.draw(cars, draw_people(painter.view, cars, parts.occluders, rng))
+    labelled = [car for car in frame.cars if is_labelled(car, task.image_size, parts.close_ups)]
+    how = draw_development(painter.view.luminance, rng, np.random.default_rng(camera_seed), parts)
+    return labelled, develop(frame.linear, how, rng), how
 
 
-def is_labelled(car: CarTruth, image_size: tuple[int, int]) -> bool:
-    """Whether a person could still label the car: big enough, and enough of it in sight."""
+def is_labelled(car: CarTruth, image_size: tuple[int, int], has_close_ups: bool = True) -> bool:
+    """Whether a person could still label the car: big enough, and enough of it in sight.
+
+    Of a big one that the frame cuts a wheel and a light are enough, where there are close-ups.
+    """
     smallest = _MIN_WIDTH * image_size[1]
+    is_close = has_close_ups and car.box.width > _CLOSE_UP_WIDTH * image_size[1]
     return (
         car.style != "bus"
-        and int(car.is_visible.sum()) >= _MIN_VISIBLE
+        and int(car.is_visible.sum()) >= (_MIN_VISIBLE_CLOSE_UP if is_close else _MIN_VISIBLE)
         and car.box.width >= smallest
         and car.visible_area >= 0.3 * smallest**2
         and car.occluded <= _MAX_OCCLUDED
-        and car.truncated <= _MAX_TRUNCATED
+        and car.truncated <= (_MAX_TRUNCATED_CLOSE_UP if is_close else _MAX_TRUNCATED)
     )
 
 
-def _write_frame(task: _Task, name: str, picture: np.ndarray, quality: int, cars: list[CarTruth]) -> None:
+def _write_frame(task: _Task, name: str, picture: np.ndarray, how: Development, cars: list[CarTruth]) -> None:
     folder = task.root / split_of(task.scene) / task.scene
-    _, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if how.is_subsampled else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    settings = [cv2.IMWRITE_JPEG_QUALITY, how.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    _, encoded = cv2.imencode(".jpg", picture, settings)
     (folder / "images_jpg" / f"{name}.jpg").write_bytes(encoded.tobytes())
     points = [line for k, car in enumerate(cars) for line in keypoint_lines(car, k)]
     (folder / "gt" / f"{name}.txt").write_text("".join(line + "\n" for line in points))

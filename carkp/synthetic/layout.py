@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
 from carkp.keypoints.schema import CARFUSION_IDS
-from carkp.synthetic.frame import CarTruth
+from carkp.synthetic.scene import Box
+
+Array = NDArray[np.float64]
 
 TRAIN_SCENES = (
     "car_butler1", "car_butler2", "car_craig1", "car_craig2", "car_fifth1", "car_fifth2",
@@ -17,11 +24,27 @@ _COMMA_SCENES = {"car_butler2", "car_craig2", "car_fifth2", "car_morewood2", "ca
 """Scenes whose boxes are spelled ``[x, y, h, w]``; the others say ``[x y w h]``."""
 
 
+class Labelled(Protocol):
+    """What the files say of a car. points: (12, 2); is_visible, is_inside: (12,)."""
+
+    @property
+    def points(self) -> Array: ...
+
+    @property
+    def is_visible(self) -> NDArray[np.bool_]: ...
+
+    @property
+    def is_inside(self) -> NDArray[np.bool_]: ...
+
+    @property
+    def box(self) -> Box: ...
+
+
 def split_of(scene: str) -> str:
     return "test" if scene in TEST_SCENES else "train"
 
 
-def keypoint_lines(car: CarTruth, instance: int) -> list[str]:
+def keypoint_lines(car: Labelled, instance: int) -> list[str]:
     """A line for each keypoint inside the frame."""
     return [
         f"{car.points[k, 0]:.2f},{car.points[k, 1]:.2f},{CARFUSION_IDS[k]},{instance},"
@@ -31,7 +54,7 @@ def keypoint_lines(car: CarTruth, instance: int) -> list[str]:
     ]
 
 
-def box_line(car: CarTruth, scene: str) -> str:
+def box_line(car: Labelled, scene: str) -> str:
     x, y = round(car.box.left), round(car.box.top)
     width, height = round(car.box.right) - x, round(car.box.bottom) - y
     if scene in _COMMA_SCENES:

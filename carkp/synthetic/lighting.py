@@ -35,6 +35,8 @@ class Light(NamedTuple):
     haze: float  # extinction per metre
     skyline: float  # height of the surroundings above the horizon, as a slope
     seed: float
+    night: float  # 1: lamps and windows are lit, and the sun stands for the street lamps
+    wet: float  # 0 dry road .. 1 puddles
 
 
 class LightCondition(NamedTuple):
@@ -47,6 +49,7 @@ class LightCondition(NamedTuple):
     horizon: Rgb
     clouds: tuple[float, float]
     haze: tuple[float, float]
+    wet_share: float = 0.0  # how often the road is wet
 
 
 CONDITIONS: dict[str, LightCondition] = {
@@ -74,9 +77,36 @@ CONDITIONS: dict[str, LightCondition] = {
         elevation=(16, 24), sun=(1.6, 2.6), sun_colour=(1.0, 0.76, 0.50),
         zenith=(0.25, 0.38, 0.68), horizon=(0.98, 0.84, 0.68), clouds=(0, 0.4), haze=(0, 0.001),
     ),
+    "hard": LightCondition(
+        elevation=(30, 66), sun=(4.2, 6.0), sun_colour=(1.0, 0.96, 0.88),
+        zenith=(0.14, 0.26, 0.55), horizon=(0.50, 0.60, 0.74), clouds=(0, 0.2), haze=(0, 0.0006),
+    ),
+    "rainy": LightCondition(
+        elevation=(40, 80), sun=(0.0, 0.06), sun_colour=(1.0, 1.0, 1.0),
+        zenith=(0.60, 0.64, 0.70), horizon=(0.72, 0.75, 0.79), clouds=(0.3, 0.8), haze=(0.001, 0.005), wet_share=1.0,
+    ),
+    "fog": LightCondition(
+        elevation=(40, 80), sun=(0.0, 0.10), sun_colour=(1.0, 1.0, 1.0),
+        zenith=(0.80, 0.82, 0.85), horizon=(0.80, 0.82, 0.84), clouds=(0.0, 0.2), haze=(0.010, 0.035), wet_share=0.4,
+    ),
+    "late_dusk": LightCondition(
+        elevation=(40, 70), sun=(0.05, 0.15), sun_colour=(1.0, 0.75, 0.48),
+        zenith=(0.05, 0.07, 0.14), horizon=(0.20, 0.17, 0.18), clouds=(0.1, 0.7), haze=(0, 0.002), wet_share=0.3,
+    ),
+    "night": LightCondition(
+        elevation=(40, 75), sun=(0.10, 0.28), sun_colour=(1.0, 0.74, 0.45),
+        zenith=(0.010, 0.011, 0.018), horizon=(0.050, 0.043, 0.040), clouds=(0.0, 0.3), haze=(0, 0.002), wet_share=0.4,
+    ),
 }  # fmt: skip
-CONDITION_SHARES = {"clear": 0.42, "cloudy": 0.22, "overcast": 0.18, "hazy": 0.10, "dusk": 0.08}
-TEST_CONDITION_SHARES = {**CONDITION_SHARES, "low_sun": 0.25}
+LIT_CONDITIONS = ("late_dusk", "night")
+"""Lamps and windows are lit."""
+PLAIN_CONDITION_SHARES = {"clear": 0.42, "cloudy": 0.22, "overcast": 0.18, "hazy": 0.10, "dusk": 0.08}
+"""Without the ingredient ``light``."""
+CONDITION_SHARES = {
+    "clear": 0.26, "cloudy": 0.15, "overcast": 0.13, "hazy": 0.07, "dusk": 0.06, "hard": 0.10, "rainy": 0.06,
+    "fog": 0.04, "late_dusk": 0.05, "night": 0.08,
+}  # fmt: skip
+UNSEEN_CONDITION_SHARES = {"low_sun": 0.25}
 """A low, warm sun shines in the test scenes alone."""
 
 
@@ -90,7 +120,9 @@ def draw_light(name: str, rng: np.random.Generator) -> Light:
     ground = [0.13 * (a + s * toward[2]) for a, s in zip(sky, sun, strict=True)]
     weather = (rng.uniform(*condition.clouds), rng.uniform(*condition.haze), rng.uniform(0.05, 0.35))
     seed = float(rng.integers(1, 10_000))
-    return Light._make([*toward, *sun, *condition.zenith, *condition.horizon, *ground, *weather, seed])
+    wet = rng.uniform(0.3, 1.0) if rng.uniform() < condition.wet_share else 0.0
+    night = float(name in LIT_CONDITIONS)
+    return Light._make([*toward, *sun, *condition.zenith, *condition.horizon, *ground, *weather, seed, night, wet])
 
 
 @inlined

@@ -13,6 +13,7 @@ from carkp.synthetic.backdrop import build_backdrop
 from carkp.synthetic.backdrop_shading import find_ground, shade_backdrop
 from carkp.synthetic.camera import Camera, look_at
 from carkp.synthetic.ground import Ground, parking_lot, road_distance
+from carkp.synthetic.ingredients import ALL, Ingredients
 from carkp.synthetic.lighting import Light, draw_light
 from carkp.synthetic.materials import WIRE
 from carkp.synthetic.mesh import Floats, Ints, Mesh, turn_about_z
@@ -22,7 +23,7 @@ from carkp.synthetic.streets import Spot, draw_ground, draw_spots
 Array = NDArray[np.float64]
 
 SUPERSAMPLING = 2
-_NOMINAL = (4.6, 1.8, 1.5)
+NOMINAL = (4.6, 1.8, 1.5)
 _NUM_SPOTS = 420
 _SKETCH = 4
 """The first look at a view is this many times smaller than the picture."""
@@ -98,30 +99,51 @@ def heading_octant(degrees: float) -> int:
     return math.floor(degrees / 45.0 + 0.5) % 8
 
 
-def draw_view(condition: str, size: tuple[int, int], rng: np.random.Generator) -> View:
+def draw_view(condition: str, size: tuple[int, int], rng: np.random.Generator, ingredients: Ingredients = ALL) -> View:
     """A street and a camera that sees many spots there, drawn anew until it does."""
+    nearest = 1.8 if ingredients.close_ups else 3.5
     while True:
         ground = draw_ground(rng)
         backdrop, facades = build_backdrop(ground, rng)
         for _ in range(12):
-            camera = _draw_camera(ground, size, rng)
+            is_close = ingredients.close_ups and rng.uniform() < _CLOSE_VIEWS
+            camera = _draw_camera(ground, size, rng, is_close, ingredients.cameras)
             if camera is None:
                 continue
             sketch = _sketch(camera, backdrop)
             if not _is_open(sketch):
                 continue
-            candidates = _visible_spots(camera, sketch, draw_spots(ground, _NUM_SPOTS, rng))
-            if _is_busy(candidates):
+            candidates = _visible_spots(camera, sketch, draw_spots(ground, _NUM_SPOTS, rng), nearest)
+            if _is_busy(candidates, is_close):
                 return _render_view(
                     camera, draw_light(condition, rng), condition, ground, backdrop, facades, candidates
                 )
 
 
-def _draw_camera(ground: Ground, size: tuple[int, int], rng: np.random.Generator) -> Camera | None:
-    """On a pavement, in the car park or, seldom, in the road; None where the place is built upon."""
-    field = math.radians(math.exp(rng.uniform(math.log(30), math.log(80))))
+_CLOSE_VIEWS = 0.25
+"""How often a camera stands close to the cars."""
+
+
+def _draw_lens(is_close: bool, is_varied: bool, rng: np.random.Generator) -> tuple[float, float]:
+    """Horizontal field of view in radians, and the distance to the middle of what is seen, in metres."""
+    low, high = (16.0, 40.0) if is_varied and rng.uniform() < 0.4 else (30.0, 80.0)
+    field = math.radians(math.exp(rng.uniform(math.log(low), math.log(high))))
     focal = 640.0 / math.tan(field / 2)
-    distance = focal * 4.0 / 165.0 * rng.uniform(0.4, 1.35)
+    share = rng.uniform(0.14, 0.45) if is_close else rng.uniform(0.4, 1.35)
+    return field, min(max(focal * 4.0 / 165.0 * share, 4.5), 75.0)
+
+
+def _draw_height(is_varied: bool, rng: np.random.Generator) -> float:
+    if is_varied and rng.uniform() < 0.5:
+        return float(rng.uniform(1.05, 1.7) if rng.uniform() < 0.7 else rng.uniform(4.0, 5.4))
+    return float(rng.uniform(1.4, 2.6) if rng.uniform() < 0.55 else rng.uniform(2.6, 4.6))
+
+
+def _draw_camera(
+    ground: Ground, size: tuple[int, int], rng: np.random.Generator, is_close: bool, is_varied: bool
+) -> Camera | None:
+    """On a pavement, in the car park or, seldom, in the road; None where the place is built upon."""
+    field, distance = _draw_lens(is_close, is_varied, rng)
     in_lot = ground.park_length > 0 and rng.uniform() < 0.35
     middle = np.array([ground.park_x, ground.park_y]) if in_lot else np.zeros(2)
     aim = middle + rng.normal(0, 4.0, 2)
@@ -130,10 +152,10 @@ def _draw_camera(ground: Ground, size: tuple[int, int], rng: np.random.Generator
     edge = road_distance(ground, float(x), float(y))
     along, across = parking_lot(ground, float(x), float(y))
     is_in_lot = abs(along) < ground.park_length and abs(across) < ground.park_depth
-    is_on_road = edge < 0 and rng.uniform() < 0.3
+    is_on_road = edge < 0 and rng.uniform() < (0.5 if is_varied else 0.3)
     if not (is_in_lot or is_on_road or 0.3 < edge < ground.pavement):
         return None
-    height = rng.uniform(1.4, 2.6) if rng.uniform() < 0.55 else rng.uniform(2.6, 4.6)
+    height = _draw_height(is_varied, rng)
     drop = math.tan(rng.uniform(-0.02, 0.10)) * distance
     target = np.array([aim[0], aim[1], max(min(height - drop, 2.2), -1.0)])
     return look_at(np.array([x, y, height]), target, rng.normal(0, 0.025), field, size)
@@ -155,18 +177,18 @@ def _is_open(nearness: Floats) -> bool:
     return bool((nearness > 1 / 4.0).mean() < 0.06 and (nearness > 1 / 9.0).mean() < 0.22)
 
 
-def _visible_spots(camera: Camera, nearness: Floats, spots: list[Spot]) -> list[Candidate]:
+def _visible_spots(camera: Camera, nearness: Floats, spots: list[Spot], nearest: float) -> list[Candidate]:
     """The spots in the frame, big enough and not hidden by what stands about."""
     seen = []
     for spot in spots:
-        corners = car_corners(spot, _NOMINAL)
+        corners = car_corners(spot, NOMINAL)
         points, depth = camera.project(corners)
-        if depth.min() < 3.5:
+        if depth.min() < nearest:
             continue
         box = outline_box(points)
         inside = box.meet(frame_box(camera.size))
         cut = 1.0 - inside.area / max(box.area, 1e-6) if inside.width > 0 else 1.0
-        if cut < 0.7 and _open_share(nearness, inside, float(depth.min())) > 0.6:
+        if cut < 0.8 and _open_share(nearness, inside, float(depth.min())) > 0.6:
             octant = heading_octant(relative_heading(camera, spot))
             seen.append(Candidate(spot, box, float(depth.mean()), octant, cut, box.width / camera.size[1]))
     return seen
@@ -189,8 +211,11 @@ def _open_share(nearness: Floats, box: Box, depth: float) -> float:
     return float((part < 1.0 / depth).mean()) if part.size else 0.0
 
 
-def _is_busy(candidates: list[Candidate]) -> bool:
+def _is_busy(candidates: list[Candidate], is_close: bool) -> bool:
     """Whether a view offers enough cars of labelled size, in several headings."""
+    if is_close:
+        good = [c for c in candidates if 0.12 < c.width < 0.9 and c.cut < 0.6]
+        return len(good) >= 14 and len({c.octant for c in good}) >= 4
     good = [c for c in candidates if 0.055 < c.width < 0.34 and c.cut < 0.05]
     return len(good) >= 24 and len({c.octant for c in good}) >= 4
 
@@ -222,7 +247,8 @@ def _render_view(
 def _static_shadow(camera: Camera, light: Light, backdrop: Mesh) -> ShadowMap:
     """What the backdrop shades in the part of the ground that the camera looks at."""
     forward = camera.rotation[2, :2] / np.linalg.norm(camera.rotation[2, :2])
-    centre = camera.position[:2] + 30.0 * forward
+    drop = max(-camera.rotation[2, 2], 0.02)
+    centre = camera.position[:2] + min(max(camera.position[2] / drop, 30.0), 60.0) * forward
     reach = 38.0
     corners = np.array(
         [[centre[0] + reach * a, centre[1] + reach * b, 3.0 * c] for a in (-1, 1) for b in (-1, 1) for c in (0, 1)]

@@ -19,6 +19,13 @@ Window = tuple[int, int, int, int]
 """First row, first column, end row, end column; all even."""
 
 
+BEAM = 0.7
+"""Light of headlamps on the road close to them."""
+
+BEAM_REACH = 14.0
+"""How far headlamps light the road by night, in metres."""
+
+
 class Canvas(NamedTuple):
     """A supersampled picture (H, W, 3) in linear light, and what each pixel shows: (H, W) each."""
 
@@ -123,7 +130,8 @@ def shade_plain(
 def relight(
     window: Window, lens: Lens, moving: ShadowMap, places: Array, ambient: Floats, sun: Floats, canvas: Canvas
 ) -> None:
-    """Cast the cars' shadows on the backdrop. places: (cars, 6): x, y, cosine, sine, half length, half width.
+    """Cast the cars' shadows and beams on the backdrop. places: (cars, 7): x, y, cosine, sine, half length, half
+    width, strength of the beams as a multiple of the skylight.
     A block of 2x2 pixels on one surface is looked up once.
     """
     for i in range(window[0], window[2], 2):
@@ -166,6 +174,13 @@ def open_sky_at(places: Array, x: float, y: float) -> float:
         if along < 1.2 and across < 1.2:
             gap = max(along, across) if along < 0.0 or across < 0.0 else math.hypot(along, across)
             share *= contact(gap)
+    for k in range(len(places)):
+        if places[k, 6] > 0.0:
+            ox, oy = x - places[k, 0], y - places[k, 1]
+            ahead = ox * places[k, 2] + oy * places[k, 3] - places[k, 4]
+            aside = abs(oy * places[k, 2] - ox * places[k, 3]) / (places[k, 5] + 0.22 * max(ahead, 0.0))
+            if 0.3 < ahead < BEAM_REACH and aside < 1.0:
+                share += places[k, 6] * math.exp(-ahead / 4.0) * (1.0 - aside * aside) * min(ahead - 0.3, 1.0)
     return share
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ class Spot:
     y: float
     heading: float
     steering: float = 0.0
+    room: float = 13.5  # the longest vehicle that fits
 
 
 def draw_ground(rng: np.random.Generator) -> Ground:
@@ -117,7 +118,7 @@ def _parked(ground: Ground, rng: np.random.Generator) -> Spot | None:
     side = (1 if left else -1) * (row[ARM_HALF_WIDTH] - rng.uniform(0.95, 1.15))
     heading = math.atan2(row[ARM_SIN], row[ARM_COS]) + (math.pi if against else 0.0) + rng.normal(0, 0.03)
     begin = max(row[ARM_CLEAR] + 4.5, -30.0)
-    return _at(ground, arm, rng.uniform(begin, begin + 35), side, heading, rng.normal(0, 0.12))
+    return replace(_at(ground, arm, rng.uniform(begin, begin + 35), side, heading, rng.normal(0, 0.12)), room=8.5)
 
 
 def _stalled(ground: Ground, rng: np.random.Generator) -> Spot | None:
@@ -130,7 +131,7 @@ def _stalled(ground: Ground, rng: np.random.Generator) -> Spot | None:
     across = side * (ground.park_depth - 2.7 + rng.normal(0, 0.15))
     c, s = ground.park_cos, ground.park_sin
     heading = math.atan2(s, c) + side * math.pi / 2 + (math.pi if rng.uniform() < 0.35 else 0.0) + rng.normal(0, 0.04)
-    return Spot(ground.park_x + along * c - across * s, ground.park_y + along * s + across * c, heading)
+    return Spot(ground.park_x + along * c - across * s, ground.park_y + along * s + across * c, heading, room=6.0)
 
 
 def _crossing_pavement(ground: Ground, rng: np.random.Generator) -> Spot:
@@ -140,4 +141,6 @@ def _crossing_pavement(ground: Ground, rng: np.random.Generator) -> Spot:
     side = 1.0 if rng.uniform() < 0.5 else -1.0
     heading = math.atan2(row[ARM_SIN], row[ARM_COS]) + rng.choice([-1, 1]) * math.pi / 2 + rng.normal(0, 0.15)
     out = side * (row[ARM_HALF_WIDTH] + rng.uniform(-1.0, 2.0))
-    return _at(ground, arm, max(row[ARM_CLEAR], 0) + rng.uniform(4, 30), out, heading, rng.normal(0, 0.2))
+    return replace(
+        _at(ground, arm, max(row[ARM_CLEAR], 0) + rng.uniform(4, 30), out, heading, rng.normal(0, 0.2)), room=6.0
+    )

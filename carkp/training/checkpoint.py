@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from carkp.disk import describe_free_space, partial_path, remove, remove_leftovers
+from carkp.model.half_weights import is_safetensors, read_half_weights
 from carkp.model.pose_net import PoseNet, pose_net_from_architecture
 
 FORMAT_VERSION = 1
@@ -84,7 +85,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU; weights as they are shipped (:mod:`carkp.model.half_weights`) are one too.
 
     Raises:
         CheckpointError: no such file, a damaged or foreign one, or another format version.
@@ -92,6 +93,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         kind = "a directory, no checkpoint: name the file in it" if path.is_dir() else "no such checkpoint"
         raise CheckpointError(f"{path}: {kind}")
+    if is_safetensors(path):
+        return _load_half_weights(path)
     content = _check_content(_read(path), path)
     return Checkpoint(
         architecture=content["architecture"],
@@ -100,6 +103,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         epoch=content["epoch"],
         training_state=content.get("training_state", {}),
     )
+
+
+def _load_half_weights(path: Path) -> Checkpoint:
+    try:
+        found = read_half_weights(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    return Checkpoint(dict(found.architecture), dict(found.weights), dict(found.config), found.epoch, {})
 
 
 def _read(path: Path) -> object:

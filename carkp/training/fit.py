@@ -22,6 +22,8 @@ from carkp.training.random_state import RandomState, get_random_state, read_rand
 from carkp.training.resume import check_settings, check_state, with_own_settings
 
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"
+SOURCE_PCK = "pck/"
+"""What the names of a source's PCK in the history begin with."""
 
 
 class TrainBatches(Protocol):
@@ -32,12 +34,32 @@ class TrainBatches(Protocol):
     def __len__(self) -> int: ...
 
 
+class LossTerm(Protocol):
+    """A further term of the loss: a teacher's heatmaps, labels that a network makes for itself."""
+
+    def __call__(self, batch: Batch, images: Tensor, heatmaps: Tensor, average: nn.Module) -> Tensor:
+        """The term, a scalar.
+
+        Args:
+            batch: as it was loaded.
+            images: (B, 3, H, W), the network's input of this step.
+            heatmaps: (B, K, h, w), what the network made of it.
+            average: the moving average of the weights, in evaluation mode; the network itself where there is none.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train; ``grad_clip`` and ``ema_decay`` 0 mean off, ``autocast_dtype`` None means full precision."""
+    """How to train; ``grad_clip`` and ``ema_decay`` 0 mean off, ``autocast_dtype`` None means full precision.
+
+    ``trusts_start``: the first weights are trained ones, and the moving average keeps them as its decay says.
+    ``ships_last``: the last epoch counts as the best one, whatever validation says.
+    """
 
     epochs: int
     lr: float
+    backbone_lr_scale: float
     weight_decay: float
     warmup_epochs: float
     grad_clip: float
@@ -45,6 +67,8 @@ class FitSettings:
     channels_last: bool
     compile: bool
     autocast_dtype: torch.dtype | None
+    trusts_start: bool
+    ships_last: bool
 
 
 @dataclass(frozen=True)
@@ -69,12 +93,13 @@ class EpochResult:
             "pck": self.scores.pck,
             "pck_hat": self.scores.pck_hat,
             "mean_dist": self.scores.mean_dist,
+            **{f"{SOURCE_PCK}{name}": found.pck for name, found in self.scores.by_source.items()},
         }
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """The epoch with the highest validation PCK, and the throughput over the epochs of this process."""
+    """The best epoch, its validation PCK, and the throughput over the epochs of this process."""
 
     best_epoch: int
     best_pck: float
@@ -92,6 +117,7 @@ class FitInputs:
         validate: scores the evaluation network on the validation split; called on every rank.
         architecture, config: stored in the checkpoints.
         decided: what else decides the result, by name: digests, and settings as "auto" was decided; for ``last.pt``.
+        extra_loss: a further term of the loss.
     """
 
     batches: TrainBatches
@@ -101,6 +127,7 @@ class FitInputs:
     architecture: dict[str, Any]
     config: dict[str, Any]
     decided: dict[str, str] = field(default_factory=dict)
+    extra_loss: LossTerm | None = None
 
 
 class Trainer:
@@ -111,12 +138,14 @@ class Trainer:
             raise ValueError("the training split has fewer samples than one batch on every process")
         self.inputs, self.settings, self.context = inputs, settings, context
         self.net = _placed(net, settings, context)
-        self.average = WeightAverage(self.net, settings.ema_decay) if settings.ema_decay > 0 else None
+        self.average = (
+            WeightAverage(self.net, settings.ema_decay, settings.trusts_start) if settings.ema_decay > 0 else None
+        )
         # torch.compile of a module gives a module; its annotation says less
         compiled = cast(nn.Module, torch.compile(self.net)) if settings.compile else self.net
         self.parallel = _parallel(compiled, context)
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            _parameter_groups(self.net, settings), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         self.epoch, self.num_steps_done = 0, 0
         self.best_epoch, self.best_pck = 0, float("-inf")
@@ -152,12 +181,14 @@ class Trainer:
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             heatmaps = self.parallel(images)
         loss = weighted_heatmap_loss(heatmaps, target.heatmaps, target.weights)
+        if self.inputs.extra_loss is not None:
+            loss = loss + self.inputs.extra_loss(batch, images, heatmaps, self.eval_net)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.settings.grad_clip > 0:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.grad_clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group["lr_scale"]
         self.optimizer.step()
         self.num_steps_done += 1
         if self.average is not None:
@@ -199,7 +230,7 @@ class Trainer:
                 "the validation PCK is NaN: no car of the validation split has two labelled keypoints apart from each "
                 "other, so there is no best epoch; validate on other data"
             )
-        is_best = pck > self.best_pck
+        is_best = pck > self.best_pck or self.settings.ships_last
         if is_best:
             self.best_epoch, self.best_pck = self.epoch, pck
             self.best_weights = {name: value.detach().cpu().clone() for name, value in self._eval_weights().items()}
@@ -333,6 +364,17 @@ def _require_no_checkpoints(directory: Path) -> None:
             f"{directory} holds {' and '.join(there)} of an earlier training, and a new one would overwrite them: go "
             f"on with it (resume={directory / LAST_NAME}), or move the directory away"
         )
+
+
+def _parameter_groups(net: nn.Module, settings: FitSettings) -> list[dict[str, Any]]:
+    """One group where all parameters learn alike; else the backbone's apart."""
+    if settings.backbone_lr_scale == 1.0:
+        return [{"params": list(net.parameters()), "lr_scale": 1.0}]
+    named = list(net.named_parameters())
+    backbone = [value for name, value in named if name.startswith("backbone.")]
+    others = [value for name, value in named if not name.startswith("backbone.")]
+    scale = settings.backbone_lr_scale
+    return [{"params": others, "lr_scale": 1.0}, {"params": backbone, "lr_scale": scale}]
 
 
 def _placed(net: nn.Module, settings: FitSettings, context: ProcessContext) -> nn.Module:

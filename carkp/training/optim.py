@@ -18,17 +18,19 @@ def warmup_cosine(step: int, num_warmup_steps: int, num_steps: int) -> float:
 class WeightAverage:
     """Exponential moving average of parameters and buffers.
 
-    The decay starts low, min(decay, (1 + n) / (10 + n)) at update n, so that the first weights are soon forgotten.
+    The decay starts low, min(decay, (1 + n) / (10 + n)) at update n, so that the first weights are soon forgotten -
+    unless ``trusts_start`` says that they are trained ones.
     """
 
-    def __init__(self, net: nn.Module, decay: float) -> None:
+    def __init__(self, net: nn.Module, decay: float, trusts_start: bool = False) -> None:
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
-        self.decay = decay
+        self.decay, self.trusts_start = decay, trusts_start
         self.num_updates = 0
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        start = 1.0 if self.trusts_start else (1 + self.num_updates) / (10 + self.num_updates)
+        decay = min(self.decay, start)
         self.num_updates += 1
         averaged, current = [], []
         for mean, value in zip(self.net.state_dict().values(), net.state_dict().values(), strict=True):

@@ -2,13 +2,17 @@
 
 import fnmatch
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
 from threadpoolctl import threadpool_limits
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig, HeatmapConfig, QuantConfig, TrainConfig
+from carkp.config.sources import shares
 from carkp.data.dataset import CropDataset, TrainLoader, train_loader
+from carkp.data.mixture import parts_of
+from carkp.data.shares import mixed_loader
 from carkp.data.store import Store
 from carkp.data.transforms import EvalTransform, TrainTransform
 from carkp.keypoints.codec import HeatmapCodec, codec_for_input
@@ -45,9 +49,19 @@ def build_model(config: ExperimentConfig) -> BuiltModel:
 
 
 def build_train_loader(config: ExperimentConfig, store: Store, context: ProcessContext) -> TrainLoader:
+    """Training batches; of several sources each with its share of every batch.
+
+    Raises:
+        ConfigError: the data are a mixture of other sources than the configuration names.
+        DataError: they make no batch.
+    """
+    require_sources(config, store)
     transform = TrainTransform(input_size=config.model.input_size, **config.augment.model_dump())
-    return train_loader(
-        CropDataset(store, transform, config.seed),
+    dataset = CropDataset(store, transform, config.seed)
+    wanted = shares(config.data)
+    make_loader = partial(mixed_loader, shares=wanted) if wanted else train_loader
+    return make_loader(
+        dataset,
         batch_size=config.train.batch_size,
         num_workers=config.train.num_workers,
         seed=config.seed,
@@ -56,6 +70,24 @@ def build_train_loader(config: ExperimentConfig, store: Store, context: ProcessC
         pin_memory=context.device.type == "cuda",
         num_samples=config.train.num_samples,
     )
+
+
+def require_sources(config: ExperimentConfig, store: Store) -> None:
+    """Refuse data of other sources than the configuration names: no share is known of them.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    found, wanted = set(parts_of(store)), set(shares(config.data))
+    if found != wanted:
+        raise ConfigError(
+            f"{store.path}: the data are of {_named(found)}, and data.sources of the configuration names "
+            f"{_named(wanted)}: give the configuration that they were prepared with, or other data (data=…)"
+        )
+
+
+def _named(sources: Iterable[str]) -> str:
+    return ", ".join(sorted(sources)) or "a single source"
 
 
 def build_eval_dataset(config: ExperimentConfig, store: Store) -> CropDataset:
@@ -109,6 +141,7 @@ def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
     return FitSettings(
         epochs=train.epochs,
         lr=train.lr,
+        backbone_lr_scale=train.backbone_lr_scale,
         weight_decay=train.weight_decay,
         warmup_epochs=train.warmup_epochs,
         grad_clip=train.grad_clip,
@@ -116,6 +149,8 @@ def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
         channels_last=train.channels_last,
         compile=train.compile,
         autocast_dtype=torch.bfloat16 if use_bfloat16 else None,
+        trusts_start=False,
+        ships_last=False,
     )
 
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -40,6 +40,10 @@ class AlignmentError(Exception):
     """Executions of one model that differ by more than the tolerances."""
 
 
+class AdaptationError(Exception):
+    """An adapted model that is worse than it was on the data that it came from."""
+
+
 class UnsupportedModelError(Exception):
     """A model with layers that the target cannot run."""
 
@@ -60,6 +64,7 @@ USER_ERRORS = (
     ProgramError,
     AccumulatorOverflowError,
     AlignmentError,
+    AdaptationError,
     CompiledMismatchError,
     UnsupportedModelError,
     PipelineError,
@@ -74,7 +79,7 @@ USER_ERRORS = (
 class Arguments:
     """A parsed command line: the resolved configuration, the stage's parameters and flags, and the raw words.
 
-    ``config_words`` are those that give another stage the same configuration.
+    ``config_words`` are those that give another stage the same configuration; ``lists`` hold what may be given often.
     """
 
     config: ExperimentConfig
@@ -82,6 +87,7 @@ class Arguments:
     raw: Sequence[str]
     flags: frozenset[str] = frozenset()
     config_words: Sequence[str] = ()
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class Parameter:
 
 
 DATA = Parameter("data", "latest", "prepared data: latest, a directory, or runs:/<id of a data run>")
-MODEL = Parameter("model", "latest", "model: latest, a local file, runs:/<id>/<path>, or models:/…")
+MODEL = Parameter("model", "latest", "model: latest, carkp-car12, a local file, runs:/<id>/<path>, or models:/…")
 
 
 def parse(
@@ -104,10 +110,12 @@ def parse(
     argv: Sequence[str] | None,
     prog: str = "",
     flags: Mapping[str, str] = MappingProxyType({}),
+    lists: Mapping[str, str] = MappingProxyType({}),
 ) -> Arguments:
     """Read the command line of ``stage``; ``prog`` is how the program is called, if not as a stage.
 
-    ``flags``: name -> help of switches that the command line alone has, and the entry point not.
+    ``flags``: name -> help of switches that the command line alone has, and the entry point not. ``lists``: the same of
+    what may be given more than once; those whose names begin with ``--`` are options, the others words.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -124,13 +132,19 @@ def parse(
         parser.add_argument(f"--{parameter.name}", default=parameter.default, help=parameter.help)
     for name, text in flags.items():
         parser.add_argument(f"--{name}", dest=name, action="store_true", help=text)
+    for name, text in lists.items():
+        if name.startswith("--"):
+            parser.add_argument(name, action="append", default=[], help=text)
+        else:
+            parser.add_argument(name, nargs="*", default=[], help=text)
     raw = list(sys.argv[1:] if argv is None else argv)
     values = vars(parser.parse_args(raw))
     overrides = [*split_overrides(values["overrides"]), *values["set"]]
     config = load_config(find_config(values["config"]), overrides)
     chosen = {parameter.name: values[parameter.name] for parameter in parameters}
     config_words = ["--config", values["config"], *(word for text in overrides for word in ("--set", text))]
-    return Arguments(config, chosen, raw, frozenset(name for name in flags if values[name]), config_words)
+    given = {name: tuple(values[name.removeprefix("--")]) for name in lists}
+    return Arguments(config, chosen, raw, frozenset(name for name in flags if values[name]), config_words, given)
 
 
 def guarded(main: Callable[[], int]) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import DataConfig, ExperimentConfig
+from carkp.config.sources import by_source, choosing
 from carkp.data.carfusion import is_scene_dir, split_dirs
 from carkp.data.files import expand_path, list_directory
 from carkp.data.issues import DataError, Issues
@@ -36,13 +37,19 @@ def refuse_early(stage: str, config: ExperimentConfig) -> None:
 
 
 def check_scenes(config: ExperimentConfig) -> None:
-    """Validation gets a scene, where the scenes are known before a car is drawn or cropped."""
-    chosen, known = config.data.val_scenes, _train_scenes(config.data)
-    if known and not set(chosen) & set(known):
-        raise ConfigError(
-            f"data.val_scenes={list(chosen)}: {config.data.source} has none of them to train on, and validation would "
-            f"be empty; there are {', '.join(known)}"
-        )
+    """Validation gets a scene, where the scenes are known before a car is drawn or cropped.
+
+    Of several sources those that choose the epoch must have one.
+    """
+    parts = by_source(config)
+    for name in choosing(config.data) or parts:
+        data = parts[name].data
+        known = _train_scenes(data)
+        if known and not set(data.val_scenes) & set(known):
+            raise ConfigError(
+                f"data.val_scenes={list(data.val_scenes)}: {data.source} has none of them to train on, and validation "
+                f"would be empty; there are {', '.join(known)}"
+            )
 
 
 def _train_scenes(data: DataConfig) -> tuple[str, ...]:

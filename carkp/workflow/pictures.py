@@ -17,6 +17,7 @@ from carkp.data.samples import sample_crops
 from carkp.data.source import SourceKind, detect_source_kind, list_source_frames
 from carkp.data.store import STORE_NAMES, Stores
 from carkp.disk import write_atomic
+from carkp.keypoints.sample_ids import source_of
 from carkp.report.drawing import draw_keypoints, enlarge
 from carkp.report.sheets import contact_sheet
 
@@ -33,9 +34,13 @@ _JPEG_QUALITY = 88
 Image = NDArray[np.uint8]
 
 
-def data_sheet(raw: Path, stores: Stores, seed: int, boxes: str = "files") -> Image:
-    """Frames of the source, where it has frames, above crops of each split, with keypoints drawn. RGB."""
-    sheets = [sheet for sheet in (_frame_sheet(raw, seed, boxes), _crop_sheet(stores, seed)) if sheet is not None]
+def data_sheet(raw: Path | None, stores: Stores, seed: int, boxes: str = "files") -> Image:
+    """Frames of the source, where it has frames, above crops of each split, with keypoints drawn. RGB.
+
+    ``raw`` None: of several sources, crops alone.
+    """
+    frames = _frame_sheet(raw, seed, boxes) if raw is not None else None
+    sheets = [sheet for sheet in (frames, _crop_sheet(stores, seed)) if sheet is not None]
     width = max(sheet.shape[1] for sheet in sheets)
     padded = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets]
     return np.concatenate(padded)
@@ -114,5 +119,5 @@ def _crop_sheet(stores: Stores, seed: int) -> Image | None:
         for crop in sample_crops(getattr(stores, split), NUM_CROPS_A_SPLIT, seed):
             scale = max(1, math.ceil(_DRAWN_CROP_EXTENT / max(crop.image.shape)))
             images.append(draw_keypoints(crop.image, crop.points, crop.validity, scale))
-            captions.append(f"{split} {crop.sample_id.split('/', 1)[-1]}")
+            captions.append(" ".join([split, source_of(crop.sample_id), crop.sample_id.split("/", 1)[-1]]))
     return contact_sheet(images, captions, COLUMNS, _TILE_SIZE) if images else None

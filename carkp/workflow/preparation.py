@@ -2,34 +2,45 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from carkp.config.schema import SYNTHETIC, ExperimentConfig
+from carkp.config.schema import GENERATED_SOURCES, RENDERED, SYNTHETIC, ExperimentConfig
+from carkp.config.sources import ALONE, by_source
 from carkp.data.files import expand_path
 from carkp.data.issues import DataError
+from carkp.data.mixture import merge_summaries, open_data, source_directories, write_mixture
 from carkp.data.parallel import resolve_num_workers
 from carkp.data.prepare import prepare
 from carkp.data.source import fingerprint
-from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, Store, Stores, data_digest, open_stores
+from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, Store, Stores, data_digest
 from carkp.data.summary import SUMMARY_FILE, DataSummary, check_digests, read_summary
-from carkp.synthetic.generate import SyntheticSpec, generate
+from carkp.rendered.catalog import CatalogError
+from carkp.rendered.generate import RenderedSpec
+from carkp.rendered.generate import generate as render
+from carkp.rendered.glb import MeshError
+from carkp.synthetic.generate import SyntheticSpec
+from carkp.synthetic.generate import generate as draw
 from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.cli import run_in_folder
-from carkp.workflow.pictures import data_sheet, write_jpeg
-from carkp.workflow.reuse import Inputs, log_inputs, stage_inputs, stage_settings
+from carkp.workflow.pictures import Image, data_sheet, write_jpeg
+from carkp.workflow.reuse import GENERATOR_CODE, Inputs, log_inputs, stage_inputs, stage_settings
 from carkp.workflow.source_code import source_code
 
 GENERATED = "generated"
 RAW_DIR = "raw"
 ARTIFACT_DIR = "data"
+MIXTURE = "mixture"
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Stores on this machine; ``digest`` is that of their content, whatever directory they lie in."""
+    """Stores on this machine, of one source or of several; ``digest`` is that of their content, whatever directory they
+    lie in.
+    """
 
     directory: Path
     digest: str
@@ -40,8 +51,9 @@ class PreparedData:
         Raises:
             DataError: they are damaged, or do not belong together.
         """
-        check_digests(self.directory)
-        stores = open_stores(self.directory)
+        for directory in source_directories(self.directory).values() or [self.directory]:
+            check_digests(directory)
+        stores = open_data(self.directory)
         if data_digest(stores) != self.digest:
             raise DataError(
                 f"{self.directory} was prepared anew while this run was under way: give the same command again"
@@ -51,7 +63,7 @@ class PreparedData:
 
 
 def synthetic_spec(config: ExperimentConfig) -> SyntheticSpec:
-    """The generated data set that the configuration describes."""
+    """The drawn data set that the configuration describes."""
     settings = config.synthetic
     return SyntheticSpec(
         num_train_cars=settings.num_train_cars,
@@ -59,23 +71,55 @@ def synthetic_spec(config: ExperimentConfig) -> SyntheticSpec:
         num_test_cars=settings.num_test_cars,
         seed=settings.seed,
         image_size=settings.image_size,
+        ingredients=settings.ingredients,
     )
+
+
+def rendered_spec(config: ExperimentConfig) -> RenderedSpec:
+    """The rendered data set that the configuration describes.
+
+    Raises:
+        DataError: its meshes are not there.
+    """
+    settings = config.rendered
+    return RenderedSpec(
+        meshes=expand_path(settings.meshes),
+        num_train_cars=settings.num_train_cars,
+        num_val_cars=settings.num_val_cars,
+        num_test_cars=settings.num_test_cars,
+        seed=settings.seed,
+    )
+
+
+GENERATORS: Mapping[str, Callable[[ExperimentConfig, Path, int], None]] = {
+    SYNTHETIC: lambda config, out_dir, num_workers: draw(out_dir, synthetic_spec(config), num_workers),
+    RENDERED: lambda config, out_dir, num_workers: render(out_dir, rendered_spec(config), num_workers),
+}
+"""What makes the raw data, by the word for them in ``data.source``."""
 
 
 def data_key(config: ExperimentConfig) -> str:
     """Digest of everything that decides what the stores hold, short of the source's own content.
 
-    Of the code that of the generator counts: other pictures have another place.
+    Of the code that of the generator counts: other pictures have another place. The shares of several sources do not
+    count: they say how training uses the stores.
     """
+    if config.data.sources:
+        return _digest_of([[name, data_key(part)] for name, part in by_source(config).items()])
     recipe: dict[str, Any] = {"settings": stage_settings("data", config), "schema_version": SCHEMA_VERSION}
     if config.data.is_generated:
-        recipe["generator"] = asdict(source_code(["carkp.synthetic.generate"]))
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+        recipe["generator"] = asdict(source_code([GENERATOR_CODE[config.data.source]]))
+    return _digest_of(recipe)
 
 
 def data_directory(config: ExperimentConfig) -> Path:
     """Where the prepared data of this configuration belongs."""
-    stem = SYNTHETIC if config.data.is_generated else expand_path(config.data.source).resolve().name
+    if config.data.sources:
+        stem = MIXTURE
+    elif config.data.is_generated:
+        stem = config.data.source
+    else:
+        stem = expand_path(config.data.source).resolve().name
     return project_root() / expand_path(config.data.root) / f"{stem}-{data_key(config)[:10]}"
 
 
@@ -85,36 +129,55 @@ def open_prepared(directory: Path) -> PreparedData:
     Raises:
         DataError: there are none that can be used.
     """
-    return PreparedData(directory, data_digest(open_stores(directory)))
+    return PreparedData(directory, data_digest(open_data(directory)))
 
 
 def stale_reason(config: ExperimentConfig, prepared: PreparedData) -> str:
-    """Why the stores are not what preparing the source anew would give; "" where they are.
+    """Why the stores are not what preparing the sources anew would give; "" where they are.
 
     A source that is gone cannot be prepared again: what was made of it still holds.
     """
+    if not config.data.sources:
+        return _stale_reason(config, prepared.directory)
+    directories = source_directories(prepared.directory)
+    reasons = {name: _stale_reason(part, directories[name]) for name, part in by_source(config).items()}
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason)
+
+
+def _stale_reason(config: ExperimentConfig, directory: Path) -> str:
+    """Of the only source."""
     source = expand_path(config.data.source)
     if not config.data.is_generated and not source.exists():
         return ""
-    summary = read_summary(prepared.directory)
+    summary = read_summary(directory)
     if summary is None:
-        return f"{prepared.directory} has no {SUMMARY_FILE} that says what they were made of"
+        return f"{directory} has no {SUMMARY_FILE} that says what they were made of"
     if not config.data.is_generated and summary.source_fingerprint != fingerprint(source):
         return f"the files of {source} have changed since"
-    if summary.made_by != data_inputs(config, summary.source_fingerprint).code_digest:
+    if summary.made_by != data_inputs(config, "").code_digest:
         return "the code that prepares data, or a package that it computes with, is another one since"
     return ""
 
 
-def data_inputs(config: ExperimentConfig, source_fingerprint: str) -> Inputs:
-    """What decides the stores, the files of the source included."""
-    return stage_inputs("data", config, {"source": GENERATED if config.data.is_generated else source_fingerprint})
+def data_inputs(config: ExperimentConfig, source: str) -> Inputs:
+    """What decides the stores; ``source`` is the identity of the source's files."""
+    return stage_inputs("data", config, {"source": source})
 
 
-def source_fingerprint(config: ExperimentConfig) -> str:
-    """Of the files of the source as they are; "" where it is generated or gone."""
+def source_identity(config: ExperimentConfig) -> str:
+    """Of the files of the sources as they are; "" of those of one that is gone."""
+    return _identity({name: _source_identity(part) for name, part in by_source(config).items()})
+
+
+def _source_identity(config: ExperimentConfig) -> str:
+    if config.data.is_generated:
+        return GENERATED
     source = expand_path(config.data.source)
-    return "" if config.data.is_generated or not source.exists() else fingerprint(source)
+    return fingerprint(source) if source.exists() else ""
+
+
+def _identity(by_name: Mapping[str, str]) -> str:
+    return by_name[ALONE] if ALONE in by_name else json.dumps(by_name)
 
 
 def require_samples(store: Store, purpose: str) -> None:
@@ -131,35 +194,37 @@ def require_samples(store: Store, purpose: str) -> None:
 
 
 @dataclass(frozen=True)
-class DataInputs:
-    """``source``: ``synthetic``, or a path to one of the three kinds of CarFusion data."""
+class PreparedSource:
+    """One source: its frames or crops as they came, the directory of its stores, and what went into them."""
 
-    source: str
+    raw: Path
+    directory: Path
+    summary: DataSummary
 
 
 @dataclass(frozen=True)
 class DataResult:
-    """The stores and what went into them."""
+    """The stores, what went into them, and each source by name (``ALONE`` for the only one)."""
 
     prepared: PreparedData
     summary: DataSummary
+    sources: Mapping[str, PreparedSource]
 
 
-def run(config: ExperimentConfig, inputs: DataInputs, out_dir: Path, tracker: Tracker) -> DataResult:
-    """Prepare the data where they are not there yet; log summary, contact sheet and digest."""
+def run(config: ExperimentConfig, out_dir: Path, tracker: Tracker) -> DataResult:
+    """Prepare each source where it is not prepared yet; log summaries, contact sheets and digest."""
+    parts = by_source(config)
+    for part in parts.values():
+        _require_source(part)  # of the last one too, before the first is drawn for minutes
+    sources = {name: _prepare_source(part, name) for name, part in parts.items()}
     directory = data_directory(config)
-    raw = _raw_source(config, inputs, directory)
-    summary = prepare(
-        raw,
-        directory,
-        val_scenes=config.data.val_scenes,
-        num_workers=config.data.num_workers,
-        jpeg_quality=config.data.jpeg_quality,
-        boxes=config.data.boxes,
-        made_by=data_inputs(config, "").code_digest,
-    )
-    result = DataResult(open_prepared(directory), summary)
-    _log(config, raw, result, out_dir, tracker)
+    if config.data.sources:
+        write_mixture(directory, {name: source.directory for name, source in sources.items()})
+        summary = merge_summaries(directory, {name: source.summary for name, source in sources.items()})
+    else:
+        summary = sources[ALONE].summary
+    result = DataResult(open_prepared(directory), summary, sources)
+    _log(config, result, out_dir, tracker)
     return result
 
 
@@ -167,11 +232,7 @@ def run_as_child(config: ExperimentConfig, parent: Tracker) -> DataResult:
     """The stage as a nested run of another one."""
     results: list[DataResult] = []
     with parent.child("data", config.name) as tracker:
-        run_in_folder(
-            config,
-            tracker,
-            lambda child, out_dir: results.append(run(config, DataInputs(config.data.source), out_dir, child)),
-        )
+        run_in_folder(config, tracker, lambda child, out_dir: results.append(run(config, out_dir, child)))
     print(describe(results[0]))  # noqa: T201
     return results[0]
 
@@ -179,6 +240,18 @@ def run_as_child(config: ExperimentConfig, parent: Tracker) -> DataResult:
 def describe(result: DataResult) -> str:
     """Counts, warnings, and everything skipped or repaired with the reason, for a person."""
     summary = result.summary
+    lines = _counts(summary)
+    for name, source in result.sources.items():
+        if name != ALONE:
+            lines += [f"{name} in {source.directory}:", *(f"  {line}" for line in _counts(source.summary))]
+    for verb, tallies in (("skipped", summary.skipped), ("repaired", summary.corrected)):
+        lines += [f"{verb}: {tally.count} x {reason} (first: {tally.first})" for reason, tally in tallies.items()]
+    lines += [f"warning: {warning}" for warning in summary.warnings]
+    return "\n".join([*lines, f"stores in {result.prepared.directory}, digest {result.prepared.digest[:16]}"])
+
+
+def _counts(summary: DataSummary) -> list[str]:
+    """One line a split."""
     lines = []
     for split in STORE_NAMES:
         total = summary.totals(split)
@@ -188,33 +261,57 @@ def describe(result: DataResult) -> str:
             f"{split:>5}: {total.num_cars} cars in {total.num_frames} frames of {len(summary.scenes[split])} scenes, "
             f"{labelled} labelled keypoints, {share:.0%} of them occluded, {total.num_unlabelled_cars} cars without any"
         )
-    for verb, tallies in (("skipped", summary.skipped), ("repaired", summary.corrected)):
-        lines += [f"{verb}: {tally.count} x {reason} (first: {tally.first})" for reason, tally in tallies.items()]
-    lines += [f"warning: {warning}" for warning in summary.warnings]
-    return "\n".join([*lines, f"stores in {result.prepared.directory}, digest {result.prepared.digest[:16]}"])
+    return lines
 
 
-def _raw_source(config: ExperimentConfig, inputs: DataInputs, directory: Path) -> Path:
+def _prepare_source(config: ExperimentConfig, name: str) -> PreparedSource:
+    """``config``: of this source alone."""
+    if name != ALONE:
+        print(f"data: {name} ({config.data.source})", flush=True)  # noqa: T201
+    directory = data_directory(config)
+    raw = _raw_source(config, directory)
+    summary = prepare(
+        raw,
+        directory,
+        val_scenes=config.data.val_scenes,
+        num_workers=config.data.num_workers,
+        jpeg_quality=config.data.jpeg_quality,
+        boxes=config.data.boxes,
+        made_by=data_inputs(config, "").code_digest,
+    )
+    return PreparedSource(raw, directory, summary)
+
+
+def _require_source(config: ExperimentConfig) -> None:
+    source = expand_path(config.data.source)
+    if not config.data.is_generated and not source.exists():
+        raise DataError(
+            f"{source}: no such file or directory; set data.source (-P source=… of the data stage, or the source "
+            f"of data.sources) to {' or '.join(GENERATED_SOURCES)}, to the directory that holds CarFusion's train/ "
+            "and test/, to its COCO JSON, or to a directory of crops"
+        )
+
+
+def _raw_source(config: ExperimentConfig, directory: Path) -> Path:
     """The user's data, or generated ones below ``directory``, made where they are not there yet."""
-    if inputs.source != SYNTHETIC:
-        source = expand_path(inputs.source)
-        if not source.exists():
-            raise DataError(
-                f"{source}: no such file or directory; set data.source (-P source=… of the data stage) to the "
-                "directory that holds CarFusion's train/ and test/, to its COCO JSON, or to a directory of crops"
-            )
-        return source
-    raw, spec = directory / RAW_DIR, synthetic_spec(config)
+    if not config.data.is_generated:
+        return expand_path(config.data.source)
+    raw = directory / RAW_DIR
     try:
-        generate(raw, spec, num_workers=resolve_num_workers(config.data.num_workers))
-    except OSError as error:
+        GENERATORS[config.data.source](config, raw, resolve_num_workers(config.data.num_workers))
+    except (OSError, CatalogError, MeshError) as error:
         raise DataError(str(error)) from error
     return raw
 
 
-def _log(config: ExperimentConfig, raw: Path, result: DataResult, out_dir: Path, tracker: Tracker) -> None:
-    prepared = result.prepared
-    log_inputs(tracker, data_inputs(config, result.summary.source_fingerprint))
+def _log(config: ExperimentConfig, result: DataResult, out_dir: Path, tracker: Tracker) -> None:
+    prepared, parts = result.prepared, by_source(config)
+    whole = prepared.open()
+    identities = {
+        name: GENERATED if parts[name].data.is_generated else source.summary.source_fingerprint
+        for name, source in result.sources.items()
+    }
+    log_inputs(tracker, data_inputs(config, _identity(identities)))
     tracker.set_tags(
         {
             "carkp.data_key": data_key(config),
@@ -222,12 +319,38 @@ def _log(config: ExperimentConfig, raw: Path, result: DataResult, out_dir: Path,
             "carkp.data_dir": str(prepared.directory),
         }
     )
-    tracker.log_dataset(config.name, prepared.digest, config.data.source, "preparation")
+    tracker.log_dataset(config.name, prepared.digest, config.data.title, "preparation")
     tracker.log_metrics({f"data/num_{split}": result.summary.totals(split).num_cars for split in STORE_NAMES})
+    for name, source in result.sources.items():
+        raw, stores, boxes = source.raw, open_data(source.directory), parts[name].data.boxes
+        folder = "/".join([ARTIFACT_DIR, *([name] if name != ALONE else [])])
+        _log_summary(source.summary, data_sheet(raw, stores, config.seed, boxes), folder, out_dir / name, tracker)
+    if config.data.sources:
+        sheet = data_sheet(None, whole, config.seed)
+        _log_summary(result.summary, sheet, ARTIFACT_DIR, out_dir, tracker)
+        _log_counts(result.sources, tracker)
+    tracker.describe(f"Prepared `{config.data.title}`.\n\n```\n{describe(result)}\n```")
+
+
+def _log_summary(summary: DataSummary, sheet: Image, folder: str, out_dir: Path, tracker: Tracker) -> None:
+    out_dir.mkdir(parents=True, exist_ok=True)
     summary_path = out_dir / SUMMARY_FILE
-    summary_path.write_text(result.summary.to_json())
-    tracker.log_file(summary_path, ARTIFACT_DIR)
+    summary_path.write_text(summary.to_json())
+    tracker.log_file(summary_path, folder)
     sheet_path = out_dir / "contact_sheet.jpg"
-    write_jpeg(sheet_path, data_sheet(raw, prepared.open(), config.seed, config.data.boxes))
-    tracker.log_file(sheet_path, ARTIFACT_DIR)
-    tracker.describe(f"Prepared `{config.data.source}`.\n\n```\n{describe(result)}\n```")
+    write_jpeg(sheet_path, sheet)
+    tracker.log_file(sheet_path, folder)
+
+
+def _log_counts(sources: Mapping[str, PreparedSource], tracker: Tracker) -> None:
+    tracker.log_metrics(
+        {
+            f"data/num_{split}/{name}": source.summary.totals(split).num_cars
+            for name, source in sources.items()
+            for split in STORE_NAMES
+        }
+    )
+
+
+def _digest_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -124,6 +124,7 @@ def _scored_as(scorer: Scorer, data: PreparedData) -> dict[str, str]:
     return {
         "data_digest": data.digest,
         "alpha": repr(scorer.alpha),
+        "val_sources": ",".join(scorer.choosing),
         CODEC_KEY: codec_to_json(scorer.codec),
     }
 
@@ -132,7 +133,7 @@ def retention_metrics(
     scorer: Scorer, origin: Mapping[str, str], data: PreparedData, scores: Mapping[str, Scores]
 ) -> dict[str, float]:
     """Share of the float model's PCK kept, for every split; nothing where that was scored otherwise."""
-    if any(origin.get(name) != value for name, value in _scored_as(scorer, data).items()):
+    if any(origin.get(name, "") != value for name, value in _scored_as(scorer, data).items()):
         return {}
     known = {split: float(origin[key]) for split in scores if (key := f"float_{split}_pck") in origin}
     return {f"{split}/retention": scores[split].pck / pck for split, pck in known.items() if pck > 0}

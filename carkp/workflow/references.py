@@ -12,6 +12,7 @@ from carkp.data.files import expand_path
 from carkp.data.issues import DataError
 from carkp.keypoints.codec import HeatmapCodec
 from carkp.quant.target import Target
+from carkp.shipped import CARD_FILE, ONNX_FILE, WEIGHTS_FILE, ShippedModelError, find_shipped_file, is_shipped
 from carkp.tracking.runs import (
     DATA_TAG,
     EXPERIMENT_TAG,
@@ -133,9 +134,14 @@ def model_kind(stage: str, target: str) -> ModelKind:
 def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> ModelFile:
     """The file that ``reference`` names; ``latest`` is that of the newest finished run of the stage with these tags.
 
+    The name of a model that comes with carkp stands for its float weights or its int8 ONNX, as the kind is.
+
     Raises:
         TrackingError: there is none.
+        ConfigError: a model that comes with carkp is asked for as something that it is not.
     """
+    if is_shipped(reference):
+        return _shipped_model(reference, kind)
     if reference == LATEST:
         run = find_latest_run(kind.stage, tags)
         if run is None:
@@ -155,6 +161,27 @@ def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> M
             f"{reference}: no such file; give a file, latest, runs:/<id>, or models:/<name>@<alias>/<path>"
         )
     return ModelFile(path, run_id_of(reference) or "", reference)
+
+
+SHIPPED_FILES: Mapping[str, str] = {"float": WEIGHTS_FILE, "export": ONNX_FILE}
+"""What a model that comes with carkp has of the kinds of models, by the stage that makes them."""
+
+
+def _shipped_model(reference: str, kind: ModelKind) -> ModelFile:
+    if kind.stage not in SHIPPED_FILES:
+        raise ConfigError(
+            f"model={reference}: has float weights and an int8 ONNX, here the model of a run of {kind.stage} is "
+            f"wanted: calibrate it first (`mlflow run . -e calibration -P model={reference}`), and give that run"
+        )
+    return _shipped_file(reference, SHIPPED_FILES[kind.stage])
+
+
+def _shipped_file(reference: str, default: str) -> ModelFile:
+    """A file of a model that comes with carkp."""
+    try:
+        return ModelFile(find_shipped_file(reference, default), "", reference)
+    except ShippedModelError as error:
+        raise TrackingError(str(error)) from error
 
 
 def check_stage(model: ModelFile, stage: str) -> None:
@@ -208,11 +235,14 @@ def find_export(config: ExperimentConfig, reference: str, target: Target) -> Mod
 
 def find_predicting_model(config: ExperimentConfig, reference: str) -> ModelFile:
     """The file or folder that ``reference`` names; ``latest``: the newest export on the data and for the target of the
-    configuration, else the newest of the experiment, with a warning.
+    configuration, else the newest of the experiment, with a warning. The name of a model that comes with carkp stands
+    for its int8 ONNX.
 
     Raises:
         TrackingError: there is none.
     """
+    if is_shipped(reference):
+        return _shipped_file(reference, ONNX_FILE)
     if reference == LATEST:
         return _predicting_model_of(_latest_export(config))
     run_id = run_id_of(reference)
@@ -238,6 +268,7 @@ def _predicting_model_of(run: FoundRun) -> ModelFile:
         "export": f"{ONNX_DIR}/{onnx_name(target)}",
         "compile": f"compiled/{target}.onnx",
         "float": BEST,
+        "adapt": BEST,
     }
     stage = run.tags.get(STAGE_TAG, "")
     if stage not in artifacts:
@@ -249,6 +280,10 @@ def _predicting_model_of(run: FoundRun) -> ModelFile:
 
 def describe_origin(config: ExperimentConfig, model: ModelFile) -> str:
     """Which model it is and which data it was trained on; and a warning where that is not of the configuration."""
+    if is_shipped(model.reference):
+        return (
+            f"model: {model.reference}, which comes with carkp; {model.path.parent / CARD_FILE} says what it is worth"
+        )
     run = find_run_or_none(model.run_id)
     if run is None:
         return f"model: {model.reference}, a file of no run that is known here"

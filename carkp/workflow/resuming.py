@@ -10,15 +10,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from carkp.config.loading import flatten
-from carkp.config.schema import ExperimentConfig
+from carkp.config.schema import DataConfig, ExperimentConfig
+from carkp.config.sources import shares
 from carkp.training.checkpoint import Checkpoint, CheckpointError
 from carkp.training.fit import FitSettings
 from carkp.training.resume import Difference, find_differences, list_differences, load_resumable
 from carkp.workflow.reuse import DECIDING, IGNORED, WEIGHTS_FILE
 
 DATA_DIGEST, NUM_PROCESSES = "data (digest)", "train.nproc"
-PRECISION, PRETRAINED = "train.precision", "model.pretrained"
+PRECISION, PRETRAINED, TEACHER_DIGEST = "train.precision", "model.pretrained", "train.teacher"
 """What is decided by more than its setting; checkpoints keep it."""
 
 CODE = "code and versions (digest)"
@@ -28,6 +31,8 @@ MIXED_CODE = "several"
 
 _DATA_SETTINGS = ("data.source", "data.val_scenes", "data.jpeg_quality")
 _PREFIX = "config"
+_SHARE = "share of "
+"""What the names of differing shares of ``data.sources`` begin with."""
 
 
 def describe_precision(settings: FitSettings) -> str:
@@ -55,7 +60,8 @@ def require_same_training(
         checkpoint: a ``last.pt``.
         path: where it lies.
         config: of the training at hand.
-        decided: what is known of ``DATA_DIGEST``, ``NUM_PROCESSES``, ``PRECISION`` and ``PRETRAINED``.
+        decided: what is known of ``DATA_DIGEST``, ``NUM_PROCESSES``, ``PRECISION``, ``PRETRAINED`` and
+            ``TEACHER_DIGEST``.
 
     Raises:
         CheckpointError: it names each difference.
@@ -79,6 +85,7 @@ def training_differences(
     sections = {name.partition(".")[0] for name in names}
     unknown = [name for name in before if name not in now and name.partition(".")[0] in sections]
     found += [Difference(name, before[name], "not known to this version") for name in unknown]
+    found += _share_differences(before["data.sources"], now["data.sources"])
     return [*found, *find_differences(kept, {name: value for name, value in decided.items() if name != CODE})]
 
 
@@ -103,11 +110,31 @@ def choose_resumable(paths: Iterable[Path], config: ExperimentConfig, decided: M
 def _deciding(config: ExperimentConfig, kept: Mapping[str, str]) -> list[str]:
     """Names of the settings to compare; without a digest of the data those that the data come from."""
     sections = set(DECIDING["float"].sections)
-    names = [name for name in _flat(config.model_dump(mode="json", include=sections)) if name not in IGNORED]
+    names = [
+        name
+        for name in _flat(config.model_dump(mode="json", include=sections))
+        if name not in IGNORED - {TEACHER_DIGEST}
+    ]
     if DATA_DIGEST in kept:
         return names
-    generated = _flat(config.model_dump(mode="json", include={"synthetic"})) if config.data.is_generated else ()
-    return [*names, *_DATA_SETTINGS, *generated]
+    section = {config.data.source} if config.data.is_generated else set[str]()
+    return [*names, *_DATA_SETTINGS, *_flat(config.model_dump(mode="json", include=section))]
+
+
+def _share_differences(before: object, now: object) -> list[Difference]:
+    """Of what ``data.sources`` was and is."""
+    both = [_shares(sources) for sources in (before, now)]
+    names = dict.fromkeys(name for named in both for name in named)
+    found = [Difference(f"{_SHARE}{name}", *(named.get(name, "none") for named in both)) for name in names]
+    return [difference for difference in found if difference.before != difference.now]
+
+
+def _shares(sources: object) -> dict[str, float]:
+    """By name; empty of what this version cannot read."""
+    try:
+        return shares(DataConfig.model_validate({"sources": sources}))
+    except ValidationError:
+        return {}
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, object]:
@@ -116,8 +143,13 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, object]:
 
 def _remedy(differences: Iterable[Difference]) -> str:
     found = {difference.name: difference.before for difference in differences}
+    is_mixed_otherwise = any(name.startswith(_SHARE) for name in found)
     settings = {
-        name: value for name, value in found.items() if name != DATA_DIGEST and not str(value).startswith(WEIGHTS_FILE)
+        name: value
+        for name, value in found.items()
+        if name not in (DATA_DIGEST, TEACHER_DIGEST)
+        and not name.startswith(_SHARE)
+        and not str(value).startswith(WEIGHTS_FILE)
     }
     words = " ".join(shlex.quote(f"{name}={_yaml(value)}") for name, value in settings.items())
     lines = [
@@ -125,6 +157,8 @@ def _remedy(differences: Iterable[Difference]) -> str:
         if "train.epochs" in found
         else "",
         "The data are not those that it was trained on: give them with data=…." if DATA_DIGEST in found else "",
+        "It had another teacher, or none: set train.teacher as it was." if TEACHER_DIGEST in found else "",
+        "Give each of data.sources the share that it had." if is_mixed_otherwise else "",
         f"Go on with the checkpoint's configuration (overrides: {words}), or train anew without resume."
         if settings
         else "Or train anew without resume.",

@@ -5,11 +5,13 @@ Settings that change no result (loader processes, threads, what is kept of a run
 the code counts by what it does. Data and models count by their content, whatever run or file they come from.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -17,16 +19,23 @@ import onnxruntime
 from pydantic import BaseModel
 
 from carkp.config.loading import flatten
-from carkp.config.schema import ExperimentConfig
+from carkp.config.schema import RENDERED, SYNTHETIC, ExperimentConfig
+from carkp.config.sources import by_source, choosing, shares
 from carkp.data.files import expand_path
 from carkp.deploy.cpu import cpu_features
 from carkp.disk import file_digest
 from carkp.model.pretrained import PRETRAINED_NAMES, resolve_pretrained
 from carkp.quant.target import Target
+from carkp.shipped import WEIGHTS_FILE as SHIPPED_WEIGHTS
+from carkp.shipped import ShippedModelError, find_shipped_file, is_shipped
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import training_device
 from carkp.workflow.build import resolve_precision
+from carkp.workflow.meshes import mesh_digests
 from carkp.workflow.source_code import SourceCode, source_code
+
+TEACHER = "teacher"
+"""What a stage is given that learns from a teacher, if there is one: the digest of its weights."""
 
 INPUTS_TAG = "carkp.inputs"
 INPUTS_FILE = "inputs.json"
@@ -37,6 +46,7 @@ PRESENTING = (
     "carkp.tracking",
     "carkp.tuning",
     "carkp.workflow.cli",
+    "carkp.workflow.meshes",
     "carkp.workflow.pictures",
     "carkp.workflow.process",
     "carkp.workflow.reuse",
@@ -45,8 +55,17 @@ PRESENTING = (
 )
 """Code that draws, prints, logs or finds: it decides no number."""
 
-UPSTREAM = ("carkp.workflow.preparation", "carkp.workflow.references", "carkp.workflow.resuming")
+UPSTREAM = (
+    "carkp.workflow.preparation",
+    "carkp.workflow.references",
+    "carkp.workflow.resuming",
+    "carkp.workflow.target_cars",
+)
 """Code that finds or makes what a stage is given: that counts by its content."""
+
+
+GENERATOR_CODE: Mapping[str, str] = {SYNTHETIC: "carkp.synthetic.generate", RENDERED: "carkp.rendered.generate"}
+"""The module that makes the data, by the word for them in ``data.source``."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +86,22 @@ class Deciding:
 
 
 DECIDING: Mapping[str, Deciding] = {
-    "data": Deciding(("data", "synthetic"), ("source",), ("carkp.data.prepare", "carkp.synthetic.generate"), ()),
+    "data": Deciding(
+        ("data", *GENERATOR_CODE), ("source",), ("carkp.data.prepare", *GENERATOR_CODE.values()), left_out=()
+    ),
     "float": Deciding(
-        ("seed", "model", "heatmap", "augment", "train", "eval"), ("data", "nproc"), ("carkp.stages.float",)
+        ("seed", "model", "heatmap", "augment", "train", "eval"), ("data", "nproc", TEACHER), ("carkp.stages.float",)
     ),
     "calibration": Deciding(
         ("seed", "heatmap", "eval", "quant"), ("data", "model", "target"), ("carkp.stages.calibration",)
     ),
     "qat": Deciding(
         ("seed", "heatmap", "augment", "train", "eval", "qat"), ("data", "model", "nproc"), ("carkp.stages.qat",)
+    ),
+    "adapt": Deciding(
+        ("seed", "heatmap", "train", "eval", "adapt"),
+        ("data", "model", "unlabelled", "labelled"),
+        ("carkp.stages.adapt",),
     ),
     "export": Deciding(("heatmap", "eval"), ("model", "target"), ("carkp.stages.export",)),
     "align": Deciding(("heatmap", "eval", "align"), ("data", "model", "target", "host"), ("carkp.stages.align",)),
@@ -97,6 +123,7 @@ IGNORED = frozenset(
         "train.num_workers",
         "train.num_threads",
         "train.nproc",  # a parameter of the stage may say otherwise: it is given
+        "train.teacher",  # its content is given
         "eval.batch_size",
         "quant.target",  # its content is given
     }
@@ -179,10 +206,11 @@ def log_inputs(tracker: Tracker, inputs: Inputs) -> None:
 
 
 def stage_code(stage: str, config: ExperimentConfig) -> SourceCode:
-    """The code of a stage; that of the generator counts where data are generated."""
+    """The code of a stage; that of a generator counts where it makes data."""
     deciding = DECIDING[stage]
-    is_used = [not name.startswith("carkp.synthetic") or config.data.is_generated for name in deciding.code]
-    return source_code([name for name, used in zip(deciding.code, is_used, strict=True) if used], deciding.left_out)
+    used = {GENERATOR_CODE.get(part.data.source) for part in by_source(config).values()}
+    unused = set(GENERATOR_CODE.values()) - used
+    return source_code([name for name in deciding.code if name not in unused], deciding.left_out)
 
 
 def keep_code(stage: str, config: ExperimentConfig) -> None:
@@ -196,11 +224,13 @@ def stage_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
 
     A file of weights counts by its content.
     """
-    tree = config.model_dump(mode="json", include=set(DECIDING[stage].sections))
-    settings = {name.removeprefix("config."): value for name, value in flatten(tree, "config").items()}
-    settings = {name: value for name, value in settings.items() if name not in IGNORED}
     if stage == "data":
-        return _data_settings(config, settings)
+        return _data_settings(config)
+    settings = _settings_in(DECIDING[stage].sections, config)
+    if TEACHER not in DECIDING[stage].given or not config.train.teacher:
+        settings.pop("train.teacher_weight", None)
+    if config.data.sources and "data" in DECIDING[stage].given:
+        settings |= _mixing_settings(stage, config)
     if "model.pretrained" in settings:
         settings["model.pretrained"] = _weights_of(config)
     if "train.precision" in settings:
@@ -209,19 +239,55 @@ def stage_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
     return settings
 
 
-def _data_settings(config: ExperimentConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _settings_in(sections: Sequence[str], config: ExperimentConfig) -> dict[str, Any]:
+    tree = config.model_dump(mode="json", include=set(sections))
+    settings = {name.removeprefix("config."): value for name, value in flatten(tree, "config").items()}
+    return {name: value for name, value in settings.items() if name not in IGNORED}
+
+
+def _mixing_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
+    """How a stage uses the sources of a mixture; what they hold is given as data."""
+    settings: dict[str, Any] = {"sources that val/pck is of": list(choosing(config.data))}
+    if "train" in DECIDING[stage].sections:
+        settings |= {f"share of {name}": share for name, share in shares(config.data).items()}
+    return settings
+
+
+def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """Of each source those that it alone would be prepared with. Meshes count by their content."""
+    parts = by_source(config)
+    if config.data.sources:
+        own = {
+            f"{setting} of {name}": value
+            for name, part in parts.items()
+            for setting, value in _data_settings(part).items()
+        }
+        return {"data.sources": list(parts), **own}
+    settings = _settings_in(("data",), config)
+    del settings["data.sources"]
     if config.data.is_generated:
-        return dict(settings)
-    own = {name: value for name, value in settings.items() if not name.startswith("synthetic.")}
-    return own | {"data.source": str(expand_path(config.data.source).resolve())}
+        settings |= _settings_in((config.data.source,), config)
+    else:
+        settings["data.source"] = str(expand_path(config.data.source).resolve())
+    return settings | (mesh_digests(config.rendered) if config.data.source == RENDERED else {})
 
 
 def _weights_of(config: ExperimentConfig) -> str:
     """The source of the first weights, or the content of their file."""
     pretrained = config.model.pretrained
-    if pretrained not in PRETRAINED_NAMES and (weights := expand_path(pretrained)).is_file():
+    weights = _weights_file(pretrained)
+    if weights is not None and weights.is_file():
         return f"{WEIGHTS_FILE}{file_digest(weights)}"
     return resolve_pretrained(config.model.backbone, pretrained)
+
+
+def _weights_file(pretrained: str) -> Path | None:
+    """The file that first weights are read from; None where they are not in a file, or not in this installation."""
+    if is_shipped(pretrained):
+        with contextlib.suppress(ShippedModelError):
+            return find_shipped_file(pretrained, SHIPPED_WEIGHTS)
+        return None
+    return None if pretrained in PRETRAINED_NAMES else expand_path(pretrained)
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:

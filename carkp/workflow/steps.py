@@ -17,18 +17,20 @@ from carkp.tracking.runs import (
 )
 from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import CheckpointError, load_checkpoint
-from carkp.workflow.preparation import GENERATED, data_key, source_fingerprint, stale_reason
+from carkp.workflow.preparation import data_key, source_identity, stale_reason
 from carkp.workflow.quantising import build_hardware, build_target
 from carkp.workflow.references import BEST, CALIBRATED, LAST, find_data
 from carkp.workflow.reuse import (
     DECIDING,
     INPUTS_TAG,
+    TEACHER,
     Inputs,
     hardware_digest,
     host_digest,
     stage_inputs,
     target_digest,
 )
+from carkp.workflow.teachers import teacher_digest
 
 PIPELINE = "main"
 STEP_PREFIX = "carkp.pipeline."
@@ -51,8 +53,9 @@ LINKS: Mapping[str, Link] = {
 """By parameter of a stage."""
 
 FACTS: Mapping[str, Callable[[ExperimentConfig], str]] = {
-    "source": lambda config: GENERATED if config.data.is_generated else source_fingerprint(config),
+    "source": source_identity,
     "nproc": lambda config: str(config.train.nproc),
+    TEACHER: teacher_digest,
     "target": lambda config: target_digest(build_target(config, "")),
     "hardware": lambda config: hardware_digest(build_hardware(config, "")),
     "host": lambda config: host_digest(),

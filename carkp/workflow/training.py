@@ -12,8 +12,11 @@ from tqdm import tqdm
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
+from carkp.config.sources import choosing, shares
 from carkp.data.dataset import normalise
 from carkp.data.issues import DataError
+from carkp.data.mixture import MixedStore, restrict
+from carkp.data.shares import describe_shares
 from carkp.data.store import Store, Stores, data_digest
 from carkp.deploy.float_onnx import check_against_torch, export_float_onnx
 from carkp.disk import describe_free_space
@@ -24,9 +27,21 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context
 from carkp.training.evaluate import predict
-from carkp.training.fit import BEST_NAME, LAST_NAME, EpochResult, FitInputs, FitResult, FitSettings, Trainer, fit
+from carkp.training.fit import (
+    BEST_NAME,
+    LAST_NAME,
+    SOURCE_PCK,
+    EpochResult,
+    FitInputs,
+    FitResult,
+    FitSettings,
+    LossTerm,
+    TrainBatches,
+    Trainer,
+    fit,
+)
 from carkp.training.resume import load_resumable
-from carkp.workflow.build import build_train_loader
+from carkp.workflow.build import build_train_loader, require_sources
 from carkp.workflow.cli import Arguments, Parameter, execute
 from carkp.workflow.process import run_under_torchrun
 from carkp.workflow.resuming import (
@@ -38,7 +53,7 @@ from carkp.workflow.resuming import (
     describe_precision,
     require_same_training,
 )
-from carkp.workflow.scoring import Scorer
+from carkp.workflow.scoring import VAL, Scorer
 
 Inputs = TypeVar("Inputs")
 
@@ -60,7 +75,10 @@ class Training:
         settings: how to train it.
         resume: the ``last.pt`` to go on from.
         keeps_last: whether ``last.pt`` is logged, for a training that can be gone on with.
+        keeps_best: whether ``best.pt`` is logged as soon as there is one, and not by the stage at its end.
+        batches: what it trains on; None: the training split as the configuration says.
         decided: what ``last.pt`` keeps of what decided it, as named in ``resuming``.
+        extra_loss: a further term of the loss.
     """
 
     net: nn.Module
@@ -68,7 +86,10 @@ class Training:
     settings: FitSettings
     resume: Path | None = None
     keeps_last: bool = True
+    keeps_best: bool = True
+    batches: TrainBatches | None = None
     decided: Mapping[str, str] = field(default_factory=dict)
+    extra_loss: LossTerm | None = None
 
 
 def parse_nproc(text: str, config: ExperimentConfig) -> int:
@@ -120,23 +141,23 @@ def train(
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> FitResult:
     """Train on the training split, validate every epoch; log each epoch and its checkpoints, then call ``on_epoch``."""
-    require_labels(stores)
+    require_sources(config, stores.train)
+    require_labels(stores, scorer.choosing)
     trainer, context = _build_trainer(config, training, stores, scorer), scorer.context
     if training.resume is not None:
         _resume(trainer, training.resume, config, out_dir, tracker)
     if context.world_size > 1 and context.device.type == "cpu" and context.is_main:
         tqdm.write("batch norm keeps statistics of its own in each process: synchronised batch norm needs CUDA")
+    if scorer.choosing and context.is_main:
+        tqdm.write(describe_mixture(config, stores, context))
     steps, epochs = len(trainer.inputs.batches), training.settings.epochs
     with tqdm(total=steps * epochs, initial=steps * trainer.epoch, desc="train", disable=not context.is_main) as bar:
 
         def log(result: EpochResult) -> None:
             _log_epoch(result.numbers(), tracker)
-            names = [BEST_NAME] if result.is_best else []  # before last.pt, which speaks of it
+            names = [BEST_NAME] if result.is_best and training.keeps_best else []  # before last.pt, which speaks of it
             _log_checkpoints([*names, *([LAST_NAME] if training.keeps_last else [])], out_dir, tracker)
-            bar.write(
-                f"epoch {result.epoch}/{epochs}: loss {result.loss:.3f}, val pck {result.scores.pck:.4f}, "
-                f"mean distance {result.scores.mean_dist:.2f} px, {result.samples_per_s:.1f} samples/s"
-            )
+            bar.write(f"epoch {result.epoch}/{epochs}: {_describe(result)}")
             on_epoch(result)
 
         return fit(trainer, out_dir / CHECKPOINT_DIR, log, on_step=lambda loss: _advance(bar, loss))
@@ -146,7 +167,7 @@ def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores,
     context, split = scorer.context, scorer.split(stores.val)
 
     def validate(net: nn.Module) -> Scores:
-        return scorer.score(predict(scorer.forward(net), split, scorer.codec, context))
+        return scorer.score(predict(scorer.forward(net), split, scorer.codec, context), VAL)
 
     known = {
         DATA_DIGEST: data_digest(stores),
@@ -154,15 +175,24 @@ def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores,
         PRECISION: describe_precision(training.settings),
     }
     inputs = FitInputs(
-        batches=build_train_loader(config, stores.train, context),
+        batches=training.batches or build_train_loader(config, stores.train, context),
         codec=scorer.codec,
         normalise=normalise,
         validate=validate,
         architecture=training.architecture,
         config=config.model_dump(mode="json"),
         decided={**known, **training.decided},
+        extra_loss=training.extra_loss,
     )
     return Trainer(training.net, inputs, training.settings, context)
+
+
+def describe_mixture(config: ExperimentConfig, stores: Stores, context: ProcessContext) -> str:
+    """What every batch is made of, and whose validation chooses the epoch."""
+    assert isinstance(stores.train, MixedStore)
+    ratio, settings = shares(config.data), config.train
+    drawn = describe_shares(stores.train, ratio, settings.batch_size, settings.num_samples, context.world_size)
+    return f"{drawn}\nval pck, which chooses the epoch, is of {' and '.join(choosing(config.data))}"
 
 
 def has_labels(store: Store) -> bool:
@@ -178,8 +208,10 @@ def is_scorable(store: Store) -> bool:
     )
 
 
-def require_labels(stores: Stores) -> None:
+def require_labels(stores: Stores, sources: Sequence[str] = ()) -> None:
     """Refuse data that training can learn nothing from or choose no epoch by; warn of a test split without a score.
+
+    ``sources``: names of those that choose the epoch; empty where there is only one.
 
     Raises:
         DataError: so it is.
@@ -187,10 +219,11 @@ def require_labels(stores: Stores) -> None:
     remedy = "look at the labels (the summary of the data run counts them)"
     if not has_labels(stores.train):
         raise DataError(f"{stores.train.path}: no keypoint of the training split is labelled: {remedy}")
-    if not is_scorable(stores.val):
+    if not is_scorable(restrict(stores.val, sources) if sources else stores.val):
+        of_these = f" of {' and '.join(sources)}" if sources else ""
         raise DataError(
-            f"{stores.val.path}: the validation PCK would be NaN, for no car of the validation split has two labelled "
-            f"keypoints apart from each other, and the best epoch is chosen by it: {remedy}, or choose other "
+            f"{stores.val.path}: the validation PCK would be NaN, for no car of the validation split{of_these} has two "
+            f"labelled keypoints apart from each other, and the best epoch is chosen by it: {remedy}, or choose other "
             "data.val_scenes"
         )
     if len(stores.test) > 0 and not is_scorable(stores.test):
@@ -240,6 +273,15 @@ def log_choice(scorer: Scorer, fitted: FitResult, predictions: Predictions, trac
     """Log which epoch was chosen, and what the codec alone gets wrong on the validation split."""
     tracker.log_metrics(
         {"best_epoch": fitted.best_epoch, "val/oracle_error_px": scorer.mean_oracle_error_px(predictions)}
+    )
+
+
+def _describe(result: EpochResult) -> str:
+    scores = result.scores
+    by_source = ", ".join(f"{name} {found.pck:.4f}" for name, found in scores.by_source.items())
+    return (
+        f"loss {result.loss:.3f}, val pck {scores.pck:.4f}{f' ({by_source})' if by_source else ''}, "
+        f"mean distance {scores.mean_dist:.2f} px, {result.samples_per_s:.1f} samples/s"
     )
 
 
@@ -299,6 +341,7 @@ def _log_epoch(numbers: dict[str, float], tracker: Tracker) -> None:
             "val/pck": numbers["pck"],
             "val/pck_hat": numbers["pck_hat"],
             "val/mean_dist": numbers["mean_dist"],
+            **{f"val/{name}": value for name, value in numbers.items() if name.startswith(SOURCE_PCK)},
         },
         step=int(numbers["epoch"]),
     )

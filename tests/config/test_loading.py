@@ -106,7 +106,7 @@ def test_what_a_stage_would_refuse_after_minutes_is_refused_at_once(override: st
 @pytest.mark.parametrize(
     ("override", "meant"),
     [
-        ("lr=3", r"did you mean train\.lr or qat\.lr\?"),
+        ("lr=3", r"did you mean train\.lr or qat\.lr or adapt\.lr\?"),
         ("train.LR=3", r"did you mean train\.lr\?"),
         ("qat.sigma=3", r"did you mean heatmap\.sigma\?"),
         ("Train.lr=3", r"did you mean train\?"),

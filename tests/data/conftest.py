@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from carkp.data.store import Record, Store, StoreWriter
+from carkp.data.store import LmdbStore, Record, Store, StoreWriter
 from carkp.keypoints.schema import CARFUSION_IDS
 
 FRAME_SIZE = (90, 160)
@@ -114,4 +114,4 @@ def store(tmp_path: Path) -> Store:
             points = rng.uniform(0, size[0], (12, 2)).astype(np.float32)
             validity = rng.integers(0, 3, 12).astype(np.uint8)
             writer.add(Record(f"train/car_a/1_{i}", "car_a", data, points, validity, size, i % 3 - 1))
-    return Store(path)
+    return LmdbStore(path)

@@ -7,9 +7,17 @@ import cv2
 import numpy as np
 import pytest
 
-from carkp.data.coco import find_annotation_files, load_json_object, parse_annotation, read_frames, scene_of
+from carkp.data.coco import (
+    find_annotation_files,
+    load_json_object,
+    parse_annotation,
+    read_annotation_file,
+    read_frames,
+    scene_of,
+)
 from carkp.data.frames import Box
 from carkp.data.issues import DataError, Issues
+from carkp.data.traits import Traits
 from carkp.keypoints.schema import CARFUSION_IDS
 
 
@@ -329,3 +337,31 @@ def test_pictures_are_found_in_a_directory_of_images(coco_source, place):
     (frame,) = read_frames(coco_source, Issues())
     assert frame.image == coco_source / place / "car_a/images_jpg/1_00001.jpg"
     assert frame.scene == "car_a"
+
+
+def test_pictures_are_found_in_images_beside_the_file(coco_source):
+    path = coco_source / "annotations/car_keypoints_train.json"
+    path.rename(coco_source / path.name)
+    (coco_source / "train").rename(coco_source / "images")
+    (frame,) = read_frames(coco_source, Issues())
+    assert frame.image == coco_source / "images/car_a/images_jpg/1_00001.jpg"
+
+
+def test_traits_of_a_car_are_read(coco_source):
+    path = edit(
+        coco_source, lambda content: content["annotations"][0].update(kind="van", heading="rear", truncated=True)
+    )
+    (frame,) = read_frames(coco_source, Issues())
+    assert frame.instances[0].traits == Traits("van", "rear", truncated=True)
+    edit(coco_source, lambda content: content["annotations"][0].update(heading="above"))
+    issues = Issues()
+    (frame,) = read_frames(path, issues)
+    assert frame.instances[0].traits.heading == "unknown"
+    assert [reason for reason in issues.skipped if reason.startswith("heading is none of")]
+
+
+def test_a_file_of_any_name_can_be_read(coco_source):
+    path = coco_source / "annotations/car_keypoints_train.json"
+    other = path.rename(path.with_name("street.json"))
+    (frame,) = read_annotation_file(other, "train", Issues())
+    assert (frame.split, frame.scene, len(frame.instances)) == ("train", "car_a", 1)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 
 from carkp.data import jpeg
 from carkp.data.annotations import read_crops
-from carkp.data.carfusion import list_frames
+from carkp.data.carfusion import list_frames, read_frame
 from carkp.data.crops import (
     AnnotationWriter,
     CropRectangle,
     crop_rectangle,
+    cut_frame,
     is_truncated,
     move_keypoints,
     write_crops,
@@ -24,6 +26,7 @@ from carkp.data.crops import (
 from carkp.data.frames import Box, no_keypoints
 from carkp.data.issues import DataError, Issues
 from carkp.data.store import pack_record, split_sample_id
+from carkp.data.traits import Traits
 from carkp.disk import write_atomic
 from carkp.keypoints.schema import MISSING, VISIBLE
 
@@ -252,3 +255,28 @@ def test_a_crop_that_cannot_be_written_ends_with_what_to_do(raw, tmp_path, monke
     with pytest.raises(DataError, match=r"1_00001_0\.jpg cannot be written: No space left"):
         list(write_crops(list_frames(raw.root, issues), tmp_path / "out", 95, 1, issues, show_progress=False))
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_traits_go_into_the_sidecar_and_truncation_is_taken_from_them(raw, tmp_path):
+    raw.add_car()
+    (files,) = list_frames(raw.root, Issues())
+    frame = read_frame(files, Issues())
+    traits = Traits(kind="bus", occluded=False, truncated=True)
+    frame = replace(frame, instances=tuple(replace(car, traits=traits) for car in frame.instances))
+    (record,) = write_crops([frame], tmp_path / "out", 95, 1, Issues(), show_progress=False)
+    assert record.truncated == 1  # the box touches no border, but a person said so
+    (meta,) = json.loads((tmp_path / "out/simple_anno/meta_train.json").read_text()).values()
+    assert (meta["kind"], meta["occluded"], meta["truncated"]) == ("bus", False, True)
+    assert "heading" not in meta
+    (again,) = read_crops(tmp_path / "out", Issues(), show_progress=False)
+    assert again.truncated == 1
+
+
+def test_cutting_a_frame_writes_nothing(raw, tmp_path):
+    raw.add_car()
+    (files,) = list_frames(raw.root, Issues())
+    before = sorted(tmp_path.rglob("*"))
+    (crop,) = cut_frame(files, 95, Issues())
+    (record,) = write_crops([files], tmp_path / "out", 95, 1, Issues(), show_progress=False)
+    assert sorted(path for path in tmp_path.rglob("*") if tmp_path / "out" not in (path, *path.parents)) == before
+    assert pack_record(crop.record) == pack_record(record)

@@ -7,7 +7,7 @@ import torch
 from carkp.config.schema import AugmentConfig
 from carkp.data.dataset import CropDataset, EpochIndex, eval_loader, normalise, train_loader
 from carkp.data.issues import DataError
-from carkp.data.store import Record, Store, StoreWriter
+from carkp.data.store import LmdbStore, Record, Store, StoreWriter
 from carkp.data.transforms import EvalTransform, TrainTransform
 
 SIZE = (64, 64)
@@ -126,4 +126,4 @@ def test_an_undecodable_crop_is_named(tmp_path):
         empty = np.zeros((12, 2), np.float32), np.zeros(12, np.uint8)
         writer.add(Record("train/car_a/1_0", "car_a", b"no jpeg", *empty, (20, 30), 0))
     with pytest.raises(DataError, match="train/car_a/1_0"):
-        CropDataset(Store(tmp_path / "s"), EvalTransform(SIZE), seed=0)[0]
+        CropDataset(LmdbStore(tmp_path / "s"), EvalTransform(SIZE), seed=0)[0]

@@ -16,6 +16,7 @@ from carkp.data import store as store_module
 from carkp.data.issues import DataError
 from carkp.data.samples import sample_crops
 from carkp.data.store import (
+    LmdbStore,
     Record,
     Store,
     Stores,
@@ -34,11 +35,11 @@ def a_record(number: int = 0, data: bytes = b"jpeg") -> Record:
     return Record(f"train/car_a/{number}", "car_a", data, points, np.full(12, 2, np.uint8), (30, 40), -1)
 
 
-def write(path, records) -> Store:
+def write(path, records) -> LmdbStore:
     with StoreWriter(path) as writer:
         for record in records:
             writer.add(record)
-    return Store(path)
+    return LmdbStore(path)
 
 
 def assert_equal(left: Record, right: Record) -> None:
@@ -99,7 +100,7 @@ def test_a_store_can_be_written_anew_while_it_is_open(tmp_path):
 
 def test_who_has_a_store_open_goes_on_reading_it_when_it_is_written_anew(tmp_path):
     old = write(tmp_path / "s", [a_record(1)])
-    unread = Store(tmp_path / "s")
+    unread = LmdbStore(tmp_path / "s")
     assert old[0].sample_id.endswith("1")
     new = write(tmp_path / "s", [a_record(2), a_record(3)])
     assert [store[0].sample_id[-1] for store in (old, new, unread, old)] == ["1", "2", "1", "1"]
@@ -131,8 +132,8 @@ def test_a_flipped_bit_is_found_and_the_remedy_named(tmp_path):
     write(tmp_path / "s", [a_record(0), a_record(1, b"needle" * 50)])
     flip(tmp_path / "s", b"needle")
     with pytest.raises(DataError, match=rf"{tmp_path}/s is damaged.*prepare the data again"):
-        Store(tmp_path / "s").verify()
-    stores = Stores(Store(tmp_path / "good"), Store(tmp_path / "s"), Store(tmp_path / "good"))
+        LmdbStore(tmp_path / "s").verify()
+    stores = Stores(LmdbStore(tmp_path / "good"), LmdbStore(tmp_path / "s"), LmdbStore(tmp_path / "good"))
     with pytest.raises(DataError, match="/s is damaged"):
         stores.verify()
 
@@ -143,7 +144,7 @@ def test_a_file_is_verified_once_and_again_when_it_changed(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "_digest_of", lambda *_: pytest.fail("read again"))
         store.verify()
-        Store(tmp_path / "s").verify()
+        LmdbStore(tmp_path / "s").verify()
     flip(tmp_path / "s", b"train/car_a/0")
     os.utime(tmp_path / "s/data.mdb", (5, 5))
     with pytest.raises(DataError, match="is damaged"):
@@ -163,7 +164,7 @@ def test_a_store_that_is_cut_short_is_refused(tmp_path):
     file = tmp_path / "s/data.mdb"
     os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(DataError, match=r"s is cut short: \d+ of \d+ bytes"):
-        Store(tmp_path / "s")
+        LmdbStore(tmp_path / "s")
 
 
 @given(st.lists(st.integers(0, 9000), max_size=40))
@@ -195,7 +196,7 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
 
 def test_two_stores_of_one_path_live_together(tmp_path):
     first = write(tmp_path / "s", [a_record()])
-    second = Store(tmp_path / "s")
+    second = LmdbStore(tmp_path / "s")
     assert_equal(first[0], second[0])
 
 
@@ -225,7 +226,7 @@ def test_an_interrupted_store_is_not_there(tmp_path):
         interrupted()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match="no store at"):
-        Store(tmp_path / "s")
+        LmdbStore(tmp_path / "s")
 
 
 def foreign(path, items) -> None:
@@ -248,13 +249,13 @@ def foreign(path, items) -> None:
 def test_a_foreign_or_incomplete_store_is_refused(tmp_path, meta, message):
     foreign(tmp_path / "s", [(b"00000000", b"x")] + ([(b"meta", meta)] if meta else []))
     with pytest.raises(DataError, match=message):
-        Store(tmp_path / "s")
+        LmdbStore(tmp_path / "s")
 
 
 def test_a_file_that_is_no_lmdb_is_refused(tmp_path):
     (tmp_path / "data.mdb").write_bytes(b"no lmdb" * 3000)
     with pytest.raises(DataError, match="no store that can be opened"):
-        Store(tmp_path)
+        LmdbStore(tmp_path)
 
 
 def test_a_missing_store_among_three_is_named(tmp_path):

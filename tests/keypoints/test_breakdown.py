@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 
 from carkp.keypoints.breakdown import (
+    label_masks,
     mirrored_cars,
     score_groups,
     score_keypoints,
     side_confusion,
     size_masks,
+    source_masks,
     truncation_masks,
     visibility_masks,
 )
+from carkp.keypoints.sample_ids import id_in
 from carkp.keypoints.schema import FLIP_ORDER, KEYPOINT_NAMES
 from tests.keypoints.test_paired import exact
 
@@ -24,6 +27,16 @@ def spread(num: int = 40):
     grid = np.stack(np.meshgrid(np.arange(4) * 30.0, np.arange(3) * 30.0), axis=-1).reshape(12, 2)
     targets = np.broadcast_to(grid, (num, 12, 2)).astype(np.float32)
     return replace(predictions, targets=targets, points=targets.copy())
+
+
+def test_labels_of_cars_make_groups_the_largest_first() -> None:
+    predictions = spread(5)
+    validity = predictions.validity.copy()
+    validity[:, 0] = 0
+    masks = label_masks(replace(predictions, validity=validity), ["van", "car", "van", "bus", "van"])
+    assert list(masks) == ["van", "car", "bus"]
+    assert np.stack(list(masks.values())).sum(axis=(1, 2)).tolist() == [33, 11, 11]
+    assert masks["bus"][3, 1:].all()
 
 
 def test_visibility_splits_every_labelled_keypoint() -> None:
@@ -60,6 +73,20 @@ def test_truncation_knows_that_it_may_be_unknown_and_empty_groups_have_no_score(
     assert (whole.num_cars, cut.num_cars, unknown.num_cars) == (2, 0, 3)
     assert np.isnan(cut.pck.value)
     assert np.isnan(cut.mean_dist.low)
+
+
+def test_cars_of_several_sources_are_told_apart() -> None:
+    predictions = spread(4)
+    assert source_masks(predictions) == {}
+    names = np.array(["own", "drawn", "own", "own"])
+    ids = np.array([id_in(name, sample) for name, sample in zip(names, predictions.sample_ids, strict=True)])
+    mixed = replace(predictions, sample_ids=ids)
+    assert [(group.name, group.num_cars) for group in score_groups(mixed, source_masks(mixed), ALPHA)] == [
+        ("own", 3),
+        ("drawn", 1),
+    ]
+    assert mixed.of_sources(["drawn"]).sample_ids.tolist() == [ids[1]]
+    assert len(mixed.of_sources(["drawn", "own"])) == 4
 
 
 def test_keypoints_score_as_the_metrics_do() -> None:

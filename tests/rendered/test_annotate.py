@@ -9,7 +9,7 @@ import pytest
 from carkp import disk
 from carkp.rendered.annotate import main
 from carkp.rendered.catalog import read_catalog, read_completions
-from tests.rendered.made_up import car_parts, write_glb
+from tests.rendered.named_parts import car_parts, write_glb
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from carkp.keypoints.schema import FLIP_ORDER, KEYPOINT_NAMES
 from carkp.rendered.glb import MeshError
 from carkp.rendered.parts import load_parts
 from carkp.rendered.placing import mirror_plane, place
-from tests.rendered.made_up import car_parts, wheel, write_glb
+from tests.rendered.named_parts import car_parts, wheel, write_glb
 
 EXPECTED = {
     "right_front_wheel": (1.3, -0.9, 0.3),

@@ -5,7 +5,7 @@ import pytest
 
 from carkp.keypoints.schema import MISSING, NUM_KEYPOINTS, OCCLUDED, VISIBLE
 from carkp.report.drawing import draw_cars, draw_keypoints, validity_from_scores
-from carkp.report.sheets import contact_sheet, fit_tile, prediction_sheet
+from carkp.report.sheets import captioned_prediction_sheet, contact_sheet, fit_tile, prediction_sheet
 from carkp.report.style import ERROR_RGB, LEFT_RGB, RIGHT_RGB
 
 GREY = np.full((128, 128, 3), 128, dtype=np.uint8)
@@ -138,6 +138,19 @@ def test_prediction_sheet_takes_sixteen_cars() -> None:
     assert sheet.shape[1] == 8 + 4 * (514 + 8)
     with pytest.raises(ValueError, match="equally many"):
         prediction_sheet([GREY] * 15, points, points, validity, [0.0] * 16)
+
+
+def test_prediction_sheet_takes_captions() -> None:
+    points = np.full((1, NUM_KEYPOINTS, 2), 64.0)
+    validity = np.full((1, NUM_KEYPOINTS), VISIBLE)
+    sheets = [
+        captioned_prediction_sheet([GREY], points, points, validity, [text], columns=1)
+        for text in ("", "a car", "a van")
+    ]
+    strips = [sheet[-8 - 22 :] for sheet in sheets]
+    assert (strips[0] == 255).all()
+    assert not np.array_equal(strips[1], strips[2])
+    assert all(np.array_equal(sheet[:-30], sheets[0][:-30]) for sheet in sheets)
 
 
 def test_a_small_car_in_a_big_picture_gets_small_markers() -> None:

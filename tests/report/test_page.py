@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from carkp.keypoints.paired import Interval
+from carkp.keypoints.sample_ids import id_in
 from carkp.report.accuracy import accuracy_parts
 from carkp.report.accuracy_data import FLOAT, ModelRow
 from carkp.report.comparison_figures import dots_figure
@@ -159,6 +160,20 @@ def test_several_families_are_named_and_tested_against_the_first() -> None:
     page = html_page(made.title, accuracy_parts(made), has_contents=True)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_several_sources_are_told_apart() -> None:
+    made = family()
+    rows = [replace(row, predictions=_of_two_sources(row.predictions)) for row in made.rows]
+    found = sections(content(replace(made, rows=rows)))["Visibility, size, truncation, source"]
+    (by_source,) = [part for part in found if isinstance(part, PageTable) and "source" in part.headings[0]]
+    assert {str(row[0]) for row in by_source.rows} >= {"drawn", "own"}
+
+
+def _of_two_sources(predictions):
+    names = [("drawn", "own")[number % 2] for number in range(len(predictions))]
+    ids = [id_in(name, str(sample)) for name, sample in zip(names, predictions.sample_ids, strict=True)]
+    return replace(predictions, sample_ids=np.array(ids))
 
 
 def test_different_data_are_said() -> None:

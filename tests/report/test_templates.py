@@ -9,6 +9,7 @@ from pathlib import Path
 from carkp.report.markdown import markdown_page, markdown_table
 from carkp.report.page import HTML_TEMPLATE, html_page
 from carkp.report.parts import Code, Gallery, Heading, PageTable, Paragraph, Picture
+from carkp.shipped import FILES
 
 ROOT = Path(__file__).parents[2]
 EVIL = "<script>alert('1')</script> & \"q\""
@@ -52,13 +53,17 @@ def test_a_gallery_breaks_its_rows_after_four() -> None:
     ]
 
 
-def test_a_wheel_holds_the_templates(tmp_path: Path) -> None:
+def test_a_wheel_holds_the_templates_and_the_shipped_models(tmp_path: Path) -> None:
     """Build one as pip does, of a copy: a build leaves folders behind."""
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
         shutil.copy(ROOT / name, source / name)
-    shutil.copytree(ROOT / "carkp", source / "carkp", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "carkp", source / "carkp", ignore=shutil.ignore_patterns("__pycache__", "models"))
+    for file in FILES:
+        (source / "carkp" / "models" / "car12").mkdir(parents=True, exist_ok=True)
+        (source / "carkp" / "models" / "car12" / file).write_bytes(b"1")
+    (source / "carkp" / "models" / ".car12.lock").write_bytes(b"")
     code = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -66,3 +71,4 @@ def test_a_wheel_holds_the_templates(tmp_path: Path) -> None:
     lying = {path.name for path in (ROOT / "carkp" / "report" / "templates").iterdir()}
     assert {f"carkp/report/templates/{name}" for name in lying} <= names
     assert HTML_TEMPLATE in lying
+    assert {name for name in names if "/models/" in name} == {f"carkp/models/car12/{file}" for file in FILES}

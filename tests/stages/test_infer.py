@@ -273,7 +273,7 @@ def test_tracked_run_holds_pictures_and_json_of_every_model(
 
 
 def test_a_failed_picture_fails_the_run_which_keeps_the_others(champion: Project, images: Path, tmp_path: Path) -> None:
-    done = champion.stage("infer", "--image", str(images), "--output", str(tmp_path / "out"))
+    done = champion.stage("infer", "--image", str(images), "--output", str(tmp_path / "out"), "--model=latest")
     assert done.returncode == 1
     run = champion.runs("infer")[0]
     assert run.info.status == "FAILED"

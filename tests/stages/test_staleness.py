@@ -217,7 +217,7 @@ def test_infer_says_which_model_it_takes(two_sets: Project, photograph: Path, tm
     arguments = ("--image", str(photograph), "--output", str(tmp_path / "out"))
     newest, *_, oldest = (run for run in two_sets.runs("export") if run.info.status == "FINISHED")
     assert digest_of(newest) != digest_of(oldest)
-    own = ran(two_sets, "infer", *arguments)
+    own = ran(two_sets, "infer", *arguments, "--model", "latest")
     taken = two_sets.client.get_run(two_sets.runs("infer")[0].data.tags["carkp.infer_model"].split("/")[1])
     assert digest_of(taken) == digest_of(oldest)
     assert f"model: runs:/{taken.info.run_id}/onnx/int8_bpu.onnx of 20" in own.stderr
@@ -232,7 +232,7 @@ def test_infer_warns_where_it_takes_a_model_of_another_target(
     two_sets: Project, photograph: Path, tmp_path: Path
 ) -> None:
     arguments = ("--image", str(photograph), "--output", str(tmp_path / "out"))
-    done = ran(two_sets, "infer", *arguments, "--set", "quant.target=onnxruntime_cpu")
+    done = ran(two_sets, "infer", *arguments, "--model", "latest", "--set", "quant.target=onnxruntime_cpu")
     assert "not of the configuration at hand: target bpu, not onnxruntime_cpu" in done.stderr
 
 

@@ -5,7 +5,10 @@ import pytest
 
 from carkp.keypoints.schema import FLIP_ORDER, KEYPOINT_NAMES
 from carkp.synthetic.car import draw_car
-from carkp.synthetic.car_styles import PAINTS, STYLE_SHARES, STYLES, TEST_STYLE_SHARES
+from carkp.synthetic.car_cargo import SIGN_TRIM
+from carkp.synthetic.car_styles import PAINTS, PLAIN_SHARES, STYLE_SHARES, STYLES, TEST_STYLE_SHARES
+from carkp.synthetic.ingredients import Ingredients
+from carkp.synthetic.materials import CAR_TRIM
 
 NAMES = {name: k for k, name in enumerate(KEYPOINT_NAMES)}
 
@@ -58,6 +61,49 @@ def test_steering_turns_the_front_wheels_only():
     turned = draw_car("sedan", PAINTS, np.random.default_rng(0), steering=0.4)
     moved = np.linalg.norm(straight.keypoints - turned.keypoints, axis=1) > 1e-6
     assert moved.tolist() == [name.endswith("front_wheel") for name in KEYPOINT_NAMES]
+
+
+@pytest.mark.parametrize("style", ["box_truck", "bonnet_truck", "lorry", "tanker"])
+def test_rear_roof_corners_of_a_lorry_are_its_cargos(style):
+    for car in cars(style):
+        m = car.measures
+        x, y, z = car.keypoints[NAMES["left_back_roof"]]
+        assert x < m.axle_rear
+        assert z > m.deck + 0.6 * (m.cargo_high - m.deck)
+        assert 0.6 * m.cargo_half < y <= m.cargo_half + 1e-6
+        front = car.keypoints[NAMES["left_front_roof"]]
+        assert front[0] > m.rear_base_x
+        assert front[2] == pytest.approx(m.height, abs=0.15)
+
+
+@pytest.mark.parametrize("style", ["city_bus", "coach", "school_bus"])
+def test_roof_corners_of_a_bus_span_its_roof(style):
+    for car in cars(style):
+        front, back = (car.keypoints[NAMES[f"left_{end}_roof"]] for end in ("front", "back"))
+        assert front[0] - back[0] > 0.75 * car.measures.length
+        assert min(front[2], back[2]) > car.measures.height - 0.25
+
+
+def test_taxis_and_buses_come_with_their_ingredient_alone():
+    plain = Ingredients(vehicles=False)
+    drawn = [draw_car("sedan", PAINTS, np.random.default_rng(k), ingredients=plain) for k in range(60)]
+    assert not any(has_sign(car) for car in drawn)
+    assert any(has_sign(draw_car("sedan", PAINTS, np.random.default_rng(k))) for k in range(60))
+    assert not {"city_bus", "lorry"} & set(PLAIN_SHARES)
+    assert {"city_bus", "coach", "box_truck", "lorry", "minibus"} <= set(STYLE_SHARES)
+
+
+def has_sign(car):
+    corners = car.mesh.faces[car.mesh.materials == CAR_TRIM]
+    return (car.mesh.attributes[corners][..., 0] == SIGN_TRIM).any()
+
+
+def test_lamps_are_lit_more_often_by_night():
+    lit = [
+        sum(draw_car("sedan", PAINTS, np.random.default_rng(k), is_night=night).look.headlights for k in range(60))
+        for night in (False, True)
+    ]
+    assert lit[1] > 2 * lit[0]
 
 
 def test_one_style_is_kept_for_the_test_scenes():

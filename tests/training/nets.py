@@ -73,8 +73,12 @@ def score(net: nn.Module, batches: FixedBatches, context: ProcessContext = ALONE
 
 
 def make_settings(epochs: int = 3, **changes: float) -> FitSettings:
-    values = {"lr": 3e-3, "weight_decay": 0.01, "warmup_epochs": 0.0, "grad_clip": 0.0, "ema_decay": 0.0, **changes}
-    return FitSettings(epochs=epochs, channels_last=False, compile=False, autocast_dtype=None, **values)
+    values = {"lr": 3e-3, "weight_decay": 0.01, "warmup_epochs": 0.0, "grad_clip": 0.0, "ema_decay": 0.0}
+    values["backbone_lr_scale"] = 1.0
+    flags = {"trusts_start": False, "ships_last": False}
+    return FitSettings(
+        epochs=epochs, channels_last=False, compile=False, autocast_dtype=None, **{**values, **flags, **changes}
+    )
 
 
 def make_dropout_net() -> nn.Module:

@@ -1,13 +1,15 @@
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from carkp.training.checkpoint import CheckpointError, load_checkpoint
 from carkp.training.fit import EpochResult, Trainer, fit
-from tests.training.nets import FixedBatches, make_net, make_settings, make_trainer, score
+from tests.training.nets import FixedBatches, make_net, make_settings, make_trainer, normalise, score
 
 
 def test_training_learns_to_place_corners(tmp_path: Path) -> None:
@@ -154,3 +156,34 @@ def test_checkpoints_of_another_training_are_neither_overwritten_nor_used(tmp_pa
     with pytest.raises(CheckpointError, match=rf"holds {name} of an earlier training.*resume="):
         fit(make_trainer(make_settings(epochs=1)), tmp_path, lambda result: None)
     assert (tmp_path / name).read_bytes() == before
+
+
+def test_the_average_has_batch_norm_that_fits_its_weights() -> None:
+    """Averaged as the weights are, they are nearly those that the averaged weights would gather themselves."""
+    trainer, batches = make_trainer(make_settings(15, ema_decay=0.9)), FixedBatches()
+    for _ in range(15):
+        trainer.run_epoch(lambda loss: None)
+    assert trainer.average is not None
+    averaged = trainer.average.net
+    exact = copy.deepcopy(averaged)
+    for module in exact.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # all batches count the same
+            module.train()
+    with torch.no_grad():
+        for batch in batches.batches:
+            exact(normalise(batch["image"]))
+        images = normalise(batches.batches[0]["image"])
+        expected, found = exact.eval()(images), averaged(images)
+    assert float((found - expected).norm() / expected.norm()) < 0.03  # with those of the first weights it is 0.5
+
+
+def test_the_last_epoch_counts_as_the_best_where_it_is_shipped(tmp_path: Path) -> None:
+    trainer = make_trainer(make_settings(3, ships_last=True))
+    falling = iter((0.9, 0.5, 0.7))
+    real = trainer.inputs.validate
+    trainer.inputs = replace(trainer.inputs, validate=lambda net: replace(real(net), pck=next(falling)))
+    result = fit(trainer, tmp_path, lambda result: None)
+    assert (result.best_epoch, result.best_pck) == (3, 0.7)
+    assert load_checkpoint(tmp_path / "best.pt").epoch == 3

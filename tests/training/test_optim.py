@@ -32,3 +32,16 @@ def test_average_is_the_exponential_one_of_parameters_and_buffers() -> None:
     assert average.net.weight.item() == pytest.approx(expected, rel=1e-5)
     assert average.net.num_batches_tracked.item() == net.num_batches_tracked.item()
     assert not average.net.weight.requires_grad
+
+
+def test_an_average_that_trusts_its_start_gives_it_up_as_slowly_as_its_decay_says() -> None:
+    net = nn.Linear(1, 1)
+    with torch.no_grad():
+        net.weight.fill_(1.0)
+    trusting, usual = WeightAverage(net, 0.9, trusts_start=True), WeightAverage(net, 0.9)
+    with torch.no_grad():
+        net.weight.fill_(0.0)
+    for average in (trusting, usual):
+        average.update(net)
+    assert trusting.net.weight.item() == pytest.approx(0.9)
+    assert usual.net.weight.item() == pytest.approx(0.1)

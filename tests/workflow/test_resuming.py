@@ -15,6 +15,7 @@ from carkp.workflow.resuming import (
     NUM_PROCESSES,
     PRECISION,
     PRETRAINED,
+    TEACHER_DIGEST,
     choose_resumable,
     require_same_training,
     training_differences,
@@ -164,3 +165,16 @@ def test_latest_takes_the_newest_that_fits_and_else_the_newest(tmp_path: Path) -
     assert choose_resumable(paths, configured("seed=9"), DECIDED) == paths[1]
     assert choose_resumable(paths[:1], configured(), DECIDED) == paths[0]
     assert choose_resumable([], configured(), DECIDED) is None
+
+
+def test_another_teacher_is_another_training() -> None:
+    """By its content, whatever its reference; a checkpoint of before there were teachers had none."""
+    taught, digest = configured("train.teacher=runs:/0a"), {TEACHER_DIGEST: "aa"}
+    same = checkpoint_of(configured("train.teacher=teacher.pt"), digest)
+    assert named(same, taught, digest) == []
+    assert named(same, taught, {TEACHER_DIGEST: "bb"}) == ["train.teacher: aa -> bb"]
+    assert named(checkpoint_of(configured()), taught, digest) == ["train.teacher:  -> runs:/0a"]
+    with pytest.raises(
+        CheckpointError, match=r"another teacher, or none: set train\.teacher as it was\.\nOr train anew"
+    ):
+        require_same_training(same, Path("last.pt"), taught, {TEACHER_DIGEST: "bb"})

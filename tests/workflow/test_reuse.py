@@ -9,6 +9,7 @@ import torch
 
 from carkp.config.loading import load_config
 from carkp.config.schema import ExperimentConfig
+from carkp.data.issues import DataError
 from carkp.model import pretrained
 from carkp.quant.target import Target
 from carkp.workflow import reuse
@@ -38,21 +39,25 @@ def inputs_of(stage: str, config: ExperimentConfig, **changes: str) -> Inputs:
 @pytest.mark.parametrize(
     ("override", "stages"),
     [
-        ("seed=7", {"float", "calibration", "qat"}),
-        ("train.lr=0.1", {"float", "qat"}),
-        ("train.epochs=9", {"float", "qat"}),
+        ("seed=7", {"float", "calibration", "qat", "adapt"}),
+        ("train.lr=0.1", {"float", "qat", "adapt"}),
+        ("train.epochs=9", {"float", "qat", "adapt"}),
         ("augment.color_jitter=0.9", {"float", "qat"}),
         ("model.head_channels=32", {"float"}),
-        ("heatmap.sigma=2.5", {"float", "calibration", "qat", "export", "align"}),
-        ("eval.alpha=0.2", {"float", "calibration", "qat", "export", "align"}),
+        ("heatmap.sigma=2.5", {"float", "calibration", "qat", "adapt", "export", "align"}),
+        ("eval.alpha=0.2", {"float", "calibration", "qat", "adapt", "export", "align"}),
         ("quant.percentile=99.5", {"calibration"}),
         ("quant.rules=[{tensors: head/*, observer: mse}]", {"calibration"}),
         ("qat.lr=0.5", {"qat"}),
         ("align.moved_px=0.7", {"align"}),
+        ("adapt.lr=0.5", {"adapt"}),
+        ("adapt.augment.max_rotation_deg=30", {"adapt"}),
         ("data.jpeg_quality=90", {"data"}),
         ("data.val_scenes=[car_butler1]", {"data"}),
         ("synthetic.seed=4", {"data"}),
+        ("rendered.seed=4", set()),
         ("name=another", set()),
+        ("train.teacher_weight=0.5", set()),  # of nobody
         ("train.num_workers=5", set()),
         ("train.num_threads=3", set()),
         ("eval.batch_size=5", set()),
@@ -66,6 +71,12 @@ def test_digest_changes_with_settings_that_change_a_result_and_with_no_other(ove
     before, after = tiny(), tiny(override)
     changed = {name for name in DECIDING if inputs_of(name, before).digest != inputs_of(name, after).digest}
     assert changed == stages
+
+
+def test_the_weight_of_a_teacher_counts_where_there_is_one() -> None:
+    before, after = tiny("train.teacher=a.pt"), tiny("train.teacher=a.pt", "train.teacher_weight=0.5")
+    changed = {name for name in DECIDING if inputs_of(name, before).digest != inputs_of(name, after).digest}
+    assert changed == {"float"}
 
 
 @pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage in DECIDING for name in DECIDING[stage].given])
@@ -141,6 +152,60 @@ def test_a_real_source_counts_by_its_place_and_no_generator(tmp_path: Path) -> N
     assert not [name for name in (*real.settings, *real.code.modules) if "synthetic" in name]
     assert real.settings["data.source"] == str(tmp_path)
     assert [name for name in inputs_of("data", tiny()).code.modules if "synthetic" in name]
+
+
+MIXED = "data.sources=[{source: synthetic, share: 0.5}, {source: %s, share: 0.5, name: own}]"
+SHARES = "data.sources=[{source: synthetic, share: 0.75}, {source: %s, share: 0.25, name: own}]"
+RENAMED = "data.sources=[{source: synthetic, share: 0.5, name: drawn}, {source: %s, share: 0.5, name: own}]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stages"),
+    [
+        ([SHARES % "here"], {"float", "qat"}),
+        ([MIXED % "there"], {"data"}),
+        ([MIXED % "here", "synthetic.seed=4"], {"data"}),
+        ([MIXED % "here", "rendered.seed=4"], set()),
+        ([MIXED % "here", "data.jpeg_quality=90"], {"data"}),
+        ([RENAMED % "here"], {"data", "float", "calibration", "qat", "align"}),
+    ],
+)
+def test_of_several_sources_what_each_decides_counts(overrides: list[str], stages: set[str]) -> None:
+    before, after = tiny(MIXED % "here"), tiny(*overrides)
+    changed = {name for name in DECIDING if inputs_of(name, before).digest != inputs_of(name, after).digest}
+    assert changed == stages
+
+
+def test_a_difference_names_the_source_that_it_is_of() -> None:
+    before = inputs_of("data", tiny(MIXED % "here"))
+    assert differences(before, inputs_of("data", tiny(MIXED % "here", "synthetic.seed=4"))) == [
+        "synthetic.seed of synthetic 0 -> 4"
+    ]
+    assert differences(inputs_of("float", tiny(MIXED % "here")), inputs_of("float", tiny(SHARES % "here"))) == [
+        "share of own 0.5 -> 0.25",
+        "share of synthetic 0.5 -> 0.75",
+    ]
+
+
+def test_meshes_count_by_their_content_wherever_they_lie(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, content in zip(folders, ("1", "1", "2"), strict=True):
+        folder.mkdir()
+        (folder / "car.glb").write_text(content)
+    (folders[1] / "README.md").write_text("where they are from")
+    first, same, other = (inputs_of("data", tiny("data.source=rendered", f"rendered.meshes={f}")) for f in folders)
+    assert first.digest == same.digest
+    assert differences(first, other)[0].startswith("rendered.meshes ")
+    assert "carkp.rendered.generate" in first.code.modules
+    assert "synthetic.num_train_cars" not in first.settings
+    (folders[1] / "meshes.json").write_text("{}")
+    edited = inputs_of("data", tiny("data.source=rendered", f"rendered.meshes={folders[1]}"))
+    assert edited.digest != first.digest
+
+
+def test_meshes_that_are_not_there_are_named() -> None:
+    with pytest.raises(DataError, match=r"rendered\.meshes=nowhere: no such folder"):
+        stage_settings("data", tiny("data.source=rendered", "rendered.meshes=nowhere"))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from carkp.config.schema import SYNTHETIC
+from carkp.config.schema import GENERATED_SOURCES
+from carkp.data.mixture import MIXTURE_KIND
 from carkp.data.summary import DataSummary
 from carkp.keypoints.predictions import Predictions, load_predictions
 from carkp.report.accuracy_data import (
@@ -35,7 +36,12 @@ from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR
 
 SPLITS = ("test", "val")
 FLOAT_ONNX, CONFIG_NAME = "onnx/float.onnx", "config.yaml"
-KINDS = {"raw": "CarFusion's raw layout", "coco": "CarFusion's COCO JSON", "crops": "a directory of crops"}
+KINDS = {
+    "raw": "CarFusion's raw layout",
+    "coco": "CarFusion's COCO JSON",
+    "crops": "a directory of crops",
+    MIXTURE_KIND: "several, whose names the scenes begin with",
+}
 
 Candidate = tuple[FoundRun | None, str]
 """A run and its folder of predictions."""
@@ -238,7 +244,7 @@ def _data_card(found: FamilyRuns) -> DataCard | None:
         for split, of_split in summary.scenes.items()
         for scene, counts in of_split.items()
     ]  # fmt: skip
-    is_generated = run.params.get("config.data.source") == SYNTHETIC
+    is_generated = summary.kind != MIXTURE_KIND and run.params.get("config.data.source") in GENERATED_SOURCES
     kind = f"{'generated cars in ' if is_generated else ''}{KINDS.get(summary.kind, summary.kind)}"
     tallies = {"Left out": summary.skipped, "Repaired": summary.corrected}
     remarks = [f"{verb}: {tally.count} × {reason}." for verb, of in tallies.items() for reason, tally in of.items()]

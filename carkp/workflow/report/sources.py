@@ -22,6 +22,9 @@ from carkp.workflow.steps import STEP_PREFIX
 CHAIN = ("float", "calibration", "qat", "export", "align", "check", "compile")
 """Stages of a family, upstream first."""
 
+STANDS_FOR = {"adapt": "float"}
+"""Stages whose model takes the place of another one's in a family."""
+
 ANCHORS = ("align", "calibration", "float")
 """What ``latest`` looks for, in this order."""
 
@@ -101,6 +104,7 @@ def _latest(config: ExperimentConfig, target: str) -> FoundRun:
 def _climb(run: FoundRun, runs: dict[str, FoundRun]) -> None:
     """Add ``run`` and all it was made of to ``runs``."""
     stage = run.tags.get(STAGE_TAG, "")
+    stage = STANDS_FOR.get(stage, stage)
     steps = [run.tags[f"{STEP_PREFIX}{name}"] for name in reversed(CHAIN) if f"{STEP_PREFIX}{name}" in run.tags]
     if stage in CHAIN:
         if stage in runs:

@@ -104,8 +104,8 @@ def tuned_config(config: ExperimentConfig, params: Mapping[str, float]) -> Exper
 
 
 def budgeted_config(config: ExperimentConfig, budget: SearchBudget) -> ExperimentConfig:
-    """``config`` with the short training of a study."""
-    changes = {"epochs": budget.epochs, "num_samples": budget.num_train_samples}
+    """``config`` with the short training of a study, without a teacher: trials vary sigma, and a teacher has one."""
+    changes = {"epochs": budget.epochs, "num_samples": budget.num_train_samples, "teacher": ""}
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})
 
 
@@ -124,7 +124,7 @@ def run_trial(
     config = budgeted_config(tuned_config(inputs.config, params), inputs.budget)
     log_config(config, tracker)
     tracker.log_params({SIGMA: params[SIGMA], LR: params[LR], Q: params[Q], "percentile": config.quant.percentile})
-    tracker.log_dataset(config.name, inputs.data.digest, config.data.source, "training")
+    tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "training")
     stores = inputs.data.open()
     out_dir = project_root() / "runs" / tracker.run_id
     try:
@@ -154,7 +154,9 @@ def score_percentiles(
     observers = calibrator.observers(net)
     histograms = calibrator.calibrate(net, stores.train, observers)
     start = time.perf_counter()
-    scorers = {split: int8_scorer(scorer, getattr(stores, split), num) for split, num in inputs.num_scored.items()}
+    scorers = {
+        split: int8_scorer(scorer, scorer.judged_store(stores, split), num) for split, num in inputs.num_scored.items()
+    }
     found = {}
     for q in dict.fromkeys((own_q, *inputs.swept_q)):
         varied = vary_percentile(observers, calibrator.settings, percentile_of(q))
@@ -207,7 +209,7 @@ def _result(
     scorer: Scorer, fitted: FitResult, found: Mapping[float, Mapping[str, Predictions]], share: float
 ) -> TrialResult:
     labels = next(iter(next(iter(found.values())).values()))
-    scores = {q: {split: scorer.score(item).pck for split, item in by.items()} for q, by in found.items()}
+    scores = {q: {split: scorer.score(item, split).pck for split, item in by.items()} for q, by in found.items()}
     return TrialResult(fitted.best_pck, scores, scorer.mean_oracle_error_px(labels), share)
 
 

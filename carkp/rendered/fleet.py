@@ -1,0 +1,66 @@
+"""The cars of a folder of meshes, loaded when they are first wanted, and how often each kind drives by."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from carkp.rendered.catalog import MeshInfo, read_catalog
+from carkp.rendered.glb import load_glb
+from carkp.rendered.mesh_car import MeshCar, mesh_car
+from carkp.rendered.occlusion import with_open_sky
+
+KIND_SHARES = {"car": 0.56, "suv": 0.12, "van": 0.11, "pickup": 0.08, "truck": 0.07, "bus": 0.06}
+"""How often a kind is drawn, whatever the number of its meshes."""
+
+MAX_MESH_SHARE = 0.035
+"""No mesh is drawn more often than about that."""
+
+MIN_KNOWN = 8
+"""A mesh needs this many keypoints to be the car that is labelled."""
+
+
+@cache
+def load_car(info: HashableInfo) -> MeshCar:
+    """The car of a catalogue's entry; kept."""
+    surface = with_open_sky(load_glb(info.path))
+    points = np.nan_to_num(np.array(info.points, np.float64))
+    return mesh_car(info.name, info.kind, surface, points, np.array(info.is_known, np.bool_))
+
+
+class HashableInfo:
+    """A catalogue's entry that a cache can have as its key."""
+
+    def __init__(self, info: MeshInfo) -> None:
+        self.name, self.path, self.kind = info.name, info.path, info.kind
+        self.points, self.is_known = info.points, info.is_known
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HashableInfo) and other.path == self.path
+
+
+class MeshFleet:
+    """Draws cars from meshes: first a kind, then one of its meshes."""
+
+    def __init__(self, meshes: tuple[MeshInfo, ...]) -> None:
+        usable = [HashableInfo(info) for info in meshes if int(info.is_known.sum()) >= MIN_KNOWN]
+        self._by_kind = {kind: [m for m in usable if m.kind == kind] for kind in KIND_SHARES}
+        self._kinds = [kind for kind, members in self._by_kind.items() if members]
+        shares = np.array([min(KIND_SHARES[k], MAX_MESH_SHARE * len(self._by_kind[k])) for k in self._kinds])
+        self._shares = shares / shares.sum() if len(shares) else shares
+        if not self._kinds:
+            raise ValueError(f"no mesh has {MIN_KNOWN} keypoints: place them (python -m carkp.rendered.annotate)")
+
+    def draw(self, rng: np.random.Generator) -> MeshCar:
+        members = self._by_kind[self._kinds[int(rng.choice(len(self._kinds), p=self._shares))]]
+        return load_car(members[int(rng.integers(len(members)))])
+
+
+def read_fleet(folder: Path) -> MeshFleet:
+    """The fleet of a folder."""
+    return MeshFleet(read_catalog(folder))

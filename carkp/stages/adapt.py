@@ -1,0 +1,111 @@
+"""Entry point ``adapt``: teach the float model a user's own pictures, without labels or with a handful of them."""
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.data.boxes import read_boxes
+from carkp.data.files import expand_path
+from carkp.data.orientation import IGNORE, check_orientation
+from carkp.data.pictures import list_pictures
+from carkp.tracking.runs import LATEST
+from carkp.tracking.tracker import Tracker
+from carkp.training.distributed import process_context
+from carkp.workflow.adaptation import AdaptInputs, AdaptResult, run
+from carkp.workflow.cli import DATA, Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.preparation import run_as_child
+from carkp.workflow.references import FLOAT, find_current_data, resolve_model
+from carkp.workflow.target_cars import TargetSources
+
+IMAGES = Parameter("images", "", "pictures and videos without labels: a file, or a folder of them")
+BOXES = Parameter(
+    "boxes", "", "of their cars: a .json, .csv or CarFusion bb .txt file, a folder of bb files; empty: whole pictures"
+)
+LABELS = Parameter("labels", "", "cars with labels: COCO keypoints JSON, CarFusion's layout, or a folder of crops")
+MODEL = Parameter(
+    "model",
+    LATEST,
+    "float model to begin with: latest (of float), a checkpoint, runs:/<id> of float or adapt, models:/…",
+)
+ORIENTATION = Parameter(
+    "orientation", IGNORE, "what unlabelled photographs say of how they were held: ignore, or apply (as viewers do)"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of the entry point."""
+
+    def work() -> int:
+        _execute(parse("adapt", str(__doc__), [IMAGES, BOXES, LABELS, MODEL, DATA, ORIENTATION], argv))
+        return 0
+
+    return guarded(work)
+
+
+def _execute(arguments: Arguments) -> None:
+    config, target = arguments.config, read_target(arguments)
+    if arguments.values[MODEL.name] != LATEST:
+        resolve_model(arguments.values[MODEL.name], FLOAT, {})  # a refusal before data are prepared
+    with process_context() as context:
+
+        def work(tracker: Tracker, out_dir: Path) -> None:
+            inputs = _find_inputs(arguments, target, tracker)
+            print(describe(config, run(config, inputs, out_dir, tracker, context)))  # noqa: T201
+
+        execute("adapt", config, work)
+
+
+def read_target(arguments: Arguments) -> TargetSources:
+    """The user's cars that the parameters name.
+
+    Raises:
+        ConfigError: parameters that say nothing, or contradict each other.
+        DataError: there are no such files.
+    """
+    values = arguments.values
+    if not values["images"] and not values["labels"]:
+        raise ConfigError("nothing to adapt to: give images=… (with boxes=…), labels=…, or both")
+    if values["boxes"] and not values["images"]:
+        raise ConfigError("boxes are given and no images that they are of: give images=… too")
+    pictures = list_pictures(expand_path(values["images"])) if values["images"] else []
+    return TargetSources(
+        pictures=pictures,
+        boxes=read_boxes(expand_path(values["boxes"])) if values["boxes"] else None,
+        labels=expand_path(values["labels"]) if values["labels"] else None,
+        orientation=check_orientation(values["orientation"]),
+    )
+
+
+def _find_inputs(arguments: Arguments, target: TargetSources, tracker: Tracker) -> AdaptInputs:
+    """Find the data, or make them in a child run; find the model."""
+    config = arguments.config
+    data = find_current_data(config, arguments.values["data"]) or run_as_child(config, tracker).prepared
+    tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
+    return AdaptInputs(data, resolve_model(arguments.values[MODEL.name], FLOAT, tags), target)
+
+
+def describe(config: ExperimentConfig, result: AdaptResult) -> str:
+    """The outcome in a few lines, for a person."""
+    before, after = result.before, result.after
+    rows = [("pck on generated validation", before.val.pck, after.val.pck)]
+    if before.holdout is not None and after.holdout is not None:
+        cars = f"{after.holdout.num_cars} unlabelled cars held out"
+        rows += [
+            (f"{cars}: agreement with itself", before.holdout.agreement, after.holdout.agreement),
+            (f"{cars}: keypoints it trusts", before.holdout.trusted, after.holdout.trusted),
+        ]
+    if before.labelled is not None and after.labelled is not None:
+        rows.append(("pck on labelled cars held out", before.labelled.pck, after.labelled.pck))
+    head = f"{config.adapt.epochs} epochs at {result.samples_per_s:.1f} samples/s"
+    return "\n".join([head, *(f"{name}: {_shown(first)} -> {_shown(last)}" for name, first, last in rows)])
+
+
+def _shown(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""What is mounted on a body: a lorry's box, tank or bed, a bus's mirrors and roof unit, a taxi's sign."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.synthetic import mesh
+from carkp.synthetic.car_styles import CarMeasures
+from carkp.synthetic.materials import CAR_CARGO, CAR_TRIM
+from carkp.synthetic.mesh import Mesh
+
+Array = NDArray[np.float64]
+BLACK_TRIM, PAINTED_TRIM, SIGN_TRIM, SILVER_TRIM = 0.0, 1.0, 2.0, 3.0
+"""First attribute of ``CAR_TRIM``."""
+_GAP = 0.08  # between cab and cargo
+
+
+def trim(part: Mesh, finish: float) -> Mesh:
+    attributes = mesh.constant([finish, 0, 0, 0], len(part.vertices))
+    return Mesh(part.vertices, part.normals, attributes, part.faces, np.full(len(part.faces), CAR_TRIM, np.int32))
+
+
+def _cargo(part: Mesh) -> Mesh:
+    nothing = mesh.constant([0, 0, 0, 0], len(part.vertices))
+    return Mesh(part.vertices, part.normals, nothing, part.faces, np.full(len(part.faces), CAR_CARGO, np.int32))
+
+
+def build_cargo(m: CarMeasures) -> tuple[list[Mesh], Array | None]:
+    """Parts behind a lorry's cab, and their left upper rear corner (3,) where they are the highest there.
+
+    The convention for lorries: the front roof corners are the cab's, over the windscreen; the rear ones are the upper
+    rear corners of the box. A tank's are where its rim is cut by a line at 45 degrees. On a flatbed they are the
+    cab's own rear corners, as on a pickup.
+    """
+    if m.cargo == "box":
+        return [_cargo(_block(m, m.deck + 0.01, m.cargo_high))], np.array([-m.length / 2, m.cargo_half, m.cargo_high])
+    if m.cargo == "tank":
+        return _tank(m)
+    if m.cargo == "bed":
+        return _bed(m), None
+    return [], None
+
+
+def _block(m: CarMeasures, low: float, high: float) -> Mesh:
+    rear, front = -m.length / 2, m.rear_base_x - _GAP
+    size = (front - rear, 2 * m.cargo_half, high - low)
+    return mesh.box(size, (0.5 * (front + rear), 0.0, 0.5 * (low + high)), (0, 0, 0))
+
+
+def _tank(m: CarMeasures) -> tuple[list[Mesh], Array]:
+    """A tank of elliptic section with flat ends."""
+    rear, front = -m.length / 2 + 0.05, m.rear_base_x - _GAP
+    ry, rz = m.cargo_half - 0.02, 0.5 * (m.cargo_high - m.deck)
+    middle = m.deck + rz
+    angle = np.linspace(0, 2 * np.pi, 33)  # every 11.25 degrees: 45 is one of them
+    ring = np.stack([np.zeros(33), ry * np.cos(angle), middle + rz * np.sin(angle)], 1)
+    wall = mesh.plain(
+        np.concatenate([ring + np.array([x, 0.0, 0.0]) for x in (rear, front)]), mesh.grid_faces(2, 33), (0, 0, 0)
+    )
+    if wall.normals[8, 2] < 0:  # the uppermost point
+        turned = np.ascontiguousarray(wall.faces[:, ::-1])
+        wall = Mesh(wall.vertices, -wall.normals, wall.attributes, turned, wall.materials)
+    parts = [_cargo(wall), _cargo(_lid(ring, rear, -1.0)), _cargo(_lid(ring, front, 1.0))]
+    return parts, ring[4] + np.array([rear, 0.0, 0.0])
+
+
+def _lid(ring: Array, x: float, side: float) -> Mesh:
+    """A flat end: a fan about the middle, its outside towards ``side``."""
+    count = len(ring) - 1
+    centre = np.array([[0.0, 0.0, ring[:, 2].mean()]])
+    vertices = np.concatenate([ring[:-1], centre]) + np.array([x, 0.0, 0.0])
+    k = np.arange(count)
+    faces = np.stack([np.full(count, count), k, (k + 1) % count], 1).astype(np.int32)
+    return mesh.plain(vertices, faces if side > 0 else np.ascontiguousarray(faces[:, ::-1]), (0, 0, 0))
+
+
+def _bed(m: CarMeasures) -> list[Mesh]:
+    """A floor, a headboard, low boards on three sides."""
+    rear, front = -m.length / 2, m.rear_base_x - _GAP
+    middle, length, board = 0.5 * (rear + front), front - rear, 0.42
+    floor = _block(m, m.deck + 0.01, m.deck + 0.12)
+    head = mesh.box((0.06, 2 * m.cargo_half, m.cargo_high - m.deck), (front - 0.03, 0, 0.5 * (m.deck + m.cargo_high)),
+                    (0, 0, 0))  # fmt: skip
+    tail = mesh.box((0.04, 2 * m.cargo_half, board), (rear + 0.02, 0, m.deck + board / 2), (0, 0, 0))
+    side = mesh.box((length, 0.04, board), (middle, m.cargo_half - 0.02, m.deck + board / 2), (0, 0, 0))
+    return [_cargo(part) for part in (floor, head, tail, side, mesh.mirrored(side))]
+
+
+def roof_sign(m: CarMeasures) -> Mesh:
+    """A taxi's."""
+    x = 0.62 * m.roof_front_x + 0.38 * m.roof_rear_x
+    return trim(mesh.box((0.16, 0.62, 0.15), (x, 0, m.height + 0.075), (0, 0, 0)), SIGN_TRIM)
+
+
+def bus_mirrors(m: CarMeasures) -> list[Mesh]:
+    """On arms before the windscreen."""
+    front, side = m.length / 2, m.width / 2
+    z = m.cowl + 0.62 * (m.height - m.cowl)
+    glass = mesh.box((0.10, 0.22, 0.42), (front + 0.12, side + 0.06, z - 0.15), (0, 0, 0))
+    arm = mesh.box((0.30, 0.05, 0.05), (front - 0.05, side - 0.02, z + 0.12), (0, 0, 0))
+    left = trim(mesh.join([glass, arm]), BLACK_TRIM)
+    return [left, mesh.mirrored(left)]
+
+
+def roof_unit(m: CarMeasures) -> Mesh:
+    """A bus's air conditioning."""
+    size = (0.22 * m.length, 0.62 * m.width, 0.22)
+    return trim(mesh.box(size, (-0.1 * m.length, 0, m.height + 0.08), (0, 0, 0)), PAINTED_TRIM)
+
+
+def under_run(m: CarMeasures) -> Mesh:
+    """The bar under a lorry's tail."""
+    bar = mesh.box((0.08, 1.8, 0.10), (-m.length / 2 + 0.10, 0, m.clearance + 0.10), (0, 0, 0))
+    return trim(bar, BLACK_TRIM)

@@ -1,0 +1,222 @@
+"""Self-training: the moving average of a network labels crops that nobody has labelled, and the network learns from it.
+
+The average (the teacher) sees a weakly augmented view, the network (the student) a strongly augmented one of the same
+crop. What the teacher finds is carried over to the student's view. Tarvainen and Valpola 2017, Mean teachers are better
+role models; with confidence as in Sohn et al. 2020, FixMatch.
+
+Legend: B samples of a batch, U of them without labels, K keypoints, H W of the input, h w of the heatmaps.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypedDict, cast
+
+import torch
+from torch import Tensor, nn
+
+from carkp.keypoints.codec import Decoded, HeatmapCodec
+from carkp.keypoints.loss import weighted_heatmap_loss
+from carkp.keypoints.schema import FLIP_ORDER
+from carkp.training.distillation import frozen_heatmaps
+from carkp.training.evaluate import Batch, Forward
+
+
+class BatchViews(TypedDict):
+    """Of the samples without labels.
+
+    Attributes:
+        rows: (U,) their places in the batch.
+        weak: (U, 3, H, W) uint8, what the teacher sees; the batch's own images are what the student sees.
+        to_strong: (U, 2, 3), input pixels of the weak view to those of the strong one.
+        is_mirrored: (U,) bool, whether one view is a mirror image of the other.
+    """
+
+    rows: Tensor
+    weak: Tensor
+    to_strong: Tensor
+    is_mirrored: Tensor
+
+
+class ViewedBatch(Batch):
+    """A batch of samples without labels."""
+
+    views: BatchViews
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoLabels:
+    """``points`` (U, K, 2) in input pixels of the strong view, and how far each is trusted: ``confidence`` (U, K), 0 to
+    1, 0 for one that is not learnt.
+    """
+
+    points: Tensor
+    confidence: Tensor
+
+
+def carry_points(points: Tensor, to_strong: Tensor, is_mirrored: Tensor) -> Tensor:
+    """``points`` (U, K, 2) of one view in the other; in a mirror image left and right have each other's names.
+
+    ``to_strong`` (U, 2, 3) and ``is_mirrored`` (U,) as in ``BatchViews``.
+    """
+    linear, shift = to_strong[:, None, :, :2], to_strong[:, None, :, 2]
+    moved = (linear * points[:, :, None, :]).sum(dim=-1) + shift
+    return _renamed(moved, is_mirrored)
+
+
+def trust(scores: Tensor, min_confidence: float) -> Tensor:
+    """Confidence, 0 to 1, of heatmap peaks: their height, 0 below ``min_confidence``.
+
+    A network that hesitates between two places gives each a low peak.
+    """
+    return torch.where(scores >= min_confidence, scores.clamp(0, 1), 0.0)
+
+
+def pseudo_labels(
+    decoded: Decoded, views: BatchViews, input_size: tuple[int, int], min_confidence: float
+) -> PseudoLabels:
+    """What was found in the weak view, as labels of the strong one of (height, width) ``input_size``.
+
+    What lies off the strong view is not learnt.
+    """
+    points = carry_points(decoded.points, views["to_strong"], views["is_mirrored"])
+    confidence = _renamed(trust(decoded.scores, min_confidence), views["is_mirrored"])
+    extent = points.new_tensor((input_size[1], input_size[0]))
+    is_inside = ((points >= -0.5) & (points <= extent - 0.5)).all(dim=-1)
+    return PseudoLabels(points, confidence * is_inside)
+
+
+def _renamed(values: Tensor, is_mirrored: Tensor) -> Tensor:
+    """``values`` (U, K, ...), with left and right exchanged in mirror images."""
+    shape = (-1, *[1] * (values.dim() - 1))
+    return torch.where(is_mirrored.view(shape), values[:, list(FLIP_ORDER)], values)
+
+
+class MeanTeacher:
+    """A term of the loss: the student's heatmaps of the strong views against the teacher's labels.
+
+    Args:
+        codec: of the network.
+        normalise: uint8 images -> network input.
+        min_confidence: peak height below which a keypoint is not learnt.
+        weight: of the term beside that of the labels.
+        channels_last: memory format of the network's input.
+        autocast_dtype: what the teacher computes in; None: full precision.
+    """
+
+    def __init__(
+        self,
+        codec: HeatmapCodec,
+        normalise: Callable[[Tensor], Tensor],
+        min_confidence: float,
+        weight: float,
+        channels_last: bool,
+        autocast_dtype: torch.dtype | None,
+    ) -> None:
+        self.codec, self.normalise = codec, normalise
+        self.min_confidence, self.weight = min_confidence, weight
+        self.channels_last, self.autocast_dtype = channels_last, autocast_dtype
+        self._num_trusted, self._num_asked = 0, 0
+
+    def __call__(self, batch: Batch, images: Tensor, heatmaps: Tensor, average: nn.Module) -> Tensor:
+        """The student's ``heatmaps`` (B, K, h, w) of a batch with or without views -> a scalar."""
+        if "views" not in batch:
+            return heatmaps.new_zeros((), dtype=torch.float32)
+        views = _on_device(cast(ViewedBatch, batch)["views"], heatmaps.device)
+        found = self.codec.decode(frozen_heatmaps(average, self._prepared(views["weak"]), self.autocast_dtype))
+        labels = pseudo_labels(found, views, (images.shape[-2], images.shape[-1]), self.min_confidence)
+        self._num_trusted += int((labels.confidence > 0).sum())
+        self._num_asked += labels.confidence.numel()
+        target = self.codec.encode(labels.points, labels.confidence)
+        weights = target.weights * labels.confidence[..., None, None]
+        own = heatmaps[views["rows"]]
+        share = len(own) / len(heatmaps)
+        return self.weight * share * weighted_heatmap_loss(own, target.heatmaps, weights)
+
+    def take_trusted_share(self) -> float:
+        """Share of the keypoints that were learnt since this was asked last; NaN where none could have been."""
+        share = self._num_trusted / self._num_asked if self._num_asked else float("nan")
+        self._num_trusted, self._num_asked = 0, 0
+        return share
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        inputs = self.normalise(images)
+        return inputs.contiguous(memory_format=torch.channels_last) if self.channels_last else inputs
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How well a network agrees with itself over views of the same crops.
+
+    Attributes:
+        agreement: share of the trusted keypoints that it finds in the same place under strong augmentation; NaN where
+            it trusts none.
+        trusted: share of the keypoints that it trusts in the plain view, of those that the strong view shows.
+        confidence: mean height of their peaks in the plain view, over all keypoints.
+        num_cars: that were looked at.
+    """
+
+    agreement: float
+    trusted: float
+    confidence: float
+    num_cars: int
+
+
+def measure_consistency(
+    forward: Forward,
+    batches: Iterable[ViewedBatch],
+    codec: HeatmapCodec,
+    alpha: float,
+    min_confidence: float,
+    device: torch.device,
+) -> Consistency:
+    """Compare what is found in plain views with what is found in strong views of the same crops.
+
+    Args:
+        forward: uint8 images -> heatmaps, as they are shipped.
+        batches: whose weak views are the plain ones that validation sees.
+        codec: of the network.
+        alpha: places are the same within this share of the crop's longer side.
+        min_confidence: peak height from which a keypoint is trusted.
+        device: that ``forward`` works on.
+    """
+    agrees, trusted, scores, cars = [], [], [], set[int]()
+    for batch in batches:
+        views = _on_device(batch["views"], device)
+        plain, strong = (codec.decode(forward(images.to(device))) for images in (views["weak"], batch["image"]))
+        input_size = batch["image"].shape[-2], batch["image"].shape[-1]
+        shown = pseudo_labels(Decoded(plain.points, torch.ones_like(plain.scores)), views, input_size, 0.5)
+        own = pseudo_labels(plain, views, input_size, min_confidence)
+        limits = alpha * _longer_sides(batch["crop_size"].to(device), input_size) * _scales(views["to_strong"])
+        is_near = (own.points - strong.points).norm(dim=-1) < limits[:, None]
+        is_trusted = own.confidence > 0
+        agrees.append(is_near[is_trusted])
+        trusted.append(is_trusted[shown.confidence > 0])
+        scores.append(plain.scores.flatten())
+        cars.update(batch["index"].tolist())
+    return Consistency(_mean(agrees), _mean(trusted), _mean(scores), len(cars))
+
+
+def _longer_sides(crop_sizes: Tensor, input_size: tuple[int, int]) -> Tensor:
+    """Of crops of (height, width) ``crop_sizes`` (U, 2), in input pixels of the plain view."""
+    sizes = crop_sizes.float()
+    fit = (sizes.new_tensor(input_size) / sizes).amin(dim=1)
+    return fit * sizes.amax(dim=1)
+
+
+def _scales(matrices: Tensor) -> Tensor:
+    """How much the maps (U, 2, 3) enlarge."""
+    return (matrices[:, 0, 0] * matrices[:, 1, 1] - matrices[:, 0, 1] * matrices[:, 1, 0]).abs().sqrt()
+
+
+def _mean(values: list[Tensor]) -> float:
+    joined = torch.cat(values).float()
+    return float(joined.mean()) if len(joined) else float("nan")
+
+
+def _on_device(views: BatchViews, device: torch.device) -> BatchViews:
+    return BatchViews(
+        rows=views["rows"].to(device),
+        weak=views["weak"].to(device),
+        to_strong=views["to_strong"].to(device),
+        is_mirrored=views["is_mirrored"].to(device),
+    )

@@ -1,0 +1,33 @@
+"""What the meshes of rendered cars are, by their content."""
+
+from pathlib import Path
+
+from carkp import disk
+from carkp.config.schema import RenderedConfig
+from carkp.data.files import expand_path, is_directory, walk_files
+from carkp.data.issues import DataError
+
+_DESCRIBING = (".md", ".txt", "")
+"""Suffixes of files that say something about meshes and decide no picture: read-me files and licences."""
+
+
+def mesh_digests(rendered: RenderedConfig) -> dict[str, str]:
+    """The setting that names a folder of meshes -> digest of what is in it; "" of no folder.
+
+    Raises:
+        DataError: a folder is not there or cannot be read.
+    """
+    setting = "rendered.meshes"
+    return {setting: _digest(setting, expand_path(rendered.meshes)) if rendered.meshes else ""}
+
+
+def _digest(setting: str, folder: Path) -> str:
+    if not is_directory(folder):
+        raise DataError(
+            f"{setting}={folder}: no such folder; name that of the files, or, where the data are prepared already, "
+            "give them with data=…"
+        )
+    try:
+        return disk.content_digest(folder, (path for path in walk_files(folder) if path.suffix not in _DESCRIBING))
+    except OSError as error:
+        raise DataError(f"{setting}={folder} cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,133 @@
+"""What a model to ship is made of: a float run, its int8 export for ONNX Runtime, and the data that it learnt from."""
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.deploy.int8_onnx import load_program
+from carkp.keypoints.codec import CODEC_KEY, codec_from_json
+from carkp.predictor import ModelError
+from carkp.quant.program import QProgram
+from carkp.tracking.runs import (
+    DATA_TAG,
+    EXPERIMENT_TAG,
+    LATEST,
+    STAGE_TAG,
+    TARGET_TAG,
+    FoundRun,
+    find_latest_run,
+    find_run,
+    find_run_or_none,
+)
+from carkp.tracking.store import TrackingError
+from carkp.training.checkpoint import Checkpoint, load_checkpoint, weights_digest
+from carkp.workflow.preparation import PreparedData
+from carkp.workflow.references import FLOAT, ModelFile, codec_of, model_kind, require_data, resolve_model
+from carkp.workflow.report.sources import FLOAT_TAG
+
+TARGET = "onnxruntime_cpu"
+"""What the int8 file is for: the execution that everyone has."""
+
+
+class ShippingError(ModelError):
+    """A model that is not fit to be shipped; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class References:
+    """What a person named: a float run, an export of it, and the data that it was trained on."""
+
+    model: str = LATEST
+    export: str = LATEST
+    data: str = LATEST
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a model to ship is made of.
+
+    Attributes:
+        run, checkpoint: the float training and what it chose.
+        config: its resolved configuration.
+        export: the run that wrote the int8 program.
+        program: that program.
+        data_run, data: what the network was trained on.
+    """
+
+    run: FoundRun
+    checkpoint: Checkpoint
+    config: ExperimentConfig
+    export: FoundRun | None
+    program: QProgram
+    data_run: FoundRun
+    data: PreparedData
+
+
+def find_parts(config: ExperimentConfig, references: References) -> Parts:
+    """The runs and files that ``references`` name; ``latest`` is the newest float run of the experiment of ``config``,
+    the newest export of that run for ONNX Runtime, and the data that it was trained on.
+
+    Raises:
+        TrackingError, DataError: there is no such thing.
+        ShippingError: the parts do not belong together.
+    """
+    model = resolve_model(references.model, FLOAT, {EXPERIMENT_TAG: config.name})
+    if not model.run_id:
+        raise TrackingError(
+            f"model={references.model}: name a float run (latest or runs:/<id>), which says how it was made"
+        )
+    run, checkpoint = find_run(model.run_id), load_checkpoint(model.path)
+    if (stage := run.tags.get(STAGE_TAG, "")) != FLOAT.stage:
+        raise ShippingError(
+            f"{model.reference}: is of a run of {stage}, whose data no card would tell; give a float run"
+        )
+    export = _find_export(references.export, model)
+    program = load_program(export.path)
+    _require_same_model(program, checkpoint, export)
+    data_run = _data_run(run)
+    trained = _trained_config(checkpoint, model)
+    data = require_data(trained, f"runs:/{data_run.run_id}" if references.data == LATEST else references.data)
+    if data.digest != run.tags[DATA_TAG]:
+        raise ShippingError(f"data={references.data}: not the data that {model.reference} was trained on")
+    return Parts(run, checkpoint, trained, find_run_or_none(export.run_id), program, data_run, data)
+
+
+def _find_export(reference: str, model: ModelFile) -> ModelFile:
+    try:
+        return resolve_model(
+            reference, model_kind("onnxruntime", TARGET), {TARGET_TAG: TARGET, FLOAT_TAG: model.reference}
+        )
+    except TrackingError as error:
+        if reference != LATEST:
+            raise
+        raise TrackingError(
+            f"no export of {model.reference} for {TARGET}: run `mlflow run . -e calibration -P model=runs:/"
+            f"{model.run_id} -P target={TARGET}` and `mlflow run . -e export -P target={TARGET}`, or the whole "
+            f"pipeline with quant.target={TARGET}"
+        ) from error
+
+
+def _require_same_model(program: QProgram, checkpoint: Checkpoint, export: ModelFile) -> None:
+    if program.target.name != TARGET:
+        raise ShippingError(f"{export.reference}: is for {program.target.name}; export it for {TARGET}")
+    if program.origin.get("float_digest") != weights_digest(checkpoint.weights):
+        raise ShippingError(f"{export.reference}: was made of another float model; give the export of this one")
+    if codec_from_json(program.origin[CODEC_KEY]) != codec_of(checkpoint):
+        raise ShippingError(f"{export.reference}: reads its heatmaps otherwise than the float model")
+
+
+def _data_run(run: FoundRun) -> FoundRun:
+    digest = run.tags[DATA_TAG]
+    found = find_latest_run("data", {DATA_TAG: digest})
+    if found is None:
+        raise TrackingError(f"no finished data run with the digest {digest[:16]}…, which {run.run_id} was trained on")
+    return found
+
+
+def _trained_config(checkpoint: Checkpoint, model: ModelFile) -> ExperimentConfig:
+    try:
+        return ExperimentConfig.model_validate(checkpoint.config)
+    except ValidationError as error:
+        raise ConfigError(f"{model.reference}: its configuration is of another version of carkp: {error}") from error

@@ -1,0 +1,205 @@
+"""The user's own cars: unlabelled ones in pictures and videos, labelled ones in a data source, packed for training."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from carkp.data import jpeg
+from carkp.data.boxes import FRAME_MARK, BoxBook
+from carkp.data.crops import crop_rectangle, is_truncated
+from carkp.data.files import expand_path
+from carkp.data.frames import Box, no_keypoints
+from carkp.data.issues import DataError, Issues
+from carkp.data.orientation import IGNORE
+from carkp.data.pictures import Video, is_video, read_picture
+from carkp.data.prepare import prepare
+from carkp.data.store import (
+    LmdbStore,
+    Record,
+    Store,
+    StoreWriter,
+    data_digest,
+    open_stores,
+    sample_id_of,
+    split_sample_id,
+)
+from carkp.data.views import split_groups
+from carkp.predictor import check_boxes
+from carkp.workflow.output_names import Source, list_sources
+
+NUM_FRAMES_TOGETHER = 50
+"""Of a video: neighbouring frames are alike, so that a stretch of them is held out or learnt from as a whole."""
+
+NONE = "none"
+"""Digest of cars that were not given."""
+
+_SPLIT = "train"
+
+
+@dataclass(frozen=True)
+class TargetSources:
+    """What the user gives.
+
+    Attributes:
+        pictures: pictures and videos without labels.
+        boxes: of the cars in them; None: each whole picture is one.
+        labels: path of a data source with labels; None: none.
+        orientation: as in :mod:`carkp.data.orientation`, of the unlabelled pictures.
+    """
+
+    pictures: Sequence[Path]
+    boxes: BoxBook | None
+    labels: Path | None
+    orientation: str = IGNORE
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """Packed cars: places in the store of those to learn from, and of those that are held out."""
+
+    store: Store
+    learnt: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TargetCars:
+    """The user's cars.
+
+    Attributes:
+        unlabelled, labelled: to learn from and held out; None: not given.
+        scored: further splits of the labelled source, of which nothing is learnt.
+        digests: of the content of both, by the name that their stage gives them.
+        issues: what was left out.
+    """
+
+    unlabelled: Slice | None
+    labelled: Slice | None
+    scored: Sequence[Store]
+    digests: dict[str, str]
+    issues: Issues
+
+
+def collect_cars(
+    sources: TargetSources,
+    out_dir: Path,
+    jpeg_quality: int,
+    boxes: str,
+    holdout_share: float,
+    num_workers: int,
+    seed: int,
+) -> TargetCars:
+    """Cut the cars out and pack them below ``out_dir``; hold out ``holdout_share`` of them, whole pictures.
+
+    A labelled source with a validation or test split of its own is held out as it says.
+
+    Raises:
+        DataError: nothing was given, or no car of it can be used.
+    """
+    if not sources.pictures and sources.labels is None:
+        raise DataError("nothing to adapt to: give images=… (with boxes=…), labels=…, or both")
+    issues = Issues()
+    unlabelled, labelled, scored = None, None, list[Store]()
+    digests = {"unlabelled": NONE, "labelled": NONE}
+    if sources.pictures:
+        store, groups = pack_unlabelled(sources, out_dir / "unlabelled", jpeg_quality, issues)
+        unlabelled = Slice(store, *split_groups(groups, holdout_share, seed))
+        digests["unlabelled"] = store.info.digest
+    if sources.labels is not None:
+        directory = out_dir / "labelled"
+        summary = prepare(expand_path(str(sources.labels)), directory, (), num_workers, jpeg_quality, boxes=boxes)
+        for reason, tally in summary.skipped.items():
+            issues.skip(reason, tally.first, tally.count)
+        stores = open_stores(directory)
+        scored = [store for store in (stores.val, stores.test) if len(store) > 0]
+        labelled = _labelled_slice(stores.train, sources.labels, 0.0 if scored else holdout_share, seed)
+        digests["labelled"] = data_digest(stores)
+    return TargetCars(unlabelled, labelled, scored, digests, issues)
+
+
+def _labelled_slice(store: Store, source: Path, holdout_share: float, seed: int) -> Slice:
+    if len(store) == 0:
+        raise DataError(
+            f"labels={source}: it has no car to learn from: those of a test or validation split are scored alone. Name "
+            "the split train, as in train/<scene> or car_keypoints_train.json"
+        )
+    ids = [store.sample_id(place) for place in range(len(store))]
+    groups = ["/".join([name.rpartition("/")[0], split_sample_id(name)[1]]) for name in ids]
+    return Slice(store, *split_groups(groups, holdout_share, seed))
+
+
+def pack_unlabelled(
+    sources: TargetSources, directory: Path, jpeg_quality: int, issues: Issues
+) -> tuple[Store, list[str]]:
+    """A store of the cars in pictures and videos, and of each car the picture or stretch of a video that it is of.
+
+    Pictures that cannot be read or have no boxes are left out, and counted in ``issues``.
+
+    Raises:
+        DataError: no car is left.
+    """
+    groups: list[str] = []
+    named = list_sources(sources.pictures, directory)
+    book = None if sources.boxes is None else sources.boxes.for_pictures([source.place for source in named])
+    with StoreWriter(directory) as writer:
+        for source in tqdm(named, "cut out cars", unit="picture"):
+            for frame in _frames(source, sources.orientation, issues):
+                for record in _cars(frame, book, jpeg_quality, issues):
+                    writer.add(record)
+                    groups.append(frame.group)
+        if not groups:
+            raise DataError(f"no car to adapt to in {len(named)} pictures: {issues.describe_skipped()}")
+    return LmdbStore(directory), groups
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """A picture: its pixels, the names that boxes and ids go by, and what it is alike with."""
+
+    image: jpeg.Image
+    place: str
+    scene: str
+    name: str
+    group: str
+
+
+def _frames(source: Source, orientation: str, issues: Issues) -> Iterator[_Frame]:
+    """The picture, or the frames of the video."""
+    scene = source.name.replace("/", "_")
+    try:
+        if not is_video(source.path):
+            yield _Frame(read_picture(source.path, orientation), source.place, scene, "0", scene)
+            return
+        with Video(source.path, orientation) as video:
+            for index, image in enumerate(video):
+                mark = f"{FRAME_MARK}{index:06d}"
+                group = f"{scene}{FRAME_MARK}{index // NUM_FRAMES_TOGETHER}"
+                yield _Frame(image, source.place + mark, scene, f"{index:06d}", group)
+    except (DataError, OSError, cv2.error, MemoryError) as error:
+        issues.skip("picture or video cannot be read", f"{source.name}: {error}")
+
+
+def _cars(frame: _Frame, book: BoxBook | None, jpeg_quality: int, issues: Issues) -> Iterator[Record]:
+    try:
+        boxes = check_boxes(frame.image, None if book is None else book.find(frame.place))
+    except (DataError, ValueError) as error:
+        issues.skip("picture has no boxes that can be used", f"{frame.place}: {error}")
+        return
+    size = frame.image.shape[0], frame.image.shape[1]
+    for number, values in enumerate(boxes.tolist()):
+        box, unknown = Box(*values), no_keypoints()
+        x1, y1, x2, y2 = crop_rectangle(box, size)
+        yield Record(
+            sample_id=sample_id_of(_SPLIT, frame.scene, f"{frame.name}_{number}"),
+            scene=frame.scene,
+            jpeg=jpeg.encode_bgr(np.ascontiguousarray(frame.image[y1:y2, x1:x2, ::-1]), jpeg_quality),
+            points=unknown.points,
+            validity=unknown.validity,
+            size=(y2 - y1, x2 - x1),
+            truncated=int(is_truncated(box, size)),
+        )

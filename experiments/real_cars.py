@@ -1,0 +1,131 @@
+"""How good is a model on real cars, and is one model better than another?
+
+Command:  python experiments/real_cars.py <folder>[,<folder>…] <model>…          (seconds for fifty cars)
+          python experiments/real_cars.py <folder>… --model <model> --model <model>
+Asks:     PCK at 0.05, 0.1 and 0.2 of labelled cars in photographs, with 95 % intervals of a bootstrap over photographs;
+          by kind, view, heading, size of the crop, truncation and occlusion, and of visible and hidden keypoints; the
+          share of cars turned front to back and of those mirrored left to right. Several models: side by side, and each
+          against the first, paired. A folder holds a COCO keypoints JSON with its pictures, or annotations.json (a
+          list) beside images/, or CarFusion's raw layout; the cars of all folders are pooled. A model is an ONNX file,
+          a float checkpoint, runs:/…, models:/…, or latest. Writes figures.json, groups.csv, cars.csv, and of each
+          model a sheet of all cars, worst first, and its predictions.
+Expect:   of a model to ship: PCK@0.1 >= 0.88, PCK@0.05 >= 0.60, at most 3 % of the cars turned front to back, and int8
+          within half a point of float.
+"""
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.data.files import exists, expand_path
+from carkp.data.issues import explain_write_errors
+from carkp.predictor import Predictor, find_model_file
+from carkp.tracking.store import TrackingError
+from carkp.tracking.tracker import NullTracker, Tracker
+from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.real_cars import RealCars, RealCarScores, load_real_cars, score_predictors
+from carkp.workflow.real_cars_report import ModelCard, compare, write_report
+from carkp.workflow.real_cars_tables import comparison_table, groups_table, headline_table
+from carkp.workflow.references import find_predicting_model, warn
+
+STUDY = "real_cars"
+OUTPUT = Parameter("output", "runs/real_cars", "folder for the files")
+FLAGS = {"track": "make an MLflow run of it"}
+FOLDERS = "folder/model"
+LISTS = {
+    FOLDERS: "folders of real cars, separated by commas, and then models; with --model, all words are folders",
+    "--model": "a model: an ONNX file, a float checkpoint, runs:/…, models:/…, or latest; may be repeated",
+}
+LABELS_WIDTH, MODEL_WIDTH = 110, 48
+
+
+def folders_and_models(words: Sequence[str], models: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Raises ConfigError where no folder is named."""
+    folders = [folder for word in (words if models else words[:1]) for folder in split_folders(word)]
+    if not folders:
+        raise ConfigError("name a folder of real cars, and the models to score: real_cars.py <folder> <model>…")
+    return folders, list(dict.fromkeys(models or words[1:] or ["latest"]))
+
+
+def split_folders(word: str) -> list[str]:
+    """At its commas, unless a folder has them in its name."""
+    return [word] if exists(Path(word)) else [part for part in word.split(",") if part]
+
+
+def short_names(references: Sequence[str]) -> list[str]:
+    """As many of the last parts of each reference as tell it from the others."""
+    parts = [reference.rstrip("/").split("/") for reference in references]
+    for num in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(found[-num:]) for found in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(references)
+
+
+def open_model(config: ExperimentConfig, reference: str) -> tuple[ModelCard, Predictor]:
+    """Raises TrackingError where there is no such model."""
+    model = find_predicting_model(config, reference)
+    try:
+        path = find_model_file(model.path)
+    except FileNotFoundError as error:
+        raise TrackingError(f"{error} (to give several folders of cars: separate them by commas)") from error
+    predictor = Predictor.load(path, torch.get_num_threads())
+    return ModelCard(model.reference, predictor.kind, hashlib.sha256(path.read_bytes()).hexdigest()), predictor
+
+
+def show(cars: RealCars, scores: Mapping[str, RealCarScores], out_dir: Path) -> None:
+    console = Console(width=LABELS_WIDTH + len(scores) * MODEL_WIDTH, markup=False, highlight=False)
+    console.print(headline_table(scores), groups_table(scores))
+    if len(scores) > 1:
+        console.print(comparison_table(compare(scores)))
+    if warning := next(iter(scores.values())).predictions.units.resampled.warning:
+        console.print(warning)
+    console.print(f"{len(cars)} cars, digest {cars.digest[:12]}; files in {out_dir}")
+
+
+def log(
+    scores: Mapping[str, RealCarScores], models: Sequence[ModelCard], paths: Sequence[Path], tracker: Tracker
+) -> None:
+    for number, (item, model) in enumerate(zip(scores.values(), models, strict=True), 1):
+        suffix = f"_{number}" if len(scores) > 1 else ""
+        tracker.set_tags({f"carkp.real_cars_model{suffix}": model.reference})
+        tracker.log_metrics(item.metrics(f"real{suffix}/"))
+    for path in paths:
+        tracker.log_file(path, STUDY)
+
+
+def run(arguments: Arguments, tracker: Tracker) -> None:
+    folders, references = folders_and_models(arguments.lists[FOLDERS], arguments.lists["--model"])
+    cars = load_real_cars(folders)
+    if left_out := cars.issues.describe_skipped():
+        warn(f"left out: {left_out}")
+    names = short_names(references)
+    opened = [open_model(arguments.config, reference) for reference in references]
+    scores = score_predictors({name: item for name, (_, item) in zip(names, opened, strict=True)}, cars)
+    models = [card for card, _ in opened]
+    out_dir = expand_path(arguments.values["output"])
+    with explain_write_errors(out_dir):
+        paths = write_report(scores, dict(zip(names, models, strict=True)), cars, out_dir)
+    log(scores, models, paths, tracker)
+    tracker.set_tags({"carkp.real_cars_digest": cars.digest})
+    show(cars, scores, out_dir)
+
+
+def main() -> int:
+    prog = f"python experiments/{STUDY}.py"
+    arguments = parse(STUDY, str(__doc__), [OUTPUT], None, prog=prog, flags=FLAGS, lists=LISTS)
+    if "track" in arguments.flags:
+        execute(STUDY, arguments.config, lambda tracker, _: run(arguments, tracker))
+    else:
+        run(arguments, NullTracker())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

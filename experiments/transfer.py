@@ -1,0 +1,211 @@
+"""What makes a model of generated cars good on real ones, ingredient by ingredient?
+
+Command:  python experiments/transfer.py <folder of real cars>… --set rendered.meshes=<folder of meshes>
+          … --steps plain,augmentation --seeds "0 1"       (about fifteen minutes a training on two cores)
+Asks:     PCK@0.05 and @0.1 on real cars, with 95 % intervals of a bootstrap over photographs, and the share of cars
+          turned front to back, after trainings that differ in one thing each; and the difference of each step to the
+          one that it builds on, paired over the cars. The real cars choose nothing: neither an epoch nor a setting.
+Expect:   a difference counts where its interval leaves out 0 with every seed. Finished trainings are kept in
+          reports/measurements/transfer.yaml, so that the same command goes on with those that are missing.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from carkp import disk
+from carkp.config.loading import ConfigError, load_config, split_overrides
+from carkp.config.schema import ExperimentConfig
+from carkp.keypoints.paired import paired_test
+from carkp.keypoints.predictions import Predictions, load_predictions
+from carkp.stages import float as float_stage
+from carkp.tracking.store import project_root
+from carkp.tracking.tracker import Tracker
+from carkp.training.checkpoint import load_checkpoint, load_net
+from carkp.training.distributed import process_context
+from carkp.training.fit import BEST_NAME
+from carkp.workflow.build import build_codec
+from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse, run_in_folder
+from carkp.workflow.preparation import run_as_child
+from carkp.workflow.real_cars import RealCars, RealCarScores, load_real_cars, score_real_cars
+from carkp.workflow.references import find_current_data
+from carkp.workflow.targets import find_config
+from carkp.workflow.training import CHECKPOINT_DIR
+
+STUDY = "transfer"
+FOLDERS = "folders"
+RESULTS = Path("reports") / "measurements" / f"{STUDY}.yaml"
+PLAIN_AUGMENTATION = (
+    "augment.min_scale=1 augment.max_scale=1 augment.max_translation=0 augment.max_rotation_deg=0 "
+    "augment.color_jitter=0.3 augment.grayscale_probability=0 augment.gamma=0 augment.shade_probability=0 "
+    "augment.blur_probability=0 augment.resolution_probability=0 augment.jpeg_probability=0 "
+    "augment.erase_probability=0 augment.noise_probability=0.2 augment.noise_sigma=2"
+)
+INGREDIENTS = ("vehicles", "faces", "close_ups", "occluders", "light", "sensor", "cameras")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training under ``overrides``, and the step that it is held against; "" for the first."""
+
+    name: str
+    against: str
+    overrides: str
+
+    def config(self, path: Path, given: Sequence[str], seed: int) -> ExperimentConfig:
+        """The configuration of a training."""
+        return load_config(path, [*given, *split_overrides(self.overrides), f"seed={seed}", f"name={STUDY}"])
+
+
+def steps() -> Iterator[Step]:
+    """Each differs from the one that it is held against in one thing."""
+    own = "data.sources=[] data.source=synthetic train.ema_decay=0"
+    yield Step("plain", "", f"{own} synthetic.ingredients=[] {PLAIN_AUGMENTATION}")
+    yield Step("+ augmentation", "plain", f"{own} synthetic.ingredients=[]")
+    on = "+ augmentation"
+    for number, name in enumerate(INGREDIENTS, 1):
+        chosen = ",".join(INGREDIENTS[:number])
+        yield Step(f"+ {name}", on, f"{own} synthetic.ingredients=[{chosen}]")
+        on = f"+ {name}"
+    for share in (0.5, 0.25, 0.75):
+        yield Step(f"rendered {share:.0%}", on, f"train.ema_decay=0 {mixture(share)}")
+    yield Step("rendered alone", on, "data.sources=[] data.source=rendered train.ema_decay=0")
+    average = f"{mixture(0.5)} train.ema_decay=0.998"
+    yield Step("+ moving average", "rendered 50%", average)
+    yield Step("+ three times as long", "+ moving average", f"{average} train.epochs=12")
+
+
+def mixture(share: float) -> str:
+    """Procedural and rendered cars as an override."""
+    sources = f"[{{source: synthetic, share: {1 - share}}}, {{source: rendered, share: {share}}}]"
+    return f"'data.sources={sources}'"
+
+
+class Results:
+    """Finished trainings in a YAML file, and their predictions beside the runs for the pairs."""
+
+    def __init__(self, path: Path, predictions: Path) -> None:
+        self.path, self.predictions = path, predictions
+        self.rows: list[dict[str, Any]] = yaml.safe_load(path.read_text())["trainings"] if path.is_file() else []
+
+    def find(self, step: str, seed: int, cars: RealCars) -> dict[str, Any] | None:
+        """A row of the same cars."""
+        same = [row for row in self.rows if (row["step"], row["seed"], row["cars"]) == (step, seed, cars.digest[:16])]
+        return same[0] if same else None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row; a run that is killed later loses nothing."""
+        self.rows = [other for other in self.rows if (other["step"], other["seed"]) != (row["step"], row["seed"])]
+        self.rows.append(row)
+        disk.write_atomic(self.path, yaml.safe_dump({"trainings": self.rows}, sort_keys=False).encode())
+
+    def predictions_of(self, step: str, seed: int) -> Path:
+        return self.predictions / f"{step.strip('+ ').replace(' ', '_').replace('%', '')}_{seed}.npz"
+
+
+def train(config: ExperimentConfig, parent: Tracker, cars: RealCars) -> tuple[RealCarScores, dict[str, Any]]:
+    """Train as the float stage does, in a run of its own; score the best epoch on the real cars."""
+    data = find_current_data(config, "latest") or run_as_child(config, parent).prepared
+    found: list[tuple[RealCarScores, dict[str, Any]]] = []
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        with process_context() as context:
+            inputs = float_stage.FloatInputs(data, resume=None, teacher=None)
+            result = float_stage.run(config, inputs, out_dir, tracker, context)
+        checkpoint = load_checkpoint(out_dir / CHECKPOINT_DIR / BEST_NAME)
+        scores = score_real_cars(
+            load_net(checkpoint).eval(), build_codec(config.heatmap, config.model.input_size), cars
+        )
+        tracker.log_metrics(scores.metrics())
+        generated = {split: round(own.pck, 4) for split, own in result.scores.items()}
+        found.append((scores, {"run": tracker.run_id, "generated_pck": generated}))
+
+    with parent.child("float", config.name) as tracker:
+        run_in_folder(config, tracker, work)
+    return found[0]
+
+
+def row_of(step: Step, seed: int, config: ExperimentConfig, scores: RealCarScores, cars: RealCars) -> dict[str, Any]:
+    """The figures of a training, as plain data."""
+    pck = {f"{alpha:g}": [round(v, 4) for v in (i.value, i.low, i.high)] for alpha, i in scores.total.pck.items()}
+    turned, mirrored = (round(share.value, 4) for share in (scores.turned, scores.mirrored))
+    return {
+        "step": step.name, "against": step.against, "seed": seed, "cars": cars.digest[:16], "num_cars": len(cars),
+        "epochs": config.train.epochs, "pck": pck, "turned": turned, "mirrored": mirrored,
+    }  # fmt: skip
+
+
+def difference(results: Results, step: Step, seed: int, predictions: Predictions) -> dict[str, Any]:
+    """To the step that this one is held against, with the same seed; {} where that is not there yet."""
+    path = results.predictions_of(step.against, seed)
+    if not step.against or not path.is_file():
+        return {}
+    reference = load_predictions(path)
+    tests = {alpha: paired_test(reference, predictions, alpha).difference for alpha in (0.05, 0.1)}
+    return {f"{alpha:g}": [round(v, 4) for v in (d.value, d.low, d.high)] for alpha, d in tests.items()}
+
+
+def run(arguments: Arguments, chosen: Sequence[Step], seeds: Sequence[int], tracker: Tracker) -> None:
+    cars = load_real_cars([part for word in arguments.lists[FOLDERS] for part in word.split(",") if part])
+    results = Results(project_root() / RESULTS, project_root() / "runs" / STUDY)
+    config_path = find_config(arguments.config_words[1])
+    given = [word for word in arguments.config_words[2:] if word != "--set"]
+    for seed in seeds:
+        for step in chosen:
+            if results.find(step.name, seed, cars) is None:
+                config = step.config(config_path, given, seed)
+                scores, extra = train(config, tracker, cars)
+                scores.predictions.save(results.predictions_of(step.name, seed))
+                row = row_of(step, seed, config, scores, cars) | extra
+                results.add(row | {"difference": difference(results, step, seed, scores.predictions)})
+            show(results, cars)
+    tracker.log_file(results.path, "tables")
+
+
+def show(results: Results, cars: RealCars) -> None:
+    table = Table("step", "seed", "PCK@0.05", "PCK@0.1", "turned", "@0.1 against", title=f"{len(cars)} real cars")
+    for row in results.rows:
+        value = "{:.3f} ({:.3f} to {:.3f})"
+        pair = row["difference"].get("0.1")
+        against = f"{row['against']}: " + "{:+.3f} ({:+.3f} to {:+.3f})".format(*pair) if pair else ""
+        cells = [value.format(*row["pck"][alpha]) for alpha in ("0.05", "0.1")]
+        table.add_row(row["step"], str(row["seed"]), *cells, f"{row['turned']:.0%}", against)
+    Console(width=150).print(table)
+
+
+def choose(names: str) -> list[Step]:
+    """The steps of a comma-separated list; empty: all.
+
+    Raises:
+        ConfigError: no step has that name.
+    """
+    known = {step.name: step for step in steps()}
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(f"no step is called {', '.join(unknown)}; there are: {', '.join(known)}")
+    return [known[name] for name in wanted] or list(known.values())
+
+
+def main() -> int:
+    parameters = [
+        Parameter("steps", "", "steps, separated by commas; empty: all"),
+        Parameter("seeds", "0", "seeds, separated by spaces"),
+    ]
+    lists = {FOLDERS: "folders of real cars (see experiments/real_cars.py)"}
+    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py", lists=lists)
+    if not arguments.lists[FOLDERS]:
+        raise ConfigError("name a folder of real cars: transfer.py <folder>")
+    chosen = choose(arguments.values["steps"])
+    seeds = [int(seed) for seed in arguments.values["seeds"].split()]
+    execute(STUDY, arguments.config, lambda tracker, _: run(arguments, chosen, seeds, tracker))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
