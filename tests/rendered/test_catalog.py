@@ -142,6 +142,14 @@ def test_the_folders_own_kind_wins_over_a_completions(tmp_path: Path, monkeypatc
     assert read_catalog(folder)[0].kind == "van"
 
 
-def test_the_packages_completions_can_be_read():
-    for name, completion in catalog.read_completions().items():
+def test_the_packages_completions_keep_their_sides():
+    completions = catalog.read_completions()
+    assert len(completions["bus_citytransit"].points) == 12
+    for name, completion in completions.items():
+        points = {k: point for k, point in completion.points.items() if point is not None}
         assert len(completion.sha256) == 64, name
+        for k in points:
+            if k % 2 == 0 and k + 1 in points:
+                assert points[k][0] > points[k + 1][0], f"{name}: right and left of {k}"
+            if k % 4 < 2 and k + 2 in points:
+                assert points[k][1] > points[k + 2][1], f"{name}: front and rear of {k}"
