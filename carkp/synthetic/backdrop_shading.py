@@ -19,6 +19,8 @@ from carkp.synthetic.render import ShadowMap, sunlit
 from carkp.synthetic.shading import attributes_at, normal_at, ray, weights
 
 Array = NDArray[np.float64]
+_FAR = 250.0
+"""Distance of the far end of town, in metres."""
 GROUND, SKY = -1, -2
 """In place of a triangle's number."""
 
@@ -81,7 +83,15 @@ def backdrop_light(
     """Sky-lit and sunlit part of what lies in direction ``d`` at nearness ``q``, through the haze."""
     if k == SKY:
         length = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
-        return far_away(light, d[0] / length, d[1] / length, d[2] / length), (0.0, 0.0, 0.0)
+        r, g, b = far_away(light, d[0] / length, d[1] / length, d[2] / length)
+        far = haze_share(light, _FAR) * (1.0 - ramp(0.12, 0.3, d[2] / length))
+        keep = 1.0 - far
+        hazed_sky = (
+            r * keep + light.horizon_red * far,
+            g * keep + light.horizon_green * far,
+            b * keep + light.horizon_blue * far,
+        )
+        return hazed_sky, (0.0, 0.0, 0.0)
     if k == GROUND:
         colour, direct, share = shade_ground(lens, light, ground, shadow, d[0], d[1], q)
     else:

@@ -86,7 +86,7 @@ class FramePainter:
         for own, layer in enumerate(layers):
             self._put(layer, own)
         shadows = self._shadow_windows(actors, people)
-        touched = [_around(layer.window, shadow) for layer, shadow in zip(layers, shadows, strict=True)]
+        touched = _merged([_around(layer.window, shadow) for layer, shadow in zip(layers, shadows, strict=True)])
         linear = self.view.small.copy()
         if worlds:
             self._shade(actors, people, layers, touched, self._moving_shadow(worlds))
@@ -240,6 +240,24 @@ def placed_points(actor: Actor) -> Array:
 
 def _slices(window: Window) -> tuple[slice, slice]:
     return slice(window[0], window[2]), slice(window[1], window[3])
+
+
+def _area(window: Window) -> int:
+    return max(window[2] - window[0], 0) * max(window[3] - window[1], 0)
+
+
+def _merged(windows: list[Window]) -> list[Window]:
+    """Windows that hold all of ``windows``, joined where that saves drawing their common part twice."""
+    found: list[Window] = []
+    for window in sorted(windows, key=_area, reverse=True):
+        joined = [_around(window, other) for other in found]
+        saved = [_area(window) + _area(other) - _area(both) for other, both in zip(found, joined, strict=True)]
+        if saved and max(saved) >= 0:
+            best = saved.index(max(saved))
+            found[best] = joined[best]
+        elif _area(window) > 0:
+            found.append(window)
+    return found
 
 
 def _around(a: Window, b: Window) -> Window:

@@ -83,17 +83,17 @@ def with_glare(linear: Floats, exposure: float, strength: float) -> Floats:
     """Light (H, W, 3) that spills from what is overexposed: a narrow and a wide halo, and a faint streak."""
     height, width = linear.shape[:2]
     small = (width // _GLARE_SCALE, height // _GLARE_SCALE)
-    bright = np.clip(linear * np.float32(exposure) - np.float32(1.2), 0, np.float32(_BRIGHTEST))
-    if not bright.any():
+    mean = cv2.resize(linear, small, interpolation=cv2.INTER_AREA)
+    reduced = np.clip(mean * np.float32(exposure) - np.float32(1.2), 0, np.float32(_BRIGHTEST))
+    if not reduced.any():
         return linear
-    reduced = cv2.resize(bright, small, interpolation=cv2.INTER_AREA)
     reach = width / 1280
     halo = 0.30 * cv2.GaussianBlur(reduced, (0, 0), 1.2 * reach + 0.3)
     halo += 0.22 * cv2.GaussianBlur(reduced, (0, 0), 5.0 * reach + 0.3)
     halo += 0.16 * cv2.GaussianBlur(reduced, (0, 0), 22.0 * reach + 0.3)
     halo += 0.12 * cv2.GaussianBlur(reduced, (0, 0), sigmaX=14.0 * reach + 0.3, sigmaY=0.5)
     spill = cv2.resize(halo, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(linear + np.float32(strength / exposure) * spill, np.float32)
+    return np.asarray(cv2.scaleAdd(spill, strength / exposure, linear), np.float32)
 
 
 def disc_kernel(radius: float) -> Floats:

@@ -65,11 +65,13 @@ class Fleet:
 
 
 _UNLABELLED_BUSES = 0.02
+_TRAFFIC, _DENSE_TRAFFIC = (4, 8), (5, 10)
+"""Fewest cars of a frame, and one more than the most."""
 
 
 def draw_cars(view: View, fleet: Fleet, limit: int, rng: np.random.Generator) -> list[Actor]:
     """Up to ``limit`` cars big enough to be labelled, and some small ones far away."""
-    wanted = min(int(rng.integers(4, 8)), limit)
+    wanted = min(int(rng.integers(*(_DENSE_TRAFFIC if fleet.ingredients.occluders else _TRAFFIC))), limit)
     actors: list[Actor] = []
     chosen: list[_Taken] = []
     for _ in range(12 * wanted):

@@ -11,7 +11,7 @@ from carkp.synthetic import mesh
 from carkp.synthetic.camera import look_at
 from carkp.synthetic.car import draw_car
 from carkp.synthetic.car_styles import PAINTS, STYLE_SHARES
-from carkp.synthetic.frame import FramePainter
+from carkp.synthetic.frame import FramePainter, _area, _merged
 from carkp.synthetic.ground import Ground
 from carkp.synthetic.layout import keypoint_lines
 from carkp.synthetic.lighting import draw_light
@@ -193,6 +193,21 @@ def overlap(a, b):
     c, s = math.cos(b.spot.heading), math.sin(b.spot.heading)
     m = b.car.measures
     return bool(((abs(dx * c + dy * s) < 0.4 * m.length) & (abs(dy * c - dx * s) < 0.4 * m.width)).any())
+
+
+def test_merged_windows_cover_all_and_cost_no_more():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        corners = rng.integers(0, 40, (6, 2, 2))
+        windows = [(*c.min(0).tolist(), *c.max(0).tolist()) for c in corners]
+        merged = _merged(windows)
+        seen, drawn = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
+        for top, left, bottom, right in windows:
+            seen[top:bottom, left:right] = True
+        for top, left, bottom, right in merged:
+            drawn[top:bottom, left:right] = True
+        assert (drawn | ~seen).all()
+        assert sum(map(_area, merged)) <= sum(map(_area, windows))
 
 
 def test_headings_and_octants_are_relative_to_the_line_of_sight():
