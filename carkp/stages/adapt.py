@@ -66,10 +66,10 @@ def read_target(arguments: Arguments) -> TargetSources:
         DataError: there are no such files.
     """
     values = arguments.values
-    if not values["images"] and not values["labels"]:
-        raise ConfigError("nothing to adapt to: give images=… (with boxes=…), labels=…, or both")
     if values["boxes"] and not values["images"]:
         raise ConfigError("boxes are given and no images that they are of: give images=… too")
+    if not values["images"] and not values["labels"]:
+        raise ConfigError("nothing to adapt to: give images=… (with boxes=…), labels=…, or both")
     pictures = list_pictures(expand_path(values["images"])) if values["images"] else []
     return TargetSources(
         pictures=pictures,
