@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from tests.int8_kernels import NEEDS_EXACT_KERNELS
 from carkp.workflow.report import content
+from tests.int8_kernels import NEEDS_EXACT_KERNELS
 from tests.stages.conftest import Project, copy_project
 
 TARGET = "bpu"
