@@ -281,6 +281,10 @@ class TrainConfig(_Section):
         Float, Field(ge=0, le=1, description="of lr, for the backbone; below 1 its pretrained weights change less")
     ] = 1.0
     weight_decay: NonNegativeFloat = 5.0e-2
+    reduced_epochs: Annotated[
+        NonNegativeInt, Field(description="from the first on, on inputs reduced to reduced_size: coarse, but faster")
+    ] = 0
+    reduced_size: Annotated[Size, AfterValidator(_multiple_of_stride)] = (96, 96)
     warmup_epochs: NonNegativeFloat = 0.0
     grad_clip: Annotated[Float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
     ema_decay: Annotated[Float, Field(ge=0, lt=1, description="0: no moving average of the weights")] = 0.0
@@ -479,6 +483,7 @@ class ExperimentConfig(_Section):
         problems = [
             *_heatmap_problems(self.heatmap, self.model),
             *_batch_problems(self),
+            *_reduction_problems(self.train, self.model),
             *_rendered_problems(self.data, self.rendered),
         ]
         if problems:
@@ -513,6 +518,24 @@ def _batch_problems(config: ExperimentConfig) -> list[str]:
             f"{config.data.source}.num_train_cars={section.num_train_cars} make no batch of "
             f"train.batch_size={train.batch_size} in each of train.nproc={train.nproc} processes: {wanted} are needed "
             "at least"
+        )
+    return found
+
+
+def _reduction_problems(train: TrainConfig, model: ModelConfig) -> list[str]:
+    """Reduced inputs must be smaller ones, and an epoch must be left for whole ones."""
+    if train.reduced_epochs == 0:
+        return []
+    found = []
+    if any(small > whole for small, whole in zip(train.reduced_size, model.input_size, strict=True)):
+        found.append(
+            f"train.reduced_size={list(train.reduced_size)} must not be larger than "
+            f"model.input_size={list(model.input_size)}"
+        )
+    if train.reduced_epochs >= train.epochs:
+        found.append(
+            f"train.reduced_epochs={train.reduced_epochs} must be less than train.epochs={train.epochs}: the last "
+            "epochs must see inputs as they will be"
         )
     return found
 

@@ -19,6 +19,7 @@ from carkp.training.distributed import ProcessContext
 from carkp.training.evaluate import Batch
 from carkp.training.optim import WeightAverage, warmup_cosine
 from carkp.training.random_state import RandomState, get_random_state, read_random_states, set_random_state
+from carkp.training.reduction import reduce_codec, reduce_images, reduce_points
 from carkp.training.resume import check_settings, check_state, with_own_settings
 
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"
@@ -55,6 +56,7 @@ class FitSettings:
 
     ``trusts_start``: the first weights are trained ones, and the moving average keeps them as its decay says.
     ``ships_last``: the last epoch counts as the best one, whatever validation says.
+    ``reduced_epochs``: how many epochs, from the first on, train on inputs reduced to ``reduced_size`` (h, w).
     """
 
     epochs: int
@@ -69,6 +71,8 @@ class FitSettings:
     autocast_dtype: torch.dtype | None
     trusts_start: bool
     ships_last: bool
+    reduced_epochs: int
+    reduced_size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -173,10 +177,15 @@ class Trainer:
         """One optimiser step; the loss, detached and still on the device."""
         device = self.context.device
         images = self.inputs.normalise(batch["image"].to(device, non_blocking=True))
+        points, validity = batch["points"].to(device), batch["validity"].to(device)
+        codec = self.inputs.codec
+        if self.epoch < self.settings.reduced_epochs:
+            size = self.settings.reduced_size
+            points = reduce_points(points, images.shape[-2:], size)
+            images, codec = reduce_images(images, size), reduce_codec(codec, size)
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        points, validity = batch["points"].to(device), batch["validity"].to(device)
-        target = self.inputs.codec.encode(points, validity)
+        target = codec.encode(points, validity)
         dtype = self.settings.autocast_dtype
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             heatmaps = self.parallel(images)

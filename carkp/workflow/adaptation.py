@@ -163,7 +163,7 @@ def build_adapt_settings(config: ExperimentConfig, device: torch.device) -> FitS
     names = ("epochs", "lr", "warmup_epochs", "ema_decay")
     changes = {name: getattr(config.adapt, name) for name in names} | {"compile": False}
     settings = build_fit_settings(config.train.model_copy(update=changes), device)
-    return replace(settings, trusts_start=True, ships_last=True)
+    return replace(settings, trusts_start=True, ships_last=True, reduced_epochs=0)
 
 
 def adapt(

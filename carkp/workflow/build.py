@@ -101,7 +101,8 @@ def eval_dataset(store: Store, input_size: tuple[int, int], seed: int) -> CropDa
 
 def build_qat_settings(config: ExperimentConfig, device: torch.device) -> FitSettings:
     """Float training with the changes of ``qat``, in full precision and uncompiled."""
-    changes = config.qat.model_dump() | {"ema_decay": 0.0, "compile": False, "precision": "float32"}
+    off = {"ema_decay": 0.0, "compile": False, "precision": "float32", "reduced_epochs": 0}
+    changes = config.qat.model_dump() | off
     return build_fit_settings(config.train.model_copy(update=changes), device)
 
 
@@ -151,6 +152,8 @@ def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
         autocast_dtype=torch.bfloat16 if use_bfloat16 else None,
         trusts_start=False,
         ships_last=False,
+        reduced_epochs=train.reduced_epochs,
+        reduced_size=train.reduced_size,
     )
 
 

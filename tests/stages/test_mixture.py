@@ -11,6 +11,7 @@ from carkp.data.store import LmdbStore
 from carkp.keypoints.predictions import load_predictions
 from carkp.synthetic.generate import generate
 from carkp.workflow.preparation import data_directory, synthetic_spec
+from carkp.workflow.steps import STEPS
 from tests.rendered.painted_car import write_folder
 from tests.stages.conftest import ROOT, TINY, Outcome, Project, copy_project
 from tests.stages.test_staleness import lose_a_car

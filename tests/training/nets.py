@@ -72,12 +72,17 @@ def score(net: nn.Module, batches: FixedBatches, context: ProcessContext = ALONE
     return predict(eval_forward(net, normalise, False), split, CODEC, context).score(0.1)
 
 
-def make_settings(epochs: int = 3, **changes: float) -> FitSettings:
+def make_settings(epochs: int = 3, reduced_size: tuple[int, int] = INPUT_SIZE, **changes: float) -> FitSettings:
     values = {"lr": 3e-3, "weight_decay": 0.01, "warmup_epochs": 0.0, "grad_clip": 0.0, "ema_decay": 0.0}
     values["backbone_lr_scale"] = 1.0
-    flags = {"trusts_start": False, "ships_last": False}
+    flags = {"trusts_start": False, "ships_last": False, "reduced_epochs": 0}
     return FitSettings(
-        epochs=epochs, channels_last=False, compile=False, autocast_dtype=None, **{**values, **flags, **changes}
+        epochs=epochs,
+        channels_last=False,
+        compile=False,
+        autocast_dtype=None,
+        reduced_size=reduced_size,
+        **{**values, **flags, **changes},
     )
 
 
