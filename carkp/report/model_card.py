@@ -27,6 +27,7 @@ BREAKDOWNS: Mapping[str, str] = {
     "truncated": "cut by the frame",
     "occluded": "hidden by others",
     "keypoint": "keypoints seen and hidden",
+    "source": "source",
 }
 """What figures are broken down by, in the order of the card, with the words for it."""
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from carkp.config.loading import ConfigError
 from carkp.data.files import expand_path
-from carkp.keypoints.breakdown import score_groups, size_masks, truncation_masks, visibility_masks
+from carkp.keypoints.breakdown import score_groups, size_masks, source_masks, truncation_masks, visibility_masks
 from carkp.keypoints.paired import Interval, paired_test
 from carkp.keypoints.predictions import Predictions
 from carkp.report.model_card import Difference, Figure, Group, ModelFigures, SetFigures
@@ -75,8 +75,11 @@ def _model_figures(predictions: Predictions, digest: str) -> ModelFigures:
         "size": size_masks(predictions),
         "truncated": truncation_masks(predictions),
         "keypoint": visibility_masks(predictions),
+        "source": source_masks(predictions),
     }
-    return ModelFigures(sha256=digest, groups={name: _groups(predictions, masks) for name, masks in breakdowns.items()})
+    return ModelFigures(
+        sha256=digest, groups={name: _groups(predictions, masks) for name, masks in breakdowns.items() if masks}
+    )
 
 
 def _groups(predictions: Predictions, masks: Masks) -> dict[str, Group]:

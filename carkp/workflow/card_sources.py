@@ -1,27 +1,25 @@
 """What a card says of data: each source of a training, read from the run that prepared it, and whom to credit."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from carkp.config.loading import ConfigError
+from carkp.config.schema import RENDERED, SYNTHETIC
 from carkp.data.files import expand_path
 from carkp.data.summary import SUMMARY_FILE
+from carkp.rendered.catalog import CatalogError, read_catalog
+from carkp.rendered.fleet import MIN_KNOWN
 from carkp.report.model_card import DataSource, MeshCredit
 from carkp.tracking.runs import FoundRun, fetch_artifact
 from carkp.workflow.preparation import ARTIFACT_DIR
 
 SPLITS = ("train", "val", "test")
-RENDERED = "rendered"
-MESHES_FILE = "meshes.json"
-"""Of a folder of car meshes: name -> author, licence and source, among what rendering needs."""
-
 WORDS: Mapping[str, str] = {
-    "synthetic": "drawn by `carkp/synthetic`: procedural cars and streets, no photograph, no mesh",
+    SYNTHETIC: "drawn by `carkp/synthetic`: procedural cars and streets, no photograph, no mesh",
     RENDERED: "rendered by `carkp/rendered` from the car meshes credited below",
 }
 """What a configuration says of generated cars -> how their pictures came to be."""
@@ -61,7 +59,7 @@ class _Configuration(_Read):
 
     def generator_of(self, source: str) -> _Generator | None:
         """The settings of generated cars; None of others."""
-        return {"synthetic": self.synthetic, RENDERED: self.rendered}.get(source)
+        return {SYNTHETIC: self.synthetic, RENDERED: self.rendered}.get(source)
 
 
 class _Scene(_Read):
@@ -74,15 +72,6 @@ class _Summary(_Read):
 
     def num_cars(self, split: str) -> int:
         return sum(scene.num_cars for scene in self.scenes.get(split, {}).values())
-
-
-class _Mesh(_Read):
-    author: str
-    license: str
-    source: str
-
-
-_MESHES = TypeAdapter(dict[str, _Mesh])
 
 
 def data_sources(run: FoundRun, config: Mapping[str, Any]) -> tuple[DataSource, ...]:
@@ -124,20 +113,17 @@ def describe_source(name: str, source: str, share: float, summary_path: Path, co
 
 
 def mesh_credits(folder: Path) -> tuple[MeshCredit, ...]:
-    """Authors and licences of the meshes in a folder, by name.
+    """Authors and licences of the meshes in a folder that may be rendered, by name.
 
     Raises:
         ConfigError: the folder does not say.
     """
-    path = folder / MESHES_FILE
     try:
-        found = _MESHES.validate_python(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ConfigError(f"rendered.meshes: {path}: {reason}; the card credits the authors of the meshes") from error
-    except (ValueError, ValidationError) as error:
-        raise ConfigError(f"{path}: does not say author, license and source of each mesh: {error}") from error
+        found = read_catalog(folder)
+    except CatalogError as error:
+        raise ConfigError(f"rendered.meshes: {error}; the card credits the authors of the meshes") from error
     return tuple(
-        MeshCredit(name=name, author=mesh.author, licence=mesh.license, source=mesh.source)
-        for name, mesh in sorted(found.items())
+        MeshCredit(name=mesh.name, author=mesh.author, licence=mesh.licence, source=mesh.source)
+        for mesh in found
+        if mesh.is_known.sum() >= MIN_KNOWN
     )

@@ -12,7 +12,9 @@ from carkp.workflow import card_sources
 from carkp.workflow.card_sources import data_sources, mesh_credits
 
 RUN = FoundRun("abc", "data tiny", {}, {}, {}, "0", "FINISHED", datetime(2030, 1, 2, tzinfo=UTC))
-MESH = {"author": "A. Uthor", "license": "CC0-1.0", "source": "https://example.org", "points": [None] * 12}
+POINTS = [[0.1 * place, 1.0, 0.5] for place in range(12)]
+MESH = {"author": "A. Uthor", "license": "CC0-1.0", "source": "https://example.org", "points": POINTS}
+UNPLACED = {**MESH, "points": [None] * 12}
 
 
 def write_summary(path: Path, digest: str, num_train: int) -> None:
@@ -37,7 +39,10 @@ def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def meshes(tmp_path: Path) -> Path:
     folder = tmp_path / "meshes"
     folder.mkdir()
-    (folder / "meshes.json").write_text(json.dumps({"van_2": MESH, "bus_1": {**MESH, "author": "B"}}))
+    entries = {"van_2": MESH, "bus_1": {**MESH, "author": "B"}, "tram_3": UNPLACED}
+    (folder / "meshes.json").write_text(json.dumps(entries))
+    for name in entries:
+        (folder / f"{name}.glb").write_bytes(b"glTF")
     return folder
 
 
@@ -74,8 +79,8 @@ def test_several_sources_have_their_shares_and_meshes_their_authors(artifacts: P
 
 
 def test_meshes_without_authors_are_not_shipped(meshes: Path) -> None:
-    (meshes / "meshes.json").write_text(json.dumps({"bus_1": {"license": "CC0-1.0"}}))
-    with pytest.raises(ConfigError, match="does not say author, license and source of each mesh"):
+    (meshes / "meshes.json").write_text(json.dumps({"bus_1": {"license": "CC0-1.0", "points": POINTS, "source": ""}}))
+    with pytest.raises(ConfigError, match=r"bus_1 -> author: Field required.*; the card credits the authors"):
         mesh_credits(meshes)
-    with pytest.raises(ConfigError, match=r"No such file or directory; the card credits the authors"):
+    with pytest.raises(ConfigError, match=r"there is no such file.*; the card credits the authors"):
         mesh_credits(meshes / "nowhere")
