@@ -62,7 +62,7 @@ def _commands(content: ReportContent, runs: list[RunCard]) -> list[Part]:
              "newest, which in this order is the same."]  # fmt: skip
     if any("/path/to/" in command for command in listed):
         words.append("Paths that begin with /path/to/ stand for files of the machine that a run was made on.")
-    if "RUN_OF_" in content.command:
+    if any("RUN_OF_" in command for command in listed):
         words.append("RUN_OF_… stand for the ids of your own runs.")
     unknown = [run for run in runs if not run.command]
     if unknown:

@@ -1,7 +1,8 @@
 """The commands that make runs again on another machine: no path of this one, and no run that only its server knows.
 
 A run's own command is taken apart and written as a call of its entry point. What it took by a run's id is left to the
-default, `latest`: in the order of the runs that is the run before. Settings that neither the configuration file nor the
+default, `latest`: in the order of the runs that is the run before. An adapted model is never the latest one: its reader
+fills in the id of his own. Settings that neither the configuration file nor the
 command tells are added from the configuration that the run logged.
 """
 
@@ -17,7 +18,7 @@ import yaml
 
 from carkp.config.loading import ConfigError, flatten, load_config, split_overrides
 from carkp.data.files import expand_path
-from carkp.tracking.runs import STAGE_TAG, FoundRun
+from carkp.tracking.runs import LATEST, STAGE_TAG, FoundRun, find_run_or_none, run_id_of
 from carkp.tracking.store import project_root
 from carkp.workflow.cli import DEFAULT_CONFIG
 from carkp.workflow.steps import PIPELINE
@@ -28,6 +29,9 @@ PLACEHOLDER = "/path/to/"
 STAGES_PACKAGE = "carkp.stages."
 MODULES: Mapping[str, str] = {"pipeline": PIPELINE}
 """Modules that are not called as their entry point."""
+
+FILLED_IN: Mapping[str, str] = {"adapt": "runs:/RUN_OF_ADAPT"}
+"""Stages whose runs `latest` never means -> what stands for their ids."""
 
 LEFT_OUT = frozenset({"resume", "force", "runs"})
 """Parameters that say how a run came about and not what it is."""
@@ -100,7 +104,7 @@ def portable(call: Call, resolved: Mapping[str, Any]) -> str:
     given = {
         "config": config if config and config != DEFAULT_CONFIG else "",
         "overrides": shlex.join(masked) if masked else "",
-        **{name: _masked(value) for name, value in call.parameters.items() if not _is_local(name, value)},
+        **{name: _shown(value) for name, value in call.parameters.items() if not _is_left_out(name, value)},
     }
     if call.script:
         options = (f"--{name} {shlex.quote(value)}" for name, value in given.items() if value)
@@ -178,9 +182,19 @@ def _call_of_parameters(stage: str, run: FoundRun, has_config: bool) -> Call | N
     return Call(stage, "", config, overrides, {**told, **given})
 
 
-def _is_local(name: str, value: str) -> bool:
-    """Whether a parameter names a run of one server, or how a run came about."""
-    return name in LEFT_OUT or value == "latest" or value.startswith("runs:/")
+def _is_left_out(name: str, value: str) -> bool:
+    """Whether a parameter says how a run came about, or names a run that `latest` means where the command is called."""
+    return name in LEFT_OUT or value == LATEST or (run_id_of(value) is not None and not _filled_in(value))
+
+
+def _shown(value: str) -> str:
+    return _filled_in(value) or _masked(value)
+
+
+def _filled_in(reference: str) -> str:
+    """What stands for a run that `latest` never means; "" for every other value."""
+    run = find_run_or_none(run_id_of(reference) or "")
+    return FILLED_IN.get(run.tags.get(STAGE_TAG, ""), "") if run is not None else ""
 
 
 def _may_be_tracked(root: Path, path: Path) -> bool:

@@ -131,3 +131,25 @@ def test_a_file_that_git_does_not_know_is_on_this_machine_alone(project: Path, m
     wanted = resolved(project, "configs/tiny.yaml")
     command = portable(Call("float", config="configs/tiny.yaml"), wanted)
     assert command == "mlflow run . -e float -P overrides=name=tiny"
+
+
+def test_an_adapted_model_is_never_the_latest_one_and_the_reader_fills_it_in(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = {"a1": "adapt", "f1": "float"}
+    monkeypatch.setattr(
+        commands,
+        "find_run_or_none",
+        lambda run_id: found_run(stage=stages[run_id]) if run_id in stages else None,
+    )
+    made = {
+        run_id: command_of(
+            found_run(stage="calibration", command=f"python -m carkp.stages.calibration --model runs:/{run_id}"), {}
+        )
+        for run_id in ("a1", "f1", "c1")
+    }
+    assert made == {
+        "a1": "mlflow run . -e calibration -P model=runs:/RUN_OF_ADAPT",
+        "f1": "mlflow run . -e calibration",
+        "c1": "mlflow run . -e calibration",
+    }
