@@ -46,7 +46,7 @@ from carkp.data.store import Store
 from carkp.deploy.cpu import cpu_features
 from carkp.deploy.float_onnx import export_float_onnx
 from carkp.deploy.latency import NUM_WARM_UP, Ratio, interleaved_times, paired_ratio
-from carkp.deploy.runtime import INPUT_NAME, Float32Array
+from carkp.deploy.runtime import INPUT_NAME, Float32Array, session_options
 from carkp.quant.convert import convert
 from carkp.stages.export import write_program
 from carkp.tracking.runs import fetch_artifact
@@ -208,8 +208,7 @@ def timed_runs(
 
 def profile(path: Path, image: Float32Array, folder: Path) -> dict[str, float]:
     """Milliseconds of a run by operator, batch 1 and one thread, the longest first; profiling itself costs some."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
+    options = session_options(num_threads=1)
     options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     for _ in range(NUM_WARM_UP + NUM_PROFILED):

@@ -22,11 +22,10 @@ class CpuFeatures:
         return tuple(flag for flag in INT8_FLAGS if flag in self.flags)
 
     @property
-    def may_saturate(self) -> bool:
-        """Whether products of unsigned activations and signed weights may saturate in 16 bits.
+    def lacks_exact_kernels(self) -> bool:
+        """Whether ONNX Runtime's fast kernels for unsigned activations and signed weights may saturate in 16 bits.
 
-        They do in the kernels for x86 without VNNI (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html,
-        "When and why do I need to try U8U8?").
+        They do on x86 without VNNI; see :data:`carkp.deploy.runtime.EXACT_PRODUCTS`.
         """
         is_x86 = platform.machine().lower() in ("x86_64", "amd64")
         return is_x86 and not any(flag in self.flags for flag in EXACT_FLAGS)

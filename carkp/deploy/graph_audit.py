@@ -10,6 +10,8 @@ import onnx
 import onnxruntime
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
+from carkp.deploy.runtime import session_options
+
 FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedMatMul", "FusedGemm"})
 """Operators that multiply in float, of whatever domain: a float Conv hides as one of com.microsoft.nchwc."""
 
@@ -49,11 +51,8 @@ def optimised_graph(path: Path | str, level: str = "ORT_ENABLE_ALL", num_threads
     levels = dict(onnxruntime.GraphOptimizationLevel.__members__)
     if level not in levels:
         raise ValueError(f"level must be one of {sorted(levels)}, got {level!r}")
-    options = onnxruntime.SessionOptions()
+    options = session_options(num_threads)
     options.graph_optimization_level = levels[level]
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(written)

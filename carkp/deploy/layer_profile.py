@@ -19,7 +19,7 @@ import onnxruntime
 
 from carkp.deploy.int8_onnx import save_program
 from carkp.deploy.perf import INPUT_ROW, OUTPUT_ROW
-from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME, Float32Array
+from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME, Float32Array, session_options
 from carkp.quant.program import QProgram
 
 KERNEL_SUFFIX = "_kernel_time"
@@ -124,9 +124,7 @@ def layer_times(nodes: Sequence[NodeTime], layers: Sequence[str], profiler_us: f
 
 
 def _open_session(path: Path | str, profile_prefix: str = "") -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
-    options.log_severity_level = 3
+    options = session_options(num_threads=1)
     if profile_prefix:
         options.enable_profiling, options.profile_file_prefix = True, profile_prefix
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

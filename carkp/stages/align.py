@@ -17,7 +17,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.store import Store
 from carkp.deploy.cpu import CpuFeatures, cpu_features
 from carkp.deploy.int8_onnx import load_program
-from carkp.deploy.runtime import OnnxRunner
+from carkp.deploy.runtime import EXACT_PRODUCTS, OnnxRunner
 from carkp.keypoints.codec import HeatmapCodec
 from carkp.keypoints.paired import retention
 from carkp.keypoints.predictions import Predictions
@@ -241,10 +241,12 @@ def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -
         )
     console.print(pairs)
     console.print(f"CPU: {features.model}; int8 instructions: {' '.join(features.int8_flags) or 'none'}")
-    if features.may_saturate:
+    if features.lacks_exact_kernels:
         console.print(
-            "[bold]warning:[/bold] no VNNI instructions found: u8s8 products can saturate in ONNX Runtime on such a "
-            "CPU, and then its numbers are not those of the program"
+            f"note: without VNNI instructions ONNX Runtime's fast int8 kernels can saturate. carkp sets "
+            f"{'='.join(EXACT_PRODUCTS)}, which takes slower, exact ones; a program that opens the file without this "
+            "setting gets other numbers on such a CPU",
+            markup=False,
         )
     console.print(f"largest differences: {describe_differences(result.comparisons)}", markup=False)
     console.print(f"verdict: {verdict_of(result.failures)}", markup=False)

@@ -21,9 +21,9 @@ def described(tmp_path: Path, flags: str) -> cpu.CpuFeatures:
         ("", "x86_64", True),
     ],
 )
-def test_x86_without_vnni_may_saturate(tmp_path, monkeypatch, flags, machine, expected):
+def test_x86_without_vnni_lacks_exact_kernels(tmp_path, monkeypatch, flags, machine, expected):
     monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
-    assert described(tmp_path, flags).may_saturate is expected
+    assert described(tmp_path, flags).lacks_exact_kernels is expected
 
 
 def test_name_and_flags_are_those_of_the_first_processor(tmp_path):

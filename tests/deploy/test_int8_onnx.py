@@ -31,7 +31,6 @@ from carkp.quant.program import (
     same_program,
 )
 from carkp.quant.target import INPUT_SCALE, Dtype, Target
-from tests.int8_kernels import NEEDS_EXACT_KERNELS
 
 SIZE = (16, 24)
 SEED = 3
@@ -202,7 +201,6 @@ def test_only_standard_operators_and_no_float_convolution(dtype: Dtype) -> None:
     assert stored == {TensorProto.UINT8}
 
 
-@NEEDS_EXACT_KERNELS
 @pytest.mark.parametrize("kind", ["dense", "depthwise", "strided", "clamped"])
 def test_convolution_equals_integer_reference(dtype: Dtype, kind: str, tmp_path: Path) -> None:
     net = Net(dtype)
@@ -399,7 +397,6 @@ def sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-@NEEDS_EXACT_KERNELS
 def test_squeeze_and_excite_in_float(dtype: Dtype, tmp_path: Path) -> None:
     program, path = squeeze_excite(dtype), tmp_path / "se.onnx"
     save_program(program, path)
@@ -526,7 +523,6 @@ FORMULAS: dict[str, Callable[[NDArray[np.float32]], NDArray[Any]]] = {
 }
 
 
-@NEEDS_EXACT_KERNELS
 @pytest.mark.parametrize("kind", FORMULAS)
 def test_float_operators_compute_their_formula(kind: str, tmp_path: Path) -> None:
     _, shape, options = CASES[kind]

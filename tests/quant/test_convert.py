@@ -12,7 +12,6 @@ from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.fold import fold
 from carkp.quant.program import FloatOp, QConv, same_program
 from carkp.quant.simulate import Simulator, UnsupportedLayerError
-from tests.int8_kernels import NEEDS_EXACT_KERNELS
 from tests.quant.networks import BPU, CPU, SIZE, GatedNet, SmallNet, calibrated, images, with_statistics
 
 TARGETS = pytest.mark.parametrize("target", [BPU, CPU], ids=["bpu", "onnxruntime_cpu"])
@@ -32,7 +31,6 @@ def test_program_computes_what_the_fake_quantised_network_does(target):
         assert (steps.abs() < 0.5).float().mean() > 0.8
 
 
-@NEEDS_EXACT_KERNELS
 @TARGETS
 def test_every_execution_gives_the_same(target, tmp_path):
     program = convert(calibrated(with_statistics(SmallNet()), target), {})
@@ -100,7 +98,6 @@ class LateNorm(nn.Module):
         return self.last(self.norm(self.act(self.first(images))))
 
 
-@NEEDS_EXACT_KERNELS
 def test_float_layers_are_written_with_the_weights_that_were_loaded(tmp_path):
     trained = calibrated(with_statistics(LateNorm()), CPU)
     fresh = FakeQuantNet(fold(LateNorm().eval(), SIZE), CPU, True).eval()

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from carkp.deploy.runtime import session_options
 from carkp.quant.program import QTensor
 from carkp.quant.requantise import FixedPoint, add_table, fixed_point_multipliers, fma_float32
 from carkp.quant.simulate import _requantise_fixed_point, _requantise_float32
@@ -187,9 +188,7 @@ def _add_session(tensors, optimised):
     values = [helper.make_tensor_value_info(name, TensorProto.UINT8, ["n"]) for name in "abo"]
     graph = helper.make_graph(nodes, "add", values[:2], values[2:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(num_threads=1)
     options.optimized_model_filepath = str(optimised)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     assert [node.op_type for node in onnx.load(optimised).graph.node] == ["QLinearAdd"]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from carkp.deploy.runtime import session_options
 from carkp.quant.program import (
     FloatOp,
     ProgramError,
@@ -19,7 +20,6 @@ from carkp.quant.program import (
 )
 from carkp.quant.simulate import AccumulatorOverflowError, Simulator, UnsupportedLayerError
 from carkp.quant.target import Target
-from tests.int8_kernels import NEEDS_EXACT_KERNELS
 from tests.quant import reference
 
 DTYPES = ["uint8", "int8"]
@@ -400,7 +400,6 @@ def test_quantisation_equals_onnxruntime(dtype, scale):
 # ONNX Runtime's convolution
 
 
-@NEEDS_EXACT_KERNELS
 @pytest.mark.parametrize("zero_points", [(0, 0), (128, 128), (0, 128), (128, 0)])
 @pytest.mark.parametrize("name", ["dense", "depthwise", "grouped", "strided", "asymmetric", "pointwise", "deep"])
 def test_conv_equals_onnxruntime(name, zero_points):
@@ -427,8 +426,7 @@ def _run_node(kind, x, constants, dtype, **attributes):
     outputs = [helper.make_tensor_value_info("y", getattr(TensorProto, dtype.upper()), None)]
     graph = helper.make_graph([node], kind, inputs, outputs, values)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options = session_options(num_threads=1)
     return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"x": x})[0]
 
 

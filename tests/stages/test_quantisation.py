@@ -17,7 +17,6 @@ from carkp.deploy.int8_onnx import load_program
 from carkp.keypoints.predictions import load_predictions
 from carkp.stages import align
 from carkp.stages.align import PAIRS, Comparison, judge
-from tests.int8_kernels import NEEDS_EXACT_KERNELS
 from tests.stages.conftest import Project, copy_project
 
 TARGETS = ("bpu", "onnxruntime_cpu")
@@ -99,7 +98,6 @@ def test_the_int8_mlflow_model_has_a_signature_and_predicts(exported: Project) -
     assert heatmaps.shape == (3, 12, 16, 16)
 
 
-@NEEDS_EXACT_KERNELS
 @pytest.mark.parametrize("target", TARGETS)
 def test_evaluate_scores_every_execution(exported: Project, target: str) -> None:
     scores = {}
@@ -119,7 +117,6 @@ def test_evaluate_scores_every_execution(exported: Project, target: str) -> None
         assert scores["int_infer"] == scores["onnxruntime"]
 
 
-@NEEDS_EXACT_KERNELS
 def test_align_finds_the_executions_equal(exported: Project) -> None:
     done = exported.stage("align", "--target", "onnxruntime_cpu", "--set", "align.max_pck_difference=0.2")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,7 +7,6 @@ import pytest
 from mlflow.entities import Run
 
 from carkp.workflow.report import content
-from tests.int8_kernels import NEEDS_EXACT_KERNELS
 from tests.stages.conftest import Project, copy_project
 
 TARGET = "bpu"
@@ -113,7 +112,6 @@ def test_numbers_are_those_that_the_runs_logged(reported: Project) -> None:
     )
 
 
-@NEEDS_EXACT_KERNELS
 def test_differences_and_limits_are_said_with_their_size(reported: Project) -> None:
     text = (reported.path / "reports" / "whole" / "report.md").read_text()
     align = reported.runs("align")[0]

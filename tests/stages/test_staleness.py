@@ -15,7 +15,6 @@ from carkp.synthetic.generate import generate
 from carkp.workflow import preparation
 from carkp.workflow.preparation import synthetic_spec
 from carkp.workflow.source_code import SourceCode
-from tests.int8_kernels import NEEDS_EXACT_KERNELS
 from tests.stages.conftest import ROOT, TINY, Outcome, Project, copy_project
 
 SHORT = ("--set", "train.epochs=1", "--set", "quant.sweep=[]")
@@ -248,7 +247,7 @@ def test_infer_takes_a_compiled_model(two_sets: Project, photograph: Path, tmp_p
 
 @pytest.mark.parametrize(
     "stage",
-    ["data", "float", "calibration", "evaluate", "qat", pytest.param("align", marks=NEEDS_EXACT_KERNELS)],
+    ["data", "float", "calibration", "evaluate", "qat", "align"],
 )
 def test_runs_are_found_by_the_data_that_they_read(two_sets: Project, stage: str) -> None:
     if not any(run.info.status == "FINISHED" for run in two_sets.runs(stage)):
