@@ -145,8 +145,9 @@ class Trainer:
         self.average = (
             WeightAverage(self.net, settings.ema_decay, settings.trusts_start) if settings.ema_decay > 0 else None
         )
-        # torch.compile of a module gives a module; its annotation says less
-        compiled = cast(nn.Module, torch.compile(self.net)) if settings.compile else self.net
+        # torch.compile of a module gives a module; its annotation says less. Kernels of fixed shapes are faster, and there
+        # are two shapes at most
+        compiled = cast(nn.Module, torch.compile(self.net, dynamic=False)) if settings.compile else self.net
         self.parallel = _parallel(compiled, context)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.net, settings), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
