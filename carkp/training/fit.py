@@ -145,8 +145,8 @@ class Trainer:
         self.average = (
             WeightAverage(self.net, settings.ema_decay, settings.trusts_start) if settings.ema_decay > 0 else None
         )
-        # torch.compile of a module gives a module; its annotation says less. Kernels of fixed shapes are faster, and there
-        # are two shapes at most
+        # torch.compile of a module gives a module; its annotation says less. Kernels of fixed shapes are faster; there
+        # are two at most
         compiled = cast(nn.Module, torch.compile(self.net, dynamic=False)) if settings.compile else self.net
         self.parallel = _parallel(compiled, context)
         self.optimizer = torch.optim.AdamW(
