@@ -1,0 +1,242 @@
+"""A quantised program with fixed-point requantisation as an ONNX file that spells out its integer arithmetic.
+
+The int8 file of an NPU target runs in ONNX Runtime with ONNX Runtime's own requantisation, which is another one. This
+file is for checking, not for speed: ConvInteger sums, and standard operators on int64 multiply, round, shift and clamp
+as the target does. So a program that nobody here wrote executes the target's arithmetic. Nothing of the simulator takes
+part: what the writer computes are constants, and it computes them here, in whole numbers.
+
+    q = clamp(floor((acc M + 2^(n-1)) / 2^n) + zero_point)
+
+ONNX divides integers towards zero. Every dividend gets 2^62 more, a multiple of 2^n, so that it is positive; the
+quotient gets 2^(62-n) less. Activations are stored as uint8, as in :mod:`carkp.deploy.int8_graph`, and weights too,
+moved by 128: ONNX Runtime's kernels for unsigned bytes are exact on every CPU.
+
+Legend: O output channels; M, n multiplier and shift of a requantisation scale, as in :mod:`carkp.quant.target`.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, TensorProto, helper
+
+from carkp.deploy.float_ops import GraphParts
+from carkp.deploy.int8_graph import SIGNED_OFFSET
+from carkp.deploy.int8_onnx import IR_VERSION, OPSET, ORIGIN_PREFIX, TARGET_KEY
+from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME
+from carkp.quant.program import (
+    FloatOp,
+    Layer,
+    QAdd,
+    QConcat,
+    QConv,
+    QDepthToSpace,
+    QProgram,
+    QTensor,
+    accumulator_bounds,
+    check_program,
+    requantise_scales,
+)
+
+Int64Array = NDArray[np.int64]
+
+MULTIPLIER_BITS, MAX_SHIFT = 31, 62
+OFFSET = 1 << 62
+"""Makes every dividend positive; a multiple of every divisor."""
+
+INT64_END = 1 << 63
+
+
+class NoReferenceError(ValueError):
+    """A program that has no such file; the message says why."""
+
+
+def has_reference(program: QProgram) -> bool:
+    """Whether the arithmetic of ``program`` needs a file of its own: fixed point, and integers throughout.
+
+    A target that requantises in float32 is executed by the int8 file itself.
+    """
+    is_whole = not any(isinstance(layer, FloatOp) for layer in program.layers)
+    return program.target.requantisation == "fixed_point" and is_whole
+
+
+def save_reference(program: QProgram, path: Path | str) -> None:
+    """Writes the file, for any number of images, replacing it at once when it is complete; its folder is made.
+
+    Raises:
+        ProgramError: the program contradicts itself.
+        NoReferenceError: it has no such file, or a sum that int64 cannot hold.
+    """
+    path = Path(path)
+    model = reference_model(program)
+    onnx.checker.check_model(model, full_check=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(model.SerializeToString(deterministic=True))
+    temporary.replace(path)
+
+
+def reference_model(program: QProgram) -> ModelProto:
+    """float32 ``image`` (B, 3, H, W) to float32 ``heatmaps`` (B, K, h, w), with the errors of ``save_reference``."""
+    if not has_reference(program):
+        raise NoReferenceError(
+            f"{program.target.name}: only a program of integer layers and fixed-point requantisation has a reference file"
+        )
+    check_program(program)
+    model = helper.make_model(
+        _graph(program), opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="carkp"
+    )
+    origin = {ORIGIN_PREFIX + name: value for name, value in program.origin.items()}
+    helper.set_model_props(model, {TARGET_KEY: program.target.name, **origin})
+    return model
+
+
+def _graph(program: QProgram) -> GraphProto:
+    parts, tensors = GraphParts(), program.tensors
+    image, heatmaps = tensors[program.input], tensors[program.output]
+    parts.node("QuantizeLinear", [INPUT_NAME, *_units(parts, image)], _stored(image))
+    for layer in program.layers:
+        _write_layer(parts, program, layer)
+    parts.node("DequantizeLinear", [_stored(heatmaps), *_units(parts, heatmaps)], OUTPUT_NAME)
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *tensor.shape])
+        for name, tensor in ((INPUT_NAME, image), (OUTPUT_NAME, heatmaps))
+    ]
+    return helper.make_graph(
+        parts.nodes, f"{program.target.name} reference", ends[:1], ends[1:], list(parts.initializers.values())
+    )
+
+
+def _write_layer(parts: GraphParts, program: QProgram, layer: Layer) -> None:
+    sources, result = [program.tensors[name] for name in layer.inputs], program.tensors[layer.output]
+    match layer:
+        case QConv():
+            _write_conv(parts, program, layer, sources[0], result)
+        case QAdd():
+            _write_add(parts, layer, sources, result)
+        case QConcat():
+            parts.node("Concat", [_stored(source) for source in sources], _stored(result), axis=1)
+        case QDepthToSpace():
+            _write_depth_to_space(parts, layer, sources[0], result)
+        case FloatOp():
+            raise AssertionError(f"{layer.name} should have been refused")
+
+
+def _write_conv(parts: GraphParts, program: QProgram, conv: QConv, source: QTensor, result: QTensor) -> None:
+    name = conv.name
+    weight = (conv.weight.astype(np.int16) + SIGNED_OFFSET).astype(np.uint8)
+    inputs = [
+        _stored(source),
+        parts.constant(f"{name}.weight", weight),
+        parts.constant(f"{source.name}.zero_point", np.asarray(_stored_zero(source), np.uint8)),
+        parts.constant("weight_zero_point", np.asarray(SIGNED_OFFSET, np.uint8)),
+    ]
+    sums = parts.node(
+        "ConvInteger",
+        inputs,
+        f"{name}.sums",
+        kernel_shape=conv.weight.shape[2:],
+        strides=conv.stride,
+        pads=conv.pads,
+        dilations=conv.dilation,
+        group=conv.groups,
+    )
+    pairs = [fixed_point(float(scale)) for scale in requantise_scales(program, conv)]
+    multipliers, shifts = ([pair[index] for pair in pairs] for index in (0, 1))
+    for bound, multiplier, shift in zip(accumulator_bounds(program, conv).tolist(), multipliers, shifts, strict=True):
+        if bound * multiplier > OFFSET or bound * multiplier + OFFSET + (1 << (shift - 1)) >= INT64_END:
+            raise NoReferenceError(f"{name}: its sums times a multiplier do not fit in 64 bits")
+    wide = parts.node("Cast", [sums], f"{name}.wide", to=TensorProto.INT64)
+    biased = parts.node("Add", [wide, _channels(parts, f"{name}.bias", conv.bias.tolist())], f"{name}.accumulators")
+    product = parts.node("Mul", [biased, _channels(parts, f"{name}.multipliers", multipliers)], f"{name}.products")
+    _write_rounding(parts, conv, product, shifts, result)
+
+
+def _write_add(parts: GraphParts, layer: QAdd, sources: Sequence[QTensor], result: QTensor) -> None:
+    """``floor(((a - za) Ma + (b - zb) Mb + 2^(n-1)) / 2^n) + zo``, with the shift of the larger ratio."""
+    ratios = [float(np.float32(source.scale) / np.float32(result.scale)) for source in sources]
+    _, shift = fixed_point(max(ratios))
+    terms = []
+    for index, (source, ratio) in enumerate(zip(sources, ratios, strict=True)):
+        name = f"{layer.name}.{'ab'[index]}"
+        wide = parts.node("Cast", [_stored(source)], f"{name}_wide", to=TensorProto.INT64)
+        centred = parts.node(
+            "Sub", [wide, _scalar(parts, f"{name}_zero_point", _stored_zero(source))], f"{name}_centred"
+        )
+        multiplier = _scalar(parts, f"{name}_multiplier", round(Fraction(ratio) * (1 << shift)))
+        terms.append(parts.node("Mul", [centred, multiplier], f"{name}_product"))
+    total = parts.node("Add", terms, f"{layer.name}.products")
+    _write_rounding(parts, layer, total, [shift], result)
+
+
+def _write_rounding(
+    parts: GraphParts, layer: QConv | QAdd, products: str, shifts: Sequence[int], result: QTensor
+) -> None:
+    """From products to stored values. ``shifts``: of every channel, or one for all."""
+    name, zero = layer.name, _stored_zero(result)
+    halves = _channels(parts, f"{name}.halves", [OFFSET + (1 << (shift - 1)) for shift in shifts])
+    divisors = _channels(parts, f"{name}.divisors", [1 << shift for shift in shifts])
+    moves = _channels(parts, f"{name}.moves", [(OFFSET >> shift) - zero for shift in shifts])
+    raised = parts.node("Add", [products, halves], f"{name}.raised")
+    quotients = parts.node("Div", [raised, divisors], f"{name}.quotients")
+    values = parts.node("Sub", [quotients, moves], f"{name}.values")
+    offset = SIGNED_OFFSET if result.dtype == "int8" else 0
+    limits = [
+        _scalar(parts, f"{name}.clamp_{role}", limit + offset)
+        for role, limit in zip(("min", "max"), layer.clamp, strict=True)
+    ]
+    clamped = parts.node("Clip", [values, *limits], f"{name}.clamped")
+    parts.node("Cast", [clamped], _stored(result), to=TensorProto.UINT8)
+
+
+def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTensor, result: QTensor) -> None:
+    channels, height, width = result.shape
+    block, name = layer.block, layer.name
+    split = np.array([0, block, block, channels, height // block, width // block], np.int64)  # 0: the batch, as it is
+    joined = np.array([0, channels, height, width], np.int64)
+    blocks = parts.node("Reshape", [_stored(source), parts.constant(f"{name}.split", split)], f"{name}.blocks")
+    ordered = parts.node("Transpose", [blocks], f"{name}.ordered", perm=(0, 3, 4, 1, 5, 2))
+    parts.node("Reshape", [ordered, parts.constant(f"{name}.joined", joined)], _stored(result))
+
+
+def fixed_point(scale: float) -> tuple[int, int]:
+    """The multiplier M of 31 bits and the shift n with ``scale`` next to ``M / 2^n``, half to even; n is at most 62.
+
+    Raises:
+        NoReferenceError: no positive number, or so large that n would be below 1.
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise NoReferenceError(f"requantisation scales must be finite and positive, got {scale}")
+    shift = min(MULTIPLIER_BITS - math.frexp(scale)[1], MAX_SHIFT)
+    if shift < 1:
+        raise NoReferenceError(f"requantisation scale {scale} is too large: fixed point ends below 2^30")
+    return round(Fraction(scale) * (1 << shift)), shift
+
+
+def _channels(parts: GraphParts, name: str, values: Sequence[int]) -> str:
+    """A constant (1, O, 1, 1) of int64."""
+    return parts.constant(name, np.array(values, np.int64).reshape(1, -1, 1, 1))
+
+
+def _scalar(parts: GraphParts, name: str, value: int) -> str:
+    return parts.constant(name, np.asarray(value, np.int64))
+
+
+def _units(parts: GraphParts, tensor: QTensor) -> list[str]:
+    return [
+        parts.constant(f"{tensor.name}.scale", np.asarray(tensor.scale, np.float32)),
+        parts.constant(f"{tensor.name}.zero_point", np.asarray(_stored_zero(tensor), np.uint8)),
+    ]
+
+
+def _stored(tensor: QTensor) -> str:
+    return f"{tensor.name}.q"
+
+
+def _stored_zero(tensor: QTensor) -> int:
+    """The zero point of the values as they are stored."""
+    return tensor.zero_point + (SIGNED_OFFSET if tensor.dtype == "int8" else 0)
