@@ -84,7 +84,8 @@ def reference_model(program: QProgram) -> ModelProto:
     """float32 ``image`` (B, 3, H, W) to float32 ``heatmaps`` (B, K, h, w), with the errors of ``save_reference``."""
     if not has_reference(program):
         raise NoReferenceError(
-            f"{program.target.name}: only a program of integer layers and fixed-point requantisation has a reference file"
+            f"{program.target.name}: only a program of integer layers and fixed-point requantisation has a reference "
+            "file"
         )
     check_program(program)
     model = helper.make_model(
