@@ -17,6 +17,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.store import Store
 from carkp.deploy.cpu import CpuFeatures, cpu_features
 from carkp.deploy.int8_onnx import load_program
+from carkp.deploy.reference_onnx import has_reference, save_reference
 from carkp.deploy.runtime import EXACT_PRODUCTS, OnnxRunner
 from carkp.keypoints.codec import HeatmapCodec
 from carkp.keypoints.paired import retention
@@ -29,7 +30,7 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.training.evaluate import Forward
-from carkp.workflow.alignment import PAIRS, Comparison, Pair, describe_differences, judge, verdict_of
+from carkp.workflow.alignment import Comparison, Pair, describe_differences, judge, pairs_of, verdict_of
 from carkp.workflow.build import prepare_torch
 from carkp.workflow.cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
 from carkp.workflow.executions import onnx_forward, simulator_forward
@@ -41,6 +42,7 @@ from carkp.workflow.references import (
     check_codec,
     check_input_size,
     model_kind,
+    reference_name,
     require_data,
     resolve_model,
 )
@@ -48,8 +50,9 @@ from carkp.workflow.reuse import Inputs, host_digest, log_inputs, stage_inputs, 
 from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR, Scorer, build_scorer, save_crops
 from carkp.workflow.tables import write_table
 
-EXECUTIONS = ("float", "fake_quant", "simulated", "simulated_float32", "onnxruntime")
-"""``simulated`` requantises as the target does, ``simulated_float32`` as ONNX Runtime does."""
+EXECUTIONS = ("float", "fake_quant", "simulated", "reference", "simulated_float32", "onnxruntime")
+"""``simulated`` requantises as the target does, ``simulated_float32`` as ONNX Runtime does. ``reference``, which only
+fixed-point targets have, is the target's arithmetic in ONNX Runtime's integer operators."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,9 @@ def run(
     require_samples(store, "alignment")
     scorer = build_scorer(config, context)
     output_scale = inputs.program.tensors[inputs.program.output].scale
-    lockstep = Lockstep(open_executions(scorer, inputs), scorer.codec, output_scale)
+    lockstep = Lockstep(open_executions(scorer, inputs, out_dir), scorer.codec, output_scale)
     predictions = lockstep.assemble(scorer.predict(lockstep, store, "run all executions"))
-    comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in PAIRS]
+    comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in lockstep.steps]
     result = AlignResult(predictions, comparisons, judge(config.align, comparisons))
     tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "evaluation")
     log_inputs(tracker, _deciding(config, inputs))
@@ -93,16 +96,24 @@ def run(
     return result
 
 
-def open_executions(scorer: Scorer, inputs: AlignInputs) -> dict[str, Forward]:
-    """Every way to run the model. ``float`` is the calibrated network without quantisation."""
-    runner = OnnxRunner(inputs.model.path, torch.get_num_threads())
-    return {
+def open_executions(scorer: Scorer, inputs: AlignInputs, out_dir: Path) -> dict[str, Forward]:
+    """Every way to run the model. ``float`` is the calibrated network without quantisation.
+
+    The reference file is written below ``out_dir``: it holds what the exported file says and nothing else.
+    """
+    program, num_threads = inputs.program, torch.get_num_threads()
+    forwards = {
         "float": scorer.forward(inputs.prepared.net.graph),
         "fake_quant": scorer.forward(inputs.prepared.net),
-        "simulated": simulator_forward(inputs.program),
-        "simulated_float32": simulator_forward(inputs.program, "float32"),
-        "onnxruntime": onnx_forward(runner),
+        "simulated": simulator_forward(program),
+        "simulated_float32": simulator_forward(program, "float32"),
+        "onnxruntime": onnx_forward(OnnxRunner(inputs.model.path, num_threads)),
     }
+    if has_reference(program):
+        path = out_dir / reference_name(program.target.name)
+        save_reference(program, path)
+        forwards["reference"] = onnx_forward(OnnxRunner(path, num_threads))
+    return {name: forwards[name] for name in EXECUTIONS if name in forwards}
 
 
 class Lockstep:
@@ -113,7 +124,7 @@ class Lockstep:
 
     def __init__(self, forwards: Mapping[str, Forward], codec: HeatmapCodec, output_scale: float) -> None:
         self.forwards, self.codec, self.output_scale = forwards, codec, output_scale
-        self.steps: dict[Pair, Counter[int]] = {pair: Counter() for pair in PAIRS}
+        self.steps: dict[Pair, Counter[int]] = {pair: Counter() for pair in pairs_of(forwards.keys())}
         self._points: dict[str, list[Tensor]] = {name: [] for name in forwards}
         self._scores: dict[str, list[Tensor]] = {name: [] for name in forwards}
 
@@ -123,7 +134,7 @@ class Lockstep:
             decoded = self.codec.decode(found)
             self._points[name].append(decoded.points)
             self._scores[name].append(decoded.scores)
-        for first, second in PAIRS:
+        for first, second in self.steps:
             steps = torch.round((heatmaps[second] - heatmaps[first]) / self.output_scale).to(torch.int64)
             values, counts = torch.unique(steps, return_counts=True)
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):
@@ -341,7 +352,7 @@ def _log(
     for item in result.comparisons:
         prefix = f"align/{item.first}_to_{item.second}"
         tracker.log_metrics({f"{prefix}/max_lsb": item.max_lsb, f"{prefix}/moved_share": item.moved_share})
-    shown = {f"{first} → {second}": steps[first, second] for first, second in PAIRS}
+    shown = {f"{first} → {second}": steps[first, second] for first, second in steps}
     tracker.log_figure(figures.lsb_figure(shown, "Heatmap elements by difference"), "figures/heatmap_lsb.png")
 
 

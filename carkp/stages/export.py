@@ -13,6 +13,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.deploy.float_ops import UnsupportedOperatorError
 from carkp.deploy.graph_audit import require_int8_convs
 from carkp.deploy.int8_onnx import save_program
+from carkp.deploy.reference_onnx import NoReferenceError, has_reference, save_reference
 from carkp.deploy.runtime import OnnxRunner
 from carkp.quant.convert import convert
 from carkp.quant.program import FloatOp, QProgram
@@ -30,6 +31,7 @@ from carkp.workflow.references import (
     check_stage,
     latest_tags,
     onnx_name,
+    reference_name,
     resolve_model,
 )
 from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
@@ -51,12 +53,20 @@ class ExportInputs:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The program, its files with symbolic batch and batch 1, and its version as a registered model, "" for none."""
+    """The program, its files with symbolic batch and batch 1, the file of the target's own arithmetic where that is not
+    ONNX Runtime's, and its version as a registered model, "" for none.
+    """
 
     program: QProgram
     path: Path
     path_b1: Path
+    reference: Path | None
     version: str = ""
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files."""
+        return [self.path, self.path_b1, *([self.reference] if self.reference else [])]
 
 
 def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: Tracker) -> ExportResult:
@@ -76,7 +86,7 @@ def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: 
             "carkp.model_digest": program.origin["model_digest"],
         }
     )
-    for path in (result.path, result.path_b1):
+    for path in result.paths:
         tracker.log_file(path, ONNX_DIR)
     tracker.log_metrics({"int8/num_convs": program.num_convs, "int8/onnx_bytes": result.path.stat().st_size})
     images = np.zeros((1, *program.tensors[program.input].shape), np.float32)
@@ -99,23 +109,26 @@ def convert_prepared(prepared: Prepared, model: ModelFile, stage: str) -> QProgr
 
 
 def write_program(program: QProgram, folder: Path) -> ExportResult:
-    """Write both ONNX files; where every layer is int8, hold them against the kernels that ONNX Runtime runs.
+    """Write the ONNX files; where every layer is int8, hold them against the kernels that ONNX Runtime runs.
 
     Raises:
-        ConfigError: an operator that cannot be written.
+        ConfigError: an operator, or the target's own arithmetic, cannot be written.
         FloatKernelError: ONNX Runtime would run a convolution in float.
     """
     path = folder / onnx_name(program.target.name)
     path_b1 = path.with_name(f"{path.stem}_b1.onnx")
+    reference = folder / reference_name(program.target.name) if has_reference(program) else None
     try:
         save_program(program, path)
         save_program(program, path_b1, batch=1)
-    except UnsupportedOperatorError as error:
+        if reference is not None:
+            save_reference(program, reference)
+    except (UnsupportedOperatorError, NoReferenceError) as error:
         raise ConfigError(f"export: {error}") from error
     if not any(isinstance(layer, FloatOp) for layer in program.layers):
         for written in (path, path_b1):
             require_int8_convs(written, program.num_convs)
-    return ExportResult(program, path, path_b1)
+    return ExportResult(program, path, path_b1, reference)
 
 
 def parse_kind(name: str) -> str:
@@ -173,9 +186,10 @@ def describe(result: ExportResult) -> str:
     num_float = sum(isinstance(layer, FloatOp) for layer in result.program.layers)
     audit = f"{num_float} layers stay in float" if num_float else "ONNX Runtime runs all of them as int8 kernels"
     size = result.path.stat().st_size / 2**20
+    reference = f"; {result.reference.name}: the target's own arithmetic, for align" if result.reference else ""
     return (
         f"{result.path.name} and {result.path_b1.name}: target {result.program.target.name}, "
-        f"{result.program.num_convs} convolutions, {audit}, {size:.1f} MiB"
+        f"{result.program.num_convs} convolutions, {audit}, {size:.1f} MiB{reference}"
     )
 
 

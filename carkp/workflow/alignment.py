@@ -1,6 +1,7 @@
 """What `align` says of the executions of one int8 program: differences of pairs, the judgement, and both in words."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from carkp.config.schema import AlignConfig
@@ -8,13 +9,16 @@ from carkp.config.schema import AlignConfig
 Pair = tuple[str, str]
 
 SAME: Pair = ("simulated_float32", "onnxruntime")
+REFERENCE: Pair = ("simulated", "reference")
+"""The target's own arithmetic, executed twice; of targets whose requantisation is not ONNX Runtime's."""
+
 ARITHMETIC: Pair = ("simulated", "onnxruntime")
 FAKE_QUANT: Pair = ("fake_quant", "simulated")
 COST: Pair = ("float", "fake_quant")
 """Not judged: what calibration costs is its own business."""
 
-PAIRS: tuple[Pair, ...] = (SAME, ARITHMETIC, FAKE_QUANT, COST)
-JUDGED: tuple[Pair, ...] = (SAME, ARITHMETIC, FAKE_QUANT)
+PAIRS: tuple[Pair, ...] = (SAME, REFERENCE, ARITHMETIC, FAKE_QUANT, COST)
+JUDGED: tuple[Pair, ...] = (SAME, REFERENCE, ARITHMETIC, FAKE_QUANT)
 
 ALIGNED = "aligned"
 
@@ -41,11 +45,16 @@ class Comparison:
     pck_difference: float
 
 
+def pairs_of(executions: AbstractSet[str]) -> list[Pair]:
+    """The pairs of which both are there."""
+    return [pair for pair in PAIRS if executions >= set(pair)]
+
+
 def judge(tolerances: AlignConfig, comparisons: Sequence[Comparison]) -> list[str]:
     """What is out of tolerance, in words."""
     found = {(item.first, item.second): item for item in comparisons}
     return [
-        *_judge_same(found[SAME]),
+        *(reason for pair in (SAME, REFERENCE) if pair in found for reason in _judge_same(found[pair])),
         *_judge_moved(found[ARITHMETIC], tolerances),
         *_judge_heatmaps(found[ARITHMETIC], tolerances.max_heatmap_lsb, "align.max_heatmap_lsb"),
         *_judge_heatmaps(found[FAKE_QUANT], tolerances.max_fake_quant_lsb, "align.max_fake_quant_lsb"),
@@ -98,6 +107,7 @@ NAMES: Mapping[str, str] = {
     "simulated": "the simulator",
     "simulated_float32": "the simulator in float32 requantisation",
     "onnxruntime": "ONNX Runtime",
+    "reference": "ONNX Runtime on the reference file",
 }
 
 

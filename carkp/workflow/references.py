@@ -120,6 +120,11 @@ QUANTISED_KINDS = {"calibration": CALIBRATION, "qat": QAT}
 """Of models that are exported, by the stage that makes them."""
 
 
+def reference_name(target: str) -> str:
+    """The file of a target's own arithmetic, beside ``onnx_name``."""
+    return f"int8_{target}_reference.onnx"
+
+
 def onnx_name(target: str) -> str:
     """File name of the program with symbolic batch."""
     return f"int8_{target}.onnx"

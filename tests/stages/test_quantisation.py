@@ -14,6 +14,7 @@ import torch
 from carkp.config.schema import AlignConfig
 from carkp.deploy.graph_audit import require_int8_convs
 from carkp.deploy.int8_onnx import load_program
+from carkp.deploy.reference_onnx import reference_model
 from carkp.keypoints.predictions import load_predictions
 from carkp.stages import align
 from carkp.stages.align import PAIRS, Comparison, judge
@@ -129,7 +130,7 @@ def test_align_finds_the_executions_equal(exported: Project) -> None:
     run = exported.runs("align")[0]
     assert run.data.metrics["align/simulated_float32_to_onnxruntime/max_lsb"] == 0
     rows = list(csv.DictReader(fetched(exported, run, "tables/executions.csv").read_text().splitlines()))
-    assert [row["execution"] for row in rows] == list(align.EXECUTIONS)
+    assert [row["execution"] for row in rows] == [name for name in align.EXECUTIONS if name != "reference"]
     assert {row["num_clusters"] for row in rows} == {"2"}
     table = fetched(exported, run, "tables/comparisons.csv").read_text().splitlines()
     compared = {row["first"]: row for row in csv.DictReader(table)}
@@ -151,6 +152,18 @@ def test_align_finds_the_executions_equal(exported: Project) -> None:
     assert "predictions/crops.zip" in exported.artifacts(run, "predictions")
     assert run.info.run_name == "align onnxruntime_cpu"
     assert run.data.tags["mlflow.note.content"].startswith("aligned: test pck simulated")
+
+
+def test_the_target_s_own_arithmetic_is_executed_by_onnxruntime(exported: Project) -> None:
+    run = newest(exported, "export", "bpu")
+    program = load_program(fetched(exported, run, "onnx/int8_bpu.onnx"))
+    written = fetched(exported, run, "onnx/int8_bpu_reference.onnx").read_bytes()
+    assert written == reference_model(program).SerializeToString(deterministic=True)
+    done = exported.stage("align", "--target", "bpu")
+    assert "the simulator and ONNX Runtime on the reference file: none" in " ".join(done.stdout.split())
+    table = fetched(exported, exported.runs("align")[0], "tables/comparisons.csv").read_text().splitlines()
+    (row,) = [row for row in csv.DictReader(table) if row["second"] == "reference"]
+    assert (row["first"], row["max_lsb"], float(row["equal_share"])) == ("simulated", "0", 1.0)
 
 
 def test_align_out_of_tolerance_fails_and_keeps_its_tables(exported: Project, monkeypatch: pytest.MonkeyPatch) -> None:

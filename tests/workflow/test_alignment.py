@@ -9,10 +9,12 @@ from carkp.workflow.alignment import (
     ARITHMETIC,
     FAKE_QUANT,
     PAIRS,
+    REFERENCE,
     SAME,
     Comparison,
     describe_differences,
     judge,
+    pairs_of,
     parse_comparisons,
     verdict_of,
 )
@@ -37,6 +39,17 @@ def test_the_default_lets_pass_what_the_default_model_shows_and_not_much_more() 
     """8 LSB were measured on the trained default model for bpu, 1 on the tests' tiny one."""
     assert judge(AlignConfig(), comparisons(FAKE_QUANT, max_lsb=8)) == []
     assert judge(AlignConfig(), comparisons(FAKE_QUANT, max_lsb=17)) != []
+
+
+def test_another_execution_of_the_target_s_arithmetic_may_not_differ_at_all() -> None:
+    (reason,) = judge(AlignConfig(), comparisons(REFERENCE, max_lsb=1, equal_share=0.9999999))
+    assert "the simulator and ONNX Runtime on the reference file differ by up to 1 LSB, expected 0" in reason
+
+
+def test_targets_without_a_reference_file_are_judged_by_the_others() -> None:
+    found = [item for item in comparisons(SAME, max_lsb=1) if item.second != "reference"]
+    assert len(judge(AlignConfig(), found)) == 1
+    assert REFERENCE not in pairs_of({"simulated", "simulated_float32", "onnxruntime", "fake_quant", "float"})
 
 
 def test_no_hint_at_the_cpu_where_it_was_not_looked_at() -> None:
