@@ -36,6 +36,7 @@ from carkp.workflow.preparation import run_as_child
 from carkp.workflow.real_cars import RealCars, RealCarScores, load_real_cars, score_real_cars
 from carkp.workflow.references import find_current_data
 from carkp.workflow.targets import find_config
+from carkp.workflow.teachers import find_teacher
 from carkp.workflow.training import CHECKPOINT_DIR
 
 STUDY = "transfer"
@@ -47,20 +48,37 @@ PLAIN_AUGMENTATION = (
     "augment.blur_probability=0 augment.resolution_probability=0 augment.jpeg_probability=0 "
     "augment.erase_probability=0 augment.noise_probability=0.2 augment.noise_sigma=2"
 )
+TEACHER = "teacher"
+"""The step whose network is larger; needs the extra ``carkp[teacher]``."""
+
 INGREDIENTS = ("vehicles", "faces", "close_ups", "occluders", "light", "sensor", "cameras")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A training under ``overrides``, and the step that it is held against; "" for the first."""
+    """A training under ``overrides``, and the step that it is held against; "" for the first.
+
+    ``teacher``: the step whose model teaches it; "" for none.
+    """
 
     name: str
     against: str
     overrides: str
+    teacher: str = ""
 
-    def config(self, path: Path, given: Sequence[str], seed: int) -> ExperimentConfig:
-        """The configuration of a training."""
-        return load_config(path, [*given, *split_overrides(self.overrides), f"seed={seed}", f"name={STUDY}"])
+    def config(self, path: Path, given: Sequence[str], seed: int, results: "Results") -> ExperimentConfig:
+        """The configuration of a training.
+
+        Raises:
+            ConfigError: the step's teacher has not been trained yet.
+        """
+        words = [*given, *split_overrides(self.overrides), f"seed={seed}", f"name={STUDY}"]
+        if self.teacher:
+            teacher = results.checkpoint_of(self.teacher, seed)
+            if not teacher.is_file():
+                raise ConfigError(f"{self.name} is taught by {self.teacher}, which comes first: {teacher} is not there")
+            words.append(f"train.teacher={teacher}")
+        return load_config(path, words)
 
 
 def steps() -> Iterator[Step]:
@@ -79,6 +97,8 @@ def steps() -> Iterator[Step]:
     average = f"{mixture(0.5)} train.ema_decay=0.998"
     yield Step("+ moving average", "rendered 50%", average)
     yield Step("+ three times as long", "+ moving average", f"{average} train.epochs=12")
+    yield Step(TEACHER, "+ moving average", f"{average} model.backbone=tf_efficientnet_lite2")
+    yield Step("+ distillation", "+ moving average", average, teacher=TEACHER)
 
 
 def mixture(share: float) -> str:
@@ -88,10 +108,10 @@ def mixture(share: float) -> str:
 
 
 class Results:
-    """Finished trainings in a YAML file, and their predictions beside the runs for the pairs."""
+    """Finished trainings in a YAML file; their predictions, for the pairs, and their weights in ``folder``."""
 
-    def __init__(self, path: Path, predictions: Path) -> None:
-        self.path, self.predictions = path, predictions
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.path, self.folder = path, folder
         self.rows: list[dict[str, Any]] = yaml.safe_load(path.read_text())["trainings"] if path.is_file() else []
 
     def find(self, step: str, seed: int, cars: RealCars) -> dict[str, Any] | None:
@@ -106,19 +126,27 @@ class Results:
         disk.write_atomic(self.path, yaml.safe_dump({"trainings": self.rows}, sort_keys=False).encode())
 
     def predictions_of(self, step: str, seed: int) -> Path:
-        return self.predictions / f"{step.strip('+ ').replace(' ', '_').replace('%', '')}_{seed}.npz"
+        return self.folder / f"{step.strip('+ ').replace(' ', '_').replace('%', '')}_{seed}.npz"
+
+    def checkpoint_of(self, step: str, seed: int) -> Path:
+        return self.predictions_of(step, seed).with_suffix(".pt")
 
 
-def train(config: ExperimentConfig, parent: Tracker, cars: RealCars) -> tuple[RealCarScores, dict[str, Any]]:
-    """Train as the float stage does, in a run of its own; score the best epoch on the real cars."""
+def train(
+    config: ExperimentConfig, parent: Tracker, cars: RealCars, weights: Path
+) -> tuple[RealCarScores, dict[str, Any]]:
+    """Train as the float stage does, in a run of its own; score and keep the best epoch."""
     data = find_current_data(config, "latest") or run_as_child(config, parent).prepared
     found: list[tuple[RealCarScores, dict[str, Any]]] = []
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         with process_context() as context:
-            inputs = float_stage.FloatInputs(data, resume=None, teacher=None)
+            inputs = float_stage.FloatInputs(data, resume=None, teacher=find_teacher(config))
             result = float_stage.run(config, inputs, out_dir, tracker, context)
-        checkpoint = load_checkpoint(out_dir / CHECKPOINT_DIR / BEST_NAME)
+        best = out_dir / CHECKPOINT_DIR / BEST_NAME
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        disk.write_atomic(weights, best.read_bytes())
+        checkpoint = load_checkpoint(best)
         scores = score_real_cars(
             load_net(checkpoint).eval(), build_codec(config.heatmap, config.model.input_size), cars
         )
@@ -159,8 +187,8 @@ def run(arguments: Arguments, chosen: Sequence[Step], seeds: Sequence[int], trac
     for seed in seeds:
         for step in chosen:
             if results.find(step.name, seed, cars) is None:
-                config = step.config(config_path, given, seed)
-                scores, extra = train(config, tracker, cars)
+                config = step.config(config_path, given, seed, results)
+                scores, extra = train(config, tracker, cars, results.checkpoint_of(step.name, seed))
                 scores.predictions.save(results.predictions_of(step.name, seed))
                 row = row_of(step, seed, config, scores, cars) | extra
                 results.add(row | {"difference": difference(results, step, seed, scores.predictions)})

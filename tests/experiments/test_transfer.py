@@ -1,0 +1,76 @@
+"""The study of what transfers, on tiny trainings: each once, and taken up again."""
+
+import io
+import runpy
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from carkp.workflow.cli import guarded
+from tests.real_cars import DrawnCar, write_list
+from tests.stages.conftest import ROOT, TINY, Outcome, Project, copy_project
+
+STUDY = runpy.run_path(str(ROOT / "experiments" / "transfer.py"), run_name="transfer")
+CARS = [DrawnCar("a.png", traits={"kind": "suv", "heading": "rear"}), DrawnCar("b.png", traits={"kind": "bus"})]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return copy_project(tmp_path_factory.mktemp("transfer") / "carkp")
+
+
+def study(project: Project, folder: Path, *arguments: str) -> Outcome:
+    """The command, in this process."""
+    out, error = io.StringIO(), io.StringIO()
+    words = ["transfer.py", str(folder), "--config", TINY, "--set", "train.epochs=1", *arguments]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.chdir(project.path)
+        patch.setenv("MLFLOW_TRACKING_URI", project.uri)
+        patch.setattr(sys, "argv", words)
+        mlflow.set_tracking_uri(project.uri)
+        status = guarded(STUDY["main"])
+    return Outcome(status, out.getvalue(), error.getvalue())
+
+
+def test_finished_trainings_are_kept_with_their_difference_to_the_step_before(project: Project, tmp_path: Path) -> None:
+    folder = write_list(tmp_path / "cars", CARS)
+    done = study(project, folder, "--steps", "plain")
+    assert done.returncode == 0, done.stderr
+    assert len(project.runs("float")) == 1
+    done = study(project, folder, "--steps", "plain, + augmentation")
+    assert done.returncode == 0, done.stderr
+    assert len(project.runs("float")) == 2
+    kept = yaml.safe_load((project.path / "reports" / "measurements" / "transfer.yaml").read_text())["trainings"]
+    assert [(row["step"], row["against"], row["seed"], row["num_cars"]) for row in kept] == [
+        ("plain", "", 0, 2),
+        ("+ augmentation", "plain", 0, 2),
+    ]
+    assert [sorted(row["difference"]) for row in kept] == [[], ["0.05", "0.1"]]
+    (newest, *_) = project.runs("float")
+    assert kept[1]["generated_pck"]["test"] == round(newest.data.metrics["test/pck"], 4)
+    assert (project.path / "runs" / "transfer" / "augmentation_0.pt").is_file()
+
+
+def test_a_student_without_a_teacher_is_refused(project: Project, tmp_path: Path) -> None:
+    done = study(project, write_list(tmp_path / "cars", CARS), "--steps", "+ distillation")
+    assert done.returncode == 1
+    assert "+ distillation is taught by teacher, which comes first" in done.stderr
+
+
+def test_every_step_is_held_against_one_before_it() -> None:
+    before: list[str] = []
+    for step in STUDY["steps"]():
+        assert step.against in before or (step.name, step.against) == ("plain", "")
+        assert not step.teacher or step.teacher in before
+        before.append(step.name)
+    assert len(set(before)) == len(before)
+
+
+def test_steps_are_named_in_the_error(project: Project, tmp_path: Path) -> None:
+    done = study(project, write_list(tmp_path / "cars", CARS), "--steps", "magic")
+    assert done.returncode == 1
+    assert "no step is called magic; there are: plain, + augmentation" in done.stderr
