@@ -1,6 +1,7 @@
-"""What requantisation needs beforehand, in the two arithmetics of :data:`Requantisation`: multipliers, sums of addends.
+"""What requantisation needs beforehand, in each arithmetic of :data:`Requantisation`: multipliers, sums of addends.
 
-``float32`` is ONNX Runtime's, ``fixed_point`` that of NPUs. Accumulators are requantised by the simulator's kernels.
+``float32`` is ONNX Runtime's, ``fixed_point`` that of NPUs, the others are LiteRT's. Accumulators are requantised by the
+simulator's kernels.
 
 Legend: O output channels; q quantised values.
 """
@@ -19,6 +20,11 @@ Float64Array = NDArray[np.float64]
 MULTIPLIER_BITS = 31
 NUM_LEVELS = 256
 MAX_SHIFT = 62
+TFLITE_ADD_BITS = 20
+"""Left shift of addends in TensorFlow Lite's int8 ADD."""
+
+XNNPACK_ADD_BITS = 20
+"""Place of the larger multiplier's highest bit in XNNPACK's."""
 
 
 class FixedPoint(NamedTuple):
@@ -51,15 +57,49 @@ def fixed_point_multipliers(scales: NDArray[np.floating[Any]]) -> FixedPoint:
     return FixedPoint(multipliers, shifts)
 
 
+class TfliteMultipliers(NamedTuple):
+    """Scales as ``multipliers * 2**(exponents - 31)``, both (O,) int64; multipliers are in [2^30, 2^31), or 0."""
+
+    multipliers: Int64Array
+    exponents: Int64Array
+
+
+def tflite_multipliers(scales: Float64Array) -> TfliteMultipliers:
+    """TensorFlow Lite's multipliers of ``scales`` (O,), half away from zero; 0 for scales below 2^-32.
+
+    As ``QuantizeMultiplier`` of tensorflow/lite/kernels/internal/quantization_util.cc.
+
+    Raises:
+        ValueError: a scale is not finite, not positive, or 2^30 and more.
+    """
+    if not (np.isfinite(scales).all() and (scales > 0).all() and (scales < 2.0**30).all()):
+        raise ValueError(f"requantisation scales must be in (0, 2^30), got {scales.min()} to {scales.max()}")
+    mantissas, exponents = np.frexp(scales)
+    multipliers = np.floor(np.ldexp(mantissas, MULTIPLIER_BITS) + 0.5).astype(np.int64)
+    is_carried = multipliers == 1 << MULTIPLIER_BITS
+    multipliers = np.where(is_carried, multipliers >> 1, multipliers)
+    wide = exponents.astype(np.int64) + is_carried
+    is_lost = wide < -MULTIPLIER_BITS
+    return TfliteMultipliers(np.where(is_lost, 0, multipliers), np.where(is_lost, 0, wide))
+
+
+def tflite_scales(input_scale: float, weight_scales: Float32Array, output_scale: float) -> Float64Array:
+    """(O,): ``s_in * s_weight / s_out`` in float64, TensorFlow Lite's order."""
+    scales: Float64Array = np.float64(input_scale) * weight_scales.astype(np.float64) / np.float64(output_scale)
+    return scales
+
+
 def add_table(
     tensor_a: QTensor, tensor_b: QTensor, tensor_out: QTensor, clamp: tuple[int, int], requantisation: Requantisation
 ) -> Int64Array:
     """(256, 256): the quantised sum for every pair of inputs, at ``[q_a - lowest of a, q_b - lowest of b]``.
 
-    The ratios of the scales are float32 quotients in both arithmetics. ``float32`` is ONNX Runtime's addition of
-    tensors stored as uint8, int8 ones with 128 added to values and zero point: the sum stays the same, its rounding
-    does not.
+    ``float32`` is ONNX Runtime's addition of tensors stored as uint8, int8 ones with 128 added to values and zero
+    point: the sum stays the same, its rounding does not. There, in ``fixed_point`` and in ``xnnpack`` the ratios of the
+    scales are float32 quotients; TensorFlow Lite's own kernels compute theirs in float64.
     """
+    if requantisation in ("tflite_reference", "tflite_optimised", "xnnpack"):
+        return _add_litert(tensor_a, tensor_b, tensor_out, clamp, requantisation)
     ratio_a = np.float32(tensor_a.scale) / np.float32(tensor_out.scale)
     ratio_b = np.float32(tensor_b.scale) / np.float32(tensor_out.scale)
     shift_a, shift_b, shift_out = (-tensor.range[0] for tensor in (tensor_a, tensor_b, tensor_out))
@@ -122,6 +162,71 @@ def _add_fixed_point(
     wide = (values_a - points[0]) * multiplier_a + (values_b - points[1]) * multiplier_b
     q: Int64Array = ((wide + _half(shift)) >> shift) + points[2]
     return q
+
+
+def _add_litert(
+    tensor_a: QTensor, tensor_b: QTensor, tensor_out: QTensor, clamp: tuple[int, int], requantisation: Requantisation
+) -> Int64Array:
+    """:func:`add_table` of LiteRT's three kinds of kernels."""
+    centred = [np.arange(tensor.range[0], tensor.range[1] + 1) - tensor.zero_point for tensor in (tensor_a, tensor_b)]
+    scales = [tensor.scale for tensor in (tensor_a, tensor_b, tensor_out)]
+    if requantisation == "xnnpack":
+        total = _add_xnnpack(centred[0][:, None], centred[1][None, :], scales)
+    else:
+        total = _add_tflite(centred[0][:, None], centred[1][None, :], scales, requantisation == "tflite_reference")
+    q: Int64Array = np.clip(total + tensor_out.zero_point, *clamp)
+    return q
+
+
+def _add_xnnpack(a: Int64Array, b: Int64Array, scales: list[float]) -> Int64Array:
+    """``(a Ma + b Mb + 2^(n-1)) >> n`` with multipliers of 21 bits: XNNPACK, src/microparams-init.c, qs8_add_minmax."""
+    ratios = np.float32(scales[:2]) / np.float32(scales[2])
+    shift = XNNPACK_ADD_BITS - int(np.floor(np.log2(float(ratios.max()))))
+    multipliers = np.rint(np.ldexp(ratios.astype(np.float64), shift)).astype(np.int64)
+    total: Int64Array = (a * multipliers[0] + b * multipliers[1] + (1 << (shift - 1))) >> shift
+    return total
+
+
+def _add_tflite(a: Int64Array, b: Int64Array, scales: list[float], is_reference: bool) -> Int64Array:
+    """TensorFlow Lite, tensorflow/lite/kernels/add.cc and internal/reference/add.h, with 20 bits more in between."""
+    twice_largest = 2.0 * max(scales[:2])
+    real = [scales[0] / twice_largest, scales[1] / twice_largest, twice_largest / ((1 << TFLITE_ADD_BITS) * scales[2])]
+    multipliers, exponents = tflite_multipliers(np.array(real))
+    first, second, last = zip(multipliers.tolist(), exponents.tolist(), strict=True)
+    if is_reference:
+        terms = [
+            multiply_tflite(values << TFLITE_ADD_BITS, *by, is_reference=True)
+            for values, by in ((a, first), (b, second))
+        ]
+    else:  # one rounding an addend: the shift comes first
+        terms = [
+            _high_product(values << (TFLITE_ADD_BITS + exponent), multiplier)
+            for values, (multiplier, exponent) in ((a, first), (b, second))
+        ]
+    return multiply_tflite(terms[0] + terms[1], *last, is_reference=True)
+
+
+def multiply_tflite(values: Int64Array, multiplier: int, exponent: int, is_reference: bool) -> Int64Array:
+    """``values`` times ``multiplier * 2**(exponent - 31)``, rounded twice, as TensorFlow Lite does.
+
+    First the high half of the doubled product, half up; then the right shift, in the reference half away from zero
+    (gemmlowp's RoundingDivideByPOT), in the optimised kernels half up.
+    """
+    left, right = max(exponent, 0), max(-exponent, 0)
+    high = _high_product(values << left, multiplier)
+    if not is_reference:
+        rounded: Int64Array = (high + ((1 << right) >> 1)) >> right
+        return rounded
+    mask = (1 << right) - 1
+    threshold = (mask >> 1) + (high < 0)
+    away: Int64Array = (high >> right) + ((high & mask) > threshold)
+    return away
+
+
+def _high_product(values: Int64Array, multiplier: int) -> Int64Array:
+    """The high 32 bits of twice the product, half up (SaturatingRoundingDoublingHighMul)."""
+    high: Int64Array = (values * multiplier + (1 << (MULTIPLIER_BITS - 1))) >> MULTIPLIER_BITS
+    return high
 
 
 def _times_power_of_two(values: Float64Array, exponents: Int64Array) -> Int64Array:

@@ -37,11 +37,14 @@ from carkp.quant.program import (
     check_program,
     requantise_scales,
 )
-from carkp.quant.requantise import add_table, fixed_point_multipliers
+from carkp.quant.requantise import add_table, fixed_point_multipliers, tflite_multipliers, tflite_scales
 from carkp.quant.target import Requantisation
 
 EXACT_FLOAT32 = 1 << 24
 """float32 holds every integer below this magnitude."""
+
+TFLITE_DEPTHWISE_VECTOR = 8
+"""Channels that LiteRT's fast kernel of a depthwise convolution computes at a time."""
 
 MIN_ELEMENTS_A_THREAD = 1 << 15
 """To hand rows to another thread takes about 20 us; to requantise this many elements, 13 us."""
@@ -92,7 +95,7 @@ class Simulator:
             ValueError: the images have another shape or dtype than the program's input, or hold NaN.
         """
         program = self.program
-        carriers = {program.input: _quantise(program.tensors[program.input], images)}
+        carriers = {program.input: self._quantise(images)}
         if on_tensor is not None:
             on_tensor(program.input, self._to_public(program.input, carriers[program.input]))
         for layer, released in zip(program.layers, self._released, strict=True):
@@ -104,9 +107,14 @@ class Simulator:
         return carriers[program.output].permute(0, 3, 1, 2).contiguous() * program.tensors[program.output].scale
 
     def quantise_input(self, images: Tensor) -> Tensor:
-        """Images as in :meth:`run` -> q (B, 3, H, W): ``rint(x / scale) + zero_point``, half to even, clamped."""
-        name = self.program.input
-        return self._to_public(name, _quantise(self.program.tensors[name], images))
+        """Images as in :meth:`run` -> q (B, 3, H, W): ``rint(x / scale) + zero_point``, half to even, clamped.
+
+        LiteRT's reference kernels round half away from zero, its others multiply with ``1 / scale``.
+        """
+        return self._to_public(self.program.input, self._quantise(images))
+
+    def _quantise(self, images: Tensor) -> Tensor:
+        return _quantise(self.program.tensors[self.program.input], images, self.requantisation)
 
     def run_layer(self, layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
         """One layer of the program on quantised tensors (B, C, H, W) of the dtypes and shapes of its inputs -> q.
@@ -293,14 +301,22 @@ def _depth_to_space(carriers: list[Tensor], block: int) -> Tensor:
     return blocks.transpose(2, 3).reshape(batch, height * block, width * block, -1)
 
 
-def _quantise(tensor: QTensor, images: Tensor) -> Tensor:
-    """As ONNX QuantizeLinear: a float32 quotient, half to even."""
+def _quantise(tensor: QTensor, images: Tensor, requantisation: Requantisation) -> Tensor:
+    """As ONNX QuantizeLinear: a float32 quotient, half to even; as LiteRT's QUANTIZE for its kinds."""
     if images.dtype != torch.float32 or tuple(images.shape[1:]) != tensor.shape:
         raise ValueError(f"images must be float32 (B, *{tensor.shape}), got {images.dtype} {tuple(images.shape)}")
     if images.isnan().any():
         raise ValueError("images hold NaN, which no integer stands for")
     lowest, highest = tensor.range
-    centred = (images.detach().permute(0, 2, 3, 1) / torch.tensor(tensor.scale)).round_()
+    values, scale = images.detach().permute(0, 2, 3, 1), torch.tensor(tensor.scale)
+    match requantisation:
+        case "float32" | "fixed_point":
+            centred = (values / scale).round_()
+        case "tflite_reference":
+            quotients = values / scale
+            centred = torch.copysign((quotients.abs() + 0.5).floor_(), quotients)
+        case "tflite_optimised" | "xnnpack":
+            centred = (values * (1 / scale)).round_()
     return centred.clamp_(lowest - tensor.zero_point, highest - tensor.zero_point).contiguous()
 
 
@@ -331,10 +347,12 @@ def _row_requantiser(program: QProgram, conv: QConv, requantisation: Requantisat
     """Requantise accumulators (rows, O) in place, to centred values of the output tensor."""
     zero_point = program.tensors[conv.output].zero_point
     lowest, highest = (limit - zero_point for limit in conv.clamp)
+    if requantisation in ("tflite_reference", "tflite_optimised"):
+        return _tflite_requantiser(program, conv, requantisation == "tflite_reference", (lowest, highest))
     scales = requantise_scales(program, conv)
     if not np.isfinite(scales).all():
         raise ValueError(f"{conv.name}: a requantisation scale is beyond float32")
-    if requantisation == "float32":
+    if requantisation in ("float32", "xnnpack"):
         return lambda rows: _requantise_float32(rows, scales, np.float32(lowest), np.float32(highest))
     try:
         fixed = fixed_point_multipliers(scales)
@@ -343,6 +361,20 @@ def _row_requantiser(program: QProgram, conv: QConv, requantisation: Requantisat
     # As int32, so that the product compiles to a multiplication of 32-bit halves.
     multipliers = fixed.multipliers.astype(np.int32)
     return lambda rows: _requantise_fixed_point(rows, multipliers, fixed.shifts, lowest, highest)
+
+
+def _tflite_requantiser(
+    program: QProgram, conv: QConv, is_reference: bool, limits: tuple[int, int]
+) -> Callable[[Rows], None]:
+    source, result = program.tensors[conv.inputs[0]], program.tensors[conv.output]
+    try:
+        found = tflite_multipliers(tflite_scales(source.scale, conv.weight_scale, result.scale))
+    except ValueError as error:
+        raise ValueError(f"{conv.name}: {error}") from error
+    rounds_away = np.full(len(conv.weight), is_reference)
+    if conv.groups > 1:  # the fast kernels of depthwise convolutions leave what fills no vector to the reference
+        rounds_away[len(conv.weight) // TFLITE_DEPTHWISE_VECTOR * TFLITE_DEPTHWISE_VECTOR :] = True
+    return lambda rows: _requantise_tflite(rows, found.multipliers, found.exponents, rounds_away, *limits)
 
 
 def _compiled(function: Function) -> Function:
@@ -381,6 +413,36 @@ def _requantise_fixed_point(
             # Both fit in 32 bits: the product is below 2^62.
             product = np.int64(np.int32(rows[row, channel])) * np.int64(multipliers[channel])
             value = (product + (np.int64(1) << (shift - 1))) >> shift
+            value = lowest if value < lowest else value
+            value = highest if value > highest else value
+            rows[row, channel] = value
+
+
+@_compiled
+def _requantise_tflite(
+    rows: Rows,
+    multipliers: NDArray[np.int64],
+    exponents: NDArray[np.int64],
+    rounds_away: NDArray[np.bool_],
+    lowest: int,
+    highest: int,
+) -> None:
+    """:func:`carkp.quant.requantise.multiply_tflite` on accumulators (rows, O) in [-2^31, 2^31), in place.
+
+    ``rounds_away``: channels whose second rounding is half away from zero; the others' is half up.
+    """
+    for row in range(rows.shape[0]):
+        for channel in range(rows.shape[1]):
+            exponent = exponents[channel]
+            left, right = max(exponent, 0), max(-exponent, 0)
+            product = (np.int64(rows[row, channel]) << left) * multipliers[channel]
+            high = (product + (np.int64(1) << 30)) >> 31
+            if rounds_away[channel]:
+                mask = (np.int64(1) << right) - 1
+                threshold = (mask >> 1) + (1 if high < 0 else 0)
+                value = (high >> right) + (1 if (high & mask) > threshold else 0)
+            else:
+                value = (high + ((np.int64(1) << right) >> 1)) >> right
             value = lowest if value < lowest else value
             value = highest if value > highest else value
             rows[row, channel] = value

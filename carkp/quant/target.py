@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Dtype = Literal["int8", "uint8"]
-Requantisation = Literal["float32", "fixed_point"]
+Requantisation = Literal["float32", "fixed_point", "tflite_reference", "tflite_optimised", "xnnpack"]
 
 RANGES: dict[Dtype, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255)}
 """Smallest and largest quantised value of an activation."""
@@ -25,6 +25,8 @@ class Target(BaseModel):
 
     ``requantisation``, int32 accumulator -> 8 bits: ``float32`` multiplies in float32 and rounds half to even, as ONNX
     Runtime does; ``fixed_point`` multiplies with a 31-bit integer and shifts right with rounding, as NPUs do.
+    ``tflite_reference`` is that of LiteRT's reference kernels and of tflite-micro, ``tflite_optimised`` that of LiteRT's
+    own fast kernels, ``xnnpack`` that of the delegate that LiteRT runs on CPUs: ``float32`` but for sums of two tensors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
