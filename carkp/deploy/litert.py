@@ -3,17 +3,31 @@
 Legend: B batch, K keypoints, H W height and width of the image, h w of the heatmaps.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from carkp.quant.target import Requantisation
+
 Float32Array = NDArray[np.float32]
 
 Kernels = Literal["reference", "optimised", "xnnpack"]
 """LiteRT's plain loops, its own fast kernels, and the delegate that it runs on CPUs unless asked otherwise."""
+
+RULES: Mapping[Kernels, Requantisation] = {
+    "reference": "tflite_reference",
+    "optimised": "tflite_optimised",
+    "xnnpack": "xnnpack",
+}
+"""Whose arithmetic each kind of kernels follows; tflite-micro follows the reference's."""
+
+DELEGATE = "DELEGATE"
+
+ARENA_BYTES = 64 << 20
+"""Memory for tflite-micro's tensors: more than a microcontroller has, for what is asked is the arithmetic."""
 
 
 class LiteRtRunner:
@@ -39,7 +53,7 @@ class LiteRtRunner:
             "xnnpack": OpResolverType.BUILTIN,
         }[kernels]
         try:
-            self._interpreter: Any = Interpreter(
+            self.interpreter: Any = Interpreter(
                 model_path=str(self.path), experimental_op_resolver_type=resolver, num_threads=num_threads
             )
         except (ValueError, RuntimeError) as error:
@@ -48,7 +62,7 @@ class LiteRtRunner:
 
     def run(self, images: Float32Array) -> Float32Array:
         """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV."""
-        interpreter = self._interpreter
+        interpreter = self.interpreter
         (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
         nhwc = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         if len(images) != self._batch:
@@ -75,7 +89,7 @@ class TfliteMicroRunner:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{path}: no such .tflite file")
-        self._interpreter: Any = runtime.Interpreter.from_bytes(self.path.read_bytes())
+        self._interpreter: Any = runtime.Interpreter.from_bytes(self.path.read_bytes(), arena_size=ARENA_BYTES)
 
     def run(self, images: Float32Array) -> Float32Array:
         """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV."""
@@ -87,4 +101,37 @@ class TfliteMicroRunner:
         return np.concatenate(heatmaps)
 
 
-Runner = Callable[[Float32Array], Float32Array]
+class NotDelegatedError(ValueError):
+    """XNNPACK leaves operators to other kernels, or an operator computes in float."""
+
+
+def require_delegated(path: Path | str) -> int:
+    """Hold a file with a float interface against what LiteRT makes of it: XNNPACK takes every operator, in int8.
+
+    The number of operators.
+
+    Raises:
+        FileNotFoundError, ValueError: as :class:`LiteRtRunner`.
+        NotDelegatedError: it does not.
+    """
+    interpreter = LiteRtRunner(path).interpreter
+    try:
+        interpreter.allocate_tensors()
+    except RuntimeError as error:
+        raise NotDelegatedError(f"{path}: XNNPACK refuses the network: {error}") from error
+    operators = interpreter._get_ops_details()  # the only way to the execution plan
+    ends = {detail["index"] for detail in (*interpreter.get_input_details(), *interpreter.get_output_details())}
+    delegates = [item for item in operators if item["op_name"] == DELEGATE]
+    num_operators, num_pieces = len(operators) - len(delegates), len(delegates)
+    if num_pieces != 1 or not ends >= set(delegates[0]["outputs"].tolist()):
+        raise NotDelegatedError(
+            f"{path}: XNNPACK takes the {num_operators} operators in {num_pieces} pieces, not in one"
+        )
+    in_float = [
+        detail["name"]
+        for detail in interpreter.get_tensor_details()
+        if detail["dtype"] not in (np.int8, np.int32) and detail["index"] not in ends and detail["name"]
+    ]
+    if in_float:
+        raise NotDelegatedError(f"{path}: tensors of another type than int8 and int32: {', '.join(in_float)}")
+    return num_operators

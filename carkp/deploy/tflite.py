@@ -1,8 +1,8 @@
 """A quantised program as a .tflite file, which LiteRT, XNNPACK and tflite-micro execute.
 
-The layers are the program's, one operator each but for paddings that TensorFlow Lite has no word for, which become a PAD
-in front. Tensors are (B, H, W, C) in int8: a uint8 tensor of the program is stored as q - 128. Notes on target, codec and
-run travel as the model's metadata.
+The layers are the program's, one operator each but for paddings that TensorFlow Lite has no word for, which become a
+PAD in front. Tensors are (B, H, W, C) in int8: a uint8 tensor of the program is stored as q - 128. Notes on target,
+codec and run travel as the model's metadata.
 
 Legend: O output channels, I input channels, kh kw kernel height and width.
 """

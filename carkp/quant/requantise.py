@@ -1,7 +1,7 @@
 """What requantisation needs beforehand, in each arithmetic of :data:`Requantisation`: multipliers, sums of addends.
 
-``float32`` is ONNX Runtime's, ``fixed_point`` that of NPUs, the others are LiteRT's. Accumulators are requantised by the
-simulator's kernels.
+``float32`` is ONNX Runtime's, ``fixed_point`` that of NPUs, the others are LiteRT's. The simulator's kernels requantise
+accumulators.
 
 Legend: O output channels; q quantised values.
 """

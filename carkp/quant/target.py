@@ -25,8 +25,8 @@ class Target(BaseModel):
 
     ``requantisation``, int32 accumulator -> 8 bits: ``float32`` multiplies in float32 and rounds half to even, as ONNX
     Runtime does; ``fixed_point`` multiplies with a 31-bit integer and shifts right with rounding, as NPUs do.
-    ``tflite_reference`` is that of LiteRT's reference kernels and of tflite-micro, ``tflite_optimised`` that of LiteRT's
-    own fast kernels, ``xnnpack`` that of the delegate that LiteRT runs on CPUs: ``float32`` but for sums of two tensors.
+    ``tflite_reference`` is that of LiteRT's reference kernels and of tflite-micro, ``tflite_optimised`` that of its own
+    fast kernels, ``xnnpack`` that of the delegate that LiteRT runs on CPUs: ``float32`` but for sums of two tensors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
