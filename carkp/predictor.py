@@ -21,6 +21,7 @@ from carkp.data.dataset import INPUT_SCALE, INPUT_ZERO
 from carkp.data.frames import Box
 from carkp.data.geometry import Placement, Size
 from carkp.deploy.int8_onnx import ORIGIN_PREFIX, TARGET_KEY
+from carkp.deploy.litert import LiteRtRunner, is_tflite
 from carkp.deploy.runtime import OnnxRunner
 from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_for_input, codec_from_json
 from carkp.keypoints.schema import NUM_KEYPOINTS
@@ -130,7 +131,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path | str = DEFAULT_MODEL, num_threads: int = 1, codec: HeatmapCodec | None = None) -> Self:
-        """Opens a float checkpoint, a float ONNX or an int8 ONNX file; what it is, its content says.
+        """Opens a float checkpoint, a float ONNX, an int8 ONNX or a .tflite file; what it is, its content says.
 
         Args:
             path: the name of a model that comes with carkp, whose int8 ONNX is opened; a file; or a folder that holds
@@ -148,8 +149,9 @@ class Predictor:
         file = find_model_file(Path(path).expanduser())
         with file.open("rb") as content:
             is_checkpoint = content.read(len(_ZIP_START)) == _ZIP_START
-        is_checkpoint = is_checkpoint or is_safetensors(file)
-        return (cls._load_checkpoint if is_checkpoint else cls._load_onnx)(file, num_threads, codec)
+        if is_checkpoint or is_safetensors(file):
+            return cls._load_checkpoint(file, num_threads, codec)
+        return (cls._load_tflite if is_tflite(file) else cls._load_onnx)(file, num_threads, codec)
 
     @classmethod
     def _load_checkpoint(cls, path: Path, num_threads: int, codec: HeatmapCodec | None) -> Self:
@@ -179,6 +181,17 @@ class Predictor:
             raise ModelError(str(error)) from error
         codec = codec or _codec_in(path, runner.metadata)
         predictor = cls(runner.run_all, codec, runner.input_size, _kind_of(runner.metadata), num_threads)
+        _check_heatmaps(path, runner.heatmaps_shape, codec)
+        return predictor
+
+    @classmethod
+    def _load_tflite(cls, path: Path, num_threads: int, codec: HeatmapCodec | None) -> Self:
+        try:
+            runner = LiteRtRunner(path, num_threads=num_threads)
+        except (ValueError, ImportError) as error:
+            raise ModelError(str(error)) from error
+        codec = codec or _codec_in(path, runner.metadata)
+        predictor = cls(runner.run, codec, runner.input_size, "int8 TFLite", num_threads)
         _check_heatmaps(path, runner.heatmaps_shape, codec)
         return predictor
 

@@ -447,6 +447,10 @@ class AlignConfig(_Section):
     max_heatmap_lsb: Annotated[
         PositiveInt, Field(description="largest difference of an output element, simulated - ONNX Runtime")
     ] = 16
+    num_kernel_crops: Annotated[
+        PositiveInt,
+        Field(description="first test crops that each kind of LiteRT's kernels is held against the simulator on"),
+    ] = 16
     max_fake_quant_lsb: Annotated[
         PositiveInt, Field(description="the same of fake-quant - simulated: 8 measured on the default model")
     ] = 16

@@ -3,6 +3,7 @@
 Legend: B batch, K keypoints, H W height and width of the image, h w of the heatmaps.
 """
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,8 +27,65 @@ RULES: Mapping[Kernels, Requantisation] = {
 
 DELEGATE = "DELEGATE"
 
+FILE_IDENTIFIER = b"TFL3"
+
+INSTALL = "pip install 'carkp[litert]'"
+
 ARENA_BYTES = 64 << 20
 """Memory for tflite-micro's tensors: more than a microcontroller has, for what is asked is the arithmetic."""
+
+
+class TfliteError(ValueError):
+    """A program that TensorFlow Lite cannot express; the message names the layer and says why."""
+
+
+class NotDelegatedError(ValueError):
+    """XNNPACK leaves operators to other kernels, or an operator computes in float."""
+
+
+def is_tflite(path: Path) -> bool:
+    """Whether a file is one, by its content."""
+    with path.open("rb") as content:
+        return content.read(8)[4:] == FILE_IDENTIFIER
+
+
+def read_tflite(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a .tflite file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such .tflite file")
+    content = path.read_bytes()
+    if content[4:8] != FILE_IDENTIFIER:
+        raise ValueError(f"{path}: not a .tflite file")
+    return content
+
+
+def notes_of(content: bytes) -> dict[str, str]:
+    """The metadata of a file, by name; what is no text is left out."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    found = {}
+    for place in range(model.MetadataLength()):
+        item = model.Metadata(place)
+        data = model.Buffers(item.Buffer()).DataAsNumpy()
+        try:
+            found[item.Name().decode()] = bytes(data).decode() if not isinstance(data, int) else ""
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+def _litert() -> Any:
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError as error:
+        raise ImportError(f"LiteRT is not installed: {INSTALL}") from error
+    return interpreter
 
 
 class LiteRtRunner:
@@ -38,40 +96,59 @@ class LiteRtRunner:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: not a readable .tflite file, or kernels that do not exist.
+            ImportError: LiteRT is not installed; the message says how.
+            ValueError: not a readable .tflite file, one with another interface, or kernels that do not exist.
         """
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
         self.path = Path(path)
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{path}: no such .tflite file")
+        content = read_tflite(self.path)
         if kernels not in get_args(Kernels):
             raise ValueError(f"kernels must be one of {', '.join(get_args(Kernels))}, got {kernels!r}")
+        litert = _litert()
+        resolvers = litert.OpResolverType
         resolver = {
-            "reference": OpResolverType.BUILTIN_REF,
-            "optimised": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            "xnnpack": OpResolverType.BUILTIN,
+            "reference": resolvers.BUILTIN_REF,
+            "optimised": resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            "xnnpack": resolvers.BUILTIN,
         }[kernels]
         try:
-            self.interpreter: Any = Interpreter(
-                model_path=str(self.path), experimental_op_resolver_type=resolver, num_threads=num_threads
+            self.interpreter: Any = litert.Interpreter(
+                model_content=content, experimental_op_resolver_type=resolver, num_threads=num_threads
             )
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: not a readable .tflite file (truncated, or something else): {error}") from error
+        (given, *_), (made, *_) = self.interpreter.get_input_details(), self.interpreter.get_output_details()
+        self._input, self._output = given["index"], made["index"]
+        self._check_interface(given, made)
+        _, height, width, _ = given["shape"].tolist()
+        _, rows, columns, keypoints = made["shape"].tolist()
+        self.input_size: tuple[int, int] = (height, width)
+        self.heatmaps_shape: tuple[int, int, int, int] = (1, keypoints, rows, columns)
+        self.metadata = notes_of(content)
         self._batch = 0
+        self._lock = threading.Lock()  # an interpreter serves one thread at a time
+
+    def _check_interface(self, given: dict[str, Any], made: dict[str, Any]) -> None:
+        kinds, shapes = ([detail[key] for detail in (given, made)] for key in ("dtype", "shape"))
+        is_ours = set(kinds) == {np.float32} and all(len(shape) == 4 for shape in shapes) and shapes[0][3] == 3
+        if not is_ours:
+            found = " and ".join(f"{kind.__name__} {shape.tolist()}" for kind, shape in zip(kinds, shapes, strict=True))
+            raise ValueError(
+                f"{self.path}: expected one float32 input (batch, height, width, 3) and one float32 output (batch, "
+                f"height, width, keypoints), found {found}: export writes such a file beside the int8 one"
+            )
 
     def run(self, images: Float32Array) -> Float32Array:
-        """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV."""
+        """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV; B is at least 1."""
         interpreter = self.interpreter
-        (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
         nhwc = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        if len(images) != self._batch:
-            interpreter.resize_tensor_input(given["index"], nhwc.shape)
-            interpreter.allocate_tensors()
-            self._batch = len(images)
-        interpreter.set_tensor(given["index"], nhwc)
-        interpreter.invoke()
-        heatmaps: Float32Array = interpreter.get_tensor(made["index"])
+        with self._lock:
+            if len(images) != self._batch:
+                interpreter.resize_tensor_input(self._input, nhwc.shape)
+                interpreter.allocate_tensors()
+                self._batch = len(images)
+            interpreter.set_tensor(self._input, nhwc)
+            interpreter.invoke()
+            heatmaps: Float32Array = interpreter.get_tensor(self._output)
         return np.ascontiguousarray(heatmaps.transpose(0, 3, 1, 2))
 
 
@@ -83,13 +160,15 @@ class TfliteMicroRunner:
 
         Raises:
             FileNotFoundError: there is no such file.
+            ImportError: tflite-micro is not installed; the message says how.
+            ValueError: not a .tflite file.
         """
-        from tflite_micro.python.tflite_micro import runtime
-
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{path}: no such .tflite file")
-        self._interpreter: Any = runtime.Interpreter.from_bytes(self.path.read_bytes(), arena_size=ARENA_BYTES)
+        content = read_tflite(Path(path))
+        try:
+            from tflite_micro.python.tflite_micro import runtime
+        except ImportError as error:
+            raise ImportError(f"tflite-micro is not installed: {INSTALL}") from error
+        self._interpreter: Any = runtime.Interpreter.from_bytes(content, arena_size=ARENA_BYTES)
 
     def run(self, images: Float32Array) -> Float32Array:
         """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV."""
@@ -99,10 +178,6 @@ class TfliteMicroRunner:
             self._interpreter.invoke()
             heatmaps.append(self._interpreter.get_output(0).transpose(0, 3, 1, 2))
         return np.concatenate(heatmaps)
-
-
-class NotDelegatedError(ValueError):
-    """XNNPACK leaves operators to other kernels, or an operator computes in float."""
 
 
 def require_delegated(path: Path | str) -> int:

@@ -4,6 +4,8 @@ The layers are the program's, one operator each but for paddings that TensorFlow
 PAD in front. Tensors are (B, H, W, C) in int8: a uint8 tensor of the program is stored as q - 128. Notes on target,
 codec and run travel as the model's metadata.
 
+Importing this module takes the extra ``carkp[litert]``.
+
 Legend: O output channels, I input channels, kh kw kernel height and width.
 """
 
@@ -18,6 +20,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from carkp import disk
+from carkp.deploy.litert import FILE_IDENTIFIER, TfliteError
 from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME
 from carkp.quant.program import (
     FloatOp,
@@ -33,7 +36,7 @@ from carkp.quant.program import (
 
 Interface = Literal["float", "int8"]
 
-SCHEMA_VERSION, FILE_IDENTIFIER = 3, b"TFL3"
+SCHEMA_VERSION = 3
 ALIGNMENT = 16
 """Bytes, of the start of every buffer: kernels load vectors from them."""
 
@@ -42,10 +45,6 @@ UNSIGNED_OFFSET = 128
 
 VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "ADD": 2, "CONCATENATION": 2, "PAD": 2, "DEQUANTIZE": 2}
 """First version of an operator that takes int8; the others are of version 1."""
-
-
-class TfliteError(ValueError):
-    """A program that TensorFlow Lite cannot express; the message names the layer and says why."""
 
 
 def save_tflite(

@@ -11,18 +11,23 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from tqdm import tqdm
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
+from carkp.data.dataset import normalise
 from carkp.data.store import Store
 from carkp.deploy.cpu import CpuFeatures, cpu_features
 from carkp.deploy.int8_onnx import load_program
+from carkp.deploy.litert import INSTALL, RULES, LiteRtRunner, TfliteMicroRunner
 from carkp.deploy.reference_onnx import has_reference, save_reference
 from carkp.deploy.runtime import EXACT_PRODUCTS, OnnxRunner
 from carkp.keypoints.codec import HeatmapCodec
 from carkp.keypoints.paired import retention
 from carkp.keypoints.predictions import Predictions
 from carkp.quant.program import QProgram
+from carkp.quant.simulate import Simulator
+from carkp.quant.target import Requantisation
 from carkp.report import figures
 from carkp.shipped import is_shipped
 from carkp.tracking.store import TrackingError
@@ -30,10 +35,19 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.training.evaluate import Forward
-from carkp.workflow.alignment import Comparison, Pair, describe_differences, judge, pairs_of, verdict_of
-from carkp.workflow.build import prepare_torch
+from carkp.workflow.alignment import (
+    Comparison,
+    KernelCheck,
+    Pair,
+    describe_differences,
+    judge,
+    judge_kernels,
+    pairs_of,
+    verdict_of,
+)
+from carkp.workflow.build import eval_dataset, prepare_torch
 from carkp.workflow.cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
-from carkp.workflow.executions import onnx_forward, simulator_forward
+from carkp.workflow.executions import array_forward, onnx_forward, simulator_forward
 from carkp.workflow.preparation import PreparedData, require_samples
 from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
 from carkp.workflow.references import (
@@ -45,14 +59,16 @@ from carkp.workflow.references import (
     reference_name,
     require_data,
     resolve_model,
+    tflite_names,
 )
 from carkp.workflow.reuse import Inputs, host_digest, log_inputs, stage_inputs, target_digest
 from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR, Scorer, build_scorer, save_crops
 from carkp.workflow.tables import write_table
 
-EXECUTIONS = ("float", "fake_quant", "simulated", "reference", "simulated_float32", "onnxruntime")
+EXECUTIONS = ("float", "fake_quant", "simulated", "reference", "litert", "simulated_float32", "onnxruntime")
 """``simulated`` requantises as the target does, ``simulated_float32`` as ONNX Runtime does. ``reference``, which only
-fixed-point targets have, is the target's arithmetic in ONNX Runtime's integer operators."""
+fixed-point targets have, is the target's arithmetic in ONNX Runtime's integer operators. ``litert``, which only targets
+that LiteRT runs with XNNPACK have, is their .tflite file in LiteRT."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +83,13 @@ class AlignInputs:
 
 @dataclass(frozen=True)
 class AlignResult:
-    """Predictions of every execution, comparisons of pairs, and what is out of tolerance; empty: aligned."""
+    """Predictions of every execution, comparisons of pairs, kinds of LiteRT's kernels, and what is out of tolerance;
+    empty: aligned.
+    """
 
     predictions: Mapping[str, Predictions]
     comparisons: Sequence[Comparison]
+    kernels: Sequence[KernelCheck]
     failures: Sequence[str]
 
 
@@ -86,7 +105,9 @@ def run(
     lockstep = Lockstep(open_executions(scorer, inputs, out_dir), scorer.codec, output_scale)
     predictions = lockstep.assemble(scorer.predict(lockstep, store, "run all executions"))
     comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in lockstep.steps]
-    result = AlignResult(predictions, comparisons, judge(config.align, comparisons))
+    kernels = check_kernels(config, inputs, store, out_dir)
+    failures = [*judge(config.align, comparisons), *judge_kernels(kernels)]
+    result = AlignResult(predictions, comparisons, kernels, failures)
     tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "evaluation")
     log_inputs(tracker, _deciding(config, inputs))
     tracker.set_tags(_tags(inputs, result))
@@ -99,7 +120,7 @@ def run(
 def open_executions(scorer: Scorer, inputs: AlignInputs, out_dir: Path) -> dict[str, Forward]:
     """Every way to run the model. ``float`` is the calibrated network without quantisation.
 
-    The reference file is written below ``out_dir``: it holds what the exported file says and nothing else.
+    Further files are written below ``out_dir``: they hold what the exported file says and nothing else.
     """
     program, num_threads = inputs.program, torch.get_num_threads()
     forwards = {
@@ -113,7 +134,47 @@ def open_executions(scorer: Scorer, inputs: AlignInputs, out_dir: Path) -> dict[
         path = out_dir / reference_name(program.target.name)
         save_reference(program, path)
         forwards["reference"] = onnx_forward(OnnxRunner(path, num_threads))
+    if program.target.requantisation == RULES["xnnpack"]:
+        runner = LiteRtRunner(write_tflite(program, out_dir), num_threads=num_threads)
+        forwards["litert"] = array_forward(runner.run)
     return {name: forwards[name] for name in EXECUTIONS if name in forwards}
+
+
+def write_tflite(program: QProgram, out_dir: Path) -> Path:
+    """The .tflite file of a program, with a float interface.
+
+    Raises:
+        ConfigError: what it takes is not installed.
+    """
+    try:
+        from carkp.deploy.tflite import save_tflite
+    except ImportError as error:
+        raise ConfigError(f"align: target {program.target.name} needs LiteRT: {INSTALL}") from error
+    path = out_dir / tflite_names(program.target.name)["float"]
+    save_tflite(program, path)
+    return path
+
+
+def check_kernels(config: ExperimentConfig, inputs: AlignInputs, store: Store, out_dir: Path) -> list[KernelCheck]:
+    """Every kind of kernels on the first crops of a split, for targets that LiteRT executes."""
+    program = inputs.program
+    if program.target.requantisation not in RULES.values():
+        return []
+    path = write_tflite(program, out_dir)
+    _, height, width = program.tensors[program.input].shape
+    dataset = eval_dataset(store, (height, width), config.seed)
+    num_crops = min(config.align.num_kernel_crops, len(dataset))
+    images = normalise(torch.stack([dataset[index]["image"] for index in range(num_crops)]))
+    runners: dict[str, tuple[Requantisation, LiteRtRunner | TfliteMicroRunner]] = {
+        kernels: (rule, LiteRtRunner(path, kernels, torch.get_num_threads())) for kernels, rule in RULES.items()
+    }
+    runners["tflite-micro"] = (RULES["reference"], TfliteMicroRunner(path))
+    checks = []
+    for name, (rule, runner) in tqdm(runners.items(), desc="LiteRT's kernels", unit="kind"):
+        expected = Simulator(program, rule).run(images).numpy()
+        different = runner.run(images.numpy()) != expected
+        checks.append(KernelCheck(name, rule, different.size, int(different.sum())))
+    return checks
 
 
 class Lockstep:
@@ -251,6 +312,12 @@ def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -
             f"{item.pck_difference:+.4f}",
         )
     console.print(pairs)
+    for check in result.kernels:
+        console.print(
+            f"{check.kernels} kernels against the simulator ({check.requantisation}): {check.num_different} of "
+            f"{check.num_elements} output elements differ",
+            markup=False,
+        )
     console.print(f"CPU: {features.model}; int8 instructions: {' '.join(features.int8_flags) or 'none'}")
     if features.lacks_exact_kernels:
         console.print(
@@ -340,6 +407,7 @@ def _log(
     tables = {
         "executions.csv": rows,
         "comparisons.csv": [asdict(item) for item in result.comparisons],
+        **({"kernels.csv": [asdict(item) for item in result.kernels]} if result.kernels else {}),
         "heatmap_lsb.csv": [
             {"first": first, "second": second, "lsb": step, "elements": count}
             for (first, second), counts in steps.items()

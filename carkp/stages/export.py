@@ -12,7 +12,8 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.deploy.float_ops import UnsupportedOperatorError
 from carkp.deploy.graph_audit import require_int8_convs
-from carkp.deploy.int8_onnx import save_program
+from carkp.deploy.int8_onnx import ORIGIN_PREFIX, TARGET_KEY, save_program
+from carkp.deploy.litert import INSTALL, RULES, TfliteError, require_delegated
 from carkp.deploy.reference_onnx import NoReferenceError, has_reference, save_reference
 from carkp.deploy.runtime import OnnxRunner
 from carkp.quant.convert import convert
@@ -33,6 +34,7 @@ from carkp.workflow.references import (
     onnx_name,
     reference_name,
     resolve_model,
+    tflite_names,
 )
 from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
 from carkp.workflow.training import ONNX_DIR
@@ -53,20 +55,20 @@ class ExportInputs:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The program, its files with symbolic batch and batch 1, the file of the target's own arithmetic where that is not
-    ONNX Runtime's, and its version as a registered model, "" for none.
+    """The program, its ONNX files with symbolic batch and batch 1, the files of the target's own arithmetic where that
+    is not ONNX Runtime's, and its version as a registered model, "" for none.
     """
 
     program: QProgram
     path: Path
     path_b1: Path
-    reference: Path | None
+    others: Sequence[Path] = ()
     version: str = ""
 
     @property
     def paths(self) -> list[Path]:
         """All files."""
-        return [self.path, self.path_b1, *([self.reference] if self.reference else [])]
+        return [self.path, self.path_b1, *self.others]
 
 
 def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: Tracker) -> ExportResult:
@@ -117,18 +119,45 @@ def write_program(program: QProgram, folder: Path) -> ExportResult:
     """
     path = folder / onnx_name(program.target.name)
     path_b1 = path.with_name(f"{path.stem}_b1.onnx")
-    reference = folder / reference_name(program.target.name) if has_reference(program) else None
     try:
         save_program(program, path)
         save_program(program, path_b1, batch=1)
-        if reference is not None:
-            save_reference(program, reference)
-    except (UnsupportedOperatorError, NoReferenceError) as error:
+        others = write_own_arithmetic(program, folder)
+    except (UnsupportedOperatorError, NoReferenceError, TfliteError) as error:
         raise ConfigError(f"export: {error}") from error
     if not any(isinstance(layer, FloatOp) for layer in program.layers):
         for written in (path, path_b1):
             require_int8_convs(written, program.num_convs)
-    return ExportResult(program, path, path_b1, reference)
+    return ExportResult(program, path, path_b1, others)
+
+
+def write_own_arithmetic(program: QProgram, folder: Path) -> list[Path]:
+    """The files that a target's own arithmetic is executed with, where that is not ONNX Runtime's.
+
+    Raises:
+        NoReferenceError, TfliteError: the program cannot be written so.
+        NotDelegatedError: XNNPACK would not run all of it in int8.
+        ConfigError: what a .tflite file takes is not installed.
+    """
+    name = program.target.name
+    if has_reference(program):
+        path = folder / reference_name(name)
+        save_reference(program, path)
+        return [path]
+    if program.target.requantisation not in RULES.values():
+        return []
+    try:
+        from carkp.deploy.tflite import save_tflite
+    except ImportError as error:
+        raise ConfigError(f"export: target {name} needs LiteRT, which is not installed: {INSTALL}") from error
+    notes = {TARGET_KEY: name, **{ORIGIN_PREFIX + key: value for key, value in program.origin.items()}}
+    names = tflite_names(name)
+    with_floats, with_integers = folder / names["float"], folder / names["int8"]
+    save_tflite(program, with_floats, "float", notes)
+    save_tflite(program, with_integers, "int8", notes)
+    if program.target.requantisation == RULES["xnnpack"]:
+        require_delegated(with_floats)
+    return [with_floats, with_integers]
 
 
 def parse_kind(name: str) -> str:
@@ -186,10 +215,10 @@ def describe(result: ExportResult) -> str:
     num_float = sum(isinstance(layer, FloatOp) for layer in result.program.layers)
     audit = f"{num_float} layers stay in float" if num_float else "ONNX Runtime runs all of them as int8 kernels"
     size = result.path.stat().st_size / 2**20
-    reference = f"; {result.reference.name}: the target's own arithmetic, for align" if result.reference else ""
+    own = f"; in the target's own arithmetic: {', '.join(path.name for path in result.others)}" if result.others else ""
     return (
         f"{result.path.name} and {result.path_b1.name}: target {result.program.target.name}, "
-        f"{result.program.num_convs} convolutions, {audit}, {size:.1f} MiB{reference}"
+        f"{result.program.num_convs} convolutions, {audit}, {size:.1f} MiB{own}"
     )
 
 

@@ -10,6 +10,7 @@ Pair = tuple[str, str]
 
 SAME: Pair = ("simulated_float32", "onnxruntime")
 REFERENCE: Pair = ("simulated", "reference")
+LITERT: Pair = ("simulated", "litert")
 """The target's own arithmetic, executed twice; of targets whose requantisation is not ONNX Runtime's."""
 
 ARITHMETIC: Pair = ("simulated", "onnxruntime")
@@ -17,8 +18,8 @@ FAKE_QUANT: Pair = ("fake_quant", "simulated")
 COST: Pair = ("float", "fake_quant")
 """Not judged: what calibration costs is its own business."""
 
-PAIRS: tuple[Pair, ...] = (SAME, REFERENCE, ARITHMETIC, FAKE_QUANT, COST)
-JUDGED: tuple[Pair, ...] = (SAME, REFERENCE, ARITHMETIC, FAKE_QUANT)
+PAIRS: tuple[Pair, ...] = (SAME, REFERENCE, LITERT, ARITHMETIC, FAKE_QUANT, COST)
+JUDGED: tuple[Pair, ...] = (SAME, REFERENCE, LITERT, ARITHMETIC, FAKE_QUANT)
 
 ALIGNED = "aligned"
 
@@ -45,6 +46,33 @@ class Comparison:
     pck_difference: float
 
 
+@dataclass(frozen=True)
+class KernelCheck:
+    """A kind of kernels that runs a .tflite file, against the simulator with the rule that it follows.
+
+    Attributes:
+        kernels: ``reference``, ``optimised`` or ``xnnpack`` of LiteRT, or ``tflite-micro``.
+        requantisation: the rule.
+        num_elements: output elements compared.
+        num_different: of them, those that are not equal.
+    """
+
+    kernels: str
+    requantisation: str
+    num_elements: int
+    num_different: int
+
+
+def judge_kernels(checks: Sequence[KernelCheck]) -> list[str]:
+    """What is not equal, in words."""
+    return [
+        f"{item.kernels} kernels and the simulator ({item.requantisation}) differ in {item.num_different} of "
+        f"{item.num_elements} output elements, expected 0"
+        for item in checks
+        if item.num_different > 0
+    ]
+
+
 def pairs_of(executions: AbstractSet[str]) -> list[Pair]:
     """The pairs of which both are there."""
     return [pair for pair in PAIRS if executions >= set(pair)]
@@ -54,7 +82,7 @@ def judge(tolerances: AlignConfig, comparisons: Sequence[Comparison]) -> list[st
     """What is out of tolerance, in words."""
     found = {(item.first, item.second): item for item in comparisons}
     return [
-        *(reason for pair in (SAME, REFERENCE) if pair in found for reason in _judge_same(found[pair])),
+        *(reason for pair in (SAME, REFERENCE, LITERT) if pair in found for reason in _judge_same(found[pair])),
         *_judge_moved(found[ARITHMETIC], tolerances),
         *_judge_heatmaps(found[ARITHMETIC], tolerances.max_heatmap_lsb, "align.max_heatmap_lsb"),
         *_judge_heatmaps(found[FAKE_QUANT], tolerances.max_fake_quant_lsb, "align.max_fake_quant_lsb"),
@@ -108,6 +136,7 @@ NAMES: Mapping[str, str] = {
     "simulated_float32": "the simulator in float32 requantisation",
     "onnxruntime": "ONNX Runtime",
     "reference": "ONNX Runtime on the reference file",
+    "litert": "LiteRT",
 }
 
 

@@ -1,11 +1,13 @@
 """The ways to execute a model, all as functions from uint8 images to heatmaps."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from carkp.config.loading import ConfigError
 from carkp.data.dataset import normalise
-from carkp.deploy.runtime import OnnxRunner
+from carkp.deploy.runtime import Float32Array, OnnxRunner
 from carkp.quant.program import QProgram
 from carkp.quant.simulate import Simulator
 from carkp.quant.target import Requantisation
@@ -27,8 +29,13 @@ def simulator_forward(program: QProgram, requantisation: Requantisation | None =
 
 def onnx_forward(runner: OnnxRunner) -> Forward:
     """A session of ONNX Runtime on the CPU."""
+    return array_forward(runner.run_all)
+
+
+def array_forward(run: Callable[[Float32Array], Float32Array]) -> Forward:
+    """``run`` takes normalised images (B, 3, H, W) to heatmaps (B, K, h, w)."""
 
     def forward(images: Tensor) -> Tensor:
-        return torch.from_numpy(runner.run_all(normalise(images.cpu()).numpy()))
+        return torch.from_numpy(run(normalise(images.cpu()).numpy()))
 
     return forward

@@ -125,6 +125,11 @@ def reference_name(target: str) -> str:
     return f"int8_{target}_reference.onnx"
 
 
+def tflite_names(target: str) -> dict[str, str]:
+    """Interface -> the .tflite file that has it."""
+    return {"float": f"int8_{target}.tflite", "int8": f"int8_{target}_int8.tflite"}
+
+
 def onnx_name(target: str) -> str:
     """File name of the program with symbolic batch."""
     return f"int8_{target}.onnx"

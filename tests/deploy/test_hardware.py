@@ -29,9 +29,9 @@ def test_every_target_loads_with_its_hardware(path: Path) -> None:
     assert all(number.assumed != bool(number.source) for number in numbers.values())
 
 
-def test_all_four_targets_are_there() -> None:
+def test_all_targets_are_there() -> None:
     names = {path.stem for path in TARGETS}
-    assert names == {"bpu", "onnxruntime_cpu", "jetson_orin_nano_int8", "cortex_m_class"}
+    assert names == {"bpu", "onnxruntime_cpu", "litert", "tflm", "jetson_orin_nano_int8", "cortex_m_class"}
 
 
 def test_limits_of_the_reference_s_hardware_are_assumed() -> None:

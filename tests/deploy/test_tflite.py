@@ -15,10 +15,13 @@ from carkp.deploy.litert import (
     Kernels,
     LiteRtRunner,
     NotDelegatedError,
+    TfliteError,
     TfliteMicroRunner,
     require_delegated,
 )
-from carkp.deploy.tflite import ALIGNMENT, TfliteError, save_tflite, tflite_bytes
+from carkp.deploy.tflite import ALIGNMENT, save_tflite, tflite_bytes
+from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_to_json
+from carkp.predictor import ModelError, Predictor
 from carkp.quant.program import QConv, QProgram
 from carkp.quant.simulate import Simulator
 from carkp.quant.target import Dtype
@@ -192,3 +195,34 @@ def test_files_that_are_none_are_told(tmp_path: Path) -> None:
     (tmp_path / "cut.tflite").write_bytes(tflite_bytes(pose_net("int8"), "float", {})[:500])
     with pytest.raises(ValueError, match=r"cut\.tflite: not a readable \.tflite file"):
         LiteRtRunner(tmp_path / "cut.tflite")
+
+
+def car_net() -> QProgram:
+    """What a predictor takes: twelve heatmaps, a quarter of the input's size."""
+    net = Net("uint8", (64, 96))
+    stem = net.conv("stem", "image", 16, stride=2, pads=(0, 0, 1, 1))
+    down = net.conv("down", stem, 16, stride=2, pads=(0, 0, 1, 1))
+    return net.program(net.conv("final", down, 12, relu=False))
+
+
+def test_the_predictor_takes_a_file_and_its_codec(tmp_path: Path) -> None:
+    program, path = car_net(), tmp_path / "net.tflite"
+    codec = HeatmapCodec((16, 24), 4, 1.5, 7, "dark", 0.1)
+    save_tflite(program, path, notes={f"carkp.origin.{CODEC_KEY}": codec_to_json(codec)})
+    predictor = Predictor.load(path)
+    assert (predictor.kind, predictor.input_size, predictor.codec) == ("int8 TFLite", (64, 96), codec)
+    picture = np.random.default_rng(0).integers(0, 256, (150, 200, 3)).astype(np.uint8)
+    found = predictor(picture, [[10, 20, 100, 80], [50, 50, 90, 90]])
+    inputs = predictor.prepare(picture, found.boxes)
+    heatmaps = Simulator(program, "xnnpack").run(torch.from_numpy(inputs.images)).numpy()
+    np.testing.assert_array_equal(found.points, predictor.locate(heatmaps, inputs)[0])
+
+
+def test_files_that_no_predictor_can_be_made_of_are_told(tmp_path: Path) -> None:
+    program = car_net()
+    save_tflite(program, tmp_path / "int8.tflite", "int8")
+    with pytest.raises(ModelError, match="expected one float32 input"):
+        Predictor.load(tmp_path / "int8.tflite")
+    save_tflite(program, tmp_path / "mute.tflite")
+    with pytest.raises(ModelError, match="does not say how to read its heatmaps"):
+        Predictor.load(tmp_path / "mute.tflite")

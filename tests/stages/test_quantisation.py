@@ -16,8 +16,9 @@ from carkp.deploy.graph_audit import require_int8_convs
 from carkp.deploy.int8_onnx import load_program
 from carkp.deploy.reference_onnx import reference_model
 from carkp.keypoints.predictions import load_predictions
+from carkp.predictor import Predictor
 from carkp.stages import align
-from carkp.stages.align import PAIRS, Comparison, judge
+from carkp.workflow.alignment import PAIRS, Comparison, judge
 from tests.stages.conftest import Project, copy_project
 
 TARGETS = ("bpu", "onnxruntime_cpu")
@@ -130,7 +131,9 @@ def test_align_finds_the_executions_equal(exported: Project) -> None:
     run = exported.runs("align")[0]
     assert run.data.metrics["align/simulated_float32_to_onnxruntime/max_lsb"] == 0
     rows = list(csv.DictReader(fetched(exported, run, "tables/executions.csv").read_text().splitlines()))
-    assert [row["execution"] for row in rows] == [name for name in align.EXECUTIONS if name != "reference"]
+    assert [row["execution"] for row in rows] == [
+        name for name in align.EXECUTIONS if name not in ("reference", "litert")
+    ]
     assert {row["num_clusters"] for row in rows} == {"2"}
     table = fetched(exported, run, "tables/comparisons.csv").read_text().splitlines()
     compared = {row["first"]: row for row in csv.DictReader(table)}
@@ -164,6 +167,28 @@ def test_the_target_s_own_arithmetic_is_executed_by_onnxruntime(exported: Projec
     table = fetched(exported, exported.runs("align")[0], "tables/comparisons.csv").read_text().splitlines()
     (row,) = [row for row in csv.DictReader(table) if row["second"] == "reference"]
     assert (row["first"], row["max_lsb"], float(row["equal_share"])) == ("simulated", "0", 1.0)
+
+
+@pytest.mark.parametrize(("target", "own"), [("litert", "litert"), ("tflm", "simulated")])
+def test_litert_executes_its_targets(exported: Project, target: str, own: str) -> None:
+    for stage in ("calibration", "export"):
+        done = exported.stage(stage, "--target", target, "--set", "quant.sweep=[]")
+        assert done.returncode == 0, done.stderr
+    run = newest(exported, "export", target)
+    assert {f"onnx/int8_{target}.tflite", f"onnx/int8_{target}_int8.tflite"} <= exported.artifacts(run, "onnx")
+    predictor = Predictor.load(fetched(exported, run, f"onnx/int8_{target}.tflite"))
+    assert (predictor.kind, predictor.input_size) == ("int8 TFLite", (64, 64))
+    done = exported.stage("align", "--target", target, "--set", "align.num_kernel_crops=5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = exported.runs("align")[0]
+    table = fetched(exported, run, "tables/kernels.csv").read_text().splitlines()
+    assert {(row["kernels"], row["num_different"], row["num_elements"]) for row in csv.DictReader(table)} == {
+        (kernels, "0", str(5 * 12 * 16 * 16)) for kernels in ("reference", "optimised", "xnnpack", "tflite-micro")
+    }
+    rows = list(csv.DictReader(fetched(exported, run, "tables/executions.csv").read_text().splitlines()))
+    assert own in {row["execution"] for row in rows}
+    if own == "litert":
+        assert "the simulator and LiteRT: none" in " ".join(done.stdout.split())
 
 
 def test_align_out_of_tolerance_fails_and_keeps_its_tables(exported: Project, monkeypatch: pytest.MonkeyPatch) -> None:

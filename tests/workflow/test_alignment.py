@@ -12,8 +12,10 @@ from carkp.workflow.alignment import (
     REFERENCE,
     SAME,
     Comparison,
+    KernelCheck,
     describe_differences,
     judge,
+    judge_kernels,
     pairs_of,
     parse_comparisons,
     verdict_of,
@@ -83,3 +85,11 @@ def test_the_table_of_an_earlier_run_is_read_back() -> None:
     assert parse_comparisons([row]) == [Comparison("simulated", "onnxruntime", 6, 0.9, 0.1, 2.5, -0.001)]
     with pytest.raises(KeyError):
         parse_comparisons([{"first": "simulated"}])
+
+
+def test_kernels_that_differ_in_one_element_are_named() -> None:
+    checks = [KernelCheck("xnnpack", "xnnpack", 1000, 0), KernelCheck("tflite-micro", "tflite_reference", 1000, 1)]
+    (reason,) = judge_kernels(checks)
+    assert reason == (
+        "tflite-micro kernels and the simulator (tflite_reference) differ in 1 of 1000 output elements, expected 0"
+    )
