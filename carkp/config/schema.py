@@ -353,6 +353,16 @@ class QuantConfig(_Section):
     weights: Annotated[
         Literal["target", "per_channel", "per_tensor"], Field(description="granularity of weight scales")
     ] = "target"
+    rounding: Annotated[
+        Literal["nearest", "sums", "second_moments"],
+        Field(
+            description="of weights: to the nearest; so that depthwise filters keep their sums; so that every layer's "
+            "output changes least, by the second moments of its inputs"
+        ),
+    ] = "nearest"
+    num_rounding_images: Annotated[
+        PositiveInt, Field(description="calibration images that second moments are taken from")
+    ] = 64
     bias_correction: bool = False
     num_images: Annotated[PositiveInt, Field(description="training crops under validation transforms")] = 512
     batch_size: BatchSize = 32

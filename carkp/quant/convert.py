@@ -20,7 +20,7 @@ from carkp.quant.graph import (
     Step,
 )
 from carkp.quant.program import FloatOp, Layer, QAdd, QConcat, QConv, QDepthToSpace, QProgram, QTensor, check_program
-from carkp.quant.target import MAX_WEIGHT, RANGES
+from carkp.quant.target import RANGES
 
 
 def convert(net: FakeQuantNet, origin: Mapping[str, str]) -> QProgram:
@@ -73,9 +73,7 @@ def _layer(net: FakeQuantNet, step: Step) -> Layer:
 def _conv(net: FakeQuantNet, step: Step, layer: ConvLayer) -> QConv:
     quantiser = net.weight_quantiser(step.name)
     scales = net.weight_scales(step, layer)
-    # as torch's fake quantisation rounds: half to even, times the inverse scale
-    inverse = (1.0 / scales)[:, None, None, None]
-    weight = torch.round(layer.weight.detach() * inverse).clamp(-MAX_WEIGHT, MAX_WEIGHT)
+    weight = quantiser.integers(layer.weight.detach(), scales)
     bias_scales = net.quantiser(step.inputs[0]).scale.double() * scales.double()
     bias = torch.round((layer.bias.detach() + quantiser.bias_shift).double() / bias_scales)
     return QConv(

@@ -8,6 +8,7 @@ Legend: O output channels, I input channels, kh kw kernel height and width.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,15 +61,26 @@ class ActivationQuantiser(nn.Module):
         return x.mul(1.0 / self.scale).round_().clamp_(lowest - zero_point, highest - zero_point).mul_(self.scale)
 
 
+def scaled(weight: Tensor, scales: Tensor) -> Tensor:
+    """``weight`` (O, I / groups, kh, kw) in units of ``scales`` (O,): times the inverse, as torch has it."""
+    return weight * (1.0 / scales)[:, None, None, None]
+
+
 class WeightQuantiser(nn.Module):
-    """Rounds the weights of a convolution; ``bias_shift`` (O,) is what bias correction adds."""
+    """Rounds the weights of a convolution.
+
+    ``bias_shift`` (O,) is what bias correction adds. ``steps`` (O, I / groups, kh, kw) is how far from its nearest
+    neighbour on the grid a weight goes, 0 unless a rounding was chosen.
+    """
 
     bias_shift: Tensor
+    steps: Tensor
 
-    def __init__(self, num_outputs: int, per_channel: bool) -> None:
+    def __init__(self, shape: torch.Size, per_channel: bool) -> None:
         super().__init__()
         self.per_channel = per_channel
-        self.register_buffer("bias_shift", torch.zeros(num_outputs))
+        self.register_buffer("bias_shift", torch.zeros(shape[0]))
+        self.register_buffer("steps", torch.zeros(shape, dtype=torch.int8))
 
     def scales(self, layer: ConvLayer, input_scale: Tensor) -> Tensor:
         """(O,): symmetric min-max of the weights, coarser where the bias would not fit (``MAX_BIAS``)."""
@@ -79,8 +91,20 @@ class WeightQuantiser(nn.Module):
 
     def forward(self, weight: Tensor, scales: Tensor) -> Tensor:
         """``weight`` (O, I / groups, kh, kw) on the grid of ``scales`` (O,)."""
+        if self.steps.any():
+            return self.integers(weight, scales) * scales[:, None, None, None]
         zero_points = torch.zeros_like(scales, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, -MAX_WEIGHT, MAX_WEIGHT)
+
+    def integers(self, weight: Tensor, scales: Tensor) -> Tensor:
+        """The weights of the int8 program, as floats: rounded as torch's fake quantisation does, and ``steps`` on."""
+        nearest = torch.round(scaled(weight, scales)).clamp(-MAX_WEIGHT, MAX_WEIGHT)
+        return (nearest + self.steps).clamp(-MAX_WEIGHT, MAX_WEIGHT)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Files of earlier versions know no other rounding than to the nearest."""
+        state_dict.setdefault(f"{prefix}steps", torch.zeros_like(self.steps))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class FakeQuantNet(nn.Module):
@@ -106,7 +130,7 @@ class FakeQuantNet(nn.Module):
         )
         self.weights = nn.ModuleDict(
             {
-                step.name: WeightQuantiser(len(layer.bias), per_channel_weights)
+                step.name: WeightQuantiser(layer.weight.shape, per_channel_weights)
                 for step, layer in graph.items()
                 if isinstance(layer, ConvLayer)
             }
@@ -147,6 +171,24 @@ class FakeQuantNet(nn.Module):
     def weight_scales(self, step: Step, layer: ConvLayer) -> Tensor:
         """(O,): of a convolution, from its weights as they are now."""
         return self.weight_quantiser(step.name).scales(layer, self.quantiser(step.inputs[0]).scale)
+
+    def scaled_weights(self, step: Step, layer: ConvLayer) -> Tensor:
+        """(O, I / groups, kh, kw): a convolution's weights in units of their scales."""
+        return scaled(layer.weight.detach(), self.weight_scales(step, layer))
+
+    def set_rounding(self, name: str, integers: Tensor) -> None:
+        """Round a convolution's weights to ``integers`` (O, I / groups, kh, kw), as long as the weights stay."""
+        (step,) = [step for step in self.graph.steps if step.name == name]
+        layer = self.graph.layers[name]
+        assert isinstance(layer, ConvLayer)
+        nearest = torch.round(self.scaled_weights(step, layer)).clamp(-MAX_WEIGHT, MAX_WEIGHT)
+        self.weight_quantiser(name).steps.copy_(integers - nearest)
+
+    def round_to_nearest(self) -> None:
+        """Forget the roundings that were chosen: the weights will change."""
+        for step, layer in self.graph.items():
+            if isinstance(layer, ConvLayer):
+                self.weight_quantiser(step.name).steps.zero_()
 
     def forward(self, images: Tensor, on_tensor: OnTensor | None = None) -> Tensor:
         if self._is_quantised(IMAGE):

@@ -64,6 +64,7 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
     log_inputs(tracker, stage_inputs("qat", config, given))
     tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "training")
     settings = build_qat_settings(config, context.device)
+    prepared.net.round_to_nearest()  # what was chosen was for the weights as they were
     training = Training(prepared.net, dict(prepared.architecture), settings)
     scorer = build_scorer(config, context)
     fitted = train(config, training, stores, out_dir, tracker, scorer)

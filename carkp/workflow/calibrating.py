@@ -17,6 +17,7 @@ from carkp.quant.calibrate import CalibrationError, Observer, choose_thresholds,
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.fold import FoldError, fold
 from carkp.quant.histogram import AbsHistogram
+from carkp.quant.rounding import round_by_second_moments, round_by_sums
 from carkp.quant.target import Target
 from carkp.training.checkpoint import Checkpoint, load_net
 from carkp.workflow.build import build_observers, eval_dataset
@@ -82,7 +83,7 @@ class Calibrator:
             yield images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def calibrate(self, net: FakeQuantNet, store: Store, observers: Mapping[str, Observer]) -> dict[str, AbsHistogram]:
-        """Set the thresholds of ``net`` from images of ``store``; the histograms that they come from.
+        """Set thresholds, roundings and biases of ``net`` from images of ``store``; the histograms of the thresholds.
 
         Raises:
             ConfigError: a tensor cannot be calibrated.
@@ -93,12 +94,20 @@ class Calibrator:
         except CalibrationError as error:
             raise ConfigError(f"calibration: {error}; the float model is broken, train it again") from error
         net.set_thresholds(choose_thresholds(histograms, net.num_levels, observers))
+        match self.settings.rounding:
+            case "nearest":
+                pass
+            case "sums":
+                round_by_sums(net)
+            case "second_moments":
+                round_by_second_moments(net, self._shown_images(store, "round", self.settings.num_rounding_images))
         if self.settings.bias_correction:
             correct_biases(net, self._shown_images(store, "correct biases"))
         return histograms
 
-    def _shown_images(self, store: Store, title: str) -> "tqdm[Tensor]":
-        num_images = self.settings.num_images
+    def _shown_images(self, store: Store, title: str, num_images: int = 0) -> "tqdm[Tensor]":
+        """``num_images`` 0: all that the settings name."""
+        num_images = num_images or self.settings.num_images
         num_batches = -(-min(num_images, len(store)) // self.settings.batch_size)
         return tqdm(self.images(store, num_images), title, num_batches, unit="batch")
 

@@ -65,16 +65,16 @@ def test_the_input_is_the_yuv_byte_exactly():
 def test_weight_scales_are_those_of_the_largest_weight_of_each_channel():
     weight = torch.tensor([[1.0, -2.54], [0.5, 0.127]])[:, :, None, None]
     layer = ConvLayer(weight, torch.zeros(2))
-    scales = WeightQuantiser(2, per_channel=True).scales(layer, torch.tensor(0.1))
+    scales = WeightQuantiser(layer.weight.shape, per_channel=True).scales(layer, torch.tensor(0.1))
     torch.testing.assert_close(scales, torch.tensor([2.54, 0.5]) / 127)
-    scales = WeightQuantiser(2, per_channel=False).scales(layer, torch.tensor(0.1))
+    scales = WeightQuantiser(layer.weight.shape, per_channel=False).scales(layer, torch.tensor(0.1))
     torch.testing.assert_close(scales, torch.tensor([2.54, 2.54]) / 127)
 
 
 def test_an_empty_channel_with_a_bias_keeps_the_bias_within_bounds():
     layer = ConvLayer(torch.zeros(2, 1, 1, 1), torch.tensor([3.0, 0.0]))
     input_scale = torch.tensor(0.01)
-    scales = WeightQuantiser(2, per_channel=True).scales(layer, input_scale)
+    scales = WeightQuantiser(layer.weight.shape, per_channel=True).scales(layer, input_scale)
     assert (torch.tensor([3.0]) / (input_scale * scales[0])).item() == pytest.approx(MAX_BIAS)
     assert torch.isfinite(scales).all()
     assert (scales > 0).all()
