@@ -18,6 +18,7 @@ from carkp.deploy.reference_onnx import reference_model
 from carkp.keypoints.predictions import load_predictions
 from carkp.predictor import Predictor
 from carkp.stages import align
+from carkp.training.checkpoint import load_checkpoint
 from carkp.workflow.alignment import PAIRS, Comparison, judge
 from tests.stages.conftest import Project, copy_project
 
@@ -251,17 +252,25 @@ def test_qat_trains_from_the_calibration_and_exports(exported: Project) -> None:
     assert exported.runs("evaluate")[0].data.metrics["test/pck"] == run.data.metrics["test/pck"]
 
 
-def test_observers_and_bias_correction_are_chosen_in_the_configuration(exported: Project) -> None:
-    rules = 'quant.rules=[{tensors: "head/*", observer: mse}, {tensors: head/final, observer: minmax}]'
-    done = exported.stage(
-        "calibration", "--set", rules, "--set", "quant.bias_correction=true", "--set", "quant.sweep=[]"
+@pytest.mark.parametrize("rounding", ["nearest", "sums", "second_moments"])
+def test_observers_rounding_and_bias_correction_are_chosen(exported: Project, rounding: str) -> None:
+    words = (
+        'quant.rules=[{tensors: "head/*", observer: mse}, {tensors: head/final, observer: minmax}]',
+        "quant.bias_correction=true",
+        f"quant.rounding={rounding}",
+        "quant.sweep=[]",
     )
+    done = exported.stage("calibration", *(word for text in words for word in ("--set", text)))
     assert done.returncode == 0, done.stderr
     run = exported.runs("calibration")[0]
     assert "percentile_sweep.csv" not in exported.artifacts(run)
     scales = json.loads(fetched(exported, run, "scales.json").read_text())["tensors"]
-    before = json.loads(fetched(exported, exported.runs("calibration")[1], "scales.json").read_text())["tensors"]
+    oldest = exported.runs("calibration")[-1]
+    before = json.loads(fetched(exported, oldest, "scales.json").read_text())["tensors"]
     assert scales["head/final"]["scale"] > before["head/final"]["scale"]
+    weights = load_checkpoint(fetched(exported, run, "calibration/model.pt")).weights
+    is_moved = any(bool(value.any()) for name, value in weights.items() if name.endswith(".steps"))
+    assert is_moved == (rounding != "nearest")
 
 
 @pytest.fixture(scope="module")
