@@ -280,6 +280,13 @@ class TrainConfig(_Section):
     backbone_lr_scale: Annotated[
         Float, Field(ge=0, le=1, description="of lr, for the backbone; below 1 its pretrained weights change less")
     ] = 1.0
+    freeze_batch_norm: Annotated[
+        bool,
+        Field(
+            description="the backbone's batch norms keep what its first weights learnt, so that generated "
+            "pictures do not replace the statistics of real ones"
+        ),
+    ] = False
     weight_decay: NonNegativeFloat = 5.0e-2
     reduced_epochs: Annotated[
         NonNegativeInt, Field(description="from the first on, on inputs reduced to reduced_size: coarse, but faster")
@@ -498,6 +505,7 @@ class ExperimentConfig(_Section):
             *_heatmap_problems(self.heatmap, self.model),
             *_batch_problems(self),
             *_reduction_problems(self.train, self.model),
+            *_batch_norm_problems(self.train, self.model),
             *_rendered_problems(self.data, self.rendered),
         ]
         if problems:
@@ -552,6 +560,13 @@ def _reduction_problems(train: TrainConfig, model: ModelConfig) -> list[str]:
             "epochs must see inputs as they will be"
         )
     return found
+
+
+def _batch_norm_problems(train: TrainConfig, model: ModelConfig) -> list[str]:
+    """Statistics that are kept must have been learnt."""
+    if train.freeze_batch_norm and model.pretrained == "none":
+        return ["train.freeze_batch_norm keeps what the first weights learnt, and model.pretrained=none learnt nothing"]
+    return []
 
 
 def _rendered_problems(data: DataConfig, rendered: RenderedConfig) -> list[str]:

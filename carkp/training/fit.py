@@ -23,6 +23,9 @@ from carkp.training.reduction import reduce_codec, reduce_images, reduce_points
 from carkp.training.resume import check_settings, check_state, with_own_settings
 
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"
+BACKBONE_PREFIX = "backbone."
+"""Of the names of a network's parts that are its backbone's."""
+
 SOURCE_PCK = "pck/"
 """What the names of a source's PCK in the history begin with."""
 
@@ -56,6 +59,7 @@ class FitSettings:
 
     ``trusts_start``: the first weights are trained ones, and the moving average keeps them as its decay says.
     ``ships_last``: the last epoch counts as the best one, whatever validation says.
+    ``freeze_batch_norm``: batch norms of the backbone keep their statistics; their scales and shifts learn.
     ``reduced_epochs``: how many epochs, from the first on, train on inputs reduced to ``reduced_size`` (h, w).
     """
 
@@ -71,6 +75,7 @@ class FitSettings:
     autocast_dtype: torch.dtype | None
     trusts_start: bool
     ships_last: bool
+    freeze_batch_norm: bool
     reduced_epochs: int
     reduced_size: tuple[int, int]
 
@@ -209,6 +214,8 @@ class Trainer:
         """Train one epoch, then validate."""
         self.inputs.batches.set_epoch(self.epoch)
         self.net.train()
+        if self.settings.freeze_batch_norm:
+            freeze_batch_norm(self.net)
         lr = self.lr
         start = time.perf_counter()
         total: float = 0.0
@@ -376,13 +383,20 @@ def _require_no_checkpoints(directory: Path) -> None:
         )
 
 
+def freeze_batch_norm(net: nn.Module) -> None:
+    """Batch norms of ``net.backbone`` in evaluation mode: they use their statistics and do not change them."""
+    for name, module in net.named_modules():
+        if name.startswith(BACKBONE_PREFIX) and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 def _parameter_groups(net: nn.Module, settings: FitSettings) -> list[dict[str, Any]]:
     """One group where all parameters learn alike; else the backbone's apart."""
     if settings.backbone_lr_scale == 1.0:
         return [{"params": list(net.parameters()), "lr_scale": 1.0}]
     named = list(net.named_parameters())
-    backbone = [value for name, value in named if name.startswith("backbone.")]
-    others = [value for name, value in named if not name.startswith("backbone.")]
+    backbone = [value for name, value in named if name.startswith(BACKBONE_PREFIX)]
+    others = [value for name, value in named if not name.startswith(BACKBONE_PREFIX)]
     scale = settings.backbone_lr_scale
     return [{"params": others, "lr_scale": 1.0}, {"params": backbone, "lr_scale": scale}]
 

@@ -152,6 +152,7 @@ def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
         autocast_dtype=torch.bfloat16 if use_bfloat16 else None,
         trusts_start=False,
         ships_last=False,
+        freeze_batch_norm=train.freeze_batch_norm,
         reduced_epochs=train.reduced_epochs,
         reduced_size=train.reduced_size,
     )

@@ -75,7 +75,7 @@ def score(net: nn.Module, batches: FixedBatches, context: ProcessContext = ALONE
 def make_settings(epochs: int = 3, reduced_size: tuple[int, int] = INPUT_SIZE, **changes: float) -> FitSettings:
     values = {"lr": 3e-3, "weight_decay": 0.01, "warmup_epochs": 0.0, "grad_clip": 0.0, "ema_decay": 0.0}
     values["backbone_lr_scale"] = 1.0
-    flags = {"trusts_start": False, "ships_last": False, "reduced_epochs": 0}
+    flags = {"trusts_start": False, "ships_last": False, "freeze_batch_norm": False, "reduced_epochs": 0}
     return FitSettings(
         epochs=epochs,
         channels_last=False,

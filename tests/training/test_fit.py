@@ -187,3 +187,29 @@ def test_the_last_epoch_counts_as_the_best_where_it_is_shipped(tmp_path: Path) -
     result = fit(trainer, tmp_path, lambda result: None)
     assert (result.best_epoch, result.best_pck) == (3, 0.7)
     assert load_checkpoint(tmp_path / "best.pt").epoch == 3
+
+
+class NormedNet(nn.Module):
+    """A backbone and a head with a batch norm each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.head = nn.Sequential(nn.Conv2d(16, 12, 3, 2, 1), nn.BatchNorm2d(12))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        heatmaps: torch.Tensor = self.head(self.backbone(images))
+        return heatmaps
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_frozen_backbone_keeps_its_statistics_and_learns_all_the_same(is_frozen: bool) -> None:
+    net = NormedNet()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    trainer = make_trainer(make_settings(epochs=2, freeze_batch_norm=is_frozen), net=net)
+    for _ in range(2):
+        trainer.run_epoch(lambda loss: None)
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    statistics = {f"backbone.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+    assert changed & statistics == (set() if is_frozen else statistics)
+    assert {"backbone.1.weight", "backbone.0.weight", "head.1.running_mean"} <= changed
