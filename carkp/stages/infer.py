@@ -17,13 +17,13 @@ from carkp.data.issues import DataError, explain_write_errors, printable
 from carkp.data.orientation import IGNORE, check_orientation
 from carkp.data.pictures import list_pictures
 from carkp.predictor import Predictor
-from carkp.tracking.runs import LATEST
+from carkp.shipped import DEFAULT_MODEL
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import NullTracker, Tracker
 from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse
 from carkp.workflow.inference import JSON_NAME, InferInputs, InferResult, infer_all, write_json
 from carkp.workflow.output_names import artifact_names
-from carkp.workflow.references import ModelFile, describe_origin, find_predicting_model
+from carkp.workflow.references import ModelFile, describe_origin, describe_own_export, find_predicting_model
 
 ARTIFACT_DIR = "infer"
 NUM_SHOWN_ERRORS = 10
@@ -34,8 +34,8 @@ BOXES = Parameter(
 )
 MODEL = Parameter(
     "model",
-    LATEST,
-    "model: latest (the newest export of the experiment), carkp-car12 (comes with carkp), a local file, "
+    DEFAULT_MODEL,
+    "model: carkp-car12 (comes with carkp), latest (the newest export of the experiment), a local file, "
     "runs:/<id>/<path>, or models:/…",
 )
 OUTPUT = Parameter("output", "runs/infer", "folder for the drawn pictures and keypoints.json")
@@ -168,6 +168,8 @@ def _execute(arguments: Arguments) -> None:
     if "no-track" in arguments.flags:  # nor is the tracking server asked
         work(NullTracker(), out_dir)
     else:
+        if values["model"] == DEFAULT_MODEL and (note := describe_own_export(config)):
+            print(note, file=sys.stderr)  # noqa: T201
         execute("infer", config, work)
 
 

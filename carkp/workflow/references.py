@@ -315,6 +315,17 @@ def describe_origin(config: ExperimentConfig, model: ModelFile) -> str:
     return "\n".join(lines)
 
 
+def describe_own_export(config: ExperimentConfig) -> str:
+    """The newest model of one's own that predicts, for who does not name one; "" where there is none."""
+    run = find_latest_run("export", {EXPERIMENT_TAG: config.name})
+    if run is None:
+        return ""
+    return (
+        f"note: the experiment {config.name} has a model of its own, exported {run.started:%Y-%m-%d %H:%M} UTC: "
+        f"-P model={LATEST} takes it"
+    )
+
+
 def _digest_of_latest(config: ExperimentConfig) -> str:
     """Of the data that are prepared for the configuration here; "" where none are."""
     data = find_data(config, LATEST)

@@ -265,19 +265,23 @@ def test_every_stage_takes_it_by_name(exported: Project, installed: Path, tmp_pa
     assert "align needs the calibrated network too, which does not come with carkp" in done.stderr
 
 
-def test_infer_takes_it_by_name_and_says_so(exported: Project, installed: Path, tmp_path: Path) -> None:
+def test_infer_without_a_model_takes_it_and_says_so(exported: Project, installed: Path, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 160, 3)).astype(np.uint8)
     assert cv2.imwrite(str(tmp_path / "a.png"), image)
-    words = ("--image", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--model", "carkp-car12")
+    words = ("--image", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"))
     done = exported.stage("infer", *words)
     assert done.returncode == 0, done.stderr
     assert f"model: carkp-car12, which comes with carkp; {installed / 'card.md'} says what it is worth" in done.stderr
+    assert "note: the experiment tiny has a model of its own, exported 20" in done.stderr
+    assert "-P model=latest takes it" in done.stderr
     assert "int8 ONNX carkp-car12: 1 cars in 1 images" in done.stdout
     assert exported.runs("infer")[0].data.tags["carkp.infer_model"] == "carkp-car12"
     found = json.loads((tmp_path / "out" / "keypoints.json").read_text())
     assert found["model"] == "carkp-car12"
     expected = Predictor.load()(np.ascontiguousarray(image[..., ::-1]))
     np.testing.assert_allclose(found["images"]["a.png"]["cars"][0]["points"], expected.points[0], atol=1e-3)
+    untracked = exported.stage("infer", "--no-track", *words)
+    assert "note: the experiment" not in untracked.stderr
 
 
 def test_infer_says_what_to_do_where_it_is_missing(
@@ -285,8 +289,7 @@ def test_infer_says_what_to_do_where_it_is_missing(
 ) -> None:
     monkeypatch.setattr(shipped, "ROOT", tmp_path)
     assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
-    words = ("--image", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--model", "carkp-car12")
-    done = exported.stage("infer", "--no-track", *words)
+    done = exported.stage("infer", "--no-track", "--image", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"))
     assert done.returncode == 1
     assert "carkp-car12: this installation of carkp does not have the model" in done.stderr
     assert "or name another model: latest, a file, or runs:/<id>" in done.stderr
