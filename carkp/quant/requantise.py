@@ -180,7 +180,7 @@ def _add_litert(
 
 def _add_xnnpack(a: Int64Array, b: Int64Array, scales: list[float]) -> Int64Array:
     """``(a Ma + b Mb + 2^(n-1)) >> n`` with multipliers of 21 bits: XNNPACK, src/microparams-init.c, qs8_add_minmax."""
-    ratios = np.float32(scales[:2]) / np.float32(scales[2])
+    ratios = np.array(scales[:2], np.float32) / np.float32(scales[2])
     shift = XNNPACK_ADD_BITS - int(np.floor(np.log2(float(ratios.max()))))
     multipliers = np.rint(np.ldexp(ratios.astype(np.float64), shift)).astype(np.int64)
     total: Int64Array = (a * multipliers[0] + b * multipliers[1] + (1 << (shift - 1))) >> shift
