@@ -78,10 +78,7 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
         ("train.nproc=4", r"synthetic\.num_train_cars=28 make no batch"),
         ("train={reduced_epochs: 2, reduced_size: [32, 64]}", r"reduced_epochs=2 must be less than train\.epochs=2"),
         ("train={reduced_epochs: 1, epochs: 2, reduced_size: [32, 96]}", r"reduced_size=\[32, 96\] must not be"),
-        (
-            "train.freeze_batch_norm=true",
-            r"freeze_batch_norm .* pretrained=none learnt nothing",
-        ),
+        ("train.freeze_batch_norm=true", "freeze_batch_norm keeps what .*pretrained=none learnt nothing"),
         ("train.nproc=99999", r"train\.nproc: .*1024"),
         ("train.num_workers=1000000", r"train\.num_workers: .*1024"),
         ("model.input_size=[3200000, 64]", r"model\.input_size"),
