@@ -1,7 +1,7 @@
 """What makes a model of generated cars good on real ones, ingredient by ingredient?
 
 Command:  python experiments/transfer.py <folder of real cars>… --set rendered.meshes=<folder of meshes>
-          … --steps plain,augmentation --seeds "0 1"       (about fifteen minutes a training on two cores)
+          … --steps "plain,+ augmentation" --seeds "0 1"
 Asks:     PCK@0.05 and @0.1 on real cars, with 95 % intervals of a bootstrap over photographs, and the share of cars
           turned front to back, after trainings that differ in one thing each; and the difference of each step to the
           one that it builds on, paired over the cars. The real cars choose nothing: neither an epoch nor a setting.

@@ -37,10 +37,10 @@ def program_to_graph(program: QProgram, batch: int | str) -> GraphProto:
     """
     parts, tensors = GraphParts(), program.tensors
     image, heatmaps = tensors[program.input], tensors[program.output]
-    parts.node("QuantizeLinear", [INPUT_NAME, *_units(parts, image)], _stored(image))
+    parts.node("QuantizeLinear", [INPUT_NAME, *units(parts, image)], stored(image))
     for layer in program.layers:
         _write_layer(parts, program, layer)
-    parts.node("DequantizeLinear", [_stored(heatmaps), *_units(parts, heatmaps)], OUTPUT_NAME)
+    parts.node("DequantizeLinear", [stored(heatmaps), *units(parts, heatmaps)], OUTPUT_NAME)
     made = [tensors[name] for name in (program.input, *(layer.output for layer in program.layers))]
     return helper.make_graph(
         parts.nodes,
@@ -48,7 +48,7 @@ def program_to_graph(program: QProgram, batch: int | str) -> GraphProto:
         [_value_info(INPUT_NAME, TensorProto.FLOAT, batch, image)],
         [_value_info(OUTPUT_NAME, TensorProto.FLOAT, batch, heatmaps)],
         list(parts.initializers.values()),
-        value_info=[_value_info(_stored(tensor), TensorProto.UINT8, batch, tensor) for tensor in made],
+        value_info=[_value_info(stored(tensor), TensorProto.UINT8, batch, tensor) for tensor in made],
     )
 
 
@@ -56,20 +56,26 @@ def _value_info(name: str, kind: int, batch: int | str, tensor: QTensor) -> Valu
     return helper.make_tensor_value_info(name, kind, [batch, *tensor.shape])
 
 
-def _stored(tensor: QTensor) -> str:
+def stored(tensor: QTensor) -> str:
+    """The name of a tensor's values as they are stored."""
     return f"{tensor.name}.q"
 
 
-def _offset(tensor: QTensor) -> int:
+def offset_of(tensor: QTensor) -> int:
+    """What its values are moved by to be stored."""
     return SIGNED_OFFSET if tensor.dtype == "int8" else 0
 
 
-def _units(parts: GraphParts, tensor: QTensor) -> list[str]:
-    """The names of a tensor's scale and of its zero point as it is stored."""
-    zero_point = np.asarray(tensor.zero_point + _offset(tensor), np.uint8)
+def zero_point_of(parts: GraphParts, tensor: QTensor) -> str:
+    """The name of a tensor's zero point as it is stored."""
+    return parts.constant(f"{tensor.name}.q_zero_point", np.asarray(tensor.zero_point + offset_of(tensor), np.uint8))
+
+
+def units(parts: GraphParts, tensor: QTensor) -> list[str]:
+    """The names of a tensor's scale and of its zero point."""
     return [
         parts.constant(f"{tensor.name}.q_scale", np.asarray(tensor.scale, np.float32)),
-        parts.constant(f"{tensor.name}.q_zero_point", zero_point),
+        zero_point_of(parts, tensor),
     ]
 
 
@@ -80,10 +86,10 @@ def _write_layer(parts: GraphParts, program: QProgram, layer: Layer) -> None:
             _write_conv(parts, layer, sources[0], result)
         case QAdd():
             total = parts.node("Add", _dequantise(parts, layer, sources), f"{layer.name}.sum")
-            parts.node("QuantizeLinear", [total, *_units(parts, result)], _raw(layer, result))
+            parts.node("QuantizeLinear", [total, *units(parts, result)], _raw(layer, result))
             _write_clip(parts, layer, result)
         case QConcat():
-            parts.node("Concat", [_stored(source) for source in sources], _stored(result), axis=1)
+            parts.node("Concat", [stored(source) for source in sources], stored(result), axis=1)
         case QDepthToSpace():
             _write_depth_to_space(parts, layer, sources[0], result)
         case FloatOp():
@@ -91,7 +97,7 @@ def _write_layer(parts: GraphParts, program: QProgram, layer: Layer) -> None:
             values = tuple((_dequantise_channels if has_matrix else _dequantise)(parts, layer, sources))
             shapes = tuple(source.shape for source in sources)
             value = write_float_op(FloatSite(parts, layer, values, shapes, result.shape))
-            parts.node("QuantizeLinear", [value, *_units(parts, result)], _stored(result))
+            parts.node("QuantizeLinear", [value, *units(parts, result)], stored(result))
 
 
 def _write_conv(parts: GraphParts, conv: QConv, source: QTensor, result: QTensor) -> None:
@@ -101,12 +107,12 @@ def _write_conv(parts: GraphParts, conv: QConv, source: QTensor, result: QTensor
     extra_inputs = -num_inputs % KERNEL_INPUTS if is_dense else 0
     name, outputs = conv.name, (0, extra_outputs)
     inputs = [
-        _padded_channels(parts, conv, source, extra_inputs) if extra_inputs else _stored(source),
-        *_units(parts, source),
+        _padded_channels(parts, conv, source, extra_inputs) if extra_inputs else stored(source),
+        *units(parts, source),
         parts.constant(f"{name}.weight", np.pad(conv.weight, (outputs, (0, extra_inputs), (0, 0), (0, 0)))),
         parts.constant(f"{name}.weight_scale", np.pad(conv.weight_scale, outputs, constant_values=1)),
         parts.constant(f"{name}.weight_zero_point", np.zeros(num_outputs + extra_outputs, np.int8)),
-        *_units(parts, result),
+        *units(parts, result),
         parts.constant(f"{name}.bias", np.pad(conv.bias, outputs)),
     ]
     attributes = {
@@ -128,7 +134,7 @@ def _write_conv(parts: GraphParts, conv: QConv, source: QTensor, result: QTensor
 def _padded_channels(parts: GraphParts, conv: QConv, source: QTensor, num: int) -> str:
     """The input with ``num`` more channels, all zero."""
     pads = parts.constant(f"{conv.name}.channel_pads", np.array([0, 0, 0, 0, 0, num, 0, 0], np.int64))
-    return parts.node("Pad", [_stored(source), pads, _units(parts, source)[1]], f"{conv.name}.input_padded")
+    return parts.node("Pad", [stored(source), pads, units(parts, source)[1]], f"{conv.name}.input_padded")
 
 
 def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTensor, result: QTensor) -> None:
@@ -140,38 +146,38 @@ def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTens
         parts.constant(f"{name}.{role}_shape", np.array(shape, np.int64))
         for role, shape in (("blocks", blocks), ("rows", rows))
     ]
-    nhwc = parts.node("Transpose", [_stored(source)], f"{name}.nhwc", perm=(0, 2, 3, 1))
+    nhwc = parts.node("Transpose", [stored(source)], f"{name}.nhwc", perm=(0, 2, 3, 1))
     split = parts.node("Reshape", [nhwc, shapes[0]], f"{name}.blocks")
     ordered = parts.node("Transpose", [split], f"{name}.rows_of_blocks", perm=(0, 1, 3, 2, 4, 5))
     joined = parts.node("Reshape", [ordered, shapes[1]], f"{name}.rows")
-    parts.node("Transpose", [joined], _stored(result), perm=(0, 3, 1, 2))
+    parts.node("Transpose", [joined], stored(result), perm=(0, 3, 1, 2))
 
 
 def _raw(layer: QConv | QAdd, result: QTensor) -> str:
     """Where a layer's values go before its clamp, if uint8 itself is no clamp tight enough."""
-    return _stored(result) if _stored_clamp(layer, result) == RANGES["uint8"] else f"{layer.name}.unclamped"
+    return stored(result) if _stored_clamp(layer, result) == RANGES["uint8"] else f"{layer.name}.unclamped"
 
 
 def _write_clip(parts: GraphParts, layer: QConv | QAdd, result: QTensor) -> None:
     raw = _raw(layer, result)
-    if raw == _stored(result):
+    if raw == stored(result):
         return
     limits = [
         parts.constant(f"{layer.name}.clamp_{role}", np.asarray(limit, np.uint8))
         for role, limit in zip(("min", "max"), _stored_clamp(layer, result), strict=True)
     ]
-    parts.node("Clip", [raw, *limits], _stored(result))
+    parts.node("Clip", [raw, *limits], stored(result))
 
 
 def _stored_clamp(layer: QConv | QAdd, result: QTensor) -> tuple[int, int]:
     lowest, highest = layer.clamp
-    return lowest + _offset(result), highest + _offset(result)
+    return lowest + offset_of(result), highest + offset_of(result)
 
 
 def _dequantise(parts: GraphParts, layer: Layer, sources: list[QTensor]) -> list[str]:
     """Float values of a layer's inputs, its own ones: ONNX Runtime fuses none that two layers share."""
     return [
-        parts.node("DequantizeLinear", [_stored(source), *_units(parts, source)], f"{layer.name}.input{index}")
+        parts.node("DequantizeLinear", [stored(source), *units(parts, source)], f"{layer.name}.input{index}")
         for index, source in enumerate(sources)
     ]
 
@@ -186,10 +192,10 @@ def _dequantise_channels(parts: GraphParts, layer: Layer, sources: list[QTensor]
     values = []
     for index, source in enumerate(sources):
         name, num_channels = f"{layer.name}.input{index}", source.shape[0]
-        zero_points = np.full(num_channels, source.zero_point + _offset(source), np.uint8)
+        zero_points = np.full(num_channels, source.zero_point + offset_of(source), np.uint8)
         units = [
             parts.constant(f"{name}_scale", np.full(num_channels, source.scale, np.float32)),
             parts.constant(f"{name}_zero_point", zero_points),
         ]
-        values.append(parts.node("DequantizeLinear", [_stored(source), *units], name, axis=1))
+        values.append(parts.node("DequantizeLinear", [stored(source), *units], name, axis=1))
     return values

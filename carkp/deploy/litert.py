@@ -29,7 +29,7 @@ DELEGATE = "DELEGATE"
 
 FILE_IDENTIFIER = b"TFL3"
 
-INSTALL = "pip install 'carkp[litert]'"
+INSTALL = "pip install -e '.[litert]'"
 
 ARENA_BYTES = 64 << 20
 """Memory for tflite-micro's tensors: more than a microcontroller has, for what is asked is the arithmetic."""

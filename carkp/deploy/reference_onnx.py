@@ -24,8 +24,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
+from carkp import disk
 from carkp.deploy.float_ops import GraphParts
-from carkp.deploy.int8_graph import SIGNED_OFFSET
+from carkp.deploy.int8_graph import SIGNED_OFFSET, offset_of, stored, units, zero_point_of
 from carkp.deploy.int8_onnx import IR_VERSION, OPSET, ORIGIN_PREFIX, TARGET_KEY
 from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME
 from carkp.quant.program import (
@@ -71,13 +72,9 @@ def save_reference(program: QProgram, path: Path | str) -> None:
         ProgramError: the program contradicts itself.
         NoReferenceError: it has no such file, or a sum that int64 cannot hold.
     """
-    path = Path(path)
     model = reference_model(program)
     onnx.checker.check_model(model, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(model.SerializeToString(deterministic=True))
-    temporary.replace(path)
+    disk.write_atomic(Path(path), model.SerializeToString(deterministic=True))
 
 
 def reference_model(program: QProgram) -> ModelProto:
@@ -99,10 +96,10 @@ def reference_model(program: QProgram) -> ModelProto:
 def _graph(program: QProgram) -> GraphProto:
     parts, tensors = GraphParts(), program.tensors
     image, heatmaps = tensors[program.input], tensors[program.output]
-    parts.node("QuantizeLinear", [INPUT_NAME, *_units(parts, image)], _stored(image))
+    parts.node("QuantizeLinear", [INPUT_NAME, *units(parts, image)], stored(image))
     for layer in program.layers:
         _write_layer(parts, program, layer)
-    parts.node("DequantizeLinear", [_stored(heatmaps), *_units(parts, heatmaps)], OUTPUT_NAME)
+    parts.node("DequantizeLinear", [stored(heatmaps), *units(parts, heatmaps)], OUTPUT_NAME)
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *tensor.shape])
         for name, tensor in ((INPUT_NAME, image), (OUTPUT_NAME, heatmaps))
@@ -120,7 +117,7 @@ def _write_layer(parts: GraphParts, program: QProgram, layer: Layer) -> None:
         case QAdd():
             _write_add(parts, layer, sources, result)
         case QConcat():
-            parts.node("Concat", [_stored(source) for source in sources], _stored(result), axis=1)
+            parts.node("Concat", [stored(source) for source in sources], stored(result), axis=1)
         case QDepthToSpace():
             _write_depth_to_space(parts, layer, sources[0], result)
         case FloatOp():
@@ -131,9 +128,9 @@ def _write_conv(parts: GraphParts, program: QProgram, conv: QConv, source: QTens
     name = conv.name
     weight = (conv.weight.astype(np.int16) + SIGNED_OFFSET).astype(np.uint8)
     inputs = [
-        _stored(source),
+        stored(source),
         parts.constant(f"{name}.weight", weight),
-        parts.constant(f"{source.name}.zero_point", np.asarray(_stored_zero(source), np.uint8)),
+        zero_point_of(parts, source),
         parts.constant("weight_zero_point", np.asarray(SIGNED_OFFSET, np.uint8)),
     ]
     sums = parts.node(
@@ -164,7 +161,7 @@ def _write_add(parts: GraphParts, layer: QAdd, sources: Sequence[QTensor], resul
     terms = []
     for index, (source, ratio) in enumerate(zip(sources, ratios, strict=True)):
         name = f"{layer.name}.{'ab'[index]}"
-        wide = parts.node("Cast", [_stored(source)], f"{name}_wide", to=TensorProto.INT64)
+        wide = parts.node("Cast", [stored(source)], f"{name}_wide", to=TensorProto.INT64)
         centred = parts.node(
             "Sub", [wide, _scalar(parts, f"{name}_zero_point", _stored_zero(source))], f"{name}_centred"
         )
@@ -185,13 +182,13 @@ def _write_rounding(
     raised = parts.node("Add", [products, halves], f"{name}.raised")
     quotients = parts.node("Div", [raised, divisors], f"{name}.quotients")
     values = parts.node("Sub", [quotients, moves], f"{name}.values")
-    offset = SIGNED_OFFSET if result.dtype == "int8" else 0
+    offset = offset_of(result)
     limits = [
         _scalar(parts, f"{name}.clamp_{role}", limit + offset)
         for role, limit in zip(("min", "max"), layer.clamp, strict=True)
     ]
     clamped = parts.node("Clip", [values, *limits], f"{name}.clamped")
-    parts.node("Cast", [clamped], _stored(result), to=TensorProto.UINT8)
+    parts.node("Cast", [clamped], stored(result), to=TensorProto.UINT8)
 
 
 def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTensor, result: QTensor) -> None:
@@ -199,9 +196,9 @@ def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTens
     block, name = layer.block, layer.name
     split = np.array([0, block, block, channels, height // block, width // block], np.int64)  # 0: the batch, as it is
     joined = np.array([0, channels, height, width], np.int64)
-    blocks = parts.node("Reshape", [_stored(source), parts.constant(f"{name}.split", split)], f"{name}.blocks")
+    blocks = parts.node("Reshape", [stored(source), parts.constant(f"{name}.split", split)], f"{name}.blocks")
     ordered = parts.node("Transpose", [blocks], f"{name}.ordered", perm=(0, 3, 4, 1, 5, 2))
-    parts.node("Reshape", [ordered, parts.constant(f"{name}.joined", joined)], _stored(result))
+    parts.node("Reshape", [ordered, parts.constant(f"{name}.joined", joined)], stored(result))
 
 
 def fixed_point(scale: float) -> tuple[int, int]:
@@ -227,17 +224,6 @@ def _scalar(parts: GraphParts, name: str, value: int) -> str:
     return parts.constant(name, np.asarray(value, np.int64))
 
 
-def _units(parts: GraphParts, tensor: QTensor) -> list[str]:
-    return [
-        parts.constant(f"{tensor.name}.scale", np.asarray(tensor.scale, np.float32)),
-        parts.constant(f"{tensor.name}.zero_point", np.asarray(_stored_zero(tensor), np.uint8)),
-    ]
-
-
-def _stored(tensor: QTensor) -> str:
-    return f"{tensor.name}.q"
-
-
 def _stored_zero(tensor: QTensor) -> int:
     """The zero point of the values as they are stored."""
-    return tensor.zero_point + (SIGNED_OFFSET if tensor.dtype == "int8" else 0)
+    return tensor.zero_point + offset_of(tensor)

@@ -62,10 +62,7 @@ def save_tflite(
         ProgramError: the program contradicts itself.
         TfliteError: a layer that TensorFlow Lite cannot express.
     """
-    path = Path(path)
-    content = tflite_bytes(program, interface, notes or {})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    disk.write_atomic(path, content)
+    disk.write_atomic(Path(path), tflite_bytes(program, interface, notes or {}))
 
 
 def tflite_bytes(program: QProgram, interface: Interface, notes: Mapping[str, str]) -> bytes:

@@ -11,23 +11,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from tqdm import tqdm
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
-from carkp.data.dataset import normalise
 from carkp.data.store import Store
 from carkp.deploy.cpu import CpuFeatures, cpu_features
 from carkp.deploy.int8_onnx import load_program
-from carkp.deploy.litert import INSTALL, RULES, LiteRtRunner, TfliteMicroRunner
+from carkp.deploy.litert import RULES, LiteRtRunner
 from carkp.deploy.reference_onnx import has_reference, save_reference
 from carkp.deploy.runtime import EXACT_PRODUCTS, OnnxRunner
 from carkp.keypoints.codec import HeatmapCodec
 from carkp.keypoints.paired import retention
 from carkp.keypoints.predictions import Predictions
 from carkp.quant.program import QProgram
-from carkp.quant.simulate import Simulator
-from carkp.quant.target import Requantisation
 from carkp.report import figures
 from carkp.shipped import is_shipped
 from carkp.tracking.store import TrackingError
@@ -45,9 +41,10 @@ from carkp.workflow.alignment import (
     pairs_of,
     verdict_of,
 )
-from carkp.workflow.build import eval_dataset, prepare_torch
+from carkp.workflow.build import prepare_torch
 from carkp.workflow.cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
 from carkp.workflow.executions import array_forward, onnx_forward, simulator_forward
+from carkp.workflow.litert import check_kernels, is_executed_by_litert, write_tflite
 from carkp.workflow.preparation import PreparedData, require_samples
 from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
 from carkp.workflow.references import (
@@ -59,7 +56,6 @@ from carkp.workflow.references import (
     reference_name,
     require_data,
     resolve_model,
-    tflite_names,
 )
 from carkp.workflow.reuse import Inputs, host_digest, log_inputs, stage_inputs, target_digest
 from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR, Scorer, build_scorer, save_crops
@@ -102,10 +98,13 @@ def run(
     require_samples(store, "alignment")
     scorer = build_scorer(config, context)
     output_scale = inputs.program.tensors[inputs.program.output].scale
-    lockstep = Lockstep(open_executions(scorer, inputs, out_dir), scorer.codec, output_scale)
+    program = inputs.program
+    tflite = write_tflite(program, out_dir)["float"] if is_executed_by_litert(program) else None
+    lockstep = Lockstep(open_executions(scorer, inputs, tflite, out_dir), scorer.codec, output_scale)
     predictions = lockstep.assemble(scorer.predict(lockstep, store, "run all executions"))
     comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in lockstep.steps]
-    kernels = check_kernels(config, inputs, store, out_dir)
+    num_crops = config.align.num_kernel_crops
+    kernels = check_kernels(program, tflite, store, num_crops, config.seed) if tflite is not None else []
     failures = [*judge(config.align, comparisons), *judge_kernels(kernels)]
     result = AlignResult(predictions, comparisons, kernels, failures)
     tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "evaluation")
@@ -117,10 +116,11 @@ def run(
     return result
 
 
-def open_executions(scorer: Scorer, inputs: AlignInputs, out_dir: Path) -> dict[str, Forward]:
+def open_executions(scorer: Scorer, inputs: AlignInputs, tflite: Path | None, out_dir: Path) -> dict[str, Forward]:
     """Every way to run the model. ``float`` is the calibrated network without quantisation.
 
-    Further files are written below ``out_dir``: they hold what the exported file says and nothing else.
+    ``tflite``: the file for LiteRT, where it executes the target. It and what is written below ``out_dir`` hold what
+    the exported file says and nothing else.
     """
     program, num_threads = inputs.program, torch.get_num_threads()
     forwards = {
@@ -134,47 +134,10 @@ def open_executions(scorer: Scorer, inputs: AlignInputs, out_dir: Path) -> dict[
         path = out_dir / reference_name(program.target.name)
         save_reference(program, path)
         forwards["reference"] = onnx_forward(OnnxRunner(path, num_threads))
-    if program.target.requantisation == RULES["xnnpack"]:
-        runner = LiteRtRunner(write_tflite(program, out_dir), num_threads=num_threads)
+    if tflite is not None and program.target.requantisation == RULES["xnnpack"]:
+        runner = LiteRtRunner(tflite, num_threads=num_threads)
         forwards["litert"] = array_forward(runner.run)
     return {name: forwards[name] for name in EXECUTIONS if name in forwards}
-
-
-def write_tflite(program: QProgram, out_dir: Path) -> Path:
-    """The .tflite file of a program, with a float interface.
-
-    Raises:
-        ConfigError: what it takes is not installed.
-    """
-    try:
-        from carkp.deploy.tflite import save_tflite
-    except ImportError as error:
-        raise ConfigError(f"align: target {program.target.name} needs LiteRT: {INSTALL}") from error
-    path = out_dir / tflite_names(program.target.name)["float"]
-    save_tflite(program, path)
-    return path
-
-
-def check_kernels(config: ExperimentConfig, inputs: AlignInputs, store: Store, out_dir: Path) -> list[KernelCheck]:
-    """Every kind of kernels on the first crops of a split, for targets that LiteRT executes."""
-    program = inputs.program
-    if program.target.requantisation not in RULES.values():
-        return []
-    path = write_tflite(program, out_dir)
-    _, height, width = program.tensors[program.input].shape
-    dataset = eval_dataset(store, (height, width), config.seed)
-    num_crops = min(config.align.num_kernel_crops, len(dataset))
-    images = normalise(torch.stack([dataset[index]["image"] for index in range(num_crops)]))
-    runners: dict[str, tuple[Requantisation, LiteRtRunner | TfliteMicroRunner]] = {
-        kernels: (rule, LiteRtRunner(path, kernels, torch.get_num_threads())) for kernels, rule in RULES.items()
-    }
-    runners["tflite-micro"] = (RULES["reference"], TfliteMicroRunner(path))
-    checks = []
-    for name, (rule, runner) in tqdm(runners.items(), desc="LiteRT's kernels", unit="kind"):
-        expected = Simulator(program, rule).run(images).numpy()
-        different = runner.run(images.numpy()) != expected
-        checks.append(KernelCheck(name, rule, different.size, int(different.sum())))
-    return checks
 
 
 class Lockstep:

@@ -13,7 +13,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.deploy.float_ops import UnsupportedOperatorError
 from carkp.deploy.graph_audit import require_int8_convs
 from carkp.deploy.int8_onnx import ORIGIN_PREFIX, TARGET_KEY, save_program
-from carkp.deploy.litert import INSTALL, RULES, TfliteError, require_delegated
+from carkp.deploy.litert import RULES, TfliteError, require_delegated
 from carkp.deploy.reference_onnx import NoReferenceError, has_reference, save_reference
 from carkp.deploy.runtime import OnnxRunner
 from carkp.quant.convert import convert
@@ -24,6 +24,7 @@ from carkp.tracking.runs import LATEST
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.workflow.cli import MODEL, Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.litert import is_executed_by_litert, write_tflite
 from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
 from carkp.workflow.references import (
     QUANTISED_KINDS,
@@ -34,7 +35,6 @@ from carkp.workflow.references import (
     onnx_name,
     reference_name,
     resolve_model,
-    tflite_names,
 )
 from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
 from carkp.workflow.training import ONNX_DIR
@@ -144,20 +144,13 @@ def write_own_arithmetic(program: QProgram, folder: Path) -> list[Path]:
         path = folder / reference_name(name)
         save_reference(program, path)
         return [path]
-    if program.target.requantisation not in RULES.values():
+    if not is_executed_by_litert(program):
         return []
-    try:
-        from carkp.deploy.tflite import save_tflite
-    except ImportError as error:
-        raise ConfigError(f"export: target {name} needs LiteRT, which is not installed: {INSTALL}") from error
     notes = {TARGET_KEY: name, **{ORIGIN_PREFIX + key: value for key, value in program.origin.items()}}
-    names = tflite_names(name)
-    with_floats, with_integers = folder / names["float"], folder / names["int8"]
-    save_tflite(program, with_floats, "float", notes)
-    save_tflite(program, with_integers, "int8", notes)
+    paths = write_tflite(program, folder, notes)
     if program.target.requantisation == RULES["xnnpack"]:
-        require_delegated(with_floats)
-    return [with_floats, with_integers]
+        require_delegated(paths["float"])
+    return list(paths.values())
 
 
 def parse_kind(name: str) -> str:

@@ -66,7 +66,7 @@ def test_the_file_computes_in_integers_alone() -> None:
     assert kinds == {"QuantizeLinear", "ConvInteger", "Cast", "Add", "Mul", "Div", "Sub", "Clip", "Concat", "Reshape",
                      "Transpose", "DequantizeLinear"}  # fmt: skip
     is_float = [item.name for item in model.graph.initializer if item.data_type == TensorProto.FLOAT]
-    assert sorted(is_float) == ["final.scale", "image.scale"]
+    assert sorted(is_float) == ["final.q_scale", "image.q_scale"]
 
 
 def test_another_arithmetic_is_told_apart(tmp_path: Path) -> None:

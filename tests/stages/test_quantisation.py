@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +12,20 @@ import onnx
 import pytest
 import torch
 
+from carkp.config.loading import ConfigError
 from carkp.config.schema import AlignConfig
 from carkp.deploy.graph_audit import require_int8_convs
 from carkp.deploy.int8_onnx import load_program
 from carkp.deploy.reference_onnx import reference_model
 from carkp.keypoints.predictions import load_predictions
 from carkp.predictor import Predictor
+from carkp.quant.target import Target
 from carkp.stages import align
+from carkp.stages.export import write_program
 from carkp.training.checkpoint import load_checkpoint
 from carkp.workflow.alignment import PAIRS, Comparison, judge
+from tests.deploy.programs import Net, pose_net
+from tests.deploy.programs import target as target_of
 from tests.stages.conftest import Project, copy_project
 
 TARGETS = ("bpu", "onnxruntime_cpu")
@@ -190,6 +196,28 @@ def test_litert_executes_its_targets(exported: Project, target: str, own: str) -
     assert own in {row["execution"] for row in rows}
     if own == "litert":
         assert "the simulator and LiteRT: none" in " ".join(done.stdout.split())
+
+
+@pytest.fixture
+def xnnpack() -> Target:
+    return target_of("uint8").model_copy(update={"requantisation": "xnnpack"})
+
+
+def test_a_network_that_stays_in_float_in_parts_has_no_tflite_file(xnnpack: Target, tmp_path: Path) -> None:
+    net = Net("uint8")
+    stem = net.conv("stem", "image", 8)
+    mean = net.float_op("mean", "ReduceMean", (stem,), (8, 1, 1), {"axes": [2, 3]}, is_positive=True)
+    result = write_program(replace(net.program(mean), target=xnnpack), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in result.paths)
+    assert not [path for path in result.paths if path.suffix == ".tflite"]
+
+
+def test_without_litert_its_targets_say_what_to_install(
+    xnnpack: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "carkp.deploy.tflite", None)
+    with pytest.raises(ConfigError, match=r"target test_uint8 needs LiteRT, .*: pip install -e '\.\[litert\]'"):
+        write_program(replace(pose_net("uint8"), target=xnnpack), tmp_path)
 
 
 def test_align_out_of_tolerance_fails_and_keeps_its_tables(exported: Project, monkeypatch: pytest.MonkeyPatch) -> None:
