@@ -44,7 +44,8 @@ from carkp.workflow.alignment import (
 from carkp.workflow.build import prepare_torch
 from carkp.workflow.cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
 from carkp.workflow.executions import array_forward, onnx_forward, simulator_forward
-from carkp.workflow.litert import check_kernels, is_executed_by_litert, write_tflite
+from carkp.workflow.kernel_checks import check_kernels
+from carkp.workflow.litert import is_executed_by_litert, write_tflite
 from carkp.workflow.preparation import PreparedData, require_samples
 from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
 from carkp.workflow.references import (
