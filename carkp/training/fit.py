@@ -304,6 +304,8 @@ class Trainer:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a ``last.pt``, which must be of a training with the same settings.
 
+        A finished training may have run on another kind of device: it is scored, and no step follows.
+
         Raises:
             ValueError: a checkpoint without all of its training state, of another network, other settings, another
                 number of steps or processes.
@@ -312,12 +314,15 @@ class Trainer:
         check_state(checkpoint, self.inputs.architecture, len(self.inputs.batches))
         last_lr = self.lr_of_step(state["num_steps_done"] - 1)
         check_settings(state, self._named_settings(), self.optimizer, last_lr)
-        random = read_random_states(state["random"], self.context.world_size, self.context.device)
+        random = []  # a finished training draws nothing more
+        if checkpoint.epoch < self.settings.epochs:
+            random = read_random_states(state["random"], self.context.world_size, self.context.device)
         try:
             self._load(checkpoint)
         except (RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"weights or optimiser do not fit the network: {error}") from error
-        set_random_state(random[self.context.rank], self.context.device)
+        if random:
+            set_random_state(random[self.context.rank], self.context.device)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.training_state

@@ -104,6 +104,25 @@ def test_states_of_other_ranks_or_devices_are_refused() -> None:
         read_random_states(both, 1, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("epochs_done", [1, 2])
+def test_a_training_that_cuda_finished_is_scored_on_the_cpu(tmp_path: Path, epochs_done: int) -> None:
+    settings = make_settings(epochs=2)
+    trained = make_trainer(settings)
+    fit(trained, tmp_path, lambda result: None)
+    last = load_checkpoint(tmp_path / "last.pt")
+    random = [{"cpu": torch.get_rng_state(), "cuda": torch.get_rng_state()}]
+    last = replace(last, epoch=epochs_done, training_state={**last.training_state, "random": random})
+    resumed = make_trainer(settings)
+    if epochs_done < settings.epochs:
+        with pytest.raises(ValueError, match="trained on CUDA, this process trains on the CPU"):
+            resumed.resume(last)
+    else:
+        resumed.resume(last)
+        assert fit(resumed, tmp_path, lambda result: None).best_epoch == trained.best_epoch
+        ours, theirs = resumed.eval_net.state_dict(), trained.eval_net.state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_the_state_of_an_earlier_version_does_for_one_process_on_the_cpu_and_warns_elsewhere() -> None:
     state = torch.get_rng_state()
     with warnings.catch_warnings():
