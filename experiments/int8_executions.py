@@ -1,0 +1,219 @@
+"""Does every program that executes int8 files give the numbers of the simulator, whatever the layer?
+
+Command:  python experiments/int8_executions.py            (needs the extra carkp[litert]; ten minutes on two cores)
+          … --elements 1000000                             (a tenth of the elements)
+Asks:     random layers of every kind - dense, pointwise, depthwise, strided, phases of an upsampling, sums of two
+          tensors - on inputs and weights over their whole range, some with scales that put sums on ties and some that
+          saturate most outputs: how many elements of each execution differ from the simulator with the rule that this
+          execution follows. ONNX Runtime runs the int8 file and the reference file of fixed-point targets, LiteRT its
+          three kinds of kernels, tflite-micro the .tflite file.
+Expect:   no element differs; 10,000,000 elements an execution.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from carkp.config.schema import ExperimentConfig
+from carkp.deploy.int8_onnx import save_program
+from carkp.deploy.litert import LiteRtRunner, TfliteMicroRunner
+from carkp.deploy.reference_onnx import save_reference
+from carkp.deploy.runtime import OnnxRunner
+from carkp.deploy.tflite import save_tflite
+from carkp.quant.program import Layer, QAdd, QConv, QProgram, QTensor
+from carkp.quant.simulate import Simulator
+from carkp.quant.target import INPUT_SCALE, RANGES, Dtype, Requantisation, Target
+from carkp.tracking.tracker import Tracker
+from carkp.workflow.build import prepare_torch
+from carkp.workflow.cli import Parameter, execute, guarded, parse
+
+STUDY = "int8_executions"
+CHANNELS, SIZE = 40, (24, 40)
+"""Of random tensors, but the input has 3 channels; 40 leave a rest behind the vectors of 16 and 32 of fast kernels."""
+
+Float32Array = NDArray[np.float32]
+Runner = Callable[[Float32Array], Float32Array]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A program that runs files, the rule that it follows, and how it is made of a program's file."""
+
+    name: str
+    rule: Requantisation
+    dtypes: tuple[Dtype, ...]
+    save: Callable[[QProgram, Path], None]
+    load: Callable[[Path], Runner]
+
+
+BOTH: tuple[Dtype, ...] = ("int8", "uint8")
+EXECUTIONS = (
+    Execution("ONNX Runtime, int8 file", "float32", BOTH, save_program, lambda path: OnnxRunner(path, 2).run),
+    Execution("ONNX Runtime, reference file", "fixed_point", BOTH, save_reference, lambda p: OnnxRunner(p, 2).run),
+    Execution("LiteRT, reference kernels", "tflite_reference", BOTH, save_tflite,
+              lambda path: LiteRtRunner(path, "reference").run),
+    Execution("LiteRT, optimised kernels", "tflite_optimised", BOTH, save_tflite,
+              lambda path: LiteRtRunner(path, "optimised").run),
+    Execution("LiteRT, XNNPACK", "xnnpack", BOTH, save_tflite, lambda path: LiteRtRunner(path, "xnnpack").run),
+    Execution("tflite-micro", "tflite_reference", BOTH, save_tflite, lambda path: TfliteMicroRunner(path).run),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A kind of convolution: kernel, stride, groups, and pads (top, left, bottom, right)."""
+
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+CONVOLUTIONS: Mapping[str, Shape] = {
+    "dense": Shape(3, pads=(1, 1, 1, 1)),
+    "pointwise": Shape(1),
+    "depthwise": Shape(5, groups=CHANNELS, pads=(2, 2, 2, 2)),
+    "strided": Shape(3, stride=2, pads=(0, 0, 1, 1)),
+    "strided depthwise": Shape(3, stride=2, groups=CHANNELS, pads=(1, 1, 1, 1)),
+    "phase": Shape(2, pads=(1, 0, 0, 1)),
+}
+SUM = "sum"
+LAYERS = (*CONVOLUTIONS, SUM)
+EDGES = ("plain", "ties", "saturated")
+
+
+class RandomProgram:
+    """A program of one layer of interest, in the making."""
+
+    def __init__(self, rule: Requantisation, dtype: Dtype, rng: np.random.Generator) -> None:
+        self.dtype, self.rng = dtype, rng
+        self.target = Target(
+            name=STUDY,
+            description="",
+            activation_dtype=dtype,
+            per_channel_weights=True,
+            accumulator_bits=32,
+            requantisation=rule,
+        )
+        self.tensors: dict[str, QTensor] = {}
+        self.layers: list[Layer] = []
+        self._tensor("image", (3, *SIZE), INPUT_SCALE)
+        self.source = self._conv("source", "image", Shape(1), "plain")
+
+    def of_layer(self, kind: str, edge: str) -> QProgram:
+        """``kind`` of ``LAYERS``, ``edge`` of ``EDGES``."""
+        output = self._sum(edge) if kind == SUM else self._conv("last", self.source, CONVOLUTIONS[kind], edge)
+        return QProgram(self.target, "image", output, self.tensors, tuple(self.layers))
+
+    def _tensor(self, name: str, shape: tuple[int, ...], scale: float) -> QTensor:
+        zero_point = 0 if self.dtype == "int8" else 128
+        self.tensors[name] = QTensor(name, shape, self.dtype, float(np.float32(scale)), zero_point)
+        return self.tensors[name]
+
+    def _conv(self, name: str, source: str, shape: Shape, edge: str) -> str:
+        given = self.tensors[source]
+        top, left, bottom, right = shape.pads
+        height, width = (
+            (length + pad - shape.kernel) // shape.stride + 1
+            for length, pad in zip(SIZE, (top + bottom, left + right), strict=True)
+        )
+        depth = given.shape[0] // shape.groups
+        weight = self.rng.integers(-127, 128, (CHANNELS, depth, shape.kernel, shape.kernel)).astype(np.int8)
+        # a sum of that many products of uniform numbers spreads over 73 * 73 * sqrt(number)
+        spread = 73 * 73 * np.sqrt(weight[0].size)
+        steps = {"plain": 60.0, "ties": 60.0, "saturated": 1000.0}[edge]  # of the output, that this is to be
+        ratio = steps / spread * self.rng.uniform(0.5, 2, CHANNELS)
+        scale = self.rng.uniform(0.005, 0.05)
+        if edge == "ties":  # powers of two: sums lie half-way between two steps
+            ratio, scale = 2.0 ** np.rint(np.log2(ratio)), given.scale
+        result = self._tensor(name, (CHANNELS, height, width), scale)
+        weight_scale = (ratio * result.scale / given.scale).astype(np.float32)
+        bias = np.rint(self.rng.integers(-20, 20, CHANNELS) / ratio).astype(np.int32)
+        strides = (shape.stride, shape.stride)
+        self.layers.append(
+            QConv(name, (source,), name, weight, weight_scale, bias, strides, shape.pads, (1, 1), shape.groups,
+                  self._clamp())
+        )  # fmt: skip
+        return name
+
+    def _sum(self, edge: str) -> str:
+        first, second = (self._conv(name, self.source, Shape(1), "plain") for name in ("first", "second"))
+        if edge == "ties":
+            self.tensors[second] = replace(self.tensors[second], scale=self.tensors[first].scale)
+        share = {"plain": self.rng.uniform(0.7, 2.5), "ties": 2.0, "saturated": 0.1}[edge]
+        scale = share * max(self.tensors[name].scale for name in (first, second))
+        self._tensor("last", (CHANNELS, *SIZE), scale)
+        self.layers.append(QAdd("last", (first, second), "last", self._clamp()))
+        return "last"
+
+    def _clamp(self) -> tuple[int, int]:
+        """The whole range or, by chance, what ReLU leaves of it."""
+        low, high = RANGES[self.dtype]
+        return (low, high) if self.rng.random() < 0.5 else (0 if self.dtype == "int8" else 128, high)
+
+
+def images_for(rng: np.random.Generator, number: int) -> Float32Array:
+    """Every value of an 8-bit tensor, as normalised pictures."""
+    return ((rng.integers(0, 256, (number, 3, *SIZE)) - 128) * INPUT_SCALE).astype(np.float32)
+
+
+def draws(num_elements: int) -> Iterator[tuple[str, str, Dtype, int]]:
+    """Layer, edge, dtype, and images of each, so that all together give the elements and a little more."""
+    cases = [(layer, edge, dtype) for layer in LAYERS for edge in EDGES for dtype in BOTH]
+    smallest = CHANNELS * (SIZE[0] // 2) * (SIZE[1] // 2)  # the output of a strided layer
+    for layer, edge, dtype in cases:
+        elements = smallest if "strided" in layer else 4 * smallest
+        yield layer, edge, dtype, -(-num_elements // len(cases) // elements)
+
+
+def count_different(execution: Execution, num_elements: int, seed: int, folder: Path) -> dict[str, tuple[int, int]]:
+    """Layer -> elements compared, elements that differ."""
+    found = dict.fromkeys(LAYERS, (0, 0))
+    cases = list(draws(num_elements))
+    for number, (layer, edge, dtype, num_images) in enumerate(tqdm(cases, execution.name, unit="layer")):
+        rng = np.random.default_rng((seed, number))
+        program = RandomProgram(execution.rule, dtype, rng).of_layer(layer, edge)
+        path = folder / f"{number}.file"
+        execution.save(program, path)
+        images = images_for(rng, num_images)
+        expected = Simulator(program).run(torch.from_numpy(images)).numpy()
+        different = execution.load(path)(images) != expected
+        before = found[layer]
+        found[layer] = (before[0] + different.size, before[1] + int(different.sum()))
+        path.unlink()
+    return found
+
+
+def run(config: ExperimentConfig, num_elements: int, tracker: Tracker) -> None:
+    prepare_torch(config)
+    table = Table("execution", "rule", *LAYERS, "elements", "different", title="Executions against the simulator")
+    for execution in EXECUTIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            found = count_different(execution, num_elements, config.seed, Path(folder))
+        elements, different = (sum(counts[place] for counts in found.values()) for place in (0, 1))
+        name = execution.name.lower().replace(", ", "_").replace(" ", "_").replace("-", "_")
+        tracker.log_metrics({f"{name}/elements": elements, f"{name}/different": different})
+        by_layer = [f"{counts[1]:,}" for counts in found.values()]
+        table.add_row(execution.name, execution.rule, *by_layer, f"{elements:,}", f"{different:,}")
+    Console(width=160).print(table)
+
+
+def main() -> int:
+    parameters = [Parameter("elements", "10000000", "elements an execution")]
+    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    num_elements = int(arguments.values["elements"])
+    execute(STUDY, arguments.config, lambda tracker, _: run(arguments.config, num_elements, tracker))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
