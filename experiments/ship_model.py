@@ -36,6 +36,7 @@ PARAMETERS = [
     Parameter(
         "real", "", "figures of real cars: [title=]figures.json of experiments/real_cars.py, separated by commas"
     ),
+    Parameter("note", "", "a sentence for the card on how the model was made: the machine of its training"),
     Parameter("output", "", "folder of the model, replaced as a whole; empty: where this carkp has its model"),
 ]
 FLAGS = {
@@ -81,7 +82,7 @@ def main() -> int:
     parts = find_parts(config, References(values["model"], values["export"], values["data"]))
 
     def work(tracker: Tracker, _: Path) -> None:
-        card = ship(parts, real, DEFAULT_MODEL, out_dir, "force" in arguments.flags)
+        card = ship(parts, real, DEFAULT_MODEL, out_dir, "force" in arguments.flags, values["note"])
         log(card, out_dir, tracker)
         show(card, out_dir)
         if card.making.is_dirty:

@@ -145,6 +145,7 @@ class Making(_Part):
         config_sha256: of ``config``, the resolved configuration of the training.
         first_weights: what the training began with.
         best_epoch: that validation chose.
+        note: what the runs do not know, such as the machine of a training that was brought here finished.
     """
 
     commands: tuple[str, ...]
@@ -156,6 +157,7 @@ class Making(_Part):
     config_sha256: str
     first_weights: str
     best_epoch: int
+    note: str = ""
 
 
 class Rounding(_Part):

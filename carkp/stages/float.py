@@ -164,7 +164,9 @@ def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
 
 def describe(result: FloatResult) -> str:
     """The outcome in a few lines, for a person."""
-    head = f"best epoch {result.best_epoch}, trained at {result.samples_per_s:.1f} samples/s"
+    head = f"best epoch {result.best_epoch}"
+    if result.samples_per_s > 0:  # a finished training that was only scored has no rate
+        head += f", trained at {result.samples_per_s:.1f} samples/s"
     return f"{head}\n{describe_scores(result.scores)}"
 
 

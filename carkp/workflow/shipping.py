@@ -71,7 +71,9 @@ RECORDED = ("python", "torch", "timm", "onnxruntime", "numpy")
 _MODEL_FILES = (ONNX_FILE, WEIGHTS_FILE)
 
 
-def ship(parts: Parts, real: Sequence[RealFiles], name: str, out_dir: Path, is_forced: bool = False) -> Card:
+def ship(
+    parts: Parts, real: Sequence[RealFiles], name: str, out_dir: Path, is_forced: bool = False, note: str = ""
+) -> Card:
     """Write the folder of a model; what was there before stays whole until the new one is complete.
 
     Figures of generated cars are taken from the card that is there, where that is of the same model, data and code.
@@ -82,6 +84,7 @@ def ship(parts: Parts, real: Sequence[RealFiles], name: str, out_dir: Path, is_f
         name: what users call it.
         out_dir: its folder, which holds nothing else.
         is_forced: score generated cars anew.
+        note: on how it was made, for the card.
 
     Raises:
         ShippingError: the model is too large, or float16 changes it.
@@ -95,7 +98,7 @@ def ship(parts: Parts, real: Sequence[RealFiles], name: str, out_dir: Path, is_f
             staged.mkdir(parents=True)
             files = write_model_files(parts, staged)
             earlier = None if is_forced else read_card(out_dir)
-            card = _build_card(parts, real, name, files, staged, earlier)
+            card = _build_card(parts, real, name, files, staged, earlier, note)
             write_atomic(staged / FIGURES_FILE, card_to_yaml(card).encode())
             write_atomic(staged / CARD_FILE, card_page(card).encode())
             require_small(staged)
@@ -198,6 +201,7 @@ def _build_card(
     files: Mapping[str, FileFacts],
     folder: Path,
     earlier: Card | None,
+    note: str,
 ) -> Card:
     digests = files[WEIGHTS_FILE].sha256, files[ONNX_FILE].sha256
     # both may be refused, which is said before anything is scored
@@ -215,7 +219,7 @@ def _build_card(
         input_size=parts.config.model.input_size,
         files=dict(files),
         data=sources,
-        making=_making(parts),
+        making=_making(parts, note),
         rounding=rounding,
         generated=generated,
         real=real_sets,
@@ -271,7 +275,7 @@ def require_harmless(rounding: Rounding) -> None:
         )
 
 
-def _making(parts: Parts) -> Making:
+def _making(parts: Parts, note: str) -> Making:
     tags, config = parts.run.tags, portable_config(parts.config)
     versions = json.loads(tags.get("carkp.versions", "{}"))
     return Making(
@@ -284,6 +288,7 @@ def _making(parts: Parts) -> Making:
         config_sha256=digest_of(config),
         first_weights=first_weights(tags.get("carkp.pretrained", "")),
         best_epoch=parts.checkpoint.epoch,
+        note=note,
     )
 
 

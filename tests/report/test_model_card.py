@@ -101,6 +101,14 @@ def test_authors_of_meshes_are_credited_whatever_they_are_called() -> None:
     assert "authors" not in card_page(made_up(data=[{**SOURCE, "meshes": []}]))
 
 
+def test_a_note_on_the_making_stands_beside_the_epoch() -> None:
+    plain = made_up()
+    noted = plain.model_copy(update={"making": plain.making.model_copy(update={"note": "Trained on a tram."})})
+    assert card_from_yaml(card_to_yaml(noted)).making.note == "Trained on a tram."
+    assert "chose epoch 16. Trained on a tram. The configuration" in card_page(noted)
+    assert "chose epoch 16. The configuration" in card_page(plain)
+
+
 def test_data_are_said_with_counts_seed_and_digest() -> None:
     page = card_page(made_up())
     assert "| rendered | rendered from car meshes | 35 % | 2855 | 100 | 101 | 7 | `dddddddddddddddd` |" in page
