@@ -1,6 +1,6 @@
 """Does every program that executes int8 files give the numbers of the simulator, whatever the layer?
 
-Command:  python experiments/int8_executions.py            (needs the extra carkp[litert]; ten minutes on two cores)
+Command:  python experiments/int8_executions.py            (needs the extra carkp[litert]; a minute on two cores)
           … --elements 1000000                             (a tenth of the elements)
 Asks:     random layers of every kind - dense, pointwise, depthwise, strided, phases of an upsampling, sums of two
           tensors - on inputs and weights over their whole range, some with scales that put sums on ties and some that
