@@ -1,11 +1,14 @@
 """What makes a model of generated cars good on real ones, ingredient by ingredient?
 
-Command:  python experiments/transfer.py <folder of real cars>… --set rendered.meshes=<folder of meshes>
+Command:  python experiments/transfer.py <folder of real cars>… --config configs/shipped.yaml
+          … --set rendered.meshes=<folder of meshes> --set train.num_samples=12000 --set train.epochs=20
           … --steps "plain,+ augmentation" --seeds "0 1"
 Asks:     PCK@0.05 and @0.1 on real cars, with 95 % intervals of a bootstrap over photographs, and the share of cars
           turned front to back, after trainings that differ in one thing each; and the difference of each step to the
           one that it builds on, paired over the cars. The real cars choose nothing: neither an epoch nor a setting.
-Expect:   a difference counts where its interval leaves out 0 with every seed. Finished trainings are kept in
+Expect:   a difference counts where its interval leaves out 0 with every seed. Every step sees as many samples, so
+          train.num_samples is at most what the smallest source holds. First weights that know cars already would tell
+          nothing: model.pretrained must not be carkp-car12. Finished trainings are kept in
           reports/measurements/transfer.yaml, so that the same command goes on with those that are missing.
 """
 
@@ -24,6 +27,7 @@ from carkp.config.loading import ConfigError, load_config, split_overrides
 from carkp.config.schema import ExperimentConfig
 from carkp.keypoints.paired import paired_test
 from carkp.keypoints.predictions import Predictions, load_predictions
+from carkp.shipped import is_shipped
 from carkp.stages import float as float_stage
 from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker
@@ -58,13 +62,14 @@ INGREDIENTS = ("vehicles", "faces", "close_ups", "occluders", "light", "sensor",
 class Step:
     """A training under ``overrides``, and the step that it is held against; "" for the first.
 
-    ``teacher``: the step whose model teaches it; "" for none.
+    ``teacher``: the step whose model teaches it; "" for none. ``epochs_factor``: times the configuration's epochs.
     """
 
     name: str
     against: str
     overrides: str
     teacher: str = ""
+    epochs_factor: int = 1
 
     def config(self, path: Path, given: Sequence[str], seed: int, results: "Results") -> ExperimentConfig:
         """The configuration of a training.
@@ -78,7 +83,8 @@ class Step:
             if not teacher.is_file():
                 raise ConfigError(f"{self.name} is taught by {self.teacher}, which comes first: {teacher} is not there")
             words.append(f"train.teacher={teacher}")
-        return load_config(path, words)
+        epochs = self.epochs_factor * load_config(path, words).train.epochs
+        return load_config(path, [*words, f"train.epochs={epochs}"])
 
 
 def steps() -> Iterator[Step]:
@@ -96,7 +102,7 @@ def steps() -> Iterator[Step]:
     yield Step("rendered alone", on, "data.sources=[] data.source=rendered train.ema_decay=0")
     average = f"{mixture(0.5)} train.ema_decay=0.998"
     yield Step("+ moving average", "rendered 50%", average)
-    yield Step("+ three times as long", "+ moving average", f"{average} train.epochs=12")
+    yield Step("+ three times as long", "+ moving average", average, epochs_factor=3)
     yield Step(TEACHER, "+ moving average", f"{average} model.backbone=tf_efficientnet_lite2")
     yield Step("+ distillation", "+ moving average", average, teacher=TEACHER)
 
@@ -229,6 +235,11 @@ def main() -> int:
     arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py", lists=lists)
     if not arguments.lists[FOLDERS]:
         raise ConfigError("name a folder of real cars: transfer.py <folder>")
+    if is_shipped(arguments.config.model.pretrained):
+        raise ConfigError(
+            f"model.pretrained={arguments.config.model.pretrained} knows cars already, and would hide what each step "
+            "brings: take --config configs/shipped.yaml, or set model.pretrained=auto"
+        )
     chosen = choose(arguments.values["steps"])
     seeds = [int(seed) for seed in arguments.values["seeds"].split()]
     execute(STUDY, arguments.config, lambda tracker, _: run(arguments, chosen, seeds, tracker))

@@ -74,3 +74,20 @@ def test_steps_are_named_in_the_error(project: Project, tmp_path: Path) -> None:
     done = study(project, write_list(tmp_path / "cars", CARS), "--steps", "magic")
     assert done.returncode == 1
     assert "no step is called magic; there are: plain, + augmentation" in done.stderr
+
+
+def test_first_weights_that_know_cars_are_refused(project: Project, tmp_path: Path) -> None:
+    done = study(project, write_list(tmp_path / "cars", CARS), "--set", "model.pretrained=carkp-car12")
+    assert done.returncode == 1
+    assert "model.pretrained=carkp-car12 knows cars already" in done.stderr
+
+
+def test_the_longer_step_has_three_times_the_epochs_of_the_configuration(tmp_path: Path) -> None:
+    results = STUDY["Results"](tmp_path / "rows.yaml", tmp_path)
+    found = {
+        step.name: step.config(ROOT / TINY, ["train.epochs=5", "rendered.meshes=meshes"], 0, results).train.epochs
+        for step in STUDY["steps"]()
+        if not step.teacher
+    }
+    assert found.pop("+ three times as long") == 15
+    assert set(found.values()) == {5}
