@@ -50,21 +50,19 @@ class Execution:
 
     name: str
     rule: Requantisation
-    dtypes: tuple[Dtype, ...]
     save: Callable[[QProgram, Path], None]
     load: Callable[[Path], Runner]
 
 
-BOTH: tuple[Dtype, ...] = ("int8", "uint8")
 EXECUTIONS = (
-    Execution("ONNX Runtime, int8 file", "float32", BOTH, save_program, lambda path: OnnxRunner(path, 2).run),
-    Execution("ONNX Runtime, reference file", "fixed_point", BOTH, save_reference, lambda p: OnnxRunner(p, 2).run),
-    Execution("LiteRT, reference kernels", "tflite_reference", BOTH, save_tflite,
+    Execution("ONNX Runtime, int8 file", "float32", save_program, lambda path: OnnxRunner(path, 2).run),
+    Execution("ONNX Runtime, reference file", "fixed_point", save_reference, lambda p: OnnxRunner(p, 2).run),
+    Execution("LiteRT, reference kernels", "tflite_reference", save_tflite,
               lambda path: LiteRtRunner(path, "reference").run),
-    Execution("LiteRT, optimised kernels", "tflite_optimised", BOTH, save_tflite,
+    Execution("LiteRT, optimised kernels", "tflite_optimised", save_tflite,
               lambda path: LiteRtRunner(path, "optimised").run),
-    Execution("LiteRT, XNNPACK", "xnnpack", BOTH, save_tflite, lambda path: LiteRtRunner(path, "xnnpack").run),
-    Execution("tflite-micro", "tflite_reference", BOTH, save_tflite, lambda path: TfliteMicroRunner(path).run),
+    Execution("LiteRT, XNNPACK", "xnnpack", save_tflite, lambda path: LiteRtRunner(path, "xnnpack").run),
+    Execution("tflite-micro", "tflite_reference", save_tflite, lambda path: TfliteMicroRunner(path).run),
 )  # fmt: skip
 
 
@@ -168,7 +166,7 @@ def images_for(rng: np.random.Generator, number: int) -> Float32Array:
 
 def draws(num_elements: int) -> Iterator[tuple[str, str, Dtype, int]]:
     """Layer, edge, dtype, and images of each, so that all together give the elements and a little more."""
-    cases = [(layer, edge, dtype) for layer in LAYERS for edge in EDGES for dtype in BOTH]
+    cases = [(layer, edge, dtype) for layer in LAYERS for edge in EDGES for dtype in RANGES]
     smallest = CHANNELS * (SIZE[0] // 2) * (SIZE[1] // 2)  # the output of a strided layer
     for layer, edge, dtype in cases:
         elements = smallest if "strided" in layer else 4 * smallest
