@@ -71,6 +71,14 @@ class Project:
         query = f"tags.`carkp.stage` = '{stage}'"
         return list(self.client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
 
+    def finished(self, stage: str) -> list[Run]:
+        """Its runs that ended well, newest first; other modules may have left some of the project that did not."""
+        return [run for run in self.runs(stage) if run.info.status == "FINISHED"]
+
+    def training(self) -> Run:
+        """What ``latest`` means to the tiny configuration."""
+        return next(run for run in self.finished("float") if run.data.tags["carkp.experiment"] == "tiny")
+
     def artifacts(self, run: Run, folder: str = "") -> set[str]:
         return {item.path for item in self.client.list_artifacts(run.info.run_id, folder)}
 

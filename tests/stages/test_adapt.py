@@ -51,7 +51,7 @@ def test_a_run_says_what_it_was_worth_before_and_is_worth_after(trained: Project
     for name in ("val/pck", "holdout/agreement", "holdout/trusted", "labelled/pck"):
         assert 0 <= metrics[name] <= 1
         assert 0 <= metrics[f"before/{name}"] <= 1
-    assert metrics["before/val/pck"] == pytest.approx(trained.runs("float")[0].data.metrics["val/pck"])
+    assert metrics["before/val/pck"] == pytest.approx(trained.training().data.metrics["val/pck"])
     assert metrics["train/trusted"] > 0
     assert metrics["data/num_unlabelled_held_out"] > 0
     assert metrics["data/num_labelled_scored"] == 8  # the test cars of the source itself
@@ -79,7 +79,7 @@ def test_its_model_is_calibrated_where_it_is_named_and_latest_stays_float(
 ) -> None:
     done = trained.stage("calibration", *QUICK, "--model", f"runs:/{adapted.info.run_id}")
     assert done.returncode == 0, done.stderr
-    named = trained.runs("calibration")[0]
+    named = trained.finished("calibration")[0]
     assert named.data.tags["carkp.float_model"] == f"runs:/{adapted.info.run_id}/checkpoints/best.pt"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     family = find_family(load_config(ROOT / TINY, []), named.info.run_id, "bpu")

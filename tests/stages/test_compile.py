@@ -94,12 +94,12 @@ def test_check_fails_on_impossible_layers_and_keeps_its_table(trained: Project, 
 
 
 def test_check_takes_checkpoints_and_says_whose_arithmetic_a_program_has(exported: Project) -> None:
-    float_run = exported.runs("float")[0]
+    float_run = exported.training()
     best = fetched(exported, float_run, "checkpoints/best.pt")
     done = exported.stage("check", "--target", "cortex_m_class", "--model", str(best))
     assert done.returncode == 1  # 1 MB of flash
     assert "weights so far" in done.stdout
-    int8 = exported.runs("export")[0]
+    int8 = exported.finished("export")[0]
     path = fetched(exported, int8, "onnx/int8_onnxruntime_cpu.onnx")
     done = exported.stage("check", "--target", "jetson_orin_nano_int8", "--model", str(path))
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ HEADLINE = [f"{split}/{name}" for split in ("val", "test") for name in ("pck", "
 
 
 def test_float_on_a_fresh_clone_prepares_its_data_in_a_child_run(trained: Project) -> None:
-    (data,), (model,) = trained.runs("data"), trained.runs("float")
+    data, model = trained.runs("data")[-1], trained.runs("float")[-1]
     assert data.data.tags["mlflow.parentRunId"] == model.info.run_id
     assert data.info.experiment_id == model.info.experiment_id
     assert data.data.tags["carkp.data_digest"] == model.data.tags["carkp.data_digest"]
@@ -26,7 +26,7 @@ def test_float_on_a_fresh_clone_prepares_its_data_in_a_child_run(trained: Projec
 
 
 def test_float_run_says_what_tools_rely_on(trained: Project) -> None:
-    (run,) = trained.runs("float")
+    run = trained.runs("float")[-1]
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "float tiny"
     metrics = run.data.metrics
@@ -42,7 +42,7 @@ def test_float_run_says_what_tools_rely_on(trained: Project) -> None:
 
 
 def test_float_run_keeps_what_is_worth_keeping(trained: Project) -> None:
-    (run,) = trained.runs("float")
+    run = trained.runs("float")[-1]
     assert trained.artifacts(run, "checkpoints") == {"checkpoints/best.pt", "checkpoints/last.pt"}
     assert trained.artifacts(run, "onnx") == {"onnx/float.onnx"}
     assert {"figures/pck_curve.png", "figures/pck_per_keypoint.png"} <= trained.artifacts(run, "figures")
@@ -51,7 +51,7 @@ def test_float_run_keeps_what_is_worth_keeping(trained: Project) -> None:
 
 
 def test_predictions_file_gives_the_logged_score(trained: Project) -> None:
-    (run,) = trained.runs("float")
+    run = trained.runs("float")[-1]
     path = trained.client.download_artifacts(run.info.run_id, "predictions/test.npz")
     predictions = load_predictions(Path(path))
     scores = predictions.score(0.1)
@@ -62,7 +62,7 @@ def test_predictions_file_gives_the_logged_score(trained: Project) -> None:
 
 
 def test_kept_crops_are_the_worst_and_the_median_inputs(trained: Project) -> None:
-    (run,) = trained.runs("float")
+    run = trained.runs("float")[-1]
     path = trained.client.download_artifacts(run.info.run_id, "predictions/crops.zip")
     predictions = load_predictions(Path(trained.client.download_artifacts(run.info.run_id, "predictions/test.npz")))
     worst = predictions.sample_ids[np.nanargmax(predictions.mean_distances())]
@@ -76,7 +76,7 @@ def test_kept_crops_are_the_worst_and_the_median_inputs(trained: Project) -> Non
 def test_the_mlflow_model_loads_and_predicts(trained: Project) -> None:
     import mlflow
 
-    (run,) = trained.runs("float")
+    run = trained.runs("float")[-1]
     mlflow.set_tracking_uri(trained.uri)
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
     images = np.zeros((2, 3, 64, 64), np.float32)
@@ -87,14 +87,14 @@ def test_the_mlflow_model_loads_and_predicts(trained: Project) -> None:
 def test_evaluate_repeats_the_float_score_exactly(trained: Project) -> None:
     done = trained.stage("evaluate", "--stage", "float")
     assert done.returncode == 0, done.stderr
-    (trained_run,), evaluated = trained.runs("float"), trained.runs("evaluate")[0]
+    trained_run, evaluated = trained.training(), trained.runs("evaluate")[0]
     for name in HEADLINE:
         assert evaluated.data.metrics[name] == trained_run.data.metrics[name], name
     assert trained.artifacts(evaluated, "predictions") >= {"predictions/test.npz", "predictions/crops.zip"}
 
 
 def test_evaluate_takes_a_run_and_a_file(trained: Project) -> None:
-    (run,) = trained.runs("float")
+    run = trained.runs("float")[-1]
     checkpoint = trained.client.download_artifacts(run.info.run_id, "checkpoints/best.pt")
     for model in (f"runs:/{run.info.run_id}", checkpoint):
         done = trained.stage("evaluate", "--model", model)
@@ -104,21 +104,21 @@ def test_evaluate_takes_a_run_and_a_file(trained: Project) -> None:
 def test_same_seed_gives_bit_identical_metrics(trained: Project) -> None:
     done = trained.stage("float", "--set", "name=again")
     assert done.returncode == 0, done.stderr
-    again, first = trained.runs("float")[0], trained.runs("float")[-1]
+    again, first = trained.finished("float")[0], trained.runs("float")[-1]
     assert again.data.tags["carkp.experiment"] == "again"
     for name in [*HEADLINE, "train/loss"]:
         assert again.data.metrics[name] == first.data.metrics[name], name
 
 
 def test_a_training_that_ended_before_it_was_scored_is_scored_by_resume(trained: Project) -> None:
-    (first, *_) = [run for run in trained.runs("float") if run.data.tags["carkp.experiment"] == "tiny"]
+    first = trained.training()
     longer = ["--set", "name=longer", "--set", "train.epochs=3"]
     assert trained.stage("float", *longer).returncode == 0
-    whole = trained.runs("float")[0]
+    whole = trained.finished("float")[0]
     trained.client.set_terminated(whole.info.run_id, "FAILED")
     done = trained.stage("float", *longer, "--resume", "latest")
     assert done.returncode == 0, done.stderr
-    resumed = trained.runs("float")[0]
+    resumed = trained.finished("float")[0]
     assert resumed.info.run_id not in (first.info.run_id, whole.info.run_id)
     assert resumed.data.tags["carkp.resumed_from"]
     assert trained.artifacts(resumed, "checkpoints") == {"checkpoints/best.pt", "checkpoints/last.pt"}
@@ -138,7 +138,7 @@ def test_calops_logs_the_table(trained: Project) -> None:
 
 
 def test_summary_counts_what_the_stores_hold(trained: Project) -> None:
-    (data,) = trained.runs("data")
+    data = trained.runs("data")[-1]
     path = trained.client.download_artifacts(data.info.run_id, "data/summary.json")
     scenes = json.loads(Path(path).read_text())["scenes"]
     assert set(scenes["val"]) == {"car_craig2"}
@@ -189,7 +189,7 @@ def test_two_processes_train_through_the_stage(trained: Project) -> None:
     command = [sys.executable, "-m", "carkp.stages.float", "--config", "configs/tiny.yaml", "--nproc", "2"]
     done = trained.call(*command, "--set", "name=two", "--set", "train.batch_size=4")
     assert done.returncode == 0, done.stderr
-    run = trained.runs("float")[0]
+    run = trained.finished("float")[0]
     assert run.data.tags["carkp.experiment"] == "two"
     assert "batch norm keeps statistics of its own" in done.stdout + done.stderr
     checkpoint = trained.client.download_artifacts(run.info.run_id, "checkpoints/best.pt")
@@ -205,7 +205,7 @@ def test_mlflow_run_keeps_its_own_run_and_experiment(trained: Project) -> None:
     command = ["mlflow", "run", ".", "-e", "float", "--env-manager", "local", "--experiment-name", "mine"]
     done = trained.call(*command, "-P", "config=configs/tiny.yaml", "-P", "overrides=train.epochs=1 seed=5")
     assert done.returncode == 0, done.stderr
-    run = trained.runs("float")[0]
+    run = trained.finished("float")[0]
     assert trained.client.get_experiment(run.info.experiment_id).name == "mine"
     assert (run.data.params["config.seed"], run.data.params["config.train.epochs"]) == ("5", "1")
     assert run.info.run_name == "float tiny"

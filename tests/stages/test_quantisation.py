@@ -274,7 +274,7 @@ def test_qat_trains_from_the_calibration_and_exports(exported: Project) -> None:
     assert not torch.equal(after["graph.layers.head/final.weight"], before["graph.layers.head/final.weight"])
     done = exported.stage("export", "--target", "onnxruntime_cpu", "--stage", "qat", "--set", "name=tiny")
     assert done.returncode == 0, done.stderr
-    assert exported.runs("export")[0].data.tags["carkp.source_run"] == run.info.run_id
+    assert exported.finished("export")[0].data.tags["carkp.source_run"] == run.info.run_id
     done = exported.stage("evaluate", "--target", "onnxruntime_cpu", "--stage", "qat")
     assert done.returncode == 0, done.stderr
     assert exported.runs("evaluate")[0].data.metrics["test/pck"] == run.data.metrics["test/pck"]
@@ -290,7 +290,7 @@ def test_observers_rounding_and_bias_correction_are_chosen(exported: Project, ro
     )
     done = exported.stage("calibration", *(word for text in words for word in ("--set", text)))
     assert done.returncode == 0, done.stderr
-    run = exported.runs("calibration")[0]
+    run = exported.finished("calibration")[0]
     assert "percentile_sweep.csv" not in exported.artifacts(run)
     scales = json.loads(fetched(exported, run, "scales.json").read_text())["tensors"]
     oldest = exported.runs("calibration")[-1]
@@ -363,7 +363,7 @@ def test_a_target_of_one_s_own_is_a_file(exported: Project, tmp_path: Path) -> N
     path.write_text(text.replace("name: bpu", "name: mine").replace("fixed_point", "float32"))
     done = exported.stage("calibration", "--target", str(path), "--set", "quant.sweep=[]")
     assert done.returncode == 0, done.stderr
-    assert exported.runs("calibration")[0].data.tags["carkp.target"] == "mine"
+    assert exported.finished("calibration")[0].data.tags["carkp.target"] == "mine"
     path.write_text(text.replace("accumulator_bits: 32", "accumulator_bits: 128"))
     done = exported.stage("calibration", "--target", str(path))
     assert "accumulator_bits" in done.stderr

@@ -44,7 +44,7 @@ def finished(project: Project, stage: str) -> list[Run]:
 
 def float_run_of(project: Project) -> Run:
     """The float run that the newest calibration started from."""
-    reference = project.runs("calibration")[0].data.tags["carkp.float_model"]
+    reference = project.finished("calibration")[0].data.tags["carkp.float_model"]
     return project.client.get_run(reference.removeprefix("runs:/").partition("/")[0])
 
 
@@ -98,7 +98,7 @@ def test_report_lies_in_its_folder_and_in_the_run(reported: Project) -> None:
 def test_numbers_are_those_that_the_runs_logged(reported: Project) -> None:
     rows = headline(reported.path / "reports" / "whole")
     assert list(rows) == ["float", "calibrated (bpu)", "simulated int8 (bpu)", "ONNX Runtime int8 (bpu)"]
-    calibration = reported.runs("calibration")[0]
+    calibration = reported.finished("calibration")[0]
     float_run = float_run_of(reported)
     scored = {run.data.tags["carkp.model"]: run for run in reversed(finished(reported, "evaluate"))}
     sources = [float_run, calibration, scored["int_infer"], scored["onnxruntime"]]
@@ -173,7 +173,7 @@ def test_what_was_not_run_is_said_with_its_command(reported: Project) -> None:
 
 
 def test_several_runs_make_one_report_and_the_same_family_is_not_shown_twice(reported: Project) -> None:
-    float_id, calibration_id = float_run_of(reported).info.run_id, reported.runs("calibration")[0].info.run_id
+    float_id, calibration_id = float_run_of(reported).info.run_id, reported.finished("calibration")[0].info.run_id
     done = reported.stage("report", "--runs", f"{float_id}, {calibration_id}", "--set", "quant.target=cortex_m_class",
                           "--name", "two")  # fmt: skip
     assert done.returncode == 0, done.stderr

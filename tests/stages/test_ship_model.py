@@ -96,7 +96,7 @@ def figures_of(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_the_files_are_those_of_the_runs(exported: Project, folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == set(shipped.FILES)
-    export = exported.runs("export")[0]
+    export = exported.finished("export")[0]
     path = exported.client.download_artifacts(export.info.run_id, "onnx/int8_onnxruntime_cpu.onnx")
     own, made = Predictor.load(path), Predictor.load(folder / "int8.onnx")
     assert own.codec == made.codec
@@ -237,7 +237,7 @@ def test_an_export_of_another_training_is_refused(exported: Project, tmp_path: P
     done = ship(exported, tmp_path / "out", "--model", f"runs:/{newest.info.run_id}")
     assert "no export of runs:/" in done.stderr
     assert f"mlflow run . -e calibration -P model=runs:/{newest.info.run_id} -P target=onnxruntime_cpu" in done.stderr
-    export = exported.runs("export")[0].info.run_id
+    export = exported.finished("export")[0].info.run_id
     done = ship(exported, tmp_path / "out", "--model", f"runs:/{newest.info.run_id}", "--export", f"runs:/{export}")
     assert "was made of another float model; give the export of this one" in done.stderr
     done = ship(exported, tmp_path / "out", "--model", f"runs:/{oldest.info.run_id}")
@@ -254,7 +254,7 @@ def test_every_stage_takes_it_by_name(exported: Project, installed: Path, tmp_pa
         assert run.data.metrics["test/pck"] == pytest.approx(figures.total.pck["0.1"].value, abs=1e-4)
     done = exported.stage("calibration", "--model", "carkp-car12", *QUANTISED, "--set", "quant.sweep=[]")
     assert done.returncode == 0, done.stderr
-    assert exported.runs("calibration")[0].data.tags["carkp.float_model"] == "carkp-car12"
+    assert exported.finished("calibration")[0].data.tags["carkp.float_model"] == "carkp-car12"
     done = exported.stage("check", "--model", "carkp-car12", *QUANTISED)
     assert done.returncode == 0, done.stderr
     done = exported.stage("export", "--model", "carkp-car12", *QUANTISED)
@@ -298,7 +298,7 @@ def test_infer_says_what_to_do_where_it_is_missing(
 def test_a_training_that_starts_from_it_says_so(exported: Project, installed: Path) -> None:
     done = exported.stage("float", "--set", "model.pretrained=carkp-car12", "--set", "train.epochs=1")
     assert done.returncode == 0, done.stderr
-    run = exported.runs("float")[0]
+    run = exported.finished("float")[0]
     assert run.data.params["config.model.pretrained"] == "carkp-car12"
     assert run.data.tags["carkp.pretrained"].startswith("shipped: carkp-car12 (whole network, trained at commit ")
     decided = load_checkpoint(

@@ -11,14 +11,10 @@ from tests.stages.conftest import Project
 SHORT = ("--set", "train.epochs=1", "--set", "name=taught")
 
 
-def newest_teacher(project: Project) -> Run:
-    return next(run for run in project.runs("float") if run.data.tags["carkp.experiment"] == "tiny")
-
-
 def taught(project: Project, reference: str, *words: str) -> Run:
     done = project.stage("float", *SHORT, "--set", f"train.teacher={reference}", *words)
     assert done.returncode == 0, done.stderr
-    return project.runs("float")[0]
+    return project.finished("float")[0]
 
 
 def refused(project: Project, reference: str, *words: str) -> str:
@@ -29,7 +25,7 @@ def refused(project: Project, reference: str, *words: str) -> str:
 
 
 def test_a_teacher_counts_by_its_content_whatever_names_it(trained: Project, tmp_path: Path) -> None:
-    teacher = newest_teacher(trained)
+    teacher = trained.training()
     best = Path(teacher.info.artifact_uri.removeprefix("file://")) / "checkpoints" / "best.pt"
     copy = tmp_path / "teacher.pt"
     copy.write_bytes(best.read_bytes())
@@ -40,13 +36,13 @@ def test_a_teacher_counts_by_its_content_whatever_names_it(trained: Project, tmp
     assert by_run.data.tags["carkp.model_digest"] == by_file.data.tags["carkp.model_digest"]
     alone = trained.stage("float", *SHORT)
     assert alone.returncode == 0
-    untaught = trained.runs("float")[0]
+    untaught = trained.finished("float")[0]
     assert untaught.data.tags[INPUTS_TAG] != by_run.data.tags[INPUTS_TAG]
     assert untaught.data.tags["carkp.model_digest"] != by_run.data.tags["carkp.model_digest"]
 
 
 def test_the_newest_model_of_another_experiment_can_be_the_teacher(trained: Project) -> None:
-    teacher = newest_teacher(trained)
+    teacher = trained.training()
     assert taught(trained, "latest:tiny").data.tags["carkp.teacher_digest"] == teacher.data.tags["carkp.model_digest"]
 
 
