@@ -31,7 +31,7 @@ from carkp.deploy.runtime import OnnxRunner
 from carkp.deploy.tflite import save_tflite
 from carkp.quant.program import Layer, QAdd, QConv, QProgram, QTensor
 from carkp.quant.simulate import Simulator
-from carkp.quant.target import INPUT_SCALE, RANGES, Dtype, Requantisation, Target
+from carkp.quant.target import INPUT_SCALE, RANGES, ActivationDtype, Requantisation, Target
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.build import prepare_torch
 from carkp.workflow.cli import Parameter, execute, guarded, parse
@@ -92,7 +92,7 @@ EDGES = ("plain", "ties", "saturated")
 class RandomProgram:
     """A program of one layer of interest, in the making."""
 
-    def __init__(self, rule: Requantisation, dtype: Dtype, rng: np.random.Generator) -> None:
+    def __init__(self, rule: Requantisation, dtype: ActivationDtype, rng: np.random.Generator) -> None:
         self.dtype, self.rng = dtype, rng
         self.target = Target(
             name=STUDY,
@@ -164,7 +164,7 @@ def images_for(rng: np.random.Generator, number: int) -> Float32Array:
     return ((rng.integers(0, 256, (number, 3, *SIZE)) - 128) * INPUT_SCALE).astype(np.float32)
 
 
-def draws(num_elements: int) -> Iterator[tuple[str, str, Dtype, int]]:
+def draws(num_elements: int) -> Iterator[tuple[str, str, ActivationDtype, int]]:
     """Layer, edge, dtype, and images of each, so that all together give the elements and a little more."""
     cases = [(layer, edge, dtype) for layer in LAYERS for edge in EDGES for dtype in RANGES]
     smallest = CHANNELS * (SIZE[0] // 2) * (SIZE[1] // 2)  # the output of a strided layer

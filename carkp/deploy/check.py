@@ -181,6 +181,8 @@ def _tensor_breaches(program: QProgram, layer: Layer, hardware: Hardware) -> Ite
     limits = hardware.tensors
     for name in (*layer.inputs, layer.output):
         tensor = program.tensors[name]
+        if tensor.is_wide and hardware.performance.wide_products is None:
+            yield Breach("activation bits", "16", "8", hardware.device, f"calibrate without {name} in quant.int16")
         lengths = dict(zip(("channels", "height", "width"), tensor.shape, strict=False))
         allowed = {"channels": limits.max_channels, "height": limits.max_height, "width": limits.max_width}
         for what, length in lengths.items():

@@ -73,18 +73,19 @@ def audit_kernels(model: ModelProto) -> KernelAudit:
     )
 
 
-def require_int8_convs(path: Path | str, num_convs: int) -> KernelAudit:
-    """The audit of the graph that runs, provided that it has ``num_convs`` int8 convolutions and no float kernel.
+def require_int8_convs(path: Path | str, num_convs: int, num_float: int = 0) -> KernelAudit:
+    """The audit of the graph that runs, provided that it has ``num_convs`` int8 convolutions and ``num_float`` float
+    kernels.
 
     Raises:
         FloatKernelError: otherwise; the message names the float kernels.
     """
     audit = audit_kernels(optimised_graph(path))
-    if audit.float_kernels or audit.num_qlinear_convs != num_convs:
+    if len(audit.float_kernels) != num_float or audit.num_qlinear_convs != num_convs:
         names = ", ".join(audit.float_kernels) or "none"
         raise FloatKernelError(
             f"{path}: ONNX Runtime runs {audit.num_qlinear_convs} convolutions in int8, expected {num_convs}; "
-            f"float kernels: {names}"
+            f"float kernels, expected {num_float}: {names}"
         )
     return audit
 

@@ -93,6 +93,7 @@ class Performance(BaseModel):
     Attributes:
         peak_gmacs_per_s: int8 multiply-accumulates; a TOPS is 500 of them.
         efficiency: share of the peak by kind of convolution.
+        wide_products: int8 products that one of a 16-bit activation takes; None: such activations are not taken.
         input_multiple, output_multiple: channels of dense convolutions are rounded up to them.
         requantise_gelements_per_s: outputs of convolutions; behind the products, not beside them.
         elementwise_gelements_per_s: outputs of additions, copies and conversions.
@@ -109,6 +110,7 @@ class Performance(BaseModel):
 
     peak_gmacs_per_s: Number
     efficiency: Efficiency
+    wide_products: Number | None = None
     input_multiple: Number
     output_multiple: Number
     requantise_gelements_per_s: Number

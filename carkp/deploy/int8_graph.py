@@ -1,8 +1,11 @@
 """The graph of a quantised program in standard ONNX operators.
 
-All activations are stored as uint8: an int8 tensor of the program holds q + 128 with its zero point moved likewise.
-ONNX Runtime's kernels for signed activations are slower, and a signed tensor with zero point 0 behind an activation
-keeps it from running the convolution in int8 at all.
+All activations of 8 bits are stored as uint8: an int8 tensor of the program holds q + 128 with its zero point moved
+likewise. ONNX Runtime's kernels for signed activations are slower, and a signed tensor with zero point 0 behind an
+activation keeps it from running the convolution in int8 at all.
+
+Tensors of 16 bits are stored as they are. ONNX Runtime has no integer kernels for them: it runs the layers that touch
+them in float, next to the program and not equal to it (:mod:`carkp.deploy.reference_onnx` is).
 
 Three things are written otherwise than the program says them, with the same numbers, for ONNX Runtime's sake:
 
@@ -19,7 +22,19 @@ from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
 from carkp.deploy.float_ops import FloatSite, GraphParts, write_float_op
 from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME
-from carkp.quant.program import FloatOp, Layer, QAdd, QConcat, QConv, QDepthToSpace, QProgram, QTensor
+from carkp.quant.program import (
+    Float32Array,
+    FloatOp,
+    Int8Array,
+    Int32Array,
+    Layer,
+    QAdd,
+    QConcat,
+    QConv,
+    QDepthToSpace,
+    QProgram,
+    QTensor,
+)
 from carkp.quant.target import RANGES
 
 SIGNED_OFFSET = 128
@@ -48,7 +63,7 @@ def program_to_graph(program: QProgram, batch: int | str) -> GraphProto:
         [_value_info(INPUT_NAME, TensorProto.FLOAT, batch, image)],
         [_value_info(OUTPUT_NAME, TensorProto.FLOAT, batch, heatmaps)],
         list(parts.initializers.values()),
-        value_info=[_value_info(stored(tensor), TensorProto.UINT8, batch, tensor) for tensor in made],
+        value_info=[_value_info(stored(tensor), stored_type(tensor), batch, tensor) for tensor in made],
     )
 
 
@@ -61,6 +76,11 @@ def stored(tensor: QTensor) -> str:
     return f"{tensor.name}.q"
 
 
+def stored_type(tensor: QTensor) -> int:
+    """ONNX's number of the type that a tensor is stored in."""
+    return int(TensorProto.INT16 if tensor.is_wide else TensorProto.UINT8)
+
+
 def offset_of(tensor: QTensor) -> int:
     """What its values are moved by to be stored."""
     return SIGNED_OFFSET if tensor.dtype == "int8" else 0
@@ -68,7 +88,8 @@ def offset_of(tensor: QTensor) -> int:
 
 def zero_point_of(parts: GraphParts, tensor: QTensor) -> str:
     """The name of a tensor's zero point as it is stored."""
-    return parts.constant(f"{tensor.name}.q_zero_point", np.asarray(tensor.zero_point + offset_of(tensor), np.uint8))
+    dtype = np.int16 if tensor.is_wide else np.uint8
+    return parts.constant(f"{tensor.name}.q_zero_point", np.asarray(tensor.zero_point + offset_of(tensor), dtype))
 
 
 def units(parts: GraphParts, tensor: QTensor) -> list[str]:
@@ -82,12 +103,17 @@ def units(parts: GraphParts, tensor: QTensor) -> list[str]:
 def _write_layer(parts: GraphParts, program: QProgram, layer: Layer) -> None:
     sources, result = [program.tensors[name] for name in layer.inputs], program.tensors[layer.output]
     match layer:
+        case QConv() if sources[0].is_wide or result.is_wide:
+            _write_wide(parts, layer, _float_conv(parts, program, layer), result)
         case QConv():
             _write_conv(parts, layer, sources[0], result)
         case QAdd():
             total = parts.node("Add", _dequantise(parts, layer, sources), f"{layer.name}.sum")
-            parts.node("QuantizeLinear", [total, *units(parts, result)], _raw(layer, result))
-            _write_clip(parts, layer, result)
+            if result.is_wide:
+                _write_wide(parts, layer, total, result)
+            else:
+                parts.node("QuantizeLinear", [total, *units(parts, result)], _raw(layer, result))
+                _write_clip(parts, layer, result)
         case QConcat():
             parts.node("Concat", [stored(source) for source in sources], stored(result), axis=1)
         case QDepthToSpace():
@@ -129,6 +155,46 @@ def _write_conv(parts: GraphParts, conv: QConv, source: QTensor, result: QTensor
         limits = [parts.constant(f"{name}.slice_{role}", np.array([value], np.int64)) for role, value in bounds]
         parts.node("Slice", [made, *limits], raw)
     _write_clip(parts, conv, result)
+
+
+def _float_conv(parts: GraphParts, program: QProgram, conv: QConv) -> str:
+    """A convolution in float of the program's integers."""
+    source, name = program.tensors[conv.inputs[0]], conv.name
+    (image,) = _dequantise(parts, conv, [source])
+    operands = [
+        _real(parts, f"{name}.weight", conv.weight, conv.weight_scale),
+        _real(parts, f"{name}.bias", conv.bias, np.float32(source.scale) * conv.weight_scale),
+    ]
+    return parts.node(
+        "Conv",
+        [image, *operands],
+        f"{name}.sum",
+        kernel_shape=conv.weight.shape[2:],
+        strides=conv.stride,
+        pads=conv.pads,
+        dilations=conv.dilation,
+        group=conv.groups,
+    )
+
+
+def _real(parts: GraphParts, name: str, array: Int8Array | Int32Array, scales: Float32Array) -> str:
+    """Integers (O, …) in float, by a scale for each output channel."""
+    given = [
+        parts.constant(name, array),
+        parts.constant(f"{name}_scale", scales),
+        parts.constant(f"{name}_zero_point", np.zeros(len(array), array.dtype)),
+    ]
+    return parts.node("DequantizeLinear", given, f"{name}_real", axis=0)
+
+
+def _write_wide(parts: GraphParts, layer: QConv | QAdd, value: str, result: QTensor) -> None:
+    """Clip a float value, for ONNX Runtime clips no 16-bit integers, and quantise it."""
+    limits = [
+        parts.constant(f"{layer.name}.clamp_{role}", np.asarray((limit - result.zero_point) * result.scale, np.float32))
+        for role, limit in zip(("min", "max"), layer.clamp, strict=True)
+    ]
+    clipped = parts.node("Clip", [value, *limits], f"{layer.name}.clipped")
+    parts.node("QuantizeLinear", [clipped, *units(parts, result)], stored(result))
 
 
 def _padded_channels(parts: GraphParts, conv: QConv, source: QTensor, num: int) -> str:

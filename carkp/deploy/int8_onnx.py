@@ -36,6 +36,9 @@ FORMAT = 1
 OPSET, IR_VERSION = 18, 8
 """The operator set, and the oldest file format that has it."""
 
+WIDE_OPSET, WIDE_IR_VERSION = 21, 10
+"""The same of the first operator set that quantises to 16 bits."""
+
 PREFIX = "carkp."
 PROGRAM_KEY, DIGEST_KEY = "carkp.program", "carkp.program_sha256"
 TARGET_KEY, SCALES_KEY, ORIGIN_PREFIX = "carkp.target", "carkp.scales", "carkp.origin."
@@ -105,8 +108,9 @@ def program_to_onnx(program: QProgram, batch: int | None) -> ModelProto:
         raise Int8OnnxError(f"batch must be at least 1, or None for any, got {batch}")
     check_program(program)
     graph = program_to_graph(program, "batch" if batch is None else batch)
+    opset, version = (WIDE_OPSET, WIDE_IR_VERSION) if program.wide_tensors else (OPSET, IR_VERSION)
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="carkp"
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version, producer_name="carkp"
     )
     helper.set_model_props(model, _metadata(program))
     return model

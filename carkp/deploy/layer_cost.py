@@ -20,7 +20,7 @@ class LayerCost:
     Attributes:
         macs: multiply-accumulates; of float operators those of their weights.
         weight_bytes: of weights and biases.
-        input_bytes, output_bytes: of 8-bit tensors.
+        input_bytes, output_bytes: of the tensors.
     """
 
     macs: int
@@ -44,7 +44,7 @@ def layer_cost(program: QProgram, layer: Layer) -> LayerCost:
     match layer:
         case QConv():
             weight_bytes = layer.weight.nbytes + BIAS_BYTES * len(layer.bias)
-            return LayerCost(layer.weight[0].size * output, weight_bytes, inputs, output)
+            return LayerCost(layer.weight[0].size * num_elements(result), weight_bytes, inputs, output)
         case FloatOp():
             weight_bytes = sum(weight.nbytes for weight in layer.weights.values())
             return LayerCost(_float_macs(layer, sources[0]), weight_bytes, inputs, output)
@@ -66,9 +66,14 @@ def operator_kind(layer: Layer) -> OperatorKind | None:
             return None
 
 
-def tensor_bytes(tensor: QTensor) -> int:
-    """Of an 8-bit tensor of one image."""
+def num_elements(tensor: QTensor) -> int:
+    """Of one image."""
     return math.prod(tensor.shape)
+
+
+def tensor_bytes(tensor: QTensor) -> int:
+    """Of one image."""
+    return num_elements(tensor) * (2 if tensor.is_wide else 1)
 
 
 def live_bytes(program: QProgram) -> dict[str, int]:

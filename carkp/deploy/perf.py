@@ -13,7 +13,7 @@ from scipy import stats
 
 from carkp.deploy.check import LayerVerdict, operator_name
 from carkp.deploy.hardware import CONV_KINDS, Performance
-from carkp.deploy.layer_cost import LayerCost, layer_cost, live_bytes, operator_kind, tensor_bytes
+from carkp.deploy.layer_cost import LayerCost, layer_cost, live_bytes, num_elements, operator_kind, tensor_bytes
 from carkp.quant.program import Layer, QConv, QDepthToSpace, QProgram
 
 Bound = Literal["compute", "memory", "overhead"]
@@ -185,7 +185,8 @@ def layer_time(program: QProgram, layer: Layer, performance: Performance) -> Lay
     """Of a layer that runs in int8."""
     cost = layer_cost(program, layer)
     num_kernels = performance.depth_to_space_kernels.value if isinstance(layer, QDepthToSpace) else 1
-    compute_us = _products_us(layer, cost, performance) + cost.output_bytes / _element_rate(layer, performance) / 1e3
+    outputs = num_elements(program.tensors[layer.output])
+    compute_us = _products_us(program, layer, cost, performance) + outputs / _element_rate(layer, performance) / 1e3
     return LayerTime(
         name=layer.name,
         operator=operator_name(layer),
@@ -200,7 +201,8 @@ def layer_time(program: QProgram, layer: Layer, performance: Performance) -> Lay
 def _fallback_time(program: QProgram, layer: Layer, performance: Performance) -> LayerTime:
     """On the CPU beside: from int8 to float, the operator itself, and back, all counted in elements."""
     cost = layer_cost(program, layer)
-    elements = cost.input_bytes + 2 * cost.output_bytes
+    sources = (program.tensors[name] for name in dict.fromkeys(layer.inputs))
+    elements = sum(map(num_elements, sources)) + 2 * num_elements(program.tensors[layer.output])
     compute_us = cost.macs / performance.fallback_gmacs_per_s.value / 1e3
     return LayerTime(
         name=layer.name,
@@ -218,14 +220,16 @@ def _element_rate(layer: Layer, performance: Performance) -> float:
     return (performance.requantise_gelements_per_s if is_conv else performance.elementwise_gelements_per_s).value
 
 
-def _products_us(layer: Layer, cost: LayerCost, performance: Performance) -> float:
+def _products_us(program: QProgram, layer: Layer, cost: LayerCost, performance: Performance) -> float:
     if not isinstance(layer, QConv):
         return 0.0
     kind = operator_kind(layer)
     assert kind in CONV_KINDS
     share: float = getattr(performance.efficiency, kind).value
     rate = performance.peak_gmacs_per_s.value * share
-    return cost.macs * _padding_factor(layer, performance) / rate / 1e3
+    wide = performance.wide_products if program.tensors[layer.inputs[0]].is_wide else None
+    num_products = 1.0 if wide is None else wide.value
+    return cost.macs * num_products * _padding_factor(layer, performance) / rate / 1e3
 
 
 def _padding_factor(conv: QConv, performance: Performance) -> float:
@@ -257,9 +261,10 @@ def _memory_us(cost: LayerCost, performance: Performance) -> float:
 def _with_interface(program: QProgram, performance: Performance, layers: Sequence[LayerTime]) -> list[LayerTime]:
     if not performance.float_interface:
         return list(layers)
-    image, heatmaps = (tensor_bytes(program.tensors[name]) for name in (program.input, program.output))
-    first = LayerCost(0, 0, FLOAT_BYTES * image, image)
-    last = LayerCost(0, 0, heatmaps, FLOAT_BYTES * heatmaps)
+    tensors = [program.tensors[name] for name in (program.input, program.output)]
+    image, heatmaps = map(num_elements, tensors)
+    first = LayerCost(0, 0, FLOAT_BYTES * image, tensor_bytes(tensors[0]))
+    last = LayerCost(0, 0, tensor_bytes(tensors[1]), FLOAT_BYTES * heatmaps)
     return [
         _interface_time(INPUT_ROW, first, image, performance),
         *layers,

@@ -8,8 +8,9 @@ part: what the writer computes are constants, and it computes them here, in whol
     q = clamp(floor((acc M + 2^(n-1)) / 2^n) + zero_point)
 
 ONNX divides integers towards zero. Every dividend gets 2^62 more, a multiple of 2^n, so that it is positive; the
-quotient gets 2^(62-n) less. Activations are stored as uint8, as in :mod:`carkp.deploy.int8_graph`, and weights too,
-moved by 128: ONNX Runtime's kernels for unsigned bytes are exact on every CPU.
+quotient gets 2^(62-n) less. Activations of 8 bits are stored as uint8, as in :mod:`carkp.deploy.int8_graph`, and
+weights too, moved by 128: ONNX Runtime's kernels for unsigned bytes are exact on every CPU. Tensors of 16 bits are
+stored as int32; a convolution takes their two bytes one by one, ``sum w x = 256 sum w high + sum w low``.
 
 Legend: O output channels; M, n multiplier and shift of a requantisation scale, as in :mod:`carkp.quant.target`.
 """
@@ -50,6 +51,7 @@ OFFSET = 1 << 62
 """Makes every dividend positive; a multiple of every divisor."""
 
 INT64_END = 1 << 63
+BYTE, WIDE_OFFSET = 1 << 8, 1 << 15
 
 
 class NoReferenceError(ValueError):
@@ -99,7 +101,7 @@ def _graph(program: QProgram) -> GraphProto:
     parts.node("QuantizeLinear", [INPUT_NAME, *units(parts, image)], stored(image))
     for layer in program.layers:
         _write_layer(parts, program, layer)
-    parts.node("DequantizeLinear", [stored(heatmaps), *units(parts, heatmaps)], OUTPUT_NAME)
+    parts.node("DequantizeLinear", [stored(heatmaps), *_real_units(parts, heatmaps)], OUTPUT_NAME)
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *tensor.shape])
         for name, tensor in ((INPUT_NAME, image), (OUTPUT_NAME, heatmaps))
@@ -127,31 +129,61 @@ def _write_layer(parts: GraphParts, program: QProgram, layer: Layer) -> None:
 def _write_conv(parts: GraphParts, program: QProgram, conv: QConv, source: QTensor, result: QTensor) -> None:
     name = conv.name
     weight = (conv.weight.astype(np.int16) + SIGNED_OFFSET).astype(np.uint8)
-    inputs = [
-        stored(source),
+    operands = [
         parts.constant(f"{name}.weight", weight),
-        zero_point_of(parts, source),
         parts.constant("weight_zero_point", np.asarray(SIGNED_OFFSET, np.uint8)),
     ]
+    if source.is_wide:
+        high, low = (
+            _integer_conv(parts, conv, bytes_, _byte(parts, zero), operands, role)
+            for role, bytes_, zero in zip(
+                ("high", "low"), _two_bytes(parts, conv, source), (SIGNED_OFFSET, 0), strict=True
+            )
+        )
+        shifted = parts.node("Mul", [high, _scalar(parts, "byte", BYTE)], f"{name}.high_shifted")
+        wide = parts.node("Add", [shifted, low], f"{name}.wide")
+    else:
+        wide = _integer_conv(parts, conv, stored(source), zero_point_of(parts, source), operands, "wide")
+    pairs = [fixed_point(float(scale)) for scale in requantise_scales(program, conv)]
+    multipliers, shifts = ([pair[index] for pair in pairs] for index in (0, 1))
+    for bound, multiplier, shift in zip(accumulator_bounds(program, conv).tolist(), multipliers, shifts, strict=True):
+        if bound * multiplier > OFFSET or bound * multiplier + OFFSET + (1 << (shift - 1)) >= INT64_END:
+            raise NoReferenceError(f"{name}: its sums times a multiplier do not fit in 64 bits")
+    biased = parts.node("Add", [wide, _channels(parts, f"{name}.bias", conv.bias.tolist())], f"{name}.accumulators")
+    product = parts.node("Mul", [biased, _channels(parts, f"{name}.multipliers", multipliers)], f"{name}.products")
+    _write_rounding(parts, conv, product, shifts, result)
+
+
+def _integer_conv(
+    parts: GraphParts, conv: QConv, source: str, zero_point: str, operands: Sequence[str], role: str
+) -> str:
+    """The sums (B, O, h, w) over unsigned bytes, in int64."""
+    weight, weight_zero_point = operands
     sums = parts.node(
         "ConvInteger",
-        inputs,
-        f"{name}.sums",
+        [source, weight, zero_point, weight_zero_point],
+        f"{conv.name}.{role}_sums",
         kernel_shape=conv.weight.shape[2:],
         strides=conv.stride,
         pads=conv.pads,
         dilations=conv.dilation,
         group=conv.groups,
     )
-    pairs = [fixed_point(float(scale)) for scale in requantise_scales(program, conv)]
-    multipliers, shifts = ([pair[index] for pair in pairs] for index in (0, 1))
-    for bound, multiplier, shift in zip(accumulator_bounds(program, conv).tolist(), multipliers, shifts, strict=True):
-        if bound * multiplier > OFFSET or bound * multiplier + OFFSET + (1 << (shift - 1)) >= INT64_END:
-            raise NoReferenceError(f"{name}: its sums times a multiplier do not fit in 64 bits")
-    wide = parts.node("Cast", [sums], f"{name}.wide", to=TensorProto.INT64)
-    biased = parts.node("Add", [wide, _channels(parts, f"{name}.bias", conv.bias.tolist())], f"{name}.accumulators")
-    product = parts.node("Mul", [biased, _channels(parts, f"{name}.multipliers", multipliers)], f"{name}.products")
-    _write_rounding(parts, conv, product, shifts, result)
+    return parts.node("Cast", [sums], f"{conv.name}.{role}", to=TensorProto.INT64)
+
+
+def _two_bytes(parts: GraphParts, conv: QConv, source: QTensor) -> tuple[str, str]:
+    """High and low byte of ``x + 2^15``, x of 16 bits: less 128 and 0, they stand for ``256 high + low = x``."""
+    name = f"{conv.name}.input"
+    offset, base = (
+        parts.constant(role, np.asarray(value, np.int32))
+        for role, value in (("wide_offset", WIDE_OFFSET), ("wide_base", BYTE))
+    )
+    raised = parts.node("Add", [stored(source), offset], f"{name}_raised")
+    high = parts.node("Div", [raised, base], f"{name}_high")
+    low = parts.node("Sub", [raised, parts.node("Mul", [high, base], f"{name}_high_shifted")], f"{name}_low")
+    first, second = (parts.node("Cast", [value], f"{value}_byte", to=TensorProto.UINT8) for value in (high, low))
+    return first, second
 
 
 def _write_add(parts: GraphParts, layer: QAdd, sources: Sequence[QTensor], result: QTensor) -> None:
@@ -188,7 +220,7 @@ def _write_rounding(
         for role, limit in zip(("min", "max"), layer.clamp, strict=True)
     ]
     clamped = parts.node("Clip", [values, *limits], f"{name}.clamped")
-    parts.node("Cast", [clamped], stored(result), to=TensorProto.UINT8)
+    parts.node("Cast", [clamped], stored(result), to=TensorProto.INT32 if result.is_wide else TensorProto.UINT8)
 
 
 def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTensor, result: QTensor) -> None:
@@ -213,6 +245,15 @@ def fixed_point(scale: float) -> tuple[int, int]:
     if shift < 1:
         raise NoReferenceError(f"requantisation scale {scale} is too large: fixed point ends below 2^30")
     return round(Fraction(scale) * (1 << shift)), shift
+
+
+def _real_units(parts: GraphParts, tensor: QTensor) -> list[str]:
+    """Scale and zero point as DequantizeLinear takes them: none with int32."""
+    return units(parts, tensor)[: 1 if tensor.is_wide else 2]
+
+
+def _byte(parts: GraphParts, value: int) -> str:
+    return parts.constant(f"byte_{value}", np.asarray(value, np.uint8))
 
 
 def _channels(parts: GraphParts, name: str, values: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ https://arxiv.org/abs/1712.05877), so that the same network is calibrated, evalu
 Legend: O output channels, I input channels, kh kw kernel height and width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from carkp.quant.graph import IMAGE, MOVING, ConvLayer, LayerGraph, OnTensor, Step, is_non_negative, scale_groups
-from carkp.quant.target import INPUT_SCALE, MAX_WEIGHT, RANGES, Dtype, Target
+from carkp.quant.target import INPUT_SCALE, MAX_WEIGHT, RANGES, WIDE, Dtype, Target
 
-MAX_BIAS = 2**22
-"""Largest quantised bias: a channel whose weights are next to nothing gets coarser weights rather than a bias that
-overflows the accumulator, or that a float32 cannot hold exactly."""
+MAX_BIAS, MAX_WIDE_BIAS = 2**22, 2**28
+"""Largest quantised bias, behind an input of 8 and of 16 bits: a channel whose weights are next to nothing gets coarser
+weights rather than a bias that overflows the accumulator, or, with 8 bits, that a float32 cannot hold exactly."""
 
 SMALLEST_SCALE = 1e-30
 """Keeps the weight scale of an empty channel away from 0."""
@@ -26,7 +26,7 @@ SMALLEST_SCALE = 1e-30
 
 @dataclass(frozen=True)
 class Grid:
-    """How a tensor spends its 256 values: ``num_levels`` steps between 0 and the largest real value."""
+    """How a tensor spends its values: ``num_levels`` steps between 0 and the largest real value."""
 
     dtype: Dtype
     zero_point: int
@@ -38,6 +38,9 @@ def activation_grid(dtype: Dtype, can_be_negative: bool) -> Grid:
     if dtype == "int8":
         return Grid("int8", 0, 127)
     return Grid("uint8", 128, 127) if can_be_negative else Grid("uint8", 0, 255)
+
+
+WIDE_GRID = Grid(WIDE, 0, RANGES[WIDE][1])
 
 
 class ActivationQuantiser(nn.Module):
@@ -82,11 +85,11 @@ class WeightQuantiser(nn.Module):
         self.register_buffer("bias_shift", torch.zeros(shape[0]))
         self.register_buffer("steps", torch.zeros(shape, dtype=torch.int8))
 
-    def scales(self, layer: ConvLayer, input_scale: Tensor) -> Tensor:
-        """(O,): symmetric min-max of the weights, coarser where the bias would not fit (``MAX_BIAS``)."""
+    def scales(self, layer: ConvLayer, input_scale: Tensor, max_bias: int = MAX_BIAS) -> Tensor:
+        """(O,): symmetric min-max of the weights, coarser where the bias would not fit."""
         weight, bias = layer.weight.detach(), layer.bias.detach() + self.bias_shift
         largest = weight.abs().amax(dim=(1, 2, 3))
-        scales = torch.maximum(largest / MAX_WEIGHT, bias.abs() / (input_scale * MAX_BIAS)).clamp(min=SMALLEST_SCALE)
+        scales = torch.maximum(largest / MAX_WEIGHT, bias.abs() / (input_scale * max_bias)).clamp(min=SMALLEST_SCALE)
         return scales if self.per_channel else scales.max().expand_as(scales).contiguous()
 
     def forward(self, weight: Tensor, scales: Tensor) -> Tensor:
@@ -111,20 +114,33 @@ class FakeQuantNet(nn.Module):
     """A folded network with fake quantisation: images (B, 3, H, W) -> heatmaps (B, K, h, w).
 
     ``graph`` alone is the same network in float. ``quantised_layers`` restricts the quantisation to the layers named
-    (``image`` is the input), to see what each costs; None: all.
+    (``image`` is the input), to see what each costs; None: all. ``wide``: tensors that get 16 bits, and with each those
+    that share its scale.
+
+    Raises:
+        ValueError: ``wide`` names what is no tensor, or the image.
     """
 
-    def __init__(self, graph: LayerGraph, target: Target, per_channel_weights: bool) -> None:
+    def __init__(
+        self, graph: LayerGraph, target: Target, per_channel_weights: bool, wide: Collection[str] = ()
+    ) -> None:
         super().__init__()
         self.graph, self.target = graph, target
         self.groups = scale_groups(graph)
+        if unknown := sorted(set(wide) - set(self.groups)):
+            raise ValueError(f"{', '.join(unknown)}: the network has no such tensors, only {', '.join(self.groups)}")
+        self.wide = frozenset(self.groups[name] for name in wide)
+        if self.groups[IMAGE] in self.wide:
+            raise ValueError(f"{IMAGE}: the image, and what shares its scale, has 8 bits")
         self.quantised_layers: frozenset[str] | None = None
         signs = dict.fromkeys(self.groups.values(), False)
         for name, leader in self.groups.items():
             signs[leader] |= not is_non_negative(graph, name)
         self.activations = nn.ModuleDict(
             {
-                leader: ActivationQuantiser(activation_grid(target.activation_dtype, can_be_negative))
+                leader: ActivationQuantiser(
+                    WIDE_GRID if leader in self.wide else activation_grid(target.activation_dtype, can_be_negative)
+                )
                 for leader, can_be_negative in signs.items()
             }
         )
@@ -170,7 +186,9 @@ class FakeQuantNet(nn.Module):
 
     def weight_scales(self, step: Step, layer: ConvLayer) -> Tensor:
         """(O,): of a convolution, from its weights as they are now."""
-        return self.weight_quantiser(step.name).scales(layer, self.quantiser(step.inputs[0]).scale)
+        source = self.quantiser(step.inputs[0])
+        max_bias = MAX_WIDE_BIAS if source.grid.dtype == WIDE else MAX_BIAS
+        return self.weight_quantiser(step.name).scales(layer, source.scale, max_bias)
 
     def scaled_weights(self, step: Step, layer: ConvLayer) -> Tensor:
         """(O, I / groups, kh, kw): a convolution's weights in units of their scales."""

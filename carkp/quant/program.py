@@ -1,6 +1,6 @@
 """The int8 network as plain data: what the simulator runs, the ONNX writer writes and the checker walks.
 
-A tensor holds 8-bit integers q that stand for ``scale * (q - zero_point)``. A convolution accumulates
+A tensor holds integers q of 8 bits, or of 16, that stand for ``scale * (q - zero_point)``. A convolution accumulates
 ``sum (q_in - zero_point_in) * weight + bias`` in int32 and requantises it to its output tensor.
 
 Legend: O output channels, I input channels, kh kw kernel height and width, C H W of a tensor; the batch is never part
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carkp.quant.target import MAX_WEIGHT, RANGES, Dtype, Target
+from carkp.quant.target import MAX_WEIGHT, RANGES, WIDE, Dtype, Target
 
 Int8Array = NDArray[np.int8]
 Int32Array = NDArray[np.int32]
@@ -27,7 +27,7 @@ class ProgramError(ValueError):
 
 @dataclass(frozen=True)
 class QTensor:
-    """An 8-bit tensor. ``shape`` is (C, H, W); ``scale`` is exactly a float32."""
+    """A tensor of 8 or 16 bits. ``shape`` is (C, H, W); ``scale`` is exactly a float32."""
 
     name: str
     shape: tuple[int, ...]
@@ -39,6 +39,11 @@ class QTensor:
     def range(self) -> tuple[int, int]:
         """Smallest and largest quantised value."""
         return RANGES[self.dtype]
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has 16 bits."""
+        return self.dtype == WIDE
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +135,19 @@ class QProgram:
     origin: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def wide_tensors(self) -> list[str]:
+        """Names of the tensors of 16 bits."""
+        return [name for name, tensor in self.tensors.items() if tensor.is_wide]
+
+    @property
     def num_convs(self) -> int:
         return sum(isinstance(layer, QConv) for layer in self.layers)
+
+    @property
+    def num_byte_convs(self) -> int:
+        """Convolutions from 8 to 8 bits."""
+        names = [(conv.inputs[0], conv.output) for conv in self.layers if isinstance(conv, QConv)]
+        return sum(not any(self.tensors[name].is_wide for name in pair) for pair in names)
 
 
 def requantise_scales(program: QProgram, conv: QConv) -> Float32Array:
@@ -162,6 +178,13 @@ def check_program(program: QProgram) -> None:
         raise ProgramError(f"layers share the names {', '.join(repeated)}")
     for name, tensor in program.tensors.items():
         _check_tensor(name, tensor)
+    if program.wide_tensors and program.target.requantisation != "fixed_point":
+        raise ProgramError(
+            f"{', '.join(program.wide_tensors)}: 16 bits are defined for fixed-point requantisation alone, the target "
+            f"{program.target.name} has {program.target.requantisation}"
+        )
+    if program.tensors[program.input].is_wide:
+        raise ProgramError(f"{program.input}: the image has 8 bits")
     for layer in program.layers:
         missing = [name for name in (*layer.inputs, layer.output) if name not in program.tensors]
         unread = [name for name in layer.inputs if name not in known]
@@ -208,6 +231,8 @@ def _check_tensor(name: str, tensor: QTensor) -> None:
         raise ProgramError(f"{tensor.name}: scale must be a positive float32, got {tensor.scale}")
     if not lowest <= tensor.zero_point <= highest:
         raise ProgramError(f"{tensor.name}: zero point {tensor.zero_point} is outside of {tensor.dtype}")
+    if tensor.is_wide and tensor.zero_point:
+        raise ProgramError(f"{tensor.name}: {tensor.dtype} is symmetric, its zero point must be 0")
 
 
 def _check_layer(program: QProgram, layer: Layer) -> None:

@@ -156,12 +156,26 @@ def _add_fixed_point(
     points: tuple[int, int, int],
 ) -> Int64Array:
     """``(((a - za) Ma + (b - zb) Mb + 2^(n-1)) >> n) + zo`` with the shift of the larger ratio; far below 2^63."""
-    ratios = np.asarray([ratio_a, ratio_b])
-    shift = fixed_point_multipliers(ratios).shifts.min()
-    multiplier_a, multiplier_b = _times_power_of_two(ratios.astype(np.float64), np.asarray(shift))
+    (multiplier_a, multiplier_b), shift = _addends(ratio_a, ratio_b)
     wide = (values_a - points[0]) * multiplier_a + (values_b - points[1]) * multiplier_b
-    q: Int64Array = ((wide + _half(shift)) >> shift) + points[2]
+    q: Int64Array = ((wide + _half(np.asarray(shift))) >> shift) + points[2]
     return q
+
+
+def fixed_point_addends(tensor_a: QTensor, tensor_b: QTensor, tensor_out: QTensor) -> tuple[tuple[int, int], int]:
+    """The multipliers of two addends and their common shift, that of the larger ratio of the scales.
+
+    Raises:
+        ValueError: as :func:`fixed_point_multipliers`.
+    """
+    return _addends(*(np.float32(tensor.scale) / np.float32(tensor_out.scale) for tensor in (tensor_a, tensor_b)))
+
+
+def _addends(ratio_a: np.float32, ratio_b: np.float32) -> tuple[tuple[int, int], int]:
+    ratios = np.asarray([ratio_a, ratio_b])
+    shift = int(fixed_point_multipliers(ratios).shifts.min())
+    first, second = _times_power_of_two(ratios.astype(np.float64), np.asarray(shift)).tolist()
+    return (first, second), shift
 
 
 def _add_litert(

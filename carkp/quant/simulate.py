@@ -2,10 +2,11 @@
 
 Between the input's and the output's quantisation every value is an integer. Inside, a tensor is a *carrier*: float32,
 (B, H, W, C), contiguous, holding the centred integers ``q - zero_point``, so that padding is zero. Outside, quantised
-tensors are (B, C, H, W) in torch's uint8 or int8.
+tensors are (B, C, H, W) in torch's uint8, int8 or int16.
 
 float32 convolutions of integers are exact while no partial sum reaches 2^24, whatever the order of the additions; this
-is checked for every convolution when the program is loaded. TF32 or bfloat16 multipliers change nothing: 8 bits fit.
+is checked for every convolution when the program is loaded; those that may go beyond are computed in parts, or in
+float64. TF32 or bfloat16 multipliers change nothing to 8 bits; convolutions of 16 bits are computed in float64.
 
 Legend: B batch, C channels, H W height and width, K keypoints, h w of the heatmaps, O output channels.
 """
@@ -37,11 +38,20 @@ from carkp.quant.program import (
     check_program,
     requantise_scales,
 )
-from carkp.quant.requantise import add_table, fixed_point_multipliers, tflite_multipliers, tflite_scales
+from carkp.quant.requantise import (
+    add_table,
+    fixed_point_addends,
+    fixed_point_multipliers,
+    tflite_multipliers,
+    tflite_scales,
+)
 from carkp.quant.target import Requantisation
 
 EXACT_FLOAT32 = 1 << 24
 """float32 holds every integer below this magnitude."""
+
+BYTE_LEVELS = 255
+"""Largest magnitude of a centred value of 8 bits."""
 
 TFLITE_DEPTHWISE_VECTOR = 8
 """Channels that LiteRT's fast kernel of a depthwise convolution computes at a time."""
@@ -49,7 +59,7 @@ TFLITE_DEPTHWISE_VECTOR = 8
 MIN_ELEMENTS_A_THREAD = 1 << 15
 """To hand rows to another thread takes about 20 us; to requantise this many elements, 13 us."""
 
-TORCH_DTYPES = {"uint8": torch.uint8, "int8": torch.int8}
+TORCH_DTYPES = {"uint8": torch.uint8, "int8": torch.int8, "int16": torch.int16}
 
 Rows = NDArray[np.floating[Any]]
 RowsFunction = Callable[[slice], None]
@@ -72,7 +82,8 @@ class Simulator:
 
     Raises:
         ProgramError: the program contradicts itself.
-        UnsupportedLayerError: it has layers without an integer form.
+        UnsupportedLayerError: it has layers without an integer form, or tensors of 16 bits, which other requantisations
+            than ``fixed_point`` do not know.
         ValueError: a scale is out of the range of the requantisation.
     """
 
@@ -81,6 +92,10 @@ class Simulator:
         _refuse_float_layers(program)
         self.program = program
         self.requantisation: Requantisation = requantisation or program.target.requantisation
+        if program.wide_tensors and self.requantisation != "fixed_point":
+            raise UnsupportedLayerError(
+                f"{', '.join(program.wide_tensors)}: tensors of 16 bits have no form in {self.requantisation}"
+            )
         pool = _RowPool(num_threads or torch.get_num_threads())
         self._steps = {layer.output: _prepare(program, layer, self.requantisation, pool) for layer in program.layers}
         self._released = _last_uses(program)
@@ -88,7 +103,7 @@ class Simulator:
     def run(self, images: Tensor, on_tensor: OnTensor | None = None) -> Tensor:
         """Images, float32 (B, 3, H, W), normalised -> heatmaps, float32 (B, K, h, w).
 
-        ``on_tensor(name, q)`` is called with every quantised tensor, uint8 or int8 (B, C, H, W), the input first.
+        ``on_tensor(name, q)`` is called with every quantised tensor (B, C, H, W), the input first.
 
         Raises:
             AccumulatorOverflowError: a sum needs more than the target's accumulator bits.
@@ -227,10 +242,12 @@ def _prepare_conv(program: QProgram, conv: QConv, requantisation: Requantisation
     largest = max(abs(limit - source.zero_point) for limit in source.range)
     bound = int(accumulator_bounds(program, conv).max())
     limit = 1 << (program.target.accumulator_bits - 1)
+    parts = _exact_parts(conv, largest)
+    is_exact = bound < EXACT_FLOAT32 and parts[0].weight.dtype == torch.float32
     return _ConvStep(
         conv=conv,
-        parts=_exact_parts(conv, largest),
-        bias=torch.from_numpy(conv.bias.copy()).to(torch.float32 if bound < EXACT_FLOAT32 else torch.float64),
+        parts=parts,
+        bias=torch.from_numpy(conv.bias.copy()).to(torch.float32 if is_exact else torch.float64),
         limit=limit if bound >= limit else None,
         requantise=_row_requantiser(program, conv, requantisation),
         pool=pool,
@@ -247,7 +264,7 @@ def _exact_parts(conv: QConv, largest: int) -> tuple[_Part, ...]:
     shares = np.abs(conv.weight.astype(np.int64)).sum(axis=(2, 3)) * largest
     if shares.sum(axis=1).max() < EXACT_FLOAT32:
         return (_part(conv, slice(None), torch.float32),)
-    if conv.groups > 1 or shares.max() >= EXACT_FLOAT32:
+    if conv.groups > 1 or shares.max() >= EXACT_FLOAT32 or largest > BYTE_LEVELS:
         return (_part(conv, slice(None), torch.float64),)
     return tuple(_part(conv, channels, torch.float32) for channels in _split_channels(shares))
 
@@ -279,6 +296,8 @@ def _check_overflow(name: str, accumulators: Tensor, limit: int) -> None:
 
 def _prepare_add(program: QProgram, layer: QAdd, requantisation: Requantisation, pool: _RowPool) -> Step:
     a, b, out = (program.tensors[name] for name in (*layer.inputs, layer.output))
+    if a.is_wide or b.is_wide or out.is_wide:
+        return _prepare_wide_add(layer, (a, b, out), pool)
     try:
         table = add_table(a, b, out, layer.clamp, requantisation)
     except ValueError as error:
@@ -290,6 +309,23 @@ def _prepare_add(program: QProgram, layer: QAdd, requantisation: Requantisation,
         result = torch.empty_like(carriers[0])
         left, right, total = (x.view(-1, x.shape[3]).numpy() for x in (*carriers, result))
         pool.run(lambda rows: _look_up(left[rows], right[rows], centred, first, total[rows]), *total.shape)
+        return result
+
+    return add
+
+
+def _prepare_wide_add(layer: QAdd, tensors: tuple[QTensor, QTensor, QTensor], pool: _RowPool) -> Step:
+    """Where a table of all pairs would be too large: the sum itself."""
+    multipliers, shift = fixed_point_addends(*tensors)
+    lowest, highest = (limit - tensors[2].zero_point for limit in layer.clamp)
+
+    def add(carriers: list[Tensor]) -> Tensor:
+        result = torch.empty_like(carriers[0])
+        left, right, total = (x.view(-1, x.shape[3]).numpy() for x in (*carriers, result))
+        pool.run(
+            lambda rows: _add_fixed_point(left[rows], right[rows], *multipliers, shift, lowest, highest, total[rows]),
+            *total.shape,
+        )
         return result
 
     return add
@@ -446,6 +482,28 @@ def _requantise_tflite(
             value = lowest if value < lowest else value
             value = highest if value > highest else value
             rows[row, channel] = value
+
+
+@_compiled
+def _add_fixed_point(
+    a: Rows,
+    b: Rows,
+    multiplier_a: int,
+    multiplier_b: int,
+    shift: int,
+    lowest: int,
+    highest: int,
+    out: Rows,
+) -> None:
+    """``(a Ma + b Mb + 2^(n-1)) >> n`` of centred values of up to 16 bits, far below 2^63; half rounds up."""
+    half = np.int64(1) << (shift - 1)
+    for row in range(out.shape[0]):
+        for channel in range(out.shape[1]):
+            total = np.int64(a[row, channel]) * multiplier_a + np.int64(b[row, channel]) * multiplier_b
+            value = int((total + half) >> shift)
+            value = lowest if value < lowest else value
+            value = highest if value > highest else value
+            out[row, channel] = value
 
 
 @_compiled

@@ -4,11 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Dtype = Literal["int8", "uint8"]
+ActivationDtype = Literal["int8", "uint8"]
+Dtype = Literal["int8", "uint8", "int16"]
 Requantisation = Literal["float32", "fixed_point", "tflite_reference", "tflite_optimised", "xnnpack"]
 
-RANGES: dict[Dtype, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255)}
+RANGES: dict[Dtype, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 """Smallest and largest quantised value of an activation."""
+
+WIDE: Dtype = "int16"
+"""Of tensors that 8 bits are too few for: symmetric, zero point 0. Weights have 8 bits everywhere."""
 
 MAX_WEIGHT = 127
 """Weights are symmetric int8 without -128: -127..127."""
@@ -27,13 +31,15 @@ class Target(BaseModel):
     Runtime does; ``fixed_point`` multiplies with a 31-bit integer and shifts right with rounding, as NPUs do.
     ``tflite_reference`` is that of LiteRT's reference kernels and of tflite-micro, ``tflite_optimised`` that of its own
     fast kernels, ``xnnpack`` that of the delegate that LiteRT runs on CPUs: ``float32`` but for sums of two tensors.
+
+    Tensors of 16 bits are defined for ``fixed_point`` alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
     description: str
-    activation_dtype: Dtype
+    activation_dtype: ActivationDtype
     per_channel_weights: bool
     accumulator_bits: Annotated[int, Field(ge=16, le=32)]
     requantisation: Requantisation

@@ -1,5 +1,7 @@
 """Small networks with everything that the default one has, and images for them."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -100,8 +102,8 @@ def images(num: int = 4, seed: int = 1) -> Tensor:
     return (torch.randint(0, 256, (num, 3, *SIZE), generator=generator).float() - 128) / 128
 
 
-def calibrated(net: nn.Module, target: Target, percentile: float = 99.975) -> FakeQuantNet:
-    prepared = FakeQuantNet(fold(net, SIZE), target, target.per_channel_weights).eval()
+def calibrated(net: nn.Module, target: Target, percentile: float = 99.975, wide: Collection[str] = ()) -> FakeQuantNet:
+    prepared = FakeQuantNet(fold(net, SIZE), target, target.per_channel_weights, wide).eval()
     histograms = observe(prepared.graph, [images(8, seed=2)])
     observers = dict.fromkeys(histograms, Observer("percentile", percentile))
     prepared.set_thresholds(choose_thresholds(histograms, prepared.num_levels, observers))

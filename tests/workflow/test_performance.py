@@ -57,8 +57,8 @@ def test_what_the_target_takes_is_said_with_its_assumptions() -> None:
 
 
 def test_assumed_speeds_are_counted() -> None:
-    """bpu's file: 12 limits and 15 speeds are assumed, one speed has a source."""
-    assert assumption_note(hardware("bpu")).startswith("27 of the 28 numbers of the hardware are assumed")
+    """bpu's file: 12 limits and 16 speeds are assumed, one speed has a source."""
+    assert assumption_note(hardware("bpu")).startswith("28 of the 29 numbers of the hardware are assumed")
     known = sourced(hardware("onnxruntime_cpu"))
     assert assumption_note(known) == "All 16 numbers of the hardware have a source."
 
