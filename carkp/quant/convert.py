@@ -92,7 +92,10 @@ def _conv(net: FakeQuantNet, step: Step, layer: ConvLayer) -> QConv:
 
 
 def _clamp(net: FakeQuantNet, name: str, activation: Activation) -> tuple[int, int]:
-    """The activation's bounds in units of the tensor."""
+    """The activation's bounds in units of the tensor.
+
+    Equalisation raises the upper bounds of channels, which then lie beyond the tensor's threshold.
+    """
     quantiser = net.quantiser(name)
     lowest, highest = RANGES[quantiser.grid.dtype]
     low, high = BOUNDS[activation]

@@ -29,7 +29,12 @@ Size = tuple[int, int]
 
 
 class ConvLayer(nn.Module):
-    """A convolution with bias, zero padding of its own on every side, and an activation."""
+    """A convolution with bias, zero padding of its own on every side, and an activation.
+
+    ``factors`` (O,) is what equalisation multiplied its output channels by: the activation's bounds move with it.
+    """
+
+    factors: Tensor
 
     def __init__(
         self,
@@ -46,13 +51,40 @@ class ConvLayer(nn.Module):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.stride, self.pads, self.dilation, self.groups = stride, pads, dilation, groups
         self.activation: Activation = activation
+        self.register_buffer("factors", torch.ones_like(bias))
+        self._is_scaled = False
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(x, self.weight, self.bias)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The layer with another weight and bias."""
-        return activate(self.accumulate(x, weight, bias), self.activation)
+        accumulators = self.accumulate(x, weight, bias)
+        if self._is_scaled and self.activation == "relu6":
+            return torch.minimum(activate(accumulators, "relu"), BOUNDS["relu6"][1] * self.factors[:, None, None])
+        return activate(accumulators, self.activation)
+
+    def scale_outputs(self, factors: Tensor) -> None:
+        """Multiply the output channels by ``factors`` (O,), all positive."""
+        with torch.no_grad():
+            self.weight.mul_(factors[:, None, None, None])
+            self.bias.mul_(factors)
+        self.factors.mul_(factors)
+        self._note_factors()
+
+    def scale_inputs(self, factors: Tensor) -> None:
+        """Multiply what each input channel adds by ``factors`` (I,); the layer is depthwise, or of one group."""
+        with torch.no_grad():
+            self.weight.mul_(factors[:, None, None, None] if self.groups > 1 else factors[None, :, None, None])
+
+    def _note_factors(self) -> None:
+        self._is_scaled = bool((self.factors != 1).any())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Files of earlier versions know no equalisation."""
+        state_dict.setdefault(f"{prefix}factors", torch.ones_like(self.factors))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._note_factors()
 
     def accumulate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution before its activation."""
