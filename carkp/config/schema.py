@@ -360,6 +360,9 @@ class QuantConfig(_Section):
     weights: Annotated[
         Literal["target", "per_channel", "per_tensor"], Field(description="granularity of weight scales")
     ] = "target"
+    equalise: Annotated[
+        bool, Field(description="give the channels between two convolutions ranges of like size, before all else")
+    ] = False
     rounding: Annotated[
         Literal["nearest", "sums", "second_moments"],
         Field(
@@ -371,6 +374,18 @@ class QuantConfig(_Section):
         PositiveInt, Field(description="calibration images that second moments are taken from")
     ] = 64
     bias_correction: bool = False
+    int16: Annotated[
+        tuple[Text, ...],
+        Field(
+            description="tensors that get 16 bits, by the names of calibration's scales.json or patterns of them, for "
+            "targets that take them; the stage precision finds the fewest that are needed"
+        ),
+    ] = ()
+    max_loss: Annotated[
+        Probability,
+        Field(description="what precision allows calibration to cost, in validation PCK at loss_alpha"),
+    ] = 0.001
+    loss_alpha: Annotated[PositiveFloat, Field(description="threshold of that PCK, as eval.alpha")] = 0.02
     num_images: Annotated[PositiveInt, Field(description="training crops under validation transforms")] = 512
     batch_size: BatchSize = 32
     num_sqnr_images: PositiveInt = 64

@@ -82,9 +82,9 @@ def _row(net: FakeQuantNet, name: str, power: _Power) -> LayerSqnr:
         name=name,
         kind=kind,
         threshold=float(quantiser.scale) * quantiser.grid.num_levels,
-        activations_db=_decibels(power.signal, power.activations),
-        weights_db=_decibels(power.signal, power.weights) if kind.startswith("conv") else float("nan"),
-        total_db=_decibels(power.signal, power.total),
+        activations_db=decibels(power.signal, power.activations),
+        weights_db=decibels(power.signal, power.weights) if kind.startswith("conv") else float("nan"),
+        total_db=decibels(power.signal, power.total),
     )
 
 
@@ -97,5 +97,6 @@ def _kind(graph: LayerGraph, name: str) -> str:
     return type(layer).__name__.removesuffix("Layer").lower()
 
 
-def _decibels(signal: float, noise: float) -> float:
+def decibels(signal: float, noise: float) -> float:
+    """Of two energies; no noise counts as ``FLOOR``."""
     return float(10 * torch.log10(torch.tensor(max(signal, FLOOR) / max(noise, FLOOR), dtype=torch.float64)))

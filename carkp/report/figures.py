@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from carkp.keypoints.paired import Interval
 from carkp.keypoints.schema import KEYPOINT_NAMES
 from carkp.report.style import LABEL_SIZE, TEXT, TICK_SIZE, new_figure, readable, series_style, style_axes
 
@@ -144,6 +145,53 @@ def sweep_figure(pck: Mapping[float, float], float_pck: float | None) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     _legend(axes, "best")
     return figure
+
+
+def trade_figure(points: Sequence[tuple[int, float, Interval]], chosen: int | None, max_loss: float) -> Figure:
+    """What 16-bit tensors bring and what they take: loss of PCK over the predicted time.
+
+    Named, and joined by a line, are the points that no other one beats in both.
+
+    Args:
+        points: number of tensors, predicted microseconds, loss as a share with its interval.
+        chosen: the place of one of them; None where none is good enough.
+        max_loss: the limit, as a line.
+
+    Raises:
+        ValueError: no points.
+    """
+    _require_series({str(place): None for place in range(len(points))})
+    figure = new_figure(7.0, 4.4)
+    axes = figure.add_subplot()
+    colour, chosen_colour = (series_style(index)[0] for index in range(2))
+    for _, microseconds, loss in points:
+        axes.plot(microseconds, loss.value, color=colour, marker="o", markersize=4, alpha=0.35)
+    best = _unbeaten(points)
+    axes.plot([item[1] for item in best], [item[2].value for item in best], color=colour, marker="o", linewidth=1.4)
+    for number, microseconds, loss in best:
+        axes.plot([microseconds] * 2, [loss.low, loss.high], color=colour, linewidth=1.2, alpha=0.5)
+        place = (microseconds, loss.value)
+        axes.annotate(
+            str(number), place, (-5, -5), textcoords="offset points", fontsize=TICK_SIZE, ha="right", va="top"
+        )
+    if chosen is not None:
+        number, microseconds, loss = points[chosen]
+        label = f"chosen: {number} tensors"
+        axes.plot(microseconds, loss.value, color=chosen_colour, marker="D", markersize=8, linestyle="", label=label)
+    axes.axhline(max_loss, color="#888888", linestyle="--", linewidth=1.2, label=f"limit: {max_loss:.2%}")
+    style_axes(axes, "Expected loss by number of 16-bit tensors", "predicted time (us)", "loss of PCK")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(axes, "best")
+    return figure
+
+
+def _unbeaten(points: Sequence[tuple[int, float, Interval]]) -> list[tuple[int, float, Interval]]:
+    """Those that lose less than everything that is as fast, the fastest first."""
+    found: list[tuple[int, float, Interval]] = []
+    for point in sorted(points, key=lambda item: (item[1], item[2].value)):
+        if not found or point[2].value < found[-1][2].value:
+            found.append(point)
+    return found
 
 
 def lsb_figure(counts: Mapping[str, Mapping[int, int]], title: str) -> Figure:

@@ -127,7 +127,7 @@ def write_program(program: QProgram, folder: Path) -> ExportResult:
         raise ConfigError(f"export: {error}") from error
     if not any(isinstance(layer, FloatOp) for layer in program.layers):
         for written in (path, path_b1):
-            require_int8_convs(written, program.num_convs)
+            require_int8_convs(written, program.num_byte_convs, program.num_convs - program.num_byte_convs)
     return ExportResult(program, path, path_b1, others)
 
 
@@ -207,6 +207,8 @@ def describe(result: ExportResult) -> str:
     """The outcome in a few lines, for a person."""
     num_float = sum(isinstance(layer, FloatOp) for layer in result.program.layers)
     audit = f"{num_float} layers stay in float" if num_float else "ONNX Runtime runs all of them as int8 kernels"
+    if num_wide := result.program.num_convs - result.program.num_byte_convs:
+        audit = f"{num_wide} of them touch 16-bit tensors, which ONNX Runtime runs in float"
     size = result.path.stat().st_size / 2**20
     own = f"; in the target's own arithmetic: {', '.join(path.name for path in result.others)}" if result.others else ""
     return (

@@ -59,6 +59,10 @@ DATA = Parameter("data", LATEST, "prepared data: latest, a directory, or runs:/<
 SHOWN_DIGITS = 8
 
 
+STUDIED_CONFIG = "configs/from_imagenet.yaml"
+"""What is studied where nothing else is named: it calibrates by percentile, and its first weights know no sigma."""
+
+
 def run(config: ExperimentConfig, inputs: TuneInputs, out_dir: Path, tracker: Tracker) -> TuneResult:
     """Work until the study is complete, here or elsewhere, then confirm its best configuration; log both.
 
@@ -180,7 +184,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "") -> int:
 
     def work() -> int:
         summary = "Search heatmap sigma, learning rate and calibration percentile; goes on where it was stopped."
-        arguments = parse("tune", summary, [DATA, TARGET, SEARCH, TRIALS, WORKERS, STORAGE], argv, prog)
+        parameters = [DATA, TARGET, SEARCH, TRIALS, WORKERS, STORAGE]
+        arguments = parse("tune", summary, parameters, argv, prog, default_config=STUDIED_CONFIG)
         _execute(arguments)
         return 0
 

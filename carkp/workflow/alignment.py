@@ -78,14 +78,14 @@ def pairs_of(executions: AbstractSet[str]) -> list[Pair]:
     return [pair for pair in PAIRS if executions >= set(pair)]
 
 
-def judge(tolerances: AlignConfig, comparisons: Sequence[Comparison]) -> list[str]:
-    """What is out of tolerance, in words."""
+def judge(tolerances: AlignConfig, comparisons: Sequence[Comparison], num_steps: int = 1) -> list[str]:
+    """What is out of tolerance, in words. ``num_steps``: of the output in one of 8 bits."""
     found = {(item.first, item.second): item for item in comparisons}
     return [
         *(reason for pair in (SAME, REFERENCE, LITERT) if pair in found for reason in _judge_same(found[pair])),
         *_judge_moved(found[ARITHMETIC], tolerances),
-        *_judge_heatmaps(found[ARITHMETIC], tolerances.max_heatmap_lsb, "align.max_heatmap_lsb"),
-        *_judge_heatmaps(found[FAKE_QUANT], tolerances.max_fake_quant_lsb, "align.max_fake_quant_lsb"),
+        *_judge_heatmaps(found[ARITHMETIC], num_steps * tolerances.max_heatmap_lsb, "align.max_heatmap_lsb"),
+        *_judge_heatmaps(found[FAKE_QUANT], num_steps * tolerances.max_fake_quant_lsb, "align.max_fake_quant_lsb"),
         *(reason for pair in (ARITHMETIC, FAKE_QUANT) for reason in _judge_pck(found[pair], tolerances)),
     ]
 

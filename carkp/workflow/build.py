@@ -1,7 +1,7 @@
 """``build_*``: a sub-configuration in, an object out. Below the stages nothing takes a configuration."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -121,6 +121,22 @@ def build_observers(quant: QuantConfig, tensors: Iterable[str]) -> dict[str, Obs
         percentile = quant.percentile if rule.percentile is None else rule.percentile
         observers |= dict.fromkeys(matching, Observer(rule.observer, percentile))
     return observers
+
+
+def choose_wide(patterns: Sequence[str], tensors: Iterable[str]) -> list[str]:
+    """The tensors that ``quant.int16`` names.
+
+    Raises:
+        ConfigError: a pattern that matches no tensor.
+    """
+    names = list(tensors)
+    chosen: list[str] = []
+    for pattern in patterns:
+        matching = fnmatch.filter(names, pattern)
+        if not matching:
+            raise ConfigError(f"quant.int16: {pattern!r} matches no tensor; there are {', '.join(names)}")
+        chosen += matching
+    return list(dict.fromkeys(chosen))
 
 
 def vary_percentile(observers: Mapping[str, Observer], quant: QuantConfig, percentile: float) -> dict[str, Observer]:

@@ -14,13 +14,15 @@ from carkp.data.dataset import normalise
 from carkp.data.store import Store
 from carkp.model.pose_net import PoseNet
 from carkp.quant.calibrate import CalibrationError, Observer, choose_thresholds, correct_biases, observe
+from carkp.quant.equalise import equalise
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.fold import FoldError, fold
+from carkp.quant.graph import IMAGE, LayerGraph, scale_groups
 from carkp.quant.histogram import AbsHistogram
 from carkp.quant.rounding import round_by_second_moments, round_by_sums
 from carkp.quant.target import Target
 from carkp.training.checkpoint import Checkpoint, load_net
-from carkp.workflow.build import build_observers, eval_dataset
+from carkp.workflow.build import build_observers, choose_wide, eval_dataset
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,28 @@ class Calibrator:
             graph = fold(net, self.input_size)
         except FoldError as error:
             raise ConfigError(f"model.backbone={self.backbone}: {error}") from error
-        return FakeQuantNet(graph, self.target, self.per_channel_weights).eval()
+        return FakeQuantNet(graph, self.target, self.per_channel_weights, self.wide(graph)).eval()
+
+    def wide(self, graph: LayerGraph) -> list[str]:
+        """The tensors of 16 bits.
+
+        Raises:
+            ConfigError: the target has no arithmetic for them, or ``quant.int16`` names what is not there.
+        """
+        if not self.settings.int16:
+            return []
+        if self.target.requantisation != "fixed_point":
+            raise ConfigError(
+                f"quant.int16: tensors of 16 bits are defined for targets with requantisation fixed_point, "
+                f"{self.target.name} has {self.target.requantisation}: leave quant.int16 empty"
+            )
+        groups = scale_groups(graph)
+        return choose_wide(self.settings.int16, (name for name in groups if groups[name] != groups[IMAGE]))
 
     def observers(self, net: FakeQuantNet) -> dict[str, Observer]:
-        """The observer of every tensor."""
-        return build_observers(self.settings, net.num_levels)
+        """The observer of every tensor; 16 bits have steps enough to clip nothing."""
+        wide = dict.fromkeys(net.wide, Observer("minmax", self.settings.percentile))
+        return build_observers(self.settings, net.num_levels) | wide
 
     def images(self, store: Store, num_images: int, batch_size: int = 0) -> Iterator[Tensor]:
         """Normalised images (B, 3, H, W): a random choice out of a split under validation transforms, loaded as needed.
@@ -83,11 +102,14 @@ class Calibrator:
             yield images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def calibrate(self, net: FakeQuantNet, store: Store, observers: Mapping[str, Observer]) -> dict[str, AbsHistogram]:
-        """Set thresholds, roundings and biases of ``net`` from images of ``store``; the histograms of the thresholds.
+        """Equalise ``net``, set its thresholds, roundings and biases from images of ``store``; the histograms of the
+        thresholds.
 
         Raises:
             ConfigError: a tensor cannot be calibrated.
         """
+        if self.settings.equalise:
+            equalise(net.graph, self._shown_images(store, "equalise"))
         images = self._shown_images(store, "observe")
         try:
             histograms = observe(net.graph, images, torch.get_num_threads())
@@ -110,6 +132,19 @@ class Calibrator:
         num_images = num_images or self.settings.num_images
         num_batches = -(-min(num_images, len(store)) // self.settings.batch_size)
         return tqdm(self.images(store, num_images), title, num_batches, unit="batch")
+
+
+def as_reference(config: ExperimentConfig) -> ExperimentConfig:
+    """``config`` calibrating as the reference does: by percentile, weights to the nearest, nothing made up for."""
+    changes = {
+        "observer": "percentile",
+        "rules": (),
+        "equalise": False,
+        "rounding": "nearest",
+        "bias_correction": False,
+        "int16": (),
+    }
+    return config.model_copy(update={"quant": config.quant.model_copy(update=changes)})
 
 
 def build_calibrator(config: ExperimentConfig, target: Target) -> Calibrator:

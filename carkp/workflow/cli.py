@@ -111,6 +111,7 @@ def parse(
     prog: str = "",
     flags: Mapping[str, str] = MappingProxyType({}),
     lists: Mapping[str, str] = MappingProxyType({}),
+    default_config: str = DEFAULT_CONFIG,
 ) -> Arguments:
     """Read the command line of ``stage``; ``prog`` is how the program is called, if not as a stage.
 
@@ -125,7 +126,7 @@ def parse(
         description=summary,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file of the experiment")
+    parser.add_argument("--config", default=default_config, help="YAML file of the experiment")
     parser.add_argument("--overrides", default="", help="space-separated a.b=c settings, shell quoting allowed")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="one setting; may be repeated")
     for parameter in parameters:

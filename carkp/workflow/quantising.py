@@ -68,13 +68,14 @@ class Prepared:
 
 
 def prepared_architecture(
-    float_architecture: Mapping[str, Any], target: Target, per_channel_weights: bool, origin: Mapping[str, str]
+    float_architecture: Mapping[str, Any], net: FakeQuantNet, per_channel_weights: bool, origin: Mapping[str, str]
 ) -> dict[str, Any]:
     """What a checkpoint keeps of a calibrated network."""
+    wide = {"wide": sorted(net.wide)} if net.wide else {}
     return {
         "float": dict(float_architecture),
         "input_size": list(float_architecture["input_size"]),
-        "fake_quant": {"target": target.model_dump(), "per_channel_weights": per_channel_weights},
+        "fake_quant": {"target": net.target.model_dump(), "per_channel_weights": per_channel_weights, **wide},
         "origin": dict(origin),
     }
 
@@ -93,7 +94,8 @@ def load_prepared(path: Path) -> Prepared:
         settings = architecture["fake_quant"]
         float_net = pose_net_from_architecture(architecture["float"]).eval()
         graph = fold(float_net, tuple(architecture["input_size"]))
-        net = FakeQuantNet(graph, Target.model_validate(settings["target"]), settings["per_channel_weights"])
+        target = Target.model_validate(settings["target"])
+        net = FakeQuantNet(graph, target, settings["per_channel_weights"], settings.get("wide", ()))
         net.load_state_dict(checkpoint.weights)
         codec_from_json(architecture["origin"][CODEC_KEY])
     except (ValueError, RuntimeError, KeyError) as error:

@@ -126,6 +126,8 @@ IGNORED = frozenset(
         "train.teacher",  # its content is given
         "eval.batch_size",
         "quant.target",  # its content is given
+        "quant.max_loss",  # of the search for tensors of 16 bits, which ends with quant.int16
+        "quant.loss_alpha",
     }
 )
 """Settings that change no result, or that count in another form."""

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from carkp.keypoints.paired import Interval
 from carkp.keypoints.schema import NUM_KEYPOINTS
 from carkp.report.figures import (
     layer_figure,
@@ -12,6 +13,7 @@ from carkp.report.figures import (
     pck_curve_figure,
     per_keypoint_figure,
     sweep_figure,
+    trade_figure,
 )
 from carkp.report.style import SERIES_COLOURS, series_style
 from tests.report.drawn import figure_to_rgb
@@ -100,3 +102,24 @@ def test_lsb_figure_shows_shares() -> None:
     (axes,) = lsb_figure({"a": {0: 90, 1: 10}, "b": {0: 5, -2: 5}}, "differences").axes
     heights = [bar.get_height() for bar in axes.patches]
     assert heights == [0.9, 0.1, 0.5, 0.5]
+
+
+def trade_points() -> list[tuple[int, float, Interval]]:
+    """Of which two are beaten: 3 by 2, which is as fast, and 6 by 5, which is faster."""
+    losses = {0: (100, 0.004), 2: (101, 0.002), 3: (101, 0.003), 5: (102, 0.001), 6: (103, 0.0015), 9: (104, 0.0005)}
+    return [(num, us, Interval(loss, loss / 2, loss * 2)) for num, (us, loss) in losses.items()]
+
+
+def test_trade_figure_names_what_is_not_beaten() -> None:
+    (axes,) = trade_figure(trade_points(), 3, 0.0012).axes
+    assert [text.get_text() for text in axes.texts] == ["0", "2", "5", "9"]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["chosen: 5 tensors", "limit: 0.12%"]
+
+
+def test_trade_figure_without_a_choice() -> None:
+    (axes,) = trade_figure(trade_points()[:1], None, 0.001).axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["limit: 0.10%"]

@@ -221,7 +221,7 @@ def test_without_litert_its_targets_say_what_to_install(
 
 
 def test_align_out_of_tolerance_fails_and_keeps_its_tables(exported: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(align, "judge", lambda tolerances, comparisons: ["too far apart"])
+    monkeypatch.setattr(align, "judge", lambda tolerances, comparisons, num_steps: ["too far apart"])
     done = exported.stage("align")
     assert done.returncode == 1
     assert "error: too far apart" in done.stderr

@@ -1,0 +1,68 @@
+"""What moving keypoints a little costs, said with less chance than by counting those that crossed a threshold.
+
+Legend: N samples (cars), K keypoints, e the error vector of the reference, d the distance that another model moves the
+point by, t the threshold.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carkp.keypoints import metrics
+from carkp.keypoints.paired import NUM_RESAMPLES, Interval, ratio_intervals
+from carkp.keypoints.predictions import Predictions
+
+Floats = NDArray[np.float64]
+
+BAND = np.linspace(0.5, 1.5, 41)
+"""Thresholds that an expected loss is the mean over, in units of alpha."""
+
+
+def mean_shift_px(reference: Predictions, other: Predictions) -> float:
+    """Mean distance between the labelled keypoints of two predictions of the same cars, in input pixels; NaN without
+    one.
+    """
+    distances = _distances(reference.points, other.points)[reference.validity > 0]
+    return float(distances.mean()) if distances.size else float("nan")
+
+
+def expected_loss(reference: Predictions, other: Predictions, alpha: float, seed: int = 0) -> Interval:
+    """PCK of ``reference`` less that of ``other``, without the chance of single keypoints, with an interval.
+
+    ``other`` has moved points by so much; which of them cross the threshold, and to which side, is chance where the
+    direction has nothing to do with the error. Two means leave it out: over all directions of every move, and over
+    thresholds around ``alpha`` (``BAND``), which other keypoints lie next to. What remains is about the loss that other
+    cars of the same kind would show at ``alpha``. A bias of all points, towards or away from their labels, is not seen:
+    :func:`carkp.keypoints.paired.paired_test` sees it.
+
+    The bootstrap is that of ``paired_test``, over clusters of cars.
+    """
+    errors = _distances(reference.points, reference.targets)
+    moves = _distances(reference.points, other.points)
+    lengths = np.broadcast_to(reference.lengths.astype(np.float64)[:, None], errors.shape)
+    lost = np.zeros_like(errors)
+    for factor in BAND:
+        thresholds = factor * alpha * lengths
+        lost += ((errors < thresholds) - share_within(errors, moves, thresholds)) / len(BAND)
+    is_scored = (reference.validity > 0) & (reference.lengths > 0)[:, None]
+    units = reference.units
+    changes = units.sums(np.where(is_scored, lost, 0.0).sum(axis=1)[:, None])
+    counts = units.sums(is_scored.astype(np.float64).sum(axis=1)[:, None])
+    return ratio_intervals(changes, counts, NUM_RESAMPLES, seed)[0]
+
+
+def share_within(errors: Floats, moves: Floats, thresholds: Floats) -> Floats:
+    """(N, K): share of all directions in which a point with error ``|e|``, moved by d, has an error below t.
+
+    ``|e + d|^2 = e^2 + d^2 + 2 e d cos(phi)`` is below t^2 for ``cos(phi) < (t^2 - e^2 - d^2) / (2 e d) = c``, which
+    holds for a share of ``1 - arccos(c) / pi`` of all phi.
+    """
+    products = 2 * errors * moves
+    is_on_circle = products > 0
+    cosines = np.divide(thresholds**2 - errors**2 - moves**2, products, out=np.zeros_like(products), where=is_on_circle)
+    shares = 1 - np.arccos(np.clip(cosines, -1, 1)) / np.pi
+    result: Floats = np.where(is_on_circle, shares, np.maximum(errors, moves) < thresholds)
+    return result
+
+
+def _distances(first: NDArray[np.float32], second: NDArray[np.float32]) -> Floats:
+    return metrics.distances(first.astype(np.float64), second.astype(np.float64))

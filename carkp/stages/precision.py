@@ -1,0 +1,236 @@
+"""Entry point ``precision``: calibrate with the fewest 16-bit tensors that bring the loss under ``quant.max_loss``."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.deploy.check import judge_program
+from carkp.deploy.hardware import Hardware
+from carkp.deploy.perf import predict
+from carkp.keypoints.codec import HeatmapCodec
+from carkp.keypoints.displacement import expected_loss, mean_shift_px
+from carkp.keypoints.predictions import Predictions
+from carkp.quant.calibrate import choose_thresholds
+from carkp.quant.convert import convert
+from carkp.quant.fake_quant import FakeQuantNet
+from carkp.quant.histogram import AbsHistogram
+from carkp.quant.sensitivity import TensorSensitivity, tensor_sensitivities
+from carkp.report import figures
+from carkp.tracking.tracker import Tracker
+from carkp.training.checkpoint import load_checkpoint
+from carkp.training.distributed import ProcessContext, cpu_context
+from carkp.workflow.build import prepare_torch
+from carkp.workflow.calibrating import Calibrator, build_calibrator
+from carkp.workflow.calibration_run import (
+    SQNR_BATCH,
+    CalibrationInputs,
+    CalibrationResult,
+    calibrate_and_score,
+    describe,
+)
+from carkp.workflow.cli import DATA, MODEL, Arguments, execute, guarded, parse
+from carkp.workflow.precision import Found, Trial, find_fewest
+from carkp.workflow.preparation import require_samples
+from carkp.workflow.quantising import TARGET, build_hardware, build_target
+from carkp.workflow.references import FLOAT, check_codec, check_input_size, codec_of, require_data, resolve_model
+from carkp.workflow.scoring import VAL, Scorer, build_scorer
+from carkp.workflow.tables import write_table
+
+FOLDER = "precision"
+HELP = "Calibrate with the fewest 16-bit tensors that keep the loss at quant.loss_alpha under quant.max_loss."
+
+
+@dataclass(frozen=True)
+class PrecisionResult:
+    """The search, and the calibration that it ends with."""
+
+    found: Found
+    calibration: CalibrationResult
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Builds and measures networks that differ in which tensors have 16 bits.
+
+    Attributes:
+        base: the calibrated network of 8 bits; roundings and biases are taken from it.
+        reference: predictions of the float network on the validation cars.
+    """
+
+    config: ExperimentConfig
+    inputs: CalibrationInputs
+    hardware: Hardware
+    calibrator: Calibrator
+    base: FakeQuantNet
+    histograms: Mapping[str, AbsHistogram]
+    scorer: Scorer
+    reference: Predictions
+
+    def build(self, wide: tuple[str, ...]) -> FakeQuantNet:
+        """The base with ``wide`` in 16 bits."""
+        net = FakeQuantNet(self.base.graph, self.base.target, self.calibrator.per_channel_weights, wide).eval()
+        net.weights.load_state_dict(self.base.weights.state_dict())
+        net.set_thresholds(choose_thresholds(self.histograms, net.num_levels, self.calibrator.observers(net)))
+        return net
+
+    def measure(self, wide: tuple[str, ...]) -> Trial:
+        net = self.build(wide)
+        program = convert(net, {})
+        predicted = predict(program, self.hardware.performance, judge_program(program, self.hardware))
+        store = self.inputs.data.open().val
+        predictions = self.scorer.judged(
+            self.scorer.predict(self.scorer.forward(net), store, f"{len(wide)} tensors of 16 bits"), VAL
+        )
+        loss = expected_loss(self.reference, predictions, self.config.quant.loss_alpha)
+        return Trial(wide, loss, mean_shift_px(self.reference, predictions), predicted.total_us)
+
+
+def run(
+    config: ExperimentConfig,
+    inputs: CalibrationInputs,
+    hardware: Hardware,
+    out_dir: Path,
+    tracker: Tracker,
+    context: ProcessContext,
+) -> PrecisionResult:
+    """Calibrate in 8 bits, rank the tensors, search; log tables and figure; calibrate with what was found.
+
+    Raises:
+        ConfigError: the target takes no 16 bits, or 16 bits everywhere lose too much.
+    """
+    if hardware.performance.wide_products is None:
+        raise ConfigError(
+            f"precision: {inputs.target.name} takes no tensors of 16 bits (its file gives no performance.wide_products)"
+        )
+    prepare_torch(config)
+    stores = inputs.data.open()
+    require_samples(stores.train, "calibration")
+    require_samples(stores.val, "the measure of the loss")
+    checkpoint = load_checkpoint(inputs.model.path)
+    check_input_size(checkpoint.architecture, config, inputs.model.path)
+    check_codec(codec_of(checkpoint), config, inputs.model.path)
+    calibrator = build_calibrator(with_int16(config, ()), inputs.target)
+    base = calibrator.prepare(checkpoint)
+    histograms = calibrator.calibrate(base, stores.train, calibrator.observers(base))
+    scorer = build_scorer(config, context)
+    images = calibrator.images(stores.train, config.quant.num_sqnr_images, SQNR_BATCH)
+    ranked = tensor_sensitivities(base, images, partial(_decode, scorer.codec))
+    reference = scorer.judged(scorer.predict(scorer.forward(base.graph), stores.val, "score float, val"), VAL)
+    bench = Bench(config, inputs, hardware, calibrator, base, histograms, scorer, reference)
+    found = find_fewest([row.tensor for row in ranked], config.quant.max_loss, bench.measure)
+    log_search(config, ranked, found, out_dir, tracker)
+    show(config, found)
+    if found.chosen is None:
+        raise ConfigError(_too_much(config, found.trials[-1]))
+    final = with_int16(config, found.chosen.wide)
+    tracker.set_tags({"carkp.int16": ",".join(found.chosen.wide)})
+    return PrecisionResult(found, calibrate_and_score(final, inputs, out_dir, tracker, context))
+
+
+def with_int16(config: ExperimentConfig, names: Sequence[str]) -> ExperimentConfig:
+    return config.model_copy(update={"quant": config.quant.model_copy(update={"int16": tuple(names)})})
+
+
+def log_search(
+    config: ExperimentConfig, ranked: Sequence[TensorSensitivity], found: Found, out_dir: Path, tracker: Tracker
+) -> None:
+    """Tables ``precision/sensitivity.csv`` and ``precision/trials.csv``, the figure of the trade, metrics."""
+    tables = {
+        "sensitivity": [asdict(row) for row in ranked],
+        "trials": [trial_row(trial, trial is found.chosen) for trial in found.trials],
+    }
+    for name, rows in tables.items():
+        path = out_dir / FOLDER / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(rows, path)
+        tracker.log_file(path, FOLDER)
+    points = [(len(trial.wide), trial.predicted_us, trial.loss) for trial in found.trials]
+    chosen_place = next((place for place, trial in enumerate(found.trials) if trial is found.chosen), None)
+    figure = figures.trade_figure(points, chosen_place, config.quant.max_loss)
+    tracker.log_figure(figure, f"figures/{FOLDER}.png")
+    before = found.trials[0]
+    metrics = {"precision/loss_before": before.loss.value, "precision/shift_px_before": before.shift_px}
+    if (chosen := found.chosen) is not None:
+        metrics |= {
+            "precision/num_wide": len(chosen.wide),
+            "precision/loss": chosen.loss.value,
+            "precision/shift_px": chosen.shift_px,
+            "precision/predicted_us_ratio": chosen.predicted_us / before.predicted_us,
+        }
+    tracker.log_metrics(metrics)
+
+
+def trial_row(trial: Trial, is_chosen: bool) -> dict[str, str | float]:
+    return {
+        "num_wide": len(trial.wide),
+        "loss": trial.loss.value,
+        "loss_low": trial.loss.low,
+        "loss_high": trial.loss.high,
+        "shift_px": trial.shift_px,
+        "predicted_us": trial.predicted_us,
+        "chosen": "yes" if is_chosen else "",
+        "wide": " ".join(trial.wide),
+    }
+
+
+def show(config: ExperimentConfig, found: Found) -> None:
+    """The trials as a table, and the setting that repeats what was chosen."""
+    quant = config.quant
+    title = f"expected loss of validation PCK at alpha {quant.loss_alpha:g}, at most {quant.max_loss:.2%} wanted"
+    table = Table("16-bit tensors", "loss [95 %]", "shift (px)", "predicted (us)", "", title=title)
+    for trial in found.trials:
+        loss = f"{trial.loss.value:+.2%} [{trial.loss.low:+.2%}, {trial.loss.high:+.2%}]"
+        mark = "chosen" if trial is found.chosen else ""
+        table.add_row(str(len(trial.wide)), loss, f"{trial.shift_px:.3f}", f"{trial.predicted_us:.1f}", mark)
+    Console(width=100).print(table)
+    if found.chosen is not None:
+        print(f"quant.int16=[{','.join(found.chosen.wide)}]", flush=True)  # noqa: T201
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    def work() -> int:
+        _execute(parse("precision", HELP, [DATA, MODEL, TARGET], argv), cpu_context())
+        return 0
+
+    return guarded(work)
+
+
+def _execute(arguments: Arguments, context: ProcessContext) -> None:
+    config = arguments.config
+    target = build_target(config, arguments.values["target"])
+    hardware = build_hardware(config, arguments.values["target"])
+    data = require_data(config, arguments.values["data"])
+    tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
+    inputs = CalibrationInputs(data, resolve_model(arguments.values["model"], FLOAT, tags), target)
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        result = run(config, inputs, hardware, out_dir, tracker, context)
+        print(describe(result.calibration))  # noqa: T201
+        print(f"export it: mlflow run . -e export -P model=runs:/{tracker.run_id}")  # noqa: T201
+
+    execute("precision", config, work)
+
+
+def _decode(codec: HeatmapCodec, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    found = codec.decode(heatmaps)
+    return found.points, found.scores
+
+
+def _too_much(config: ExperimentConfig, widest: Trial) -> str:
+    return (
+        f"precision: with 16 bits in all {len(widest.wide)} tensors the loss is {widest.loss.value:.2%}, "
+        f"quant.max_loss is {config.quant.max_loss:.2%}: the rest is lost by the weights. Set quant.rounding="
+        "second_moments and quant.bias_correction=true, or allow more"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
