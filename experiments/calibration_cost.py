@@ -396,6 +396,7 @@ def versions() -> str:
 def main() -> int:
     from carkp.config.loading import ConfigError
     from carkp.tracking.tracker import Tracker
+    from carkp.workflow.calibrating import as_reference
     from carkp.workflow.cli import DATA, MODEL, Parameter, execute, parse
     from carkp.workflow.references import FLOAT, require_data, resolve_model
 
@@ -406,12 +407,10 @@ def main() -> int:
         Parameter("rounds", "3", "interleaved rounds"),
     ]
     arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
-    config = arguments.config
+    config = as_reference(arguments.config)  # quantize_static has percentiles, and nothing else that is compared
     num_images, num_rounds = int(arguments.values["images"]), int(arguments.values["rounds"])
     if num_images < 4 or num_images % 4:
         raise ConfigError(f"images={num_images}: must be a multiple of 4, for quantize_static is also run on a quarter")
-    if config.quant.observer != "percentile" or config.quant.rules:
-        raise ConfigError("quant.observer must be percentile and quant.rules empty: quantize_static has nothing else")
     data = require_data(config, arguments.values["data"])
     tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
     model = resolve_model(arguments.values["model"], FLOAT, tags)

@@ -31,7 +31,7 @@ from carkp.training.checkpoint import load_checkpoint
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.evaluate import Forward
 from carkp.workflow.build import prepare_torch
-from carkp.workflow.calibrating import Calibrator, build_calibrator
+from carkp.workflow.calibrating import Calibrator, as_reference, build_calibrator
 from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
 from carkp.workflow.executions import simulator_forward
 from carkp.workflow.preparation import PreparedData
@@ -189,7 +189,7 @@ def show(float_pck: float, rows: list[Row]) -> None:
 def main() -> int:
     parameters = [DATA, MODEL, Parameter("targets", "bpu onnxruntime_cpu", "targets, separated by spaces")]
     arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
-    config = arguments.config
+    config = as_reference(arguments.config)  # the observers alone differ
     data = require_data(config, arguments.values["data"])
     tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
     model = resolve_model(arguments.values["model"], FLOAT, tags)
