@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -166,7 +167,7 @@ def images_for(rng: np.random.Generator, number: int) -> Float32Array:
 
 def draws(num_elements: int) -> Iterator[tuple[str, str, ActivationDtype, int]]:
     """Layer, edge, dtype, and images of each, so that all together give the elements and a little more."""
-    cases = [(layer, edge, dtype) for layer in LAYERS for edge in EDGES for dtype in RANGES]
+    cases = [(layer, edge, dtype) for layer in LAYERS for edge in EDGES for dtype in get_args(ActivationDtype)]
     smallest = CHANNELS * (SIZE[0] // 2) * (SIZE[1] // 2)  # the output of a strided layer
     for layer, edge, dtype in cases:
         elements = smallest if "strided" in layer else 4 * smallest
