@@ -12,6 +12,7 @@ from torch import Tensor
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
+from carkp.data.store import Store
 from carkp.deploy.check import judge_program
 from carkp.deploy.hardware import Hardware
 from carkp.deploy.perf import predict
@@ -25,22 +26,21 @@ from carkp.quant.histogram import AbsHistogram
 from carkp.quant.sensitivity import TensorSensitivity, tensor_sensitivities
 from carkp.report import figures
 from carkp.tracking.tracker import Tracker
-from carkp.training.checkpoint import load_checkpoint
 from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.workflow.build import prepare_torch
-from carkp.workflow.calibrating import Calibrator, build_calibrator
+from carkp.workflow.calibrating import Calibrator, build_calibrator, require_wide_arithmetic
 from carkp.workflow.calibration_run import (
     SQNR_BATCH,
     CalibrationInputs,
     CalibrationResult,
     calibrate_and_score,
     describe,
+    open_inputs,
 )
 from carkp.workflow.cli import DATA, MODEL, Arguments, execute, guarded, parse
 from carkp.workflow.precision import Found, Trial, find_fewest
-from carkp.workflow.preparation import require_samples
 from carkp.workflow.quantising import TARGET, build_hardware, build_target
-from carkp.workflow.references import FLOAT, check_codec, check_input_size, codec_of, require_data, resolve_model
+from carkp.workflow.references import FLOAT, require_data, resolve_model
 from carkp.workflow.scoring import VAL, Scorer, build_scorer
 from carkp.workflow.tables import write_table
 
@@ -61,12 +61,13 @@ class Bench:
     """Builds and measures networks that differ in which tensors have 16 bits.
 
     Attributes:
+        store: the validation cars.
         base: the calibrated network of 8 bits; roundings and biases are taken from it.
         reference: predictions of the float network on the validation cars.
     """
 
     config: ExperimentConfig
-    inputs: CalibrationInputs
+    store: Store
     hardware: Hardware
     calibrator: Calibrator
     base: FakeQuantNet
@@ -85,10 +86,8 @@ class Bench:
         net = self.build(wide)
         program = convert(net, {})
         predicted = predict(program, self.hardware.performance, judge_program(program, self.hardware))
-        store = self.inputs.data.open().val
-        predictions = self.scorer.judged(
-            self.scorer.predict(self.scorer.forward(net), store, f"{len(wide)} tensors of 16 bits"), VAL
-        )
+        title = f"{len(wide)} tensors of 16 bits"
+        predictions = self.scorer.judged(self.scorer.predict(self.scorer.forward(net), self.store, title), VAL)
         loss = expected_loss(self.reference, predictions, self.config.quant.loss_alpha)
         return Trial(wide, loss, mean_shift_px(self.reference, predictions), predicted.total_us)
 
@@ -110,13 +109,9 @@ def run(
         raise ConfigError(
             f"precision: {inputs.target.name} takes no tensors of 16 bits (its file gives no performance.wide_products)"
         )
+    require_wide_arithmetic(inputs.target)
     prepare_torch(config)
-    stores = inputs.data.open()
-    require_samples(stores.train, "calibration")
-    require_samples(stores.val, "the measure of the loss")
-    checkpoint = load_checkpoint(inputs.model.path)
-    check_input_size(checkpoint.architecture, config, inputs.model.path)
-    check_codec(codec_of(checkpoint), config, inputs.model.path)
+    stores, checkpoint = open_inputs(config, inputs)
     calibrator = build_calibrator(with_int16(config, ()), inputs.target)
     base = calibrator.prepare(checkpoint)
     histograms = calibrator.calibrate(base, stores.train, calibrator.observers(base))
@@ -124,7 +119,7 @@ def run(
     images = calibrator.images(stores.train, config.quant.num_sqnr_images, SQNR_BATCH)
     ranked = tensor_sensitivities(base, images, partial(_decode, scorer.codec))
     reference = scorer.judged(scorer.predict(scorer.forward(base.graph), stores.val, "score float, val"), VAL)
-    bench = Bench(config, inputs, hardware, calibrator, base, histograms, scorer, reference)
+    bench = Bench(config, stores.val, hardware, calibrator, base, histograms, scorer, reference)
     found = find_fewest([row.tensor for row in ranked], config.quant.max_loss, bench.measure)
     log_search(config, ranked, found, out_dir, tracker)
     show(config, found)

@@ -75,11 +75,7 @@ class Calibrator:
         """
         if not self.settings.int16:
             return []
-        if self.target.requantisation != "fixed_point":
-            raise ConfigError(
-                f"quant.int16: tensors of 16 bits are defined for targets with requantisation fixed_point, "
-                f"{self.target.name} has {self.target.requantisation}: leave quant.int16 empty"
-            )
+        require_wide_arithmetic(self.target)
         groups = scale_groups(graph)
         return choose_wide(self.settings.int16, (name for name in groups if groups[name] != groups[IMAGE]))
 
@@ -132,6 +128,19 @@ class Calibrator:
         num_images = num_images or self.settings.num_images
         num_batches = -(-min(num_images, len(store)) // self.settings.batch_size)
         return tqdm(self.images(store, num_images), title, num_batches, unit="batch")
+
+
+def require_wide_arithmetic(target: Target) -> None:
+    """Refuse 16 bits where the target has no arithmetic for them.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if target.requantisation != "fixed_point":
+        raise ConfigError(
+            "quant.int16: tensors of 16 bits are defined for targets with requantisation fixed_point, "
+            f"{target.name} has {target.requantisation}: leave quant.int16 empty"
+        )
 
 
 def as_reference(config: ExperimentConfig) -> ExperimentConfig:

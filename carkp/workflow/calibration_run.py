@@ -78,12 +78,7 @@ def calibrate_and_score(
 ) -> CalibrationResult:
     """Observe, choose thresholds, score; log scales, layer table, sweep and the calibrated checkpoint."""
     prepare_torch(config)
-    stores = inputs.data.open()
-    require_samples(stores.train, "calibration")
-    require_samples(stores.val, "the score of the calibrated model")
-    checkpoint = load_checkpoint(inputs.model.path)
-    check_input_size(checkpoint.architecture, config, inputs.model.path)
-    check_codec(codec_of(checkpoint), config, inputs.model.path)
+    stores, checkpoint = open_inputs(config, inputs)
     calibrator = build_calibrator(config, inputs.target)
     net = calibrator.prepare(checkpoint)
     observers = calibrator.observers(net)
@@ -122,6 +117,22 @@ def calibrate_and_score(
         {f"{name}/retention_{end}": getattr(found, end) for name, found in kept.items() for end in ("low", "high")}
     )
     return CalibrationResult(prepared, scores, kept)
+
+
+def open_inputs(config: ExperimentConfig, inputs: CalibrationInputs) -> tuple[Stores, Checkpoint]:
+    """The data and the float model, held against the configuration.
+
+    Raises:
+        DataError: there is nothing to calibrate with, or to score on.
+        CheckpointError, ConfigError: the model is of another configuration.
+    """
+    stores = inputs.data.open()
+    require_samples(stores.train, "calibration")
+    require_samples(stores.val, "the score of the calibrated model")
+    checkpoint = load_checkpoint(inputs.model.path)
+    check_input_size(checkpoint.architecture, config, inputs.model.path)
+    check_codec(codec_of(checkpoint), config, inputs.model.path)
+    return stores, checkpoint
 
 
 def sweep_percentiles(

@@ -1,4 +1,4 @@
-"""The fewest tensors of 16 bits that bring what calibration costs under a limit: the search and its table."""
+"""The fewest tensors of 16 bits that bring what calibration costs under a limit: the search."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
