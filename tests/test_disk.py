@@ -40,7 +40,7 @@ def test_a_killed_process_holds_no_lock(tmp_path, capfd):
     process.wait()
     began = time.monotonic()
     with disk.exclusive(tmp_path / "data", "works"):
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 5
     assert "waiting" not in capfd.readouterr().err
 
 
