@@ -5,23 +5,20 @@ PAD in front. Tensors are (B, H, W, C) in int8: a uint8 tensor of the program is
 codec and run travel as the model's metadata.
 
 Importing this module takes the extra ``carkp[litert]``.
-
-Legend: O output channels, I input channels, kh kw kernel height and width.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import NDArray
 
 from carkp import disk
-from carkp.deploy.litert import FILE_IDENTIFIER, TfliteError
+from carkp.deploy.litert import TfliteError
 from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME
+from carkp.deploy.tflite_model import KINDS, ModelBuilder, Window
 from carkp.quant.program import (
     FloatOp,
     Layer,
@@ -35,10 +32,6 @@ from carkp.quant.program import (
 )
 
 Interface = Literal["float", "int8"]
-
-SCHEMA_VERSION = 3
-ALIGNMENT = 16
-"""Bytes, of the start of every buffer: kernels load vectors from them."""
 
 UNSIGNED_OFFSET = 128
 """What a uint8 value is lowered by to be stored as int8."""
@@ -68,90 +61,46 @@ def save_tflite(
 def tflite_bytes(program: QProgram, interface: Interface, notes: Mapping[str, str]) -> bytes:
     """The content of the file; see :func:`save_tflite`."""
     check_program(program)
-    model = _Writer(program, interface).model(notes)
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
-    return bytes(builder.Output())
-
-
-class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
-    """A buffer whose bytes begin at a multiple of ``ALIGNMENT``; the generated one's begin anywhere."""
-
-    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802
-        place = None
-        if self.data is not None:
-            content = self.data.tobytes()
-            builder.StartVector(1, len(content), ALIGNMENT)
-            builder.head = builder.head - len(content)
-            builder.Bytes[builder.head : builder.head + len(content)] = content
-            place = builder.EndVector()
-        schema.BufferStart(builder)
-        if place is not None:
-            schema.BufferAddData(builder, place)
-        end: int = schema.BufferEnd(builder)
-        return end
+    return _Writer(program).content(interface, notes)
 
 
 class _Writer:
-    """The parts of a model in the making; tensors are known by their names in the program."""
+    """Writes the layers of a program; tensors are known by their names in it."""
 
-    def __init__(self, program: QProgram, interface: Interface) -> None:
-        self.program = program
-        self.buffers: list[schema.BufferT] = [_AlignedBuffer()]  # buffer 0 is empty: that of tensors without content
-        self.tensors: list[schema.TensorT] = []
-        self.operators: list[schema.OperatorT] = []
-        self.codes: dict[str, int] = {}
+    def __init__(self, program: QProgram) -> None:
+        self.program, self.builder = program, ModelBuilder(KINDS.INT8, VERSIONS)
         self.places: dict[str, int] = {}
-        tensors = program.tensors
-        image, heatmaps = tensors[program.input], tensors[program.output]
+
+    def content(self, interface: Interface, notes: Mapping[str, str]) -> bytes:
+        program, builder = self.program, self.builder
+        image, heatmaps = program.tensors[program.input], program.tensors[program.output]
         if interface == "int8":
-            self.ends = self._activation(image, INPUT_NAME), self._activation(heatmaps, OUTPUT_NAME)
+            given, made = self._activation(image, INPUT_NAME), self._activation(heatmaps, OUTPUT_NAME)
         else:
-            ends = [
-                self._tensor(name, _nhwc(tensor), schema.TensorType.FLOAT32)
+            given, made = (
+                builder.tensor(name, _nhwc(tensor), KINDS.FLOAT32)
                 for name, tensor in ((INPUT_NAME, image), (OUTPUT_NAME, heatmaps))
-            ]
-            self.ends = ends[0], ends[1]
-            self._operator("QUANTIZE", [ends[0]], self._activation(image))
+            )
+            builder.operator("QUANTIZE", [given], self._activation(image))
         for layer in program.layers:
             self._write(layer)
         if interface == "float":
-            self._operator("DEQUANTIZE", [self._activation(heatmaps)], self.ends[1])
-
-    def model(self, notes: Mapping[str, str]) -> schema.ModelT:
-        graph = schema.SubGraphT(
-            tensors=self.tensors, inputs=[self.ends[0]], outputs=[self.ends[1]], operators=self.operators, name="main"
-        )
-        metadata = [
-            schema.MetadataT(name=name, buffer=self._buffer(np.frombuffer(text.encode(), np.uint8)))
-            for name, text in notes.items()
-        ]
-        return schema.ModelT(
-            version=SCHEMA_VERSION,
-            operatorCodes=[_operator_code(kind) for kind in self.codes],
-            subgraphs=[graph],
-            description=f"carkp, target {self.program.target.name}",
-            buffers=self.buffers,
-            metadata=metadata,
-        )
+            builder.operator("DEQUANTIZE", [self._activation(heatmaps)], made)
+        return builder.content(given, made, f"carkp, target {program.target.name}", notes)
 
     def _write(self, layer: Layer) -> None:
         tensors = self.program.tensors
-        sources, result = [tensors[name] for name in layer.inputs], tensors[layer.output]
+        places = [self._activation(tensors[name]) for name in layer.inputs]
+        result = tensors[layer.output]
         match layer:
             case QConv():
-                self._write_conv(layer, sources[0], result)
+                self._write_conv(layer, tensors[layer.inputs[0]], result)
             case QAdd():
-                options = schema.AddOptionsT(fusedActivationFunction=_activation_of(layer, result))
-                places = [self._activation(source) for source in sources]
-                self._operator("ADD", places, self._activation(result), options)
+                self.builder.add(places, _activation_of(layer, result), self._activation(result))
             case QConcat():
-                options = schema.ConcatenationOptionsT(axis=3)
-                places = [self._activation(source) for source in sources]
-                self._operator("CONCATENATION", places, self._activation(result), options)
+                self.builder.concatenation(places, self._activation(result))
             case QDepthToSpace():
-                options = schema.DepthToSpaceOptionsT(blockSize=layer.block)
-                self._operator("DEPTH_TO_SPACE", [self._activation(sources[0])], self._activation(result), options)
+                self.builder.depth_to_space(places[0], layer.block, self._activation(result))
             case FloatOp():
                 raise TfliteError(f"{layer.name} ({layer.kind}): has no integer form, and none is written in float")
 
@@ -159,133 +108,31 @@ class _Writer:
         is_depthwise = conv.groups > 1
         if is_depthwise and not conv.groups == source.shape[0] == result.shape[0]:
             raise TfliteError(f"{conv.name}: {conv.groups} groups are neither a dense nor a depthwise convolution")
-        place, padding = self._padded(conv, source)
-        common = {
-            "padding": padding,
-            "strideH": conv.stride[0],
-            "strideW": conv.stride[1],
-            "dilationHFactor": conv.dilation[0],
-            "dilationWFactor": conv.dilation[1],
-            "fusedActivationFunction": _activation_of(conv, result),
-        }
-        scales = np.float32(source.scale) * conv.weight_scale
-        bias = self._constant(f"{conv.name}.bias", conv.bias, schema.TensorType.INT32, scales)
-        if is_depthwise:
-            content = conv.weight.transpose(1, 2, 3, 0)  # (1, kh, kw, O)
-            weight = self._constant(f"{conv.name}.weight", content, schema.TensorType.INT8, conv.weight_scale, axis=3)
-            options = schema.DepthwiseConv2DOptionsT(depthMultiplier=1, **common)
-            self._operator("DEPTHWISE_CONV_2D", [place, weight, bias], self._activation(result), options)
-            return
-        content = conv.weight.transpose(0, 2, 3, 1)  # (O, kh, kw, I)
-        weight = self._constant(f"{conv.name}.weight", content, schema.TensorType.INT8, conv.weight_scale)
-        self._operator("CONV_2D", [place, weight, bias], self._activation(result), schema.Conv2DOptionsT(**common))
-
-    def _padded(self, conv: QConv, source: QTensor) -> tuple[int, int]:
-        """The tensor that the convolution reads, and its padding in TensorFlow's words."""
-        place = self._activation(source)
-        if not any(conv.pads):
-            return place, schema.Padding.VALID
-        if conv.pads == _same_pads(conv, source):
-            return place, schema.Padding.SAME
-        top, left, bottom, right = conv.pads
-        amounts = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
-        channels, height, width = source.shape
-        size = [1, height + top + bottom, width + left + right, channels]
-        name = f"{conv.name}.padded"
-        padded = self._tensor(name, size, schema.TensorType.INT8, [source.scale], [_stored_zero(source)])
-        self._operator("PAD", [place, self._constant(f"{name}_by", amounts, schema.TensorType.INT32)], padded)
-        return padded, schema.Padding.VALID
+        height, width = conv.weight.shape[2:]
+        self.builder.convolution(
+            conv.name,
+            self._activation(source),
+            conv.weight,
+            conv.bias,
+            (conv.weight_scale, np.float32(source.scale) * conv.weight_scale),
+            Window((height, width), conv.stride, conv.dilation, conv.pads),
+            is_depthwise,
+            _activation_of(conv, result),
+            self._activation(result),
+        )
 
     def _activation(self, tensor: QTensor, name: str = "") -> int:
         if tensor.name not in self.places:
-            self.places[tensor.name] = self._tensor(
-                name or tensor.name, _nhwc(tensor), schema.TensorType.INT8, [tensor.scale], [_stored_zero(tensor)]
+            zero_point = tensor.zero_point - (UNSIGNED_OFFSET if tensor.dtype == "uint8" else 0)
+            self.places[tensor.name] = self.builder.tensor(
+                name or tensor.name, _nhwc(tensor), scales=[tensor.scale], zero_points=[zero_point]
             )
         return self.places[tensor.name]
-
-    def _constant(
-        self, name: str, content: NDArray[Any], kind: int, scales: NDArray[np.float32] | None = None, axis: int = 0
-    ) -> int:
-        """Content with one scale a channel of ``axis``, and as many zero points."""
-        content = np.ascontiguousarray(content)
-        zeros = None if scales is None else [0] * len(scales)
-        listed = None if scales is None else scales.tolist()
-        buffer = self._buffer(content)
-        return self._tensor(name, list(content.shape), kind, listed, zeros, axis, buffer)
-
-    def _tensor(
-        self,
-        name: str,
-        shape: Sequence[int],
-        kind: int,
-        scales: Sequence[float] | None = None,
-        zero_points: Sequence[int] | None = None,
-        axis: int = 0,
-        buffer: int = 0,
-    ) -> int:
-        quantisation = None
-        if scales is not None:
-            quantisation = schema.QuantizationParametersT(
-                scale=list(scales), zeroPoint=list(zero_points or []), quantizedDimension=axis
-            )
-        signature = None if buffer else [-1, *shape[1:]]
-        self.tensors.append(
-            schema.TensorT(
-                shape=list(shape),
-                shapeSignature=signature,
-                type=kind,
-                buffer=buffer,
-                name=name,
-                quantization=quantisation,
-                hasRank=True,
-            )
-        )
-        return len(self.tensors) - 1
-
-    def _buffer(self, content: NDArray[Any]) -> int:
-        buffer = _AlignedBuffer()
-        buffer.data = content
-        self.buffers.append(buffer)
-        return len(self.buffers) - 1
-
-    def _operator(self, kind: str, inputs: Sequence[int], output: int, options: Any = None) -> None:
-        code = self.codes.setdefault(kind, len(self.codes))
-        operator = schema.OperatorT(opcodeIndex=code, inputs=list(inputs), outputs=[output])
-        if options is not None:
-            operator.builtinOptions = options
-            operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
-        self.operators.append(operator)
-
-
-def _operator_code(kind: str) -> schema.OperatorCodeT:
-    code = getattr(schema.BuiltinOperator, kind)
-    return schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=code, version=VERSIONS.get(kind, 1))
 
 
 def _nhwc(tensor: QTensor) -> list[int]:
     channels, height, width = tensor.shape
     return [1, height, width, channels]
-
-
-def _stored_offset(tensor: QTensor) -> int:
-    return UNSIGNED_OFFSET if tensor.dtype == "uint8" else 0
-
-
-def _stored_zero(tensor: QTensor) -> int:
-    """The zero point of the values as they are stored."""
-    return tensor.zero_point - _stored_offset(tensor)
-
-
-def _same_pads(conv: QConv, source: QTensor) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of TensorFlow's SAME."""
-    ends = []
-    for size, extent, step, spread in zip(
-        source.shape[1:], conv.weight.shape[2:], conv.stride, conv.dilation, strict=True
-    ):
-        total = max((math.ceil(size / step) - 1) * step + (extent - 1) * spread + 1 - size, 0)
-        ends.append((total // 2, total - total // 2))
-    (top, bottom), (left, right) = ends
-    return top, left, bottom, right
 
 
 def _activation_of(layer: QConv | QAdd, result: QTensor) -> int:

@@ -36,6 +36,18 @@ def expected_loss(reference: Predictions, other: Predictions, alpha: float, seed
 
     The bootstrap is that of ``paired_test``, over clusters of cars.
     """
+    return _mean(reference, _lost(reference, other, alpha), seed)
+
+
+def expected_loss_difference(
+    reference: Predictions, first: Predictions, second: Predictions, alpha: float, seed: int = 0
+) -> Interval:
+    """Expected loss of ``second`` less that of ``first``, both against ``reference``, on the same resampled cars."""
+    return _mean(reference, _lost(reference, second, alpha) - _lost(reference, first, alpha), seed)
+
+
+def _lost(reference: Predictions, other: Predictions, alpha: float) -> Floats:
+    """(N, K): expected loss of every point, of those without a label too."""
     errors = _distances(reference.points, reference.targets)
     moves = _distances(reference.points, other.points)
     lengths = np.broadcast_to(reference.lengths.astype(np.float64)[:, None], errors.shape)
@@ -43,6 +55,11 @@ def expected_loss(reference: Predictions, other: Predictions, alpha: float, seed
     for factor in BAND:
         thresholds = factor * alpha * lengths
         lost += ((errors < thresholds) - share_within(errors, moves, thresholds)) / len(BAND)
+    return lost
+
+
+def _mean(reference: Predictions, lost: Floats, seed: int) -> Interval:
+    """Over the points that PCK counts, with the interval of a bootstrap over clusters of cars."""
     is_scored = (reference.validity > 0) & (reference.lengths > 0)[:, None]
     units = reference.units
     changes = units.sums(np.where(is_scored, lost, 0.0).sum(axis=1)[:, None])

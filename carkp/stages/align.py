@@ -44,6 +44,16 @@ from carkp.workflow.alignment import (
 from carkp.workflow.build import prepare_torch
 from carkp.workflow.cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
 from carkp.workflow.executions import array_forward, onnx_forward, simulator_forward
+from carkp.workflow.gate import (
+    FAKE_QUANT,
+    ONE_STEP,
+    Gate,
+    describe_gate,
+    gate_rows,
+    judge_gate,
+    measure_gate,
+    moved_by_one_step,
+)
 from carkp.workflow.kernel_checks import check_kernels
 from carkp.workflow.litert import is_executed_by_litert, write_tflite
 from carkp.workflow.preparation import PreparedData, require_samples
@@ -80,12 +90,13 @@ class AlignInputs:
 
 @dataclass(frozen=True)
 class AlignResult:
-    """Predictions of every execution, comparisons of pairs, kinds of LiteRT's kernels, and what is out of tolerance;
-    empty: aligned.
+    """Predictions of every execution, comparisons of pairs, the gate, kinds of LiteRT's kernels, and what is out of
+    tolerance; empty: aligned.
     """
 
     predictions: Mapping[str, Predictions]
     comparisons: Sequence[Comparison]
+    gate: Gate
     kernels: Sequence[KernelCheck]
     failures: Sequence[str]
 
@@ -101,14 +112,21 @@ def run(
     output_scale = inputs.program.tensors[inputs.program.output].scale
     program = inputs.program
     tflite = write_tflite(program, out_dir)["float"] if is_executed_by_litert(program) else None
-    lockstep = Lockstep(open_executions(scorer, inputs, tflite, out_dir), scorer.codec, output_scale)
-    predictions = lockstep.assemble(scorer.predict(lockstep, store, "run all executions"))
+    num_steps = 1 << 8 if program.tensors[program.output].is_wide else 1
+    forwards = open_executions(scorer, inputs, tflite, out_dir)
+    lockstep = Lockstep(forwards, scorer.codec, output_scale, num_steps, config.seed)
+    assembled = lockstep.assemble(scorer.predict(lockstep, store, "run all executions"))
+    gate = measure_gate(assembled, (config.eval.alpha, config.quant.loss_alpha))
+    predictions = {name: assembled[name] for name in forwards}
     comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in lockstep.steps]
     num_crops = config.align.num_kernel_crops
     kernels = check_kernels(program, tflite, store, num_crops, config.seed) if tflite is not None else []
-    steps = 1 << 8 if program.tensors[program.output].is_wide else 1
-    failures = [*judge(config.align, comparisons, steps), *judge_kernels(kernels)]
-    result = AlignResult(predictions, comparisons, kernels, failures)
+    failures = [
+        *judge(config.align, comparisons, num_steps),
+        *judge_gate(config.align, gate),
+        *judge_kernels(kernels),
+    ]
+    result = AlignResult(predictions, comparisons, gate, kernels, failures)
     tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "evaluation")
     log_inputs(tracker, _deciding(config, inputs))
     tracker.set_tags(_tags(inputs, result))
@@ -149,14 +167,20 @@ class Lockstep:
     ``steps``: for every pair how many output elements differ by how many LSB (second - first).
     """
 
-    def __init__(self, forwards: Mapping[str, Forward], codec: HeatmapCodec, output_scale: float) -> None:
+    def __init__(
+        self, forwards: Mapping[str, Forward], codec: HeatmapCodec, output_scale: float, num_steps: int, seed: int
+    ) -> None:
+        """``num_steps``: how many of ``output_scale`` the gate's one step is; ``seed``: of its draws."""
         self.forwards, self.codec, self.output_scale = forwards, codec, output_scale
         self.steps: dict[Pair, Counter[int]] = {pair: Counter() for pair in pairs_of(forwards.keys())}
-        self._points: dict[str, list[Tensor]] = {name: [] for name in forwards}
-        self._scores: dict[str, list[Tensor]] = {name: [] for name in forwards}
+        self._names = (*forwards, ONE_STEP)
+        self._points: dict[str, list[Tensor]] = {name: [] for name in self._names}
+        self._scores: dict[str, list[Tensor]] = {name: [] for name in self._names}
+        self._one_step, self._draws = num_steps * output_scale, torch.Generator().manual_seed(seed)
 
     def __call__(self, images: Tensor) -> Tensor:
         heatmaps = {name: forward(images) for name, forward in self.forwards.items()}
+        heatmaps[ONE_STEP] = moved_by_one_step(heatmaps[FAKE_QUANT], self._one_step, self._draws)
         for name, found in heatmaps.items():
             decoded = self.codec.decode(found)
             self._points[name].append(decoded.points)
@@ -169,14 +193,14 @@ class Lockstep:
         return next(iter(heatmaps.values()))
 
     def assemble(self, first: Predictions) -> dict[str, Predictions]:
-        """The predictions of every execution, given those of the first, which hold the labels."""
+        """The predictions of every execution and of ``ONE_STEP``, given those of the first, which hold the labels."""
         return {
             name: replace(
                 first,
                 points=torch.cat(self._points[name]).numpy().astype(np.float32),
                 scores=torch.cat(self._scores[name]).numpy().astype(np.float32),
             )
-            for name in self.forwards
+            for name in self._names
         }
 
 
@@ -292,6 +316,7 @@ def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -
             "setting gets other numbers on such a CPU",
             markup=False,
         )
+    console.print(describe_gate(result.gate), markup=False)
     console.print(f"largest differences: {describe_differences(result.comparisons)}", markup=False)
     console.print(f"verdict: {verdict_of(result.failures)}", markup=False)
 
@@ -329,7 +354,8 @@ def _note(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) ->
         "|---|---|",
     ]
     differences = f"Largest differences: {describe_differences(result.comparisons)}."
-    return "\n".join([*head, *rows, "", differences])
+    gate = f"{describe_gate(result.gate).capitalize()}."
+    return "\n".join([*head, *rows, "", gate, "", differences])
 
 
 def _log_predictions(
@@ -373,6 +399,7 @@ def _log(
     tables = {
         "executions.csv": rows,
         "comparisons.csv": [asdict(item) for item in result.comparisons],
+        "gate.csv": gate_rows(result.gate),
         **({"kernels.csv": [asdict(item) for item in result.kernels]} if result.kernels else {}),
         "heatmap_lsb.csv": [
             {"first": first, "second": second, "lsb": step, "elements": count}
@@ -386,6 +413,14 @@ def _log(
     for item in result.comparisons:
         prefix = f"align/{item.first}_to_{item.second}"
         tracker.log_metrics({f"{prefix}/max_lsb": item.max_lsb, f"{prefix}/moved_share": item.moved_share})
+    for loss in result.gate.losses:
+        tracker.log_metrics({f"align/gate/loss_difference_at_{loss.alpha:g}": loss.difference.value})
+    tracker.log_metrics(
+        {
+            "align/gate/shift_difference_px": result.gate.simulated_px - result.gate.fake_quant_px,
+            "align/gate/one_step_px": result.gate.one_step_px,
+        }
+    )
     shown = {f"{first} → {second}": steps[first, second] for first, second in steps}
     tracker.log_figure(figures.lsb_figure(shown, "Heatmap elements by difference"), "figures/heatmap_lsb.png")
 

@@ -19,7 +19,8 @@ from carkp.deploy.litert import (
     TfliteMicroRunner,
     require_delegated,
 )
-from carkp.deploy.tflite import ALIGNMENT, save_tflite, tflite_bytes
+from carkp.deploy.tflite import save_tflite, tflite_bytes
+from carkp.deploy.tflite_model import ALIGNMENT
 from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_to_json
 from carkp.predictor import ModelError, Predictor
 from carkp.quant.program import QConv, QProgram

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from carkp.keypoints.displacement import expected_loss, mean_shift_px, share_within
+from carkp.keypoints.displacement import expected_loss, expected_loss_difference, mean_shift_px, share_within
 from carkp.keypoints.paired import paired_test
 from carkp.keypoints.predictions import Predictions
 
@@ -72,3 +72,15 @@ def test_the_shift_is_over_labelled_points() -> None:
     assert mean_shift_px(reference, other) == pytest.approx(3 * np.sqrt(2), rel=1e-4)
     unlabelled = predictions(reference.points, reference.targets, np.zeros_like(reference.validity))
     assert np.isnan(mean_shift_px(unlabelled, other))
+
+
+def test_the_difference_of_two_losses_has_a_narrower_interval_than_either() -> None:
+    reference, first = pair(0, spread=0.5)
+    rng = np.random.default_rng(1)
+    points = first.points + rng.normal(0, 0.05, first.points.shape).astype(np.float32)
+    second = predictions(points, first.targets, first.validity)
+    found = expected_loss_difference(reference, first, second, ALPHA)
+    losses = [expected_loss(reference, other, ALPHA) for other in (first, second)]
+    assert found.value == pytest.approx(losses[1].value - losses[0].value, abs=1e-12)
+    assert found.high - found.low < 0.5 * (losses[0].high - losses[0].low)
+    assert expected_loss_difference(reference, first, first, ALPHA).value == 0

@@ -38,9 +38,9 @@ def test_fake_quantisation_is_judged_on_heatmaps_too() -> None:
 
 
 def test_the_default_lets_pass_what_the_default_model_shows_and_not_much_more() -> None:
-    """8 LSB were measured on the trained default model for bpu, 1 on the tests' tiny one."""
-    assert judge(AlignConfig(), comparisons(FAKE_QUANT, max_lsb=8)) == []
-    assert judge(AlignConfig(), comparisons(FAKE_QUANT, max_lsb=17)) != []
+    """20 LSB were measured on the default model for bpu, where element after element is off by one on the way."""
+    assert judge(AlignConfig(), comparisons(FAKE_QUANT, max_lsb=20)) == []
+    assert judge(AlignConfig(), comparisons(FAKE_QUANT, max_lsb=33)) != []
 
 
 def test_another_execution_of_the_target_s_arithmetic_may_not_differ_at_all() -> None:

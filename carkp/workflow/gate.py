@@ -1,0 +1,136 @@
+"""The gate of ``align``: does fake quantisation foretell what the target's integers give?
+
+Single heatmap elements cannot tell. A rounding that falls the other way in an early layer changes others behind it, so
+that some tenth of the elements differ in the end, in either direction. Three distances can, each in the mean over the
+test split: from float to fake quantisation, from float to the simulator, and as a measure of both what one step of the
+heatmap's grid moves.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from carkp.config.schema import AlignConfig
+from carkp.keypoints.displacement import expected_loss, expected_loss_difference, mean_shift_px
+from carkp.keypoints.paired import Interval
+from carkp.keypoints.predictions import Predictions
+
+FLOAT, FAKE_QUANT, SIMULATED = "float", "fake_quant", "simulated"
+
+ONE_STEP = "one_step"
+"""Fake quantisation with :func:`moved_by_one_step` on its heatmaps."""
+
+
+@dataclass(frozen=True)
+class LossCheck:
+    """Expected losses of PCK against float, as shares; see :func:`carkp.keypoints.displacement.expected_loss`.
+
+    Attributes:
+        alpha: threshold.
+        fake_quant: what fake quantisation loses.
+        simulated: what the simulator loses.
+        difference: ``simulated - fake_quant``, with the 95 % interval of a bootstrap over clusters of cars.
+    """
+
+    alpha: float
+    fake_quant: float
+    simulated: float
+    difference: Interval
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What it is judged by: losses at several thresholds, and mean shifts of labelled keypoints in input pixels.
+
+    Attributes:
+        losses: by threshold.
+        fake_quant_px: from float to fake quantisation.
+        simulated_px: from float to the simulator.
+        one_step_px: from fake quantisation to itself, every heatmap element moved by one step of its grid at most.
+    """
+
+    losses: Sequence[LossCheck]
+    fake_quant_px: float
+    simulated_px: float
+    one_step_px: float
+
+
+def moved_by_one_step(heatmaps: Tensor, step: float, generator: torch.Generator) -> Tensor:
+    """Every element changed by -1, 0 or 1 ``step``, drawn independently."""
+    return heatmaps + step * (torch.randint(0, 3, heatmaps.shape, generator=generator) - 1)
+
+
+def measure_gate(predictions: Mapping[str, Predictions], alphas: Sequence[float]) -> Gate:
+    """``predictions``: of float, fake quantisation, the simulator and ``ONE_STEP``, of the same cars."""
+    reference, fake_quant = predictions[FLOAT], predictions[FAKE_QUANT]
+    simulated, one_step = predictions[SIMULATED], predictions[ONE_STEP]
+    losses = [
+        LossCheck(
+            alpha,
+            expected_loss(reference, fake_quant, alpha).value,
+            expected_loss(reference, simulated, alpha).value,
+            expected_loss_difference(reference, fake_quant, simulated, alpha),
+        )
+        for alpha in dict.fromkeys(alphas)
+    ]
+    return Gate(
+        losses,
+        fake_quant_px=mean_shift_px(reference, fake_quant),
+        simulated_px=mean_shift_px(reference, simulated),
+        one_step_px=mean_shift_px(fake_quant, one_step),
+    )
+
+
+def judge_gate(tolerances: AlignConfig, gate: Gate) -> list[str]:
+    """What keeps it shut, in words; empty: fake quantisation foretells the simulator.
+
+    A loss differs by too much where its interval lies beyond the tolerance: few cars show no small difference.
+    """
+    allowed = tolerances.max_loss_difference
+    failures = [
+        f"the expected loss at alpha {item.alpha:g} is {item.fake_quant:.2%} by fake quantisation and "
+        f"{item.simulated:.2%} in the simulator, align.max_loss_difference is {allowed:.2%}"
+        for item in gate.losses
+        if item.difference.low > allowed or item.difference.high < -allowed
+    ]
+    if abs(gate.simulated_px - gate.fake_quant_px) > tolerances.max_shift_steps * gate.one_step_px:
+        failures.append(
+            f"against float the simulator moves keypoints by {gate.simulated_px:.3f} px and fake quantisation by "
+            f"{gate.fake_quant_px:.3f} px: one step of the heatmaps explains {gate.one_step_px:.3f} px of difference, "
+            f"align.max_shift_steps is {tolerances.max_shift_steps:g}"
+        )
+    return failures
+
+
+def gate_rows(gate: Gate) -> list[dict[str, float]]:
+    """A row a threshold; the shifts, which have none, stand in every row."""
+    return [
+        {
+            "alpha": item.alpha,
+            "loss_fake_quant": item.fake_quant,
+            "loss_simulated": item.simulated,
+            "difference": item.difference.value,
+            "difference_low": item.difference.low,
+            "difference_high": item.difference.high,
+            "shift_fake_quant_px": gate.fake_quant_px,
+            "shift_simulated_px": gate.simulated_px,
+            "shift_one_step_px": gate.one_step_px,
+        }
+        for item in gate.losses
+    ]
+
+
+def describe_gate(gate: Gate) -> str:
+    """Losses and shifts in a sentence."""
+    losses = ", ".join(
+        f"{item.fake_quant:.2%} and {item.simulated:.2%} at alpha {item.alpha:g} (difference "
+        f"{100 * item.difference.low:+.3f} to {100 * item.difference.high:+.3f} points)"
+        for item in gate.losses
+    )
+    return (
+        f"expected loss against float by fake quantisation and in the simulator: {losses}; mean shift "
+        f"{gate.fake_quant_px:.3f} and {gate.simulated_px:.3f} px, one step of the heatmaps moves "
+        f"{gate.one_step_px:.3f} px"
+    )
