@@ -472,15 +472,16 @@ class AlignConfig(_Section):
 
     max_moved_share: Annotated[
         Probability, Field(description="share of keypoints that the target's arithmetic moves by more than moved_px")
-    ] = 0.02
+    ] = 0.05
     moved_px: Annotated[PositiveFloat, Field(description="in input pixels")] = 0.5
     max_pck_difference: Annotated[
         Probability, Field(description="largest |PCK| difference: simulated - ONNX Runtime")
     ] = 0.005
     max_loss_difference: Annotated[
         Probability,
-        Field(description="of the expected losses at eval.alpha and quant.loss_alpha, fake-quant against simulated"),
+        Field(description="of the expected losses at eval.alpha and loss_alpha, fake-quant against simulated"),
     ] = 0.0005
+    loss_alpha: Annotated[PositiveFloat, Field(description="second threshold of PCK, as eval.alpha")] = 0.02
     max_shift_steps: Annotated[
         PositiveFloat,
         Field(
@@ -498,6 +499,13 @@ class AlignConfig(_Section):
     max_fake_quant_lsb: Annotated[
         PositiveInt, Field(description="the same of fake-quant - simulated: 20 measured on the default model")
     ] = 32
+
+
+class BenchmarkConfig(_Section):
+    """How long ``benchmark`` times the runtimes in each of its settings: until either is reached."""
+
+    num_rounds: Annotated[Int, Field(ge=2, description="in a round every runtime runs once")] = 200
+    max_seconds: PositiveFloat = 20.0
 
 
 class TrackingConfig(_Section):
@@ -524,6 +532,7 @@ class ExperimentConfig(_Section):
     qat: QatConfig = QatConfig()
     adapt: AdaptConfig = AdaptConfig()
     align: AlignConfig = AlignConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")

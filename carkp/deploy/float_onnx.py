@@ -3,18 +3,15 @@
 Legend: B batch, K keypoints, H W height and width of the image.
 """
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from carkp.deploy.quiet import quiet
 from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME, OnnxRunner
 
 OPSET = 18
@@ -84,7 +81,7 @@ def check_against_torch(path: Path, net: nn.Module, images: Tensor, tolerance: f
 def _to_onnx(net: nn.Module, input_size: tuple[int, int]) -> onnx.ModelProto:
     plain = copy.deepcopy(net).cpu().float().eval().to(memory_format=torch.contiguous_format)
     example = torch.zeros(EXAMPLE_BATCH, 3, *input_size)
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             plain,
             (example,),
@@ -108,16 +105,3 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
         del item.metadata_props[:]
         item.doc_string = ""
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's warnings, log lines and prints to itself; its exceptions pass."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

@@ -1,14 +1,13 @@
-"""How long ONNX files take on this machine, next to each other: the ratios hold on a noisy one too."""
+"""How long models take on this machine, next to each other: the ratios hold on a noisy one too."""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carkp.deploy.runtime import Float32Array, OnnxRunner
+from carkp.deploy.runtime import Float32Array
 
 NUM_WARM_UP = 5
 NUM_RESAMPLES = 2000
@@ -31,7 +30,7 @@ class Ratio:
 
 
 def interleaved_times(
-    paths: Mapping[str, Path],
+    runs: Mapping[str, Callable[[Float32Array], object]],
     images: Float32Array,
     num_runs: int,
     rng: np.random.Generator,
@@ -43,12 +42,12 @@ def interleaved_times(
     """(number of rounds,) milliseconds of every model; in a round each runs once on the same images, in random order.
 
     Args:
-        paths: name -> ONNX file.
+        runs: name -> what takes a batch of images; opened with ``num_threads``.
         images: (N, 3, H, W), at least ``batch`` of them; the batches are taken in turn.
         num_runs: rounds.
         rng: of the order within a round.
         batch: images a run.
-        num_threads: of one operator.
+        num_threads: that they take: with more than one they are given time to settle.
         max_seconds: after them no new round begins; 2 are made in any case.
         on_round: called after every round.
 
@@ -57,21 +56,20 @@ def interleaved_times(
     """
     if len(images) < batch or num_runs < 2:
         raise ValueError(f"expected {batch} images and 2 runs at least, got {len(images)} and {num_runs}")
-    runners = {name: OnnxRunner(path, num_threads) for name, path in paths.items()}
     batches = [images[start : start + batch] for start in range(0, len(images) - batch + 1, batch)]
-    for runner in runners.values():
+    for run in runs.values():
         for _ in range(NUM_WARM_UP):
-            runner.run(batches[0])
-    times: dict[str, list[float]] = {name: [] for name in paths}
+            run(batches[0])
+    times: dict[str, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
     for number in range(num_runs):
         if number >= 2 and time.perf_counter() - begin > max_seconds:
             break
-        for name in rng.permutation(list(paths)):
+        for name in rng.permutation(list(runs)):
             if num_threads > 1:
                 time.sleep(SECONDS_TO_SETTLE)
             start = time.perf_counter()
-            runners[name].run(batches[number % len(batches)])
+            runs[name](batches[number % len(batches)])
             times[name].append(1000 * (time.perf_counter() - start))
         on_round()
     return {name: np.array(values) for name, values in times.items()}

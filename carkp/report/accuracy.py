@@ -25,6 +25,7 @@ from carkp.report.cars import car_picture, median_cars, shrunk_jpeg, worst_cars
 from carkp.report.comparison_figures import Section, breakdown_figure, difference_figure, dots_figure
 from carkp.report.parts import Chart, Gallery, Heading, PageTable, Paragraph, Part, Picture
 from carkp.report.provenance import provenance_section
+from carkp.report.runtimes import runtime_parts
 from carkp.report.style import readable
 from carkp.report.wording import (
     axis_note,
@@ -45,7 +46,7 @@ SHEET_WIDTH = 960
 CUT = 1
 """Of ``truncated``."""
 
-DETAILED = ("sqnr", "sweep", "data")
+DETAILED = ("sqnr", "sweep", "data", "runtimes")
 """What is missing of these is said in its own section."""
 
 
@@ -62,6 +63,7 @@ def accuracy_parts(content: ReportContent) -> list[Part]:
         *_sides(content, detailed),
         *_noise(content),
         *_sweeps(content),
+        *_runtimes(content),
         *_cars(content),
         *_data(content),
         *provenance_section(content),
@@ -292,6 +294,18 @@ def _noise(content: ReportContent) -> list[Part]:
         caption = f"{len(drawn)} layers in order of execution, on training crops."
         name = f"sqnr_{content.families.index(family)}"
         parts += [Chart(figure, name, caption, "SQNR over the layers"), tables.noise_table(family.noise)]
+    return parts
+
+
+def _runtimes(content: ReportContent) -> list[Part]:
+    parts: list[Part] = [Heading("Runtimes side by side")]
+    for place, family in enumerate(content.families):
+        if len(content.families) > 1:
+            parts.append(Heading(family.name, 3))
+        if family.runtimes is None:
+            parts += _missing(family, "runtimes")
+        else:
+            parts += runtime_parts(family.runtimes, f"runtimes-{place}" if place else "runtimes")
     return parts
 
 

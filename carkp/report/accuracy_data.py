@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from carkp.keypoints.predictions import Predictions
+from carkp.report.runtime_data import RuntimeContent
 
 FLOAT, CALIBRATED, QAT = "float", "calibrated", "QAT"
 SIMULATED, ONNXRUNTIME = "simulated int8", "ONNX Runtime int8"
@@ -121,6 +122,7 @@ class Family:
         crops: ``crop_key`` -> JPEG of the network's input, for the worst and median samples.
         config_yaml: the resolved configuration of the last run of the family.
         remarks: sentences on what the numbers of this family are.
+        runtimes: the float model in other programs; None where that was not measured.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Family:
     crops: Mapping[str, bytes] = field(default_factory=dict)
     config_yaml: str = ""
     remarks: Sequence[str] = ()
+    runtimes: RuntimeContent | None = None
 
     @property
     def reference(self) -> ModelRow | None:

@@ -116,7 +116,7 @@ def run(
     forwards = open_executions(scorer, inputs, tflite, out_dir)
     lockstep = Lockstep(forwards, scorer.codec, output_scale, num_steps, config.seed)
     assembled = lockstep.assemble(scorer.predict(lockstep, store, "run all executions"))
-    gate = measure_gate(assembled, (config.eval.alpha, config.quant.loss_alpha))
+    gate = measure_gate(assembled, (config.eval.alpha, config.align.loss_alpha))
     predictions = {name: assembled[name] for name in forwards}
     comparisons = [compare(config, pair, predictions, lockstep.steps[pair]) for pair in lockstep.steps]
     num_crops = config.align.num_kernel_crops

@@ -17,11 +17,14 @@ from carkp.deploy.int8_onnx import load_program
 from carkp.deploy.latency import interleaved_times, paired_ratio
 from carkp.deploy.layer_profile import measure_program
 from carkp.deploy.perf import Comparison, compare, predict
+from carkp.deploy.runtime import OnnxRunner
 from carkp.disk import file_digest
 from carkp.quant.program import QProgram
+from carkp.report.runtime_data import RuntimeContent
 from carkp.tracking.runs import DATA_TAG, fetch_artifact, run_id_of
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
+from carkp.workflow.benchmark import find_benchmark, read_benchmark
 from carkp.workflow.checking import CheckResult, log_check, require_possible
 from carkp.workflow.cli import MODEL, Arguments, execute, guarded, parse
 from carkp.workflow.performance import (
@@ -69,7 +72,8 @@ def run(config: ExperimentConfig, inputs: CompileInputs, out_dir: Path, tracker:
     if inputs.target.name == HOST:
         times = measure_program(program, NUM_PROFILED)
         comparison = compare(prediction, times.layers_us, times.run_us)
-    result = CompileResult(path, verdicts, prediction, comparison, measure_latency(inputs))
+    runtimes = find_runtimes(program)
+    result = CompileResult(path, verdicts, prediction, comparison, measure_latency(inputs), runtimes)
     _log(inputs, result, out_dir, tracker)
     return result
 
@@ -82,8 +86,8 @@ def measure_latency(inputs: CompileInputs) -> HostLatency | None:
     rng = np.random.default_rng(0)
     bytes_ = rng.integers(0, 256, (1, *inputs.program.tensors[inputs.program.input].shape))
     images = ((bytes_ - 128) / 128).astype(np.float32)
-    paths = {"float": path, "int8": inputs.model.path}
-    times = interleaved_times(paths, images, NUM_ROUNDS, rng, max_seconds=MAX_SECONDS)
+    runs = {"float": OnnxRunner(path).run, "int8": OnnxRunner(inputs.model.path).run}
+    times = interleaved_times(runs, images, NUM_ROUNDS, rng, max_seconds=MAX_SECONDS)
     medians = {name: float(np.median(values)) for name, values in times.items()}
     return HostLatency(medians["float"], medians["int8"], paired_ratio(times["float"], times["int8"], rng))
 
@@ -95,6 +99,13 @@ def find_float_onnx(program: QProgram) -> Path | None:
         return None if run_id is None else fetch_artifact(run_id, FLOAT_ONNX)
     except TrackingError:
         return None
+
+
+def find_runtimes(program: QProgram) -> RuntimeContent | None:
+    """What ``benchmark`` found of the float model, if it was run."""
+    run_id = run_id_of(program.origin.get("float_model", ""))
+    benchmark = None if run_id is None else find_benchmark(run_id)
+    return None if benchmark is None else read_benchmark(benchmark)
 
 
 def write_deployable(inputs: CompileInputs, folder: Path) -> Path:

@@ -20,6 +20,9 @@ from carkp.quant.target import Target
 from carkp.report.page import html_page
 from carkp.report.parts import Chart, Heading, PageTable, Paragraph, Part
 from carkp.report.roofline import Roof, predicted_figure, roofline_figure
+from carkp.report.runtime_data import RuntimeContent
+from carkp.report.runtimes import runtime_parts
+from carkp.workflow.benchmark import how_to
 from carkp.workflow.checking import describe_verdict
 from carkp.workflow.references import ModelFile
 
@@ -50,7 +53,7 @@ class HostLatency:
 class CompileResult:
     """The deployable file, its prediction, where the target is this machine its layers' times, and float against int8.
 
-    ``latency`` is None where the float model cannot be had.
+    ``latency`` is None where the float model cannot be had, ``runtimes`` where ``benchmark`` has not compared any.
     """
 
     path: Path
@@ -58,6 +61,7 @@ class CompileResult:
     prediction: Prediction
     comparison: Comparison | None
     latency: HostLatency | None
+    runtimes: RuntimeContent | None = None
 
 
 def layer_rows(prediction: Prediction, comparison: Comparison | None) -> list[dict[str, Any]]:
@@ -146,6 +150,11 @@ def build_page(inputs: CompileInputs, result: CompileResult) -> str:
                 "Predicted over measured time of every layer",
             ),
         ]
+    parts.append(Heading("Runtimes side by side"))
+    if result.runtimes is not None:
+        parts += runtime_parts(result.runtimes)
+    else:
+        parts.append(Paragraph(how_to(inputs.program.origin.get("float_model", "latest")), "note"))
     parts += [
         Heading("Layers"),
         layers,

@@ -1,4 +1,4 @@
-"""Files timed in turn, and the ratio of their times."""
+"""Models timed in turn, and the ratio of their times."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from carkp.deploy.latency import interleaved_times, paired_ratio
+from carkp.deploy.runtime import OnnxRunner
 
 SHAPE = (3, 64, 64)
 
@@ -27,11 +28,13 @@ def relus(path: Path, num_layers: int) -> Path:
 
 
 def test_every_model_runs_in_every_round(tmp_path: Path) -> None:
-    paths = {"long": relus(tmp_path / "long.onnx", 40), "short": relus(tmp_path / "short.onnx", 2)}
+    runs = {
+        name: OnnxRunner(relus(tmp_path / f"{name}.onnx", num)).run for name, num in (("long", 40), ("short", 2))
+    }
     rounds: list[int] = []
     images = np.zeros((4, *SHAPE), np.float32)
     rng = np.random.default_rng(0)
-    times = interleaved_times(paths, images, 6, rng, batch=2, on_round=lambda: rounds.append(1))
+    times = interleaved_times(runs, images, 6, rng, batch=2, on_round=lambda: rounds.append(1))
     assert {name: len(values) for name, values in times.items()} == {"long": 6, "short": 6}
     assert len(rounds) == 6
     ratio = paired_ratio(times["long"], times["short"], rng)
@@ -40,8 +43,8 @@ def test_every_model_runs_in_every_round(tmp_path: Path) -> None:
 
 def test_it_stops_in_time(tmp_path: Path) -> None:
     images = np.zeros((1, *SHAPE), np.float32)
-    paths = {"one": relus(tmp_path / "one.onnx", 2)}
-    assert len(interleaved_times(paths, images, 10**6, np.random.default_rng(0), max_seconds=0)["one"]) == 2
+    runs = {"one": OnnxRunner(relus(tmp_path / "one.onnx", 2)).run}
+    assert len(interleaved_times(runs, images, 10**6, np.random.default_rng(0), max_seconds=0)["one"]) == 2
 
 
 def test_too_few_images_or_rounds_are_refused(tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ from carkp.report.accuracy_data import (
     SceneRow,
     Sweep,
 )
-from carkp.tracking.runs import DATA_TAG, STAGE_TAG, FoundRun, fetch_artifact, has_artifact
+from carkp.tracking.runs import DATA_TAG, LATEST, STAGE_TAG, FoundRun, fetch_artifact, has_artifact
 from carkp.tracking.store import TrackingError
 from carkp.workflow.alignment import ALIGNED, describe_differences, parse_comparisons
+from carkp.workflow.benchmark import how_to, read_benchmark
 from carkp.workflow.report.commands import command_of, masked_paths
 from carkp.workflow.report.sources import CHAIN, MODEL_DIGEST_TAG, FamilyRuns
 from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR
@@ -73,11 +74,17 @@ def read_family(found: FamilyRuns, name: str, split: str) -> Family:
     noise = _noise(calibration) if calibration else ()
     sweep = _sweep(calibration) if calibration else None
     data = _data_card(found)
+    benchmark = found.runs.get("benchmark")
+    runtimes = read_benchmark(benchmark) if benchmark else None
+    missing = _missing(found, rows, bool(noise), sweep is not None, data is not None)
+    if runtimes is None:
+        float_run = found.runs.get("float")
+        missing = {**missing, "runtimes": how_to(f"runs:/{float_run.run_id}" if float_run else LATEST)}
     return Family(
         name=name,
         target=found.target,
         rows=rows,
-        missing=_missing(found, rows, bool(noise), sweep is not None, data is not None),
+        missing=missing,
         noise=noise,
         sweep=sweep,
         data=data,
@@ -85,6 +92,7 @@ def read_family(found: FamilyRuns, name: str, split: str) -> Family:
         crops=_crops(found),
         config_yaml=masked_paths(_config_yaml(found)),
         remarks=_remarks(found),
+        runtimes=runtimes,
     )
 
 
@@ -96,7 +104,7 @@ def common_split(families: Sequence[FamilyRuns]) -> str:
 
 def used_runs(found: FamilyRuns, rows: Sequence[ModelRow]) -> list[FoundRun]:
     """All runs of a family in the order of the stages, and the evaluations that ``rows`` are read from."""
-    stages = ("data", *CHAIN)
+    stages = ("data", *CHAIN, "benchmark")
     chain = [found.runs[stage] for stage in stages if stage in found.runs]
     alone = [found.anchor] if found.is_alone else []
     sources = [row.source for row in rows]

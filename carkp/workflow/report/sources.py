@@ -17,6 +17,7 @@ from carkp.tracking.runs import (
     run_id_of,
 )
 from carkp.tracking.store import TrackingError
+from carkp.workflow.benchmark import find_benchmark
 from carkp.workflow.steps import STEP_PREFIX
 
 CHAIN = ("float", "calibration", "qat", "export", "align", "check", "compile")
@@ -138,6 +139,8 @@ def _export_before(align: FoundRun) -> FoundRun | None:
 
 def _descend(anchor: FoundRun, runs: dict[str, FoundRun], target: str) -> None:
     """Add what was made of ``runs`` for ``target``, the newest of each stage."""
+    if "float" in runs and (benchmark := find_benchmark(runs["float"].run_id)) is not None:
+        runs["benchmark"] = benchmark
     if "calibration" not in runs and "float" in runs:
         float_id = runs["float"].run_id
         _add(runs, "calibration", [run for run in _of("calibration", target) if _float_id(run) == float_id])

@@ -1,0 +1,60 @@
+"""What ``benchmark`` found of a network in several runtimes: plain data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from carkp.keypoints.paired import Interval
+
+FASTEST = "batch1_threads1"
+"""The setting that the chart shows."""
+
+SETTINGS: Mapping[str, tuple[int, int]] = {
+    f"batch{batch}_threads{num_threads}": (batch, num_threads) for batch in (1, 16) for num_threads in (1, 2)
+}
+"""Name -> images a run, threads."""
+
+
+@dataclass(frozen=True)
+class RuntimeLatency:
+    """Of a run, in milliseconds; ``speedup``: of the baseline's runs over this one's, paired, with its interval."""
+
+    median_ms: float
+    speedup: Interval
+
+
+@dataclass(frozen=True)
+class RuntimeRow:
+    """A network in a runtime.
+
+    Attributes:
+        name: unique.
+        runtime, numbers, made_by: which, what it computes in, what quantised it ("" for float).
+        size_bytes: of its files.
+        pck: on the scored split.
+        difference: its pck less that of the baseline on the same cars.
+        latencies: by name of the setting.
+    """
+
+    name: str
+    runtime: str
+    numbers: str
+    made_by: str
+    size_bytes: int
+    pck: Interval
+    difference: Interval
+    latencies: Mapping[str, RuntimeLatency]
+
+    @property
+    def label(self) -> str:
+        return f"{self.runtime} {self.numbers}{f', {self.made_by}' if self.made_by else ''}"
+
+
+@dataclass(frozen=True)
+class RuntimeContent:
+    """Rows, the baseline first, what was left out and why, and where it was measured."""
+
+    rows: Sequence[RuntimeRow]
+    left_out: Sequence[str]
+    machine: str
+    alpha: float
+    split: str

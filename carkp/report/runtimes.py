@@ -1,0 +1,83 @@
+"""Runtimes side by side: the table and the chart of ``benchmark``, for the report and the page of ``compile``."""
+
+from matplotlib.figure import Figure
+
+from carkp.keypoints.paired import Interval
+from carkp.report.comparison_figures import MARKERS
+from carkp.report.parts import Chart, PageTable, Paragraph, Part
+from carkp.report.runtime_data import FASTEST, SETTINGS, RuntimeContent, RuntimeLatency
+from carkp.report.style import LABEL_SIZE, new_figure, series_style, style_axes
+from carkp.report.tables import DASH, MEBIBYTE, percent_interval, signed
+
+
+def runtime_parts(content: RuntimeContent, chart_name: str = "runtimes") -> list[Part]:
+    """The section of a page, without its heading; ``chart_name`` is unique on the page."""
+    baseline = content.rows[0].label
+    return [
+        Paragraph(
+            f"The same network in other programs, on {content.machine}. In a round every one of them runs once, in "
+            f"an order of its own; speed is the median over rounds of the time of {baseline} over its own, with the "
+            "95 % interval of a bootstrap over rounds. Read the ratios: milliseconds are of this machine."
+        ),
+        runtime_table(content),
+        *(Paragraph(f"Left out: {reason}", "note") for reason in content.left_out),
+        Chart(
+            runtime_figure(content),
+            chart_name,
+            f"To the right is faster, up is better. One image, one thread; bars are 95 % intervals of the {baseline} "
+            "time over that of the runtime, and of pck.",
+            "PCK of every runtime over its speed",
+        ),
+    ]
+
+
+def runtime_table(content: RuntimeContent) -> PageTable:
+    settings = [name for name in SETTINGS if all(name in row.latencies for row in content.rows)]
+    headings = ["runtime", "size (MiB)", f"{content.split} pck @ {content.alpha:g}", "less float (points)"]
+    headings += [_heading(*SETTINGS[name]) for name in settings]
+    cells = [
+        [
+            row.label,
+            f"{row.size_bytes / MEBIBYTE:.2f}",
+            percent_interval(row.pck),
+            DASH if row is content.rows[0] else _points(row.difference),
+            *(_latency(row.latencies[name]) for name in settings),
+        ]
+        for row in content.rows
+    ]
+    caption = (
+        "Below each number its 95 % interval. A latency: milliseconds of a run, and below how many times as fast as "
+        f"{content.rows[0].label}. Differences of pck: paired bootstrap over the same cars."
+    )
+    return PageTable(headings, cells, frozenset(range(1, len(headings))), caption)
+
+
+def runtime_figure(content: RuntimeContent) -> Figure:
+    """PCK over speed at batch 1 with one thread."""
+    figure = new_figure(7.2, 4.2)
+    axes = figure.add_subplot()
+    for place, row in enumerate(content.rows):
+        colour = series_style(place)[0]
+        speed, pck = row.latencies[FASTEST].speedup, row.pck
+        axes.plot([speed.low, speed.high], [pck.value] * 2, color=colour, linewidth=1.2, alpha=0.6)
+        axes.plot([speed.value] * 2, [pck.low, pck.high], color=colour, linewidth=1.2, alpha=0.6)
+        marker = MARKERS[place % len(MARKERS)]
+        axes.plot(speed.value, pck.value, color=colour, marker=marker, markersize=7, linestyle="", label=row.label)
+    style_axes(axes, "Accuracy over speed", "times as fast as float in ONNX Runtime", f"pck @ {content.alpha:g}")
+    figure.legend(loc="outside right upper", fontsize=LABEL_SIZE, frameon=False)
+    return figure
+
+
+def _heading(batch: int, num_threads: int) -> str:
+    images = "1 image" if batch == 1 else f"{batch} images"
+    return f"{images}, {num_threads} thread{'s' if num_threads > 1 else ''} (ms)"
+
+
+def _latency(latency: RuntimeLatency) -> str:
+    speed = latency.speedup
+    return f"{latency.median_ms:.2f}\n{speed.value:.2f}x ({speed.low:.2f} to {speed.high:.2f})"
+
+
+def _points(difference: Interval) -> str:
+    ends = " to ".join(signed(100 * end) for end in (difference.low, difference.high))
+    return f"{signed(100 * difference.value)}\n{ends}"

@@ -1,0 +1,179 @@
+"""Measures the runtimes of a field, accuracy and latency, and keeps what was found as a table."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from carkp.config.schema import BenchmarkConfig
+from carkp.data.store import Store
+from carkp.deploy.cpu import cpu_features
+from carkp.deploy.latency import Milliseconds, interleaved_times, paired_ratio
+from carkp.deploy.runtime import Float32Array
+from carkp.keypoints.paired import Interval, paired_test, score_intervals
+from carkp.keypoints.predictions import Predictions
+from carkp.report.runtime_data import SETTINGS, RuntimeContent, RuntimeLatency, RuntimeRow
+from carkp.tracking.runs import STAGE_TAG, FoundRun, fetch_artifact, find_runs, has_artifact, run_id_of
+from carkp.workflow.executions import array_forward
+from carkp.workflow.runtimes import Contestant, Field
+from carkp.workflow.scoring import Scorer
+
+STAGE, TABLE = "benchmark", "runtimes.csv"
+FLOAT_TAG, MACHINE_TAG, LEFT_OUT_TAG = "carkp.float_model", "carkp.benchmarked_on", "carkp.left_out"
+ALPHA_METRIC = "benchmark/alpha"
+ENDS = ("", "_low", "_high")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions of every contestant on the same cars, the baseline's first."""
+
+    predictions: Mapping[str, Predictions]
+    alpha: float
+
+
+def score_field(field: Field, scorer: Scorer, store: Store) -> Scored:
+    """Every contestant on a split."""
+    num_threads = torch.get_num_threads()
+    predictions = {
+        item.name: scorer.predict(array_forward(item.open(num_threads)), store, f"score {item.label}")
+        for item in field.contestants
+    }
+    return Scored(predictions, scorer.alpha)
+
+
+def time_field(
+    contestants: Sequence[Contestant], images: Float32Array, limits: BenchmarkConfig, seed: int
+) -> dict[str, dict[str, Milliseconds]]:
+    """Setting -> contestant -> milliseconds of a run, round by round. More threads than cores are not tried."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, dict[str, Milliseconds]] = {}
+    for setting, (batch, num_threads) in SETTINGS.items():
+        if num_threads > (os.cpu_count() or 1):
+            continue
+        runs = {item.name: item.open(num_threads) for item in contestants}
+        repeated = images[np.arange(max(len(images), batch)) % len(images)]
+        with tqdm(desc=f"time {setting}", unit="round") as bar:
+            found[setting] = interleaved_times(
+                runs,
+                repeated,
+                limits.num_rounds,
+                rng,
+                batch,
+                num_threads,
+                limits.max_seconds,
+                partial(_advance, bar),
+            )
+    return found
+
+
+def _advance(bar: "tqdm[Any]") -> None:
+    bar.update()
+
+
+def runtime_rows(
+    field: Field, scored: Scored, times: Mapping[str, Mapping[str, Milliseconds]], seed: int
+) -> list[RuntimeRow]:
+    """What there is to say of every contestant."""
+    rng = np.random.default_rng(seed)
+    baseline = field.contestants[0].name
+    return [
+        RuntimeRow(
+            name=item.name,
+            runtime=item.runtime,
+            numbers=item.numbers,
+            made_by=item.made_by,
+            size_bytes=item.size_bytes,
+            pck=score_intervals(scored.predictions[item.name], scored.alpha).pck,
+            difference=paired_test(
+                scored.predictions[baseline], scored.predictions[item.name], scored.alpha
+            ).difference,
+            latencies={setting: _latency(found[baseline], found[item.name], rng) for setting, found in times.items()},
+        )
+        for item in field.contestants
+    ]
+
+
+def _latency(baseline: Milliseconds, own: Milliseconds, rng: np.random.Generator) -> RuntimeLatency:
+    ratio = paired_ratio(baseline, own, rng)
+    return RuntimeLatency(float(np.median(own)), Interval(ratio.median, ratio.low, ratio.high))
+
+
+def machine_name() -> str:
+    """CPU and what it has for int8."""
+    cpu = cpu_features()
+    return f"{cpu.model} ({' '.join(cpu.int8_flags) or 'no int8 instructions'})"
+
+
+def table_row(row: RuntimeRow) -> dict[str, Any]:
+    """A line of ``runtimes.csv``; see :func:`parse_rows`."""
+    plain = {name: getattr(row, name) for name in ("name", "runtime", "numbers", "made_by", "size_bytes")}
+    intervals = {"pck": row.pck, "difference": row.difference}
+    intervals |= {f"{setting}_speedup": latency.speedup for setting, latency in row.latencies.items()}
+    return {
+        **plain,
+        **{f"{setting}_ms": latency.median_ms for setting, latency in row.latencies.items()},
+        **{
+            f"{name}{end}": value
+            for name, found in intervals.items()
+            for end, value in zip(ENDS, (found.value, found.low, found.high), strict=True)
+        },
+    }
+
+
+def parse_rows(lines: Sequence[Mapping[str, str]]) -> list[RuntimeRow]:
+    """Lines of ``runtimes.csv``.
+
+    Raises:
+        KeyError, ValueError: they are of another version.
+    """
+    return [
+        RuntimeRow(
+            **{name: line[name] for name in ("name", "runtime", "numbers", "made_by")},
+            size_bytes=int(line["size_bytes"]),
+            pck=_interval(line, "pck"),
+            difference=_interval(line, "difference"),
+            latencies={
+                setting: RuntimeLatency(float(line[f"{setting}_ms"]), _interval(line, f"{setting}_speedup"))
+                for setting in SETTINGS
+                if f"{setting}_ms" in line
+            },
+        )
+        for line in lines
+    ]
+
+
+def _interval(line: Mapping[str, str], name: str) -> Interval:
+    value, low, high = (float(line[f"{name}{end}"]) for end in ENDS)
+    return Interval(value, low, high)
+
+
+def find_benchmark(float_run_id: str) -> FoundRun | None:
+    """The newest one of the float model of a run."""
+    found = find_runs({STAGE_TAG: STAGE})
+    return next((run for run in found if run_id_of(run.tags.get(FLOAT_TAG, "")) == float_run_id), None)
+
+
+def read_benchmark(run: FoundRun) -> RuntimeContent | None:
+    """What a run found; None where it is of another version or its table is gone."""
+    path = f"tables/{TABLE}"
+    if not has_artifact(run.run_id, path):
+        return None
+    try:
+        rows = parse_rows(list(csv.DictReader(fetch_artifact(run.run_id, path).read_text().splitlines())))
+    except (KeyError, ValueError):
+        return None
+    left_out = [line for line in run.tags.get(LEFT_OUT_TAG, "").split("\n") if line]
+    machine = run.tags.get(MACHINE_TAG, "a machine that was not logged")
+    return RuntimeContent(rows, left_out, machine, run.metrics.get(ALPHA_METRIC, float("nan")), "test")
+
+
+def how_to(reference: str) -> str:
+    """The command, in a sentence."""
+    return f"Runtimes not compared: `mlflow run . -e {STAGE} -P model={reference}`."

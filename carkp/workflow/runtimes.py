@@ -1,0 +1,207 @@
+"""The runtimes that ``benchmark`` compares: every one with its own form of the same network.
+
+What a runtime needs and does not find leaves its rows out, with a sentence that says so.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from carkp.config.loading import ConfigError
+from carkp.config.schema import ExperimentConfig
+from carkp.data.store import Store
+from carkp.deploy.float_onnx import export_float_onnx
+from carkp.deploy.int8_onnx import save_program
+from carkp.deploy.litert import INSTALL as INSTALL_LITERT
+from carkp.deploy.litert import LiteRtRunner, TfliteError, require_delegated
+from carkp.deploy.openvino import OpenVinoRunner, Precision, quantise_with_nncf
+from carkp.deploy.runtime import Float32Array, OnnxRunner
+from carkp.deploy.static_quantisation import quantise_statically
+from carkp.quant.convert import convert
+from carkp.quant.program import QProgram
+from carkp.training.checkpoint import Checkpoint, load_net
+from carkp.workflow.calibrating import Calibrator, build_calibrator
+from carkp.workflow.quantising import build_target
+
+Run = Callable[[Float32Array], Float32Array]
+"""Heatmaps (B, K, h, w) of normalised images (B, 3, H, W)."""
+
+ONNXRUNTIME, LITERT, OPENVINO = "ONNX Runtime", "LiteRT", "OpenVINO"
+FLOAT32, BFLOAT16, INT8 = "float32", "bfloat16", "int8"
+
+BASELINE = "onnxruntime_float32"
+"""The contestant that the others are held against."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network in a form of its own and what runs it.
+
+    Attributes:
+        name: unique, for metrics and tables.
+        runtime: for a person.
+        numbers: what most of it computes in.
+        made_by: what quantised it; "" for float.
+        files: that would be shipped.
+        open: number of threads -> what runs it.
+    """
+
+    name: str
+    runtime: str
+    numbers: str
+    made_by: str
+    files: tuple[Path, ...]
+    open: Callable[[int], Run]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.files)
+
+    @property
+    def label(self) -> str:
+        return f"{self.runtime} {self.numbers}{f', {self.made_by}' if self.made_by else ''}"
+
+
+@dataclass(frozen=True)
+class Field:
+    """Those that run, the baseline first, and sentences on those that cannot."""
+
+    contestants: Sequence[Contestant]
+    left_out: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What contestants are made of: a float network, crops to calibrate with, and a folder for the files."""
+
+    config: ExperimentConfig
+    checkpoint: Checkpoint
+    store: Store
+    folder: Path
+
+    @property
+    def float_onnx(self) -> Path:
+        path = self.folder / "float.onnx"
+        if not path.exists():
+            export_float_onnx(load_net(self.checkpoint), self.config.model.input_size, path, {})
+        return path
+
+    @property
+    def images(self) -> Float32Array:
+        """(N, 3, H, W), normalised: those that carkp's own calibration observes."""
+        calibrator = self._calibrator("onnxruntime_cpu")
+        batches = calibrator.images(self.store, self.config.quant.num_images)
+        return np.ascontiguousarray(np.concatenate([batch.numpy() for batch in batches]))
+
+    def program(self, target: str) -> QProgram:
+        """Calibrated as the configuration says."""
+        calibrator = self._calibrator(target)
+        net = calibrator.prepare(self.checkpoint)
+        calibrator.calibrate(net, self.store, calibrator.observers(net))
+        return convert(net, {})
+
+    def _calibrator(self, target: str) -> Calibrator:
+        settings = self.config.quant.model_copy(update={"int16": ()})
+        config = self.config.model_copy(update={"quant": settings})
+        return build_calibrator(config, build_target(config, target))
+
+
+def build_field(material: Material) -> Field:
+    """All contestants that this machine can have; the other's reasons."""
+    contestants: list[Contestant] = []
+    left_out: list[str] = []
+    for name, build in BUILDERS.items():
+        try:
+            contestants.append(build(material))
+        except (ImportError, TfliteError, ConfigError) as error:
+            left_out.append(f"{name}: {error}")
+    return Field(contestants, left_out)
+
+
+def _onnxruntime(name: str, numbers: str, made_by: str, path: Path) -> Contestant:
+    return Contestant(name, ONNXRUNTIME, numbers, made_by, (path,), lambda threads: OnnxRunner(path, threads).run)
+
+
+def _onnxruntime_float(material: Material) -> Contestant:
+    return _onnxruntime(BASELINE, FLOAT32, "", material.float_onnx)
+
+
+def _onnxruntime_int8(material: Material) -> Contestant:
+    path = material.folder / "onnxruntime_cpu.onnx"
+    save_program(material.program("onnxruntime_cpu"), path)
+    return _onnxruntime("onnxruntime_int8", INT8, "carkp", path)
+
+
+def _onnxruntime_static(material: Material) -> Contestant:
+    path = material.folder / "quantize_static.onnx"
+    quantise_statically(material.float_onnx, material.images, path)
+    return _onnxruntime("onnxruntime_static", INT8, "quantize_static", path)
+
+
+def _litert(name: str, numbers: str, made_by: str, path: Path) -> Contestant:
+    return Contestant(
+        name, LITERT, numbers, made_by, (path,), lambda threads: LiteRtRunner(path, num_threads=threads).run
+    )
+
+
+def _litert_float(material: Material) -> Contestant:
+    try:
+        from carkp.deploy.float_tflite import save_float_tflite
+    except ImportError as error:
+        raise ImportError(f"LiteRT is not installed: {INSTALL_LITERT}") from error
+    path = material.folder / "float.tflite"
+    calibrator = build_calibrator(material.config, build_target(material.config, "litert"))
+    save_float_tflite(calibrator.prepare(material.checkpoint).graph, path)
+    return _litert("litert_float32", FLOAT32, "", path)
+
+
+def _litert_int8(material: Material) -> Contestant:
+    try:
+        from carkp.deploy.tflite import save_tflite
+    except ImportError as error:
+        raise ImportError(f"LiteRT is not installed: {INSTALL_LITERT}") from error
+    path = material.folder / "litert.tflite"
+    save_tflite(material.program("litert"), path)
+    require_delegated(path)
+    return _litert("litert_int8", INT8, "carkp", path)
+
+
+def _openvino(
+    name: str, numbers: str, made_by: str, files: tuple[Path, ...], precision: Precision = "f32"
+) -> Contestant:
+    return Contestant(
+        name, OPENVINO, numbers, made_by, files, lambda threads: OpenVinoRunner(files[0], threads, precision).run
+    )
+
+
+def _openvino_float(material: Material) -> Contestant:
+    OpenVinoRunner(material.float_onnx)
+    return _openvino("openvino_float32", FLOAT32, "", (material.float_onnx,))
+
+
+def _openvino_bfloat16(material: Material) -> Contestant:
+    runs_in = OpenVinoRunner(material.float_onnx, precision="bf16").runs_in
+    if runs_in != "bf16":
+        raise ConfigError(f"this CPU has no instructions for it, OpenVINO computes in {runs_in} instead")
+    return _openvino("openvino_bfloat16", BFLOAT16, "", (material.float_onnx,), "bf16")
+
+
+def _openvino_int8(material: Material) -> Contestant:
+    path = material.folder / "nncf.xml"
+    quantise_with_nncf(material.float_onnx, material.images, path)
+    return _openvino("openvino_int8", INT8, "NNCF", (path, path.with_suffix(".bin")))
+
+
+BUILDERS: Mapping[str, Callable[[Material], Contestant]] = {
+    "ONNX Runtime float32": _onnxruntime_float,
+    "ONNX Runtime int8, carkp": _onnxruntime_int8,
+    "ONNX Runtime int8, quantize_static": _onnxruntime_static,
+    "LiteRT float32": _litert_float,
+    "LiteRT int8, carkp": _litert_int8,
+    "OpenVINO float32": _openvino_float,
+    "OpenVINO bfloat16": _openvino_bfloat16,
+    "OpenVINO int8, NNCF": _openvino_int8,
+}
+"""The baseline first."""
