@@ -5,20 +5,26 @@ Takes the extra ``carkp[peers]``.
 Legend: B batch, K keypoints, H W height and width of the image, h w of the heatmaps.
 """
 
-import contextlib
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 
-from carkp.deploy.quiet import quiet
 from carkp.deploy.runtime import Float32Array
 
 Precision = Literal["f32", "bf16"]
 
 INSTALL = "pip install -e '.[peers]'"
+
+NNCF_MODULE = "carkp.deploy.nncf_process"
+
+WITHOUT_TELEMETRY = {"NNCF_CI": "1"}
+"""Environment: NNCF sends usage data home unasked, but not from a CI job."""
 
 
 def _openvino() -> Any:
@@ -84,29 +90,17 @@ def quantise_with_nncf(source: Path, images: Float32Array, path: Path) -> None:
 
     Raises:
         ImportError: NNCF is not installed; the message says how.
+        RuntimeError: it failed; the message is its own.
     """
-    model = _openvino().Core().read_model(str(source))
-    with quiet(), _without_telemetry():
-        try:
-            import nncf
-        except ImportError as error:
-            raise ImportError(f"NNCF is not installed: {INSTALL}") from error
-        dataset = nncf.Dataset([image[None] for image in images])
-        quantised = nncf.quantize(model, dataset, subset_size=len(images))
+    if find_spec("nncf") is None or find_spec("openvino") is None:
+        raise ImportError(f"NNCF is not installed: {INSTALL}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _openvino().save_model(quantised, str(path), compress_to_fp16=False)
-
-
-@contextlib.contextmanager
-def _without_telemetry() -> Iterator[None]:
-    """While NNCF is imported: on a CI job it sends no usage data home, elsewhere it does so unasked."""
-    name = "NNCF_CI"
-    previous = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if previous is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = previous
+    with TemporaryDirectory() as folder:
+        images_path = Path(folder) / "images.npy"
+        np.save(images_path, images)
+        command = [sys.executable, "-m", NNCF_MODULE, *map(str, (source, images_path, path))]
+        done = subprocess.run(
+            command, env={**os.environ, **WITHOUT_TELEMETRY}, capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        raise RuntimeError(f"NNCF could not quantise {source}:\n{done.stderr}")

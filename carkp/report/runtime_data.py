@@ -32,6 +32,8 @@ class RuntimeRow:
         size_bytes: of its files.
         pck: on the scored split.
         difference: its pck less that of the baseline on the same cars.
+        loss: expected loss against the baseline (:func:`carkp.keypoints.displacement.expected_loss`), as a share.
+        shift_px: mean distance of its labelled keypoints from those of the baseline, in input pixels.
         latencies: by name of the setting.
     """
 
@@ -42,6 +44,8 @@ class RuntimeRow:
     size_bytes: int
     pck: Interval
     difference: Interval
+    loss: Interval
+    shift_px: float
     latencies: Mapping[str, RuntimeLatency]
 
     @property
@@ -51,10 +55,14 @@ class RuntimeRow:
 
 @dataclass(frozen=True)
 class RuntimeContent:
-    """Rows, the baseline first, what was left out and why, and where it was measured."""
+    """Rows, the baseline first, what was left out and why, and where it was measured.
+
+    ``alpha`` is the threshold of pck, ``loss_alpha`` that of the expected loss.
+    """
 
     rows: Sequence[RuntimeRow]
     left_out: Sequence[str]
     machine: str
     alpha: float
+    loss_alpha: float
     split: str

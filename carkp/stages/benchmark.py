@@ -23,6 +23,7 @@ from carkp.workflow.benchmark import (
     ALPHA_METRIC,
     FLOAT_TAG,
     LEFT_OUT_TAG,
+    LOSS_ALPHA_METRIC,
     MACHINE_TAG,
     STAGE,
     TABLE,
@@ -73,10 +74,10 @@ def run(
     check_codec(codec_of(checkpoint), config, inputs.model.path)
     scorer = build_scorer(config, context)
     field = build_field(Material(config, checkpoint, stores.train, out_dir / "models"))
-    scored = score_field(field, scorer, stores.test)
+    scored = score_field(field, scorer, stores.test, config.align.loss_alpha)
     times = time_field(field.contestants, load_images(config, stores.test), config.benchmark, config.seed)
     rows = runtime_rows(field, scored, times, config.seed)
-    content = RuntimeContent(rows, field.left_out, machine_name(), scorer.alpha, "test")
+    content = RuntimeContent(rows, field.left_out, machine_name(), scorer.alpha, scored.loss_alpha, "test")
     tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "evaluation")
     tracker.set_tags(
         {
@@ -135,9 +136,12 @@ def _log(content: RuntimeContent, out_dir: Path, tracker: Tracker) -> None:
     write_table([table_row(row) for row in content.rows], out_dir / TABLE)
     tracker.log_file(out_dir / TABLE, "tables")
     tracker.log_figure(runtime_figure(content), "figures/runtimes.png")
-    tracker.log_metrics({ALPHA_METRIC: content.alpha})
+    tracker.log_metrics({ALPHA_METRIC: content.alpha, LOSS_ALPHA_METRIC: content.loss_alpha})
     for row in content.rows:
         tracker.log_metrics({f"benchmark/{row.name}/pck": row.pck.value, f"benchmark/{row.name}/bytes": row.size_bytes})
+        tracker.log_metrics(
+            {f"benchmark/{row.name}/loss": row.loss.value, f"benchmark/{row.name}/shift_px": row.shift_px}
+        )
         for setting, latency in row.latencies.items():
             tracker.log_metrics(
                 {

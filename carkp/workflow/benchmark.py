@@ -16,6 +16,7 @@ from carkp.data.store import Store
 from carkp.deploy.cpu import cpu_features
 from carkp.deploy.latency import Milliseconds, interleaved_times, paired_ratio
 from carkp.deploy.runtime import Float32Array
+from carkp.keypoints.displacement import expected_loss, mean_shift_px
 from carkp.keypoints.paired import Interval, paired_test, score_intervals
 from carkp.keypoints.predictions import Predictions
 from carkp.report.runtime_data import SETTINGS, RuntimeContent, RuntimeLatency, RuntimeRow
@@ -26,26 +27,27 @@ from carkp.workflow.scoring import Scorer
 
 STAGE, TABLE = "benchmark", "runtimes.csv"
 FLOAT_TAG, MACHINE_TAG, LEFT_OUT_TAG = "carkp.float_model", "carkp.benchmarked_on", "carkp.left_out"
-ALPHA_METRIC = "benchmark/alpha"
+ALPHA_METRIC, LOSS_ALPHA_METRIC = "benchmark/alpha", "benchmark/loss_alpha"
 ENDS = ("", "_low", "_high")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of every contestant on the same cars, the baseline's first."""
+    """Predictions of every contestant on the same cars, and the thresholds of PCK and of expected losses."""
 
     predictions: Mapping[str, Predictions]
     alpha: float
+    loss_alpha: float
 
 
-def score_field(field: Field, scorer: Scorer, store: Store) -> Scored:
+def score_field(field: Field, scorer: Scorer, store: Store, loss_alpha: float) -> Scored:
     """Every contestant on a split."""
     num_threads = torch.get_num_threads()
     predictions = {
         item.name: scorer.predict(array_forward(item.open(num_threads)), store, f"score {item.label}")
         for item in field.contestants
     }
-    return Scored(predictions, scorer.alpha)
+    return Scored(predictions, scorer.alpha, loss_alpha)
 
 
 def time_field(
@@ -83,6 +85,7 @@ def runtime_rows(
     """What there is to say of every contestant."""
     rng = np.random.default_rng(seed)
     baseline = field.contestants[0].name
+    reference = scored.predictions[baseline]
     return [
         RuntimeRow(
             name=item.name,
@@ -91,9 +94,9 @@ def runtime_rows(
             made_by=item.made_by,
             size_bytes=item.size_bytes,
             pck=score_intervals(scored.predictions[item.name], scored.alpha).pck,
-            difference=paired_test(
-                scored.predictions[baseline], scored.predictions[item.name], scored.alpha
-            ).difference,
+            difference=paired_test(reference, scored.predictions[item.name], scored.alpha).difference,
+            loss=expected_loss(reference, scored.predictions[item.name], scored.loss_alpha),
+            shift_px=mean_shift_px(reference, scored.predictions[item.name]),
             latencies={setting: _latency(found[baseline], found[item.name], rng) for setting, found in times.items()},
         )
         for item in field.contestants
@@ -113,8 +116,8 @@ def machine_name() -> str:
 
 def table_row(row: RuntimeRow) -> dict[str, Any]:
     """A line of ``runtimes.csv``; see :func:`parse_rows`."""
-    plain = {name: getattr(row, name) for name in ("name", "runtime", "numbers", "made_by", "size_bytes")}
-    intervals = {"pck": row.pck, "difference": row.difference}
+    plain = {name: getattr(row, name) for name in ("name", "runtime", "numbers", "made_by", "size_bytes", "shift_px")}
+    intervals = {"pck": row.pck, "difference": row.difference, "loss": row.loss}
     intervals |= {f"{setting}_speedup": latency.speedup for setting, latency in row.latencies.items()}
     return {
         **plain,
@@ -139,6 +142,8 @@ def parse_rows(lines: Sequence[Mapping[str, str]]) -> list[RuntimeRow]:
             size_bytes=int(line["size_bytes"]),
             pck=_interval(line, "pck"),
             difference=_interval(line, "difference"),
+            loss=_interval(line, "loss"),
+            shift_px=float(line["shift_px"]),
             latencies={
                 setting: RuntimeLatency(float(line[f"{setting}_ms"]), _interval(line, f"{setting}_speedup"))
                 for setting in SETTINGS
@@ -171,7 +176,8 @@ def read_benchmark(run: FoundRun) -> RuntimeContent | None:
         return None
     left_out = [line for line in run.tags.get(LEFT_OUT_TAG, "").split("\n") if line]
     machine = run.tags.get(MACHINE_TAG, "a machine that was not logged")
-    return RuntimeContent(rows, left_out, machine, run.metrics.get(ALPHA_METRIC, float("nan")), "test")
+    alpha, loss_alpha = (run.metrics.get(name, float("nan")) for name in (ALPHA_METRIC, LOSS_ALPHA_METRIC))
+    return RuntimeContent(rows, left_out, machine, alpha, loss_alpha, "test")
 
 
 def how_to(reference: str) -> str:

@@ -28,9 +28,7 @@ def relus(path: Path, num_layers: int) -> Path:
 
 
 def test_every_model_runs_in_every_round(tmp_path: Path) -> None:
-    runs = {
-        name: OnnxRunner(relus(tmp_path / f"{name}.onnx", num)).run for name, num in (("long", 40), ("short", 2))
-    }
+    runs = {name: OnnxRunner(relus(tmp_path / f"{name}.onnx", num)).run for name, num in (("long", 40), ("short", 2))}
     rounds: list[int] = []
     images = np.zeros((4, *SHAPE), np.float32)
     rng = np.random.default_rng(0)
