@@ -12,7 +12,8 @@ Asks:     milliseconds of one run in ONNX Runtime at ORT_ENABLE_ALL, the models 
           runs of one round, float / int8; their median comes with a bootstrap 95 % interval. Where the milliseconds go
           is in profile.csv, by operator.
 Expect:   float / onnxruntime_cpu >= 2.0 at batch 1 with one thread (2.3 aimed at), and faster than the static model.
-          `mlflow run . -e benchmark` compares other runtimes too; this says where ONNX Runtime's time goes. Needs a CPU with int8 instructions; machines are noisy: read the ratios.
+          `mlflow run . -e benchmark` compares other runtimes too; this says where ONNX Runtime's time goes. Needs a
+          CPU with int8 instructions; machines are noisy: read the ratios.
 """
 
 import json

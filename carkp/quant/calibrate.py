@@ -1,6 +1,8 @@
 """Calibration: one pass of a folded network over some images, then a threshold for every tensor."""
 
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -27,19 +29,62 @@ class Observer:
 def observe(graph: LayerGraph, batches: Iterable[Tensor], num_threads: int = 1) -> dict[str, AbsHistogram]:
     """One histogram of |x| for every group of tensors that share a scale, over all batches; the image has none.
 
-    Memory does not grow with the number of batches.
+    Every thread runs whole batches by itself, convolutions and counting: that leaves no thread waiting for another one
+    within a layer. Memory does not grow with the number of batches, but with that of threads.
 
     Args:
         graph: the folded network, in float.
         batches: normalised images (B, 3, H, W).
-        num_threads: of the counting.
+        num_threads: batches at a time.
 
     Raises:
         CalibrationError: no batches, or a tensor with NaN or infinite values.
     """
+    shared = _SharedBatches(batches)
+
+    def work(num_inner_threads: int) -> dict[str, AbsHistogram]:
+        torch.set_num_threads(num_inner_threads)  # of the thread that calls it
+        return _observe_some(graph, shared)
+
+    if num_threads == 1:
+        found = [_observe_some(graph, shared)]
+    else:
+        before = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(num_threads, thread_name_prefix="observe") as pool:
+                found = list(pool.map(work, [1] * num_threads))
+        finally:
+            torch.set_num_threads(before)
+    if shared.is_empty:
+        raise CalibrationError("no images to calibrate with")
+    histograms, *others = found
+    for other in others:
+        for name, histogram in other.items():
+            histograms[name].merge(histogram)
+    return histograms
+
+
+class _SharedBatches:
+    """An iterator that several threads draw from, each batch once."""
+
+    def __init__(self, batches: Iterable[Tensor]) -> None:
+        self._batches, self._lock = iter(batches), threading.Lock()
+        self.is_empty = True
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        with self._lock:
+            batch = next(self._batches)
+            self.is_empty = False
+            return batch
+
+
+def _observe_some(graph: LayerGraph, batches: Iterable[Tensor]) -> dict[str, AbsHistogram]:
     groups = scale_groups(graph)
     observed = {name for name, _ in _observed(graph)}
-    histograms = {groups[name]: AbsHistogram(num_threads=num_threads) for name in observed}
+    histograms = {groups[name]: AbsHistogram() for name in observed}
 
     def count(name: str, values: Tensor) -> None:
         if name in observed:
@@ -54,13 +99,9 @@ def observe(graph: LayerGraph, batches: Iterable[Tensor], num_threads: int = 1) 
         count(name, values)
 
     beside_image = {name for name, leader in groups.items() if leader == groups[IMAGE]} - {IMAGE}
-    is_empty = True
     with torch.inference_mode():
         for images in batches:
-            is_empty = False
             graph(images, on_tensor=see)
-    if is_empty:
-        raise CalibrationError("no images to calibrate with")
     return histograms
 
 

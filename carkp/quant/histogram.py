@@ -1,9 +1,7 @@
 """A streaming histogram of |x|: all that calibration needs to know of a tensor, in constant memory."""
 
-import functools
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
@@ -18,7 +16,6 @@ _NUM_ENTRIES = 1 << (31 - _SHIFT)  # of a table: all bit patterns, those of infi
 _INFINITY_BITS = 0x7F800000
 _BLOCK = 1024  # elements: their bins stay in the first-level cache
 _LINE = 16  # elements: a cache line
-_SMALLEST_PART = 1 << 18  # elements: take longer to count than a thread takes to start on them
 
 NUM_BINS = _INFINITY_BITS >> _SHIFT
 """Bins of a histogram: 1024 for each power of two a float32 can lie between."""
@@ -60,42 +57,29 @@ class AbsHistogram:
 
     Values below ``SMALLEST_NONZERO``, deep within the denormal float32, count as zeros.
 
-    A table of 2 MiB for each thread; but memory is taken by the page, and only for pages that have been counted in:
-    some 100 KiB for an activation, most of whose values lie within 12 powers of two.
+    A table of 2 MiB; but memory is taken by the page, and only for pages that have been counted in: some 100 KiB for an
+    activation, most of whose values lie within 12 powers of two.
 
     Attributes:
         count: values seen.
         largest: the largest |x| seen, exact; 0 as long as there is none.
     """
 
-    def __init__(self, num_threads: int = 1) -> None:
-        """An empty histogram; ``num_threads`` share the work on large arrays.
-
-        Raises:
-            ValueError: ``num_threads`` is below 1.
-        """
-        if num_threads < 1:
-            raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+    def __init__(self) -> None:
         # One by one: numpy asks for huge pages for 4 MiB and more, and these are taken whole.
-        self._tables: list[NDArray[np.int64]] = [np.zeros(_NUM_ENTRIES, np.int64) for _ in range(num_threads)]
+        self._table: NDArray[np.int64] = np.zeros(_NUM_ENTRIES, np.int64)
         self.count = 0
         self.largest = 0.0
 
     @property
-    def num_threads(self) -> int:
-        return len(self._tables)
-
-    @property
     def num_zeros(self) -> int:
         """Values seen that were zero, or less than ``SMALLEST_NONZERO``."""
-        return sum(int(table[:_NUM_LANES].sum()) for table in self._tables)
+        return int(self._table[:_NUM_LANES].sum())
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """(NUM_BINS,): how many values lie in each bin; zeros are in the first, and the next seven are empty."""
-        counts = self._tables[0][:NUM_BINS].copy()
-        for table in self._tables[1:]:
-            counts += table[:NUM_BINS]
+        counts = self._table[:NUM_BINS].copy()
         counts[0] = counts[:_NUM_LANES].sum()
         counts[1:_NUM_LANES] = 0
         return counts
@@ -140,10 +124,10 @@ class AbsHistogram:
         if values.dtype != np.float32:
             raise TypeError(f"values must be float32, got {values.dtype}")
         bits = values.ravel(order="K").view(np.uint32)  # memory order: a view also of a channels_last tensor
-        largest_bits = self._count(bits, step=1)
+        largest_bits = int(_count(bits, self._table, 1))
         if largest_bits >= _INFINITY_BITS:
-            num_bad = sum(int(table[NUM_BINS:].sum()) for table in self._tables)
-            self._count(bits, step=-1)
+            num_bad = int(self._table[NUM_BINS:].sum())
+            _count(bits, self._table, -1)
             raise ValueError(f"{num_bad} of {bits.size} values are NaN or infinite")
         self.count += bits.size
         self.largest = max(self.largest, float(np.uint32(largest_bits).view(np.float32)))
@@ -152,7 +136,7 @@ class AbsHistogram:
         """Count what ``other`` has counted too; ``other`` stays as it was."""
         counts = other.counts
         filled = np.flatnonzero(counts)  # not all bins: that would take memory for all of them
-        self._tables[0][filled] += counts[filled]
+        self._table[filled] += counts[filled]
         self.count += other.count
         self.largest = max(self.largest, other.largest)
 
@@ -182,21 +166,6 @@ class AbsHistogram:
         value = bins.upper[index] - beyond * (bins.upper[index] - bins.lower[index])
         return min(float(value), self.largest)
 
-    def _count(self, bits: NDArray[np.uint32], step: int) -> int:
-        """Add ``step`` for every value; the bit pattern of the largest |x|. No two threads write to the same table."""
-        num_parts = max(1, min(self.num_threads, bits.size // _SMALLEST_PART))
-        if num_parts == 1:
-            return int(_count_part(bits, self._tables[0], step))
-        parts = np.array_split(bits, num_parts)
-        count = functools.partial(_count_part, step=step)
-        return int(max(_pool(self.num_threads).map(count, parts, self._tables)))
-
-
-@functools.cache
-def _pool(num_threads: int) -> ThreadPoolExecutor:
-    """One for the process: starting threads takes as long as counting some 100 000 values."""
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="histogram")
-
 
 def _from_bits(bits: NDArray[np.uint32]) -> NDArray[np.float64]:
     """The float32 of these bit patterns; for that of infinity the number that would follow on the largest."""
@@ -209,7 +178,7 @@ def _compiled(function: Function) -> Function:
 
 
 @_compiled
-def _count_part(bits: NDArray[np.uint32], table: NDArray[np.int64], step: int) -> np.uint32:
+def _count(bits: NDArray[np.uint32], table: NDArray[np.int64], step: int) -> np.uint32:
     """Add ``step`` to the table's entry for each value; the bit pattern of the largest |x|.
 
     Without their sign, float32 sort as their bit patterns do, and infinity and NaN come last.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
@@ -48,6 +48,9 @@ from carkp.workflow.references import (
 from carkp.workflow.runtimes import Material, build_field
 from carkp.workflow.scoring import PREDICTIONS_DIR, build_scorer
 from carkp.workflow.tables import write_table
+
+MIN_COLUMNS = 180
+"""Of the table in the terminal."""
 
 NUM_IMAGES = 64
 """Test crops that the runtimes are timed on, in turn."""
@@ -122,10 +125,10 @@ def _execute(arguments: Arguments, context: ProcessContext) -> None:
 def show(content: RuntimeContent) -> None:
     """Print the table, and what is missing in it."""
     page = runtime_table(content)
-    table = Table(*page.headings, title=content.machine)
+    table = Table(Column(page.headings[0], no_wrap=True), *page.headings[1:], title=content.machine)
     for row in page.rows:
         table.add_row(*row)
-    console = Console(width=max(Console().width, 140))
+    console = Console(width=max(Console().width, MIN_COLUMNS))
     console.print(table)
     console.print(page.caption, markup=False)
     for reason in content.left_out:

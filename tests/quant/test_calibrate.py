@@ -98,3 +98,33 @@ def test_bias_correction_removes_the_mean_error_of_rounded_weights():
     before = mean_error().abs().max()
     correct_biases(net, [images(2), images(4)[2:]])
     assert mean_error().abs().max() < before / 100
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_threads_share_the_batches_and_count_the_same(num_threads: int) -> None:
+    graph = fold(with_statistics(SmallNet()), SIZE)
+    batches = [images(2, seed=seed) for seed in range(5)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of the threads has: other sums of a convolution round otherwise
+    try:
+        expected = observe(graph, batches)
+    finally:
+        torch.set_num_threads(before)
+    found = observe(graph, iter(batches), num_threads)
+    assert torch.get_num_threads() == before
+    assert list(found) == list(expected)
+    for name, histogram in expected.items():
+        assert found[name].count == histogram.count
+        assert found[name].largest == histogram.largest
+        assert found[name].counts.tolist() == histogram.counts.tolist()
+
+
+def test_a_thread_that_fails_ends_all() -> None:
+    bad = images()
+    bad[0, 0, 0, 0] = float("nan")
+    before = torch.get_num_threads()
+    with pytest.raises(CalibrationError, match="NaN"):
+        observe(fold(with_statistics(SmallNet()), SIZE), [images(), bad, images()], 2)
+    with pytest.raises(CalibrationError, match="no images"):
+        observe(fold(with_statistics(SmallNet()), SIZE), [], 2)
+    assert torch.get_num_threads() == before

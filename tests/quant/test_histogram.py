@@ -31,8 +31,8 @@ ARRAYS = hnp.arrays(np.float32, st.integers(1, 60), elements=FLOATS)
 BATCHES = st.lists(ARRAYS, min_size=1, max_size=5)
 
 
-def histogram_of(*batches, num_threads=1):
-    histogram = AbsHistogram(num_threads)
+def histogram_of(*batches):
+    histogram = AbsHistogram()
     for batch in batches:
         histogram.update(batch)
     return histogram
@@ -236,12 +236,12 @@ def test_zeros_of_either_sign_are_one():
 )
 def test_update_refuses_nan_and_inf_and_changes_nothing(poison, num_bad):
     histogram = histogram_of(np.array([1, 2, 0], np.float32))
-    before, table = state(histogram), histogram._tables[0].copy()
+    before, table = state(histogram), histogram._table.copy()
     values = np.concatenate([np.full(10, 100.0), poison]).astype(np.float32)
     with pytest.raises(ValueError, match=f"^{num_bad} of {values.size} values are NaN or infinite$"):
         histogram.update(values)
     assert state(histogram) == before
-    np.testing.assert_array_equal(histogram._tables[0], table)
+    np.testing.assert_array_equal(histogram._table, table)
 
 
 def test_update_refuses_other_types():
@@ -250,8 +250,6 @@ def test_update_refuses_other_types():
 
 
 def test_refusals_of_the_rest():
-    with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
-        AbsHistogram(num_threads=0)
     with pytest.raises(ValueError, match="empty"):
         AbsHistogram().quantile(0.5)
     for share in (0.0, -0.1, 1.1, float("nan")):
@@ -281,41 +279,36 @@ def test_shapes_and_memory_orders():
 def test_dense_arrays_are_not_copied(monkeypatch):
     channels_last = torch.zeros(2, 3, 5, 7).to(memory_format=torch.channels_last).numpy()
     counted = []
-    count_part = histogram_module._count_part
+    count = histogram_module._count
 
     def spy(bits, table, step):
         counted.append(bits)
-        return count_part(bits, table, step)
+        return count(bits, table, step)
 
-    monkeypatch.setattr(histogram_module, "_count_part", spy)
+    monkeypatch.setattr(histogram_module, "_count", spy)
     AbsHistogram().update(channels_last)
     assert sum(bits.size for bits in counted) == channels_last.size
     assert all(np.shares_memory(bits, channels_last) for bits in counted)
 
 
-@pytest.mark.parametrize("num_threads", [2, 3])
-def test_threads_count_the_same(num_threads):
+def test_a_large_array_is_counted_whole_or_not_at_all():
     values = np.random.default_rng(2).standard_normal(2_500_001).astype(np.float32)
     values[::3] = 0
-    single, several = histogram_of(values), histogram_of(values, num_threads=num_threads)
-    assert state(single) == state(several)
-    np.testing.assert_array_equal(single.counts, brute_force_counts(values))
+    counted, other = histogram_of(values), histogram_of(values)
+    np.testing.assert_array_equal(counted.counts, brute_force_counts(values))
     values[-1] = np.nan
     with pytest.raises(ValueError, match="1 of 2500001"):
-        several.update(values)
-    assert state(single) == state(several)
-    several.merge(single)
-    assert several.counts.tolist() == (2 * single.counts).tolist()
+        counted.update(values)
+    assert state(counted) == state(other)
 
 
 def test_memory_is_constant():
     histogram = AbsHistogram()
-    (table,) = histogram._tables
+    table = histogram._table
     assert table.nbytes == 2**21
     rng = np.random.default_rng(3)
     for exponent in range(20):
         histogram.update(np.float32(2**exponent) * rng.standard_normal(10_000, dtype=np.float32))
-        assert len(histogram._tables) == 1
-        assert histogram._tables[0] is table
+        assert histogram._table is table
     assert histogram.counts.sum() == histogram.count == 200_000
-    assert all(np.ndim(value) == 0 for name, value in vars(histogram).items() if name != "_tables")
+    assert all(np.ndim(value) == 0 for name, value in vars(histogram).items() if name != "_table")
