@@ -6,13 +6,14 @@ Asks:     random layers of every kind - dense, pointwise, depthwise, strided, ph
           tensors - on inputs and weights over their whole range, some with scales that put sums on ties and some that
           saturate most outputs: how many elements of each execution differ from the simulator with the rule that this
           execution follows. ONNX Runtime runs the int8 file and the reference file of fixed-point targets, LiteRT its
-          three kinds of kernels, tflite-micro the .tflite file.
+          three kinds of kernels, tflite-micro the .tflite file. The reference file a second time with tensors of 16
+          bits: into the layer, out of it, or both.
 Expect:   no element differs; 10,000,000 elements an execution.
 """
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -32,7 +33,7 @@ from carkp.deploy.runtime import OnnxRunner
 from carkp.deploy.tflite import save_tflite
 from carkp.quant.program import Layer, QAdd, QConv, QProgram, QTensor
 from carkp.quant.simulate import Simulator
-from carkp.quant.target import INPUT_SCALE, RANGES, ActivationDtype, Requantisation, Target
+from carkp.quant.target import INPUT_SCALE, RANGES, WIDE, ActivationDtype, Dtype, Requantisation, Target
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.build import prepare_torch
 from carkp.workflow.cli import Parameter, execute, guarded, parse
@@ -47,17 +48,23 @@ Runner = Callable[[Float32Array], Float32Array]
 
 @dataclass(frozen=True)
 class Execution:
-    """A program that runs files, the rule that it follows, and how it is made of a program's file."""
+    """A program that runs files, the rule that it follows, and how it is made of a program's file.
+
+    ``is_wide``: layers read or write tensors of 16 bits.
+    """
 
     name: str
     rule: Requantisation
     save: Callable[[QProgram, Path], None]
     load: Callable[[Path], Runner]
+    is_wide: bool = False
 
 
 EXECUTIONS = (
     Execution("ONNX Runtime, int8 file", "float32", save_program, lambda path: OnnxRunner(path, 2).run),
     Execution("ONNX Runtime, reference file", "fixed_point", save_reference, lambda p: OnnxRunner(p, 2).run),
+    Execution("ONNX Runtime, reference file, 16 bits", "fixed_point", save_reference,
+              lambda p: OnnxRunner(p, 2).run, is_wide=True),
     Execution("LiteRT, reference kernels", "tflite_reference", save_tflite,
               lambda path: LiteRtRunner(path, "reference").run),
     Execution("LiteRT, optimised kernels", "tflite_optimised", save_tflite,
@@ -88,13 +95,20 @@ CONVOLUTIONS: Mapping[str, Shape] = {
 SUM = "sum"
 LAYERS = (*CONVOLUTIONS, SUM)
 EDGES = ("plain", "ties", "saturated")
+WIDE_PAIRS: tuple[tuple[Dtype, Dtype], ...] = (("int8", WIDE), (WIDE, "int8"), (WIDE, WIDE))
 
 
 class RandomProgram:
-    """A program of one layer of interest, in the making."""
+    """A program of one layer of interest, in the making.
 
-    def __init__(self, rule: Requantisation, dtype: ActivationDtype, rng: np.random.Generator) -> None:
+    ``dtypes``: of the tensors that the layer reads, and of the one that it writes.
+    """
+
+    def __init__(
+        self, rule: Requantisation, dtype: ActivationDtype, rng: np.random.Generator, dtypes: Sequence[Dtype] = ()
+    ) -> None:
         self.dtype, self.rng = dtype, rng
+        self.dtypes = tuple(dtypes) or (dtype, dtype)
         self.target = Target(
             name=STUDY,
             description="",
@@ -105,7 +119,7 @@ class RandomProgram:
         )
         self.tensors: dict[str, QTensor] = {}
         self.layers: list[Layer] = []
-        self._tensor("image", (3, *SIZE), INPUT_SCALE)
+        self._tensor("image", (3, *SIZE), INPUT_SCALE, dtype)
         self.source = self._conv("source", "image", Shape(1), "plain")
 
     def of_layer(self, kind: str, edge: str) -> QProgram:
@@ -113,10 +127,14 @@ class RandomProgram:
         output = self._sum(edge) if kind == SUM else self._conv("last", self.source, CONVOLUTIONS[kind], edge)
         return QProgram(self.target, "image", output, self.tensors, tuple(self.layers))
 
-    def _tensor(self, name: str, shape: tuple[int, ...], scale: float) -> QTensor:
-        zero_point = 0 if self.dtype == "int8" else 128
-        self.tensors[name] = QTensor(name, shape, self.dtype, float(np.float32(scale)), zero_point)
+    def _tensor(self, name: str, shape: tuple[int, ...], scale: float, dtype: Dtype) -> QTensor:
+        zero_point = 128 if dtype == "uint8" else 0
+        self.tensors[name] = QTensor(name, shape, dtype, float(np.float32(scale)), zero_point)
         return self.tensors[name]
+
+    def _dtype_of(self, name: str) -> Dtype:
+        """``last`` is what the layer writes."""
+        return self.dtypes[name == "last"]
 
     def _conv(self, name: str, source: str, shape: Shape, edge: str) -> str:
         given = self.tensors[source]
@@ -127,20 +145,22 @@ class RandomProgram:
         )
         depth = given.shape[0] // shape.groups
         weight = self.rng.integers(-127, 128, (CHANNELS, depth, shape.kernel, shape.kernel)).astype(np.int8)
+        dtype = self._dtype_of(name)
         # a sum of that many products of uniform numbers spreads over 73 * 73 * sqrt(number)
-        spread = 73 * 73 * np.sqrt(weight[0].size)
-        steps = {"plain": 60.0, "ties": 60.0, "saturated": 1000.0}[edge]  # of the output, that this is to be
+        spread = 73 * 73 * np.sqrt(weight[0].size) * steps_a_byte(given.dtype)
+        # of the output, that this is to be
+        steps = {"plain": 60.0, "ties": 60.0, "saturated": 1000.0}[edge] * steps_a_byte(dtype)
         ratio = steps / spread * self.rng.uniform(0.5, 2, CHANNELS)
         scale = self.rng.uniform(0.005, 0.05)
         if edge == "ties":  # powers of two: sums lie half-way between two steps
             ratio, scale = 2.0 ** np.rint(np.log2(ratio)), given.scale
-        result = self._tensor(name, (CHANNELS, height, width), scale)
+        result = self._tensor(name, (CHANNELS, height, width), scale, dtype)
         weight_scale = (ratio * result.scale / given.scale).astype(np.float32)
         bias = np.rint(self.rng.integers(-20, 20, CHANNELS) / ratio).astype(np.int32)
         strides = (shape.stride, shape.stride)
         self.layers.append(
             QConv(name, (source,), name, weight, weight_scale, bias, strides, shape.pads, (1, 1), shape.groups,
-                  self._clamp())
+                  self._clamp(dtype))
         )  # fmt: skip
         return name
 
@@ -149,15 +169,22 @@ class RandomProgram:
         if edge == "ties":
             self.tensors[second] = replace(self.tensors[second], scale=self.tensors[first].scale)
         share = {"plain": self.rng.uniform(0.7, 2.5), "ties": 2.0, "saturated": 0.1}[edge]
+        given, made = self.dtypes
+        share *= steps_a_byte(given) / steps_a_byte(made)
         scale = share * max(self.tensors[name].scale for name in (first, second))
-        self._tensor("last", (CHANNELS, *SIZE), scale)
-        self.layers.append(QAdd("last", (first, second), "last", self._clamp()))
+        self._tensor("last", (CHANNELS, *SIZE), scale, made)
+        self.layers.append(QAdd("last", (first, second), "last", self._clamp(made)))
         return "last"
 
-    def _clamp(self) -> tuple[int, int]:
+    def _clamp(self, dtype: Dtype) -> tuple[int, int]:
         """The whole range or, by chance, what ReLU leaves of it."""
-        low, high = RANGES[self.dtype]
-        return (low, high) if self.rng.random() < 0.5 else (0 if self.dtype == "int8" else 128, high)
+        low, high = RANGES[dtype]
+        return (low, high) if self.rng.random() < 0.5 else (128 if dtype == "uint8" else 0, high)
+
+
+def steps_a_byte(dtype: Dtype) -> int:
+    """How many steps of a tensor are one of a tensor of 8 bits."""
+    return 256 if dtype == WIDE else 1
 
 
 def images_for(rng: np.random.Generator, number: int) -> Float32Array:
@@ -165,22 +192,25 @@ def images_for(rng: np.random.Generator, number: int) -> Float32Array:
     return ((rng.integers(0, 256, (number, 3, *SIZE)) - 128) * INPUT_SCALE).astype(np.float32)
 
 
-def draws(num_elements: int) -> Iterator[tuple[str, str, ActivationDtype, int]]:
-    """Layer, edge, dtype, and images of each, so that all together give the elements and a little more."""
-    cases = [(layer, edge, dtype) for layer in LAYERS for edge in EDGES for dtype in get_args(ActivationDtype)]
+def draws(num_elements: int, is_wide: bool) -> Iterator[tuple[str, str, tuple[Dtype, Dtype], int]]:
+    """Layer, edge, dtypes, and images of each, so that all together give the elements and a little more."""
+    byte_pairs = [(dtype, dtype) for dtype in get_args(ActivationDtype)]
+    pairs: list[tuple[Dtype, Dtype]] = [*WIDE_PAIRS] if is_wide else byte_pairs
+    cases = [(layer, edge, pair) for layer in LAYERS for edge in EDGES for pair in pairs]
     smallest = CHANNELS * (SIZE[0] // 2) * (SIZE[1] // 2)  # the output of a strided layer
-    for layer, edge, dtype in cases:
+    for layer, edge, pair in cases:
         elements = smallest if "strided" in layer else 4 * smallest
-        yield layer, edge, dtype, -(-num_elements // len(cases) // elements)
+        yield layer, edge, pair, -(-num_elements // len(cases) // elements)
 
 
 def count_different(execution: Execution, num_elements: int, seed: int, folder: Path) -> dict[str, tuple[int, int]]:
     """Layer -> elements compared, elements that differ."""
     found = dict.fromkeys(LAYERS, (0, 0))
-    cases = list(draws(num_elements))
-    for number, (layer, edge, dtype, num_images) in enumerate(tqdm(cases, execution.name, unit="layer")):
+    cases = list(draws(num_elements, execution.is_wide))
+    for number, (layer, edge, pair, num_images) in enumerate(tqdm(cases, execution.name, unit="layer")):
         rng = np.random.default_rng((seed, number))
-        program = RandomProgram(execution.rule, dtype, rng).of_layer(layer, edge)
+        dtype = "uint8" if pair[0] == "uint8" else "int8"
+        program = RandomProgram(execution.rule, dtype, rng, pair).of_layer(layer, edge)
         path = folder / f"{number}.file"
         execution.save(program, path)
         images = images_for(rng, num_images)

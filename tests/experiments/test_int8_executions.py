@@ -29,17 +29,18 @@ def test_another_rule_is_seen(tmp_path: Path) -> None:
     assert all(different > 0 for _, different in found.values())
 
 
+@pytest.mark.parametrize("dtypes", [("int8", "int8"), *study.WIDE_PAIRS], ids=" to ".join)
 @pytest.mark.parametrize("layer", study.LAYERS)
-def test_layers_use_the_range_and_the_edges_saturate(layer: str) -> None:
+def test_layers_use_the_range_and_the_edges_saturate(layer: str, dtypes: tuple[str, str]) -> None:
     outputs = {}
     for edge in study.EDGES:
         rng = np.random.default_rng(1)
-        program = study.RandomProgram("float32", "int8", rng).of_layer(layer, edge)
+        program = study.RandomProgram("fixed_point", "int8", rng, dtypes).of_layer(layer, edge)
         images = torch.from_numpy(study.images_for(rng, 2))
         seen: dict[str, torch.Tensor] = {}
         Simulator(program).run(images, lambda name, tensor, seen=seen: seen.__setitem__(name, tensor))
         assert {int(seen["image"].min()), int(seen["image"].max())} == {-128, 127}
         outputs[edge] = seen["last"].numpy()
-    assert len(np.unique(outputs["plain"])) > 60
+    assert len(np.unique(outputs["plain"])) > (60 if dtypes[1] == "int8" else 3000)
     bounds = (outputs["saturated"].min(), outputs["saturated"].max())
     assert np.isin(outputs["saturated"], bounds).mean() > 0.5
