@@ -298,7 +298,13 @@ def _noise(content: ReportContent) -> list[Part]:
 
 
 def _runtimes(content: ReportContent) -> list[Part]:
-    parts: list[Part] = [Heading("Runtimes side by side")]
+    parts: list[Part] = [
+        Heading("Runtimes side by side"),
+        Paragraph(
+            "The same network in other programs: what each of them makes of its accuracy, and how long it takes. The "
+            "speed of an int8 row is worth something only with its loss beside it."
+        ),
+    ]
     for place, family in enumerate(content.families):
         if len(content.families) > 1:
             parts.append(Heading(family.name, 3))

@@ -14,7 +14,7 @@ from carkp.stages import precision
 from tests.stages.conftest import Outcome, Project
 
 CARS = ("--set", "name=cars", "--set", "model.pretrained=carkp-car12", "--set", "model.head_channels=128")
-QUANT = ("--set", "quant.sweep=[]", "--set", "quant.num_images=16")
+QUANT = ("--set", "quant.sweep=[]", "--set", "quant.num_images=16", "--set", "quant.num_sqnr_images=8")
 
 
 def shift_as_loss(reference: Predictions, other: Predictions, _alpha: float) -> Interval:
@@ -46,12 +46,12 @@ def cars(trained: Project) -> Project:
 
 @pytest.fixture(scope="module")
 def max_loss(cars: Project) -> float:
-    """Half of what 8 bits alone cost: so much is found to be enough without a search."""
+    """Two thirds of what 8 bits alone cost, as a search says for which they are enough."""
     done = search(cars, 1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "quant.int16=[]" in done.stdout
     (only,) = rows_of(cars, "trials")
-    return float(only["loss"]) / 2
+    return float(only["loss"]) * 2 / 3
 
 
 @pytest.fixture(scope="module")
