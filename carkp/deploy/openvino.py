@@ -27,6 +27,10 @@ WITHOUT_TELEMETRY = {"NNCF_CI": "1"}
 """Environment: NNCF sends usage data home unasked, but not from a CI job."""
 
 
+class NncfError(RuntimeError):
+    """NNCF could not quantise a network; the message is its own."""
+
+
 def _openvino() -> Any:
     try:
         import openvino
@@ -90,7 +94,7 @@ def quantise_with_nncf(source: Path, images: Float32Array, path: Path) -> None:
 
     Raises:
         ImportError: NNCF is not installed; the message says how.
-        RuntimeError: it failed; the message is its own.
+        NncfError: it failed.
     """
     if find_spec("nncf") is None or find_spec("openvino") is None:
         raise ImportError(f"NNCF is not installed: {INSTALL}")
@@ -103,4 +107,4 @@ def quantise_with_nncf(source: Path, images: Float32Array, path: Path) -> None:
             command, env={**os.environ, **WITHOUT_TELEMETRY}, capture_output=True, text=True, check=False
         )
     if done.returncode:
-        raise RuntimeError(f"NNCF could not quantise {source}:\n{done.stderr}")
+        raise NncfError(f"NNCF could not quantise {source}:\n{done.stderr}")

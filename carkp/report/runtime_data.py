@@ -14,6 +14,11 @@ SETTINGS: Mapping[str, tuple[int, int]] = {
 """Name -> images a run, threads."""
 
 
+def runtime_label(runtime: str, numbers: str, made_by: str) -> str:
+    """What a network in a runtime is called; ``made_by``: what quantised it, "" for float."""
+    return f"{runtime} {numbers}{f', {made_by}' if made_by else ''}"
+
+
 @dataclass(frozen=True)
 class RuntimeLatency:
     """Of a run, in milliseconds; ``speedup``: of the baseline's runs over this one's, paired, with its interval."""
@@ -50,12 +55,12 @@ class RuntimeRow:
 
     @property
     def label(self) -> str:
-        return f"{self.runtime} {self.numbers}{f', {self.made_by}' if self.made_by else ''}"
+        return runtime_label(self.runtime, self.numbers, self.made_by)
 
 
 @dataclass(frozen=True)
 class RuntimeContent:
-    """Rows, the baseline first, what was left out and why, and where it was measured.
+    """Rows on the test split, the baseline first, what was left out and why, and where it was measured.
 
     ``alpha`` is the threshold of pck, ``loss_alpha`` that of the expected loss.
     """
@@ -65,4 +70,3 @@ class RuntimeContent:
     machine: str
     alpha: float
     loss_alpha: float
-    split: str

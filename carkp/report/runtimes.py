@@ -35,7 +35,7 @@ def runtime_parts(content: RuntimeContent, chart_name: str = "runtimes") -> list
 
 def runtime_table(content: RuntimeContent) -> PageTable:
     settings = [name for name in SETTINGS if all(name in row.latencies for row in content.rows)]
-    headings = ["runtime", "size (MiB)", f"{content.split} pck @ {content.alpha:g}", "less float (points)",
+    headings = ["runtime", "size (MiB)", f"test pck @ {content.alpha:g}", "less float (points)",
                 f"expected loss @ {content.loss_alpha:g} (points)", "shift (px)"]  # fmt: skip
     headings += [_heading(*SETTINGS[name]) for name in settings]
     cells = [

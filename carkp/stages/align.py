@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ from carkp.workflow.gate import (
     ONE_STEP,
     Gate,
     describe_gate,
+    gate_metrics,
     gate_rows,
     judge_gate,
     measure_gate,
@@ -354,8 +356,30 @@ def _note(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) ->
         "|---|---|",
     ]
     differences = f"Largest differences: {describe_differences(result.comparisons)}."
-    gate = f"{describe_gate(result.gate).capitalize()}."
+    gate = f"The gate: {describe_gate(result.gate)}."
     return "\n".join([*head, *rows, "", gate, "", differences])
+
+
+def _execution_rows(config: ExperimentConfig, result: AlignResult) -> list[dict[str, Any]]:
+    """A row an execution: its scores, and what it keeps of float."""
+    reference = result.predictions[EXECUTIONS[0]]
+    rows = []
+    for name, predictions in result.predictions.items():
+        found = predictions.score(config.eval.alpha)
+        kept = retention(reference, predictions, config.eval.alpha)
+        rows.append(
+            {
+                "execution": name,
+                "test_pck": found.pck,
+                "test_pck_hat": found.pck_hat,
+                "test_mean_dist": found.mean_dist,
+                "retention": kept.share,
+                "retention_low": kept.low,
+                "retention_high": kept.high,
+                "num_clusters": kept.resampled.num_clusters,
+            }
+        )
+    return rows
 
 
 def _log_predictions(
@@ -378,26 +402,12 @@ def _log(
     out_dir: Path,
     tracker: Tracker,
 ) -> None:
-    rows = []
-    reference = result.predictions[EXECUTIONS[0]]
-    for name, predictions in result.predictions.items():
-        found = predictions.score(config.eval.alpha)
-        kept = retention(reference, predictions, config.eval.alpha)
-        rows.append(
-            {
-                "execution": name,
-                "test_pck": found.pck,
-                "test_pck_hat": found.pck_hat,
-                "test_mean_dist": found.mean_dist,
-                "retention": kept.share,
-                "retention_low": kept.low,
-                "retention_high": kept.high,
-                "num_clusters": kept.resampled.num_clusters,
-            }
-        )
-        tracker.log_metrics({f"align/{name}/pck": found.pck, f"align/{name}/retention": kept.share})
+    executions = _execution_rows(config, result)
+    for row in executions:
+        name = row["execution"]
+        tracker.log_metrics({f"align/{name}/pck": row["test_pck"], f"align/{name}/retention": row["retention"]})
     tables = {
-        "executions.csv": rows,
+        "executions.csv": executions,
         "comparisons.csv": [asdict(item) for item in result.comparisons],
         "gate.csv": gate_rows(result.gate),
         **({"kernels.csv": [asdict(item) for item in result.kernels]} if result.kernels else {}),
@@ -413,14 +423,7 @@ def _log(
     for item in result.comparisons:
         prefix = f"align/{item.first}_to_{item.second}"
         tracker.log_metrics({f"{prefix}/max_lsb": item.max_lsb, f"{prefix}/moved_share": item.moved_share})
-    for loss in result.gate.losses:
-        tracker.log_metrics({f"align/gate/loss_difference_at_{loss.alpha:g}": loss.difference.value})
-    tracker.log_metrics(
-        {
-            "align/gate/shift_difference_px": result.gate.simulated_px - result.gate.fake_quant_px,
-            "align/gate/one_step_px": result.gate.one_step_px,
-        }
-    )
+    tracker.log_metrics({f"align/gate/{name}": value for name, value in gate_metrics(result.gate).items()})
     shown = {f"{first} → {second}": steps[first, second] for first, second in steps}
     tracker.log_figure(figures.lsb_figure(shown, "Heatmap elements by difference"), "figures/heatmap_lsb.png")
 

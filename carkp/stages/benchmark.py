@@ -80,7 +80,7 @@ def run(
     scored = score_field(field, scorer, stores.test, config.align.loss_alpha)
     times = time_field(field.contestants, load_images(config, stores.test), config.benchmark, config.seed)
     rows = runtime_rows(field, scored, times, config.seed)
-    content = RuntimeContent(rows, field.left_out, machine_name(), scorer.alpha, scored.loss_alpha, "test")
+    content = RuntimeContent(rows, field.left_out, machine_name(), scorer.alpha, scored.loss_alpha)
     tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "evaluation")
     tracker.set_tags(
         {

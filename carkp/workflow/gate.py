@@ -122,6 +122,15 @@ def gate_rows(gate: Gate) -> list[dict[str, float]]:
     ]
 
 
+def gate_metrics(gate: Gate) -> dict[str, float]:
+    """The differences that it is judged by, and the one step."""
+    return {
+        **{f"loss_difference_at_{item.alpha:g}": item.difference.value for item in gate.losses},
+        "shift_difference_px": gate.simulated_px - gate.fake_quant_px,
+        "one_step_px": gate.one_step_px,
+    }
+
+
 def describe_gate(gate: Gate) -> str:
     """Losses and shifts in a sentence."""
     losses = ", ".join(

@@ -5,6 +5,7 @@ What a runtime needs and does not find leaves its rows out, with a sentence that
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from carkp.data.store import Store
 from carkp.deploy.float_onnx import export_float_onnx
 from carkp.deploy.int8_onnx import save_program
 from carkp.deploy.litert import INSTALL as INSTALL_LITERT
-from carkp.deploy.litert import LiteRtRunner, TfliteError, require_delegated
-from carkp.deploy.openvino import OpenVinoRunner, Precision, quantise_with_nncf
+from carkp.deploy.litert import LiteRtRunner, NotDelegatedError, TfliteError, require_delegated
+from carkp.deploy.openvino import NncfError, OpenVinoRunner, Precision, quantise_with_nncf
 from carkp.deploy.runtime import Float32Array, OnnxRunner
 from carkp.deploy.static_quantisation import quantise_statically
 from carkp.quant.convert import convert
+from carkp.quant.fold import fold
 from carkp.quant.program import QProgram
+from carkp.report.runtime_data import runtime_label
 from carkp.training.checkpoint import Checkpoint, load_net
 from carkp.workflow.calibrating import Calibrator, build_calibrator
 from carkp.workflow.quantising import build_target
@@ -61,7 +64,7 @@ class Contestant:
 
     @property
     def label(self) -> str:
-        return f"{self.runtime} {self.numbers}{f', {self.made_by}' if self.made_by else ''}"
+        return runtime_label(self.runtime, self.numbers, self.made_by)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Material:
             export_float_onnx(load_net(self.checkpoint), self.config.model.input_size, path, {})
         return path
 
-    @property
+    @cached_property
     def images(self) -> Float32Array:
         """(N, 3, H, W), normalised: those that carkp's own calibration observes."""
         calibrator = self._calibrator("onnxruntime_cpu")
@@ -109,23 +112,19 @@ class Material:
 
 
 def build_field(material: Material) -> Field:
-    """All contestants that this machine can have; the other's reasons."""
-    contestants: list[Contestant] = []
+    """All contestants that this machine can have of this network; the others' reasons."""
+    contestants = [_onnxruntime(BASELINE, FLOAT32, "", material.float_onnx)]
     left_out: list[str] = []
     for name, build in BUILDERS.items():
         try:
             contestants.append(build(material))
-        except (ImportError, TfliteError, ConfigError) as error:
+        except (ImportError, TfliteError, NotDelegatedError, NncfError, ConfigError) as error:
             left_out.append(f"{name}: {error}")
     return Field(contestants, left_out)
 
 
 def _onnxruntime(name: str, numbers: str, made_by: str, path: Path) -> Contestant:
     return Contestant(name, ONNXRUNTIME, numbers, made_by, (path,), lambda threads: OnnxRunner(path, threads).run)
-
-
-def _onnxruntime_float(material: Material) -> Contestant:
-    return _onnxruntime(BASELINE, FLOAT32, "", material.float_onnx)
 
 
 def _onnxruntime_int8(material: Material) -> Contestant:
@@ -152,8 +151,7 @@ def _litert_float(material: Material) -> Contestant:
     except ImportError as error:
         raise ImportError(f"LiteRT is not installed: {INSTALL_LITERT}") from error
     path = material.folder / "float.tflite"
-    calibrator = build_calibrator(material.config, build_target(material.config, "litert"))
-    save_float_tflite(calibrator.prepare(material.checkpoint).graph, path)
+    save_float_tflite(fold(load_net(material.checkpoint), material.config.model.input_size), path)
     return _litert("litert_float32", FLOAT32, "", path)
 
 
@@ -195,7 +193,6 @@ def _openvino_int8(material: Material) -> Contestant:
 
 
 BUILDERS: Mapping[str, Callable[[Material], Contestant]] = {
-    "ONNX Runtime float32": _onnxruntime_float,
     "ONNX Runtime int8, carkp": _onnxruntime_int8,
     "ONNX Runtime int8, quantize_static": _onnxruntime_static,
     "LiteRT float32": _litert_float,
@@ -204,4 +201,4 @@ BUILDERS: Mapping[str, Callable[[Material], Contestant]] = {
     "OpenVINO bfloat16": _openvino_bfloat16,
     "OpenVINO int8, NNCF": _openvino_int8,
 }
-"""The baseline first."""
+"""Of all but the baseline."""

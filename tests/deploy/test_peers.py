@@ -12,7 +12,7 @@ import torch
 from carkp.deploy.float_onnx import export_float_onnx
 from carkp.deploy.float_tflite import save_float_tflite
 from carkp.deploy.litert import LiteRtRunner, TfliteError
-from carkp.deploy.openvino import WITHOUT_TELEMETRY, OpenVinoRunner, quantise_with_nncf
+from carkp.deploy.openvino import WITHOUT_TELEMETRY, NncfError, OpenVinoRunner, quantise_with_nncf
 from carkp.deploy.runtime import Float32Array, OnnxRunner
 from carkp.deploy.static_quantisation import quantise_statically
 from carkp.model.pose_net import build_pose_net
@@ -118,7 +118,7 @@ def test_nncf_sends_no_usage_data() -> None:
 
 def test_nncf_s_own_words_come_through(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    with pytest.raises(RuntimeError, match=r"NNCF could not quantise .*broken\.onnx:\n(?s:.*)Error"):
+    with pytest.raises(NncfError, match=r"NNCF could not quantise .*broken\.onnx:\n(?s:.*)Error"):
         quantise_with_nncf(tmp_path / "broken.onnx", images(1), tmp_path / "out.xml")
 
 
