@@ -129,6 +129,18 @@ class Results:
         """Keep a row; a run that is killed later loses nothing."""
         self.rows = [other for other in self.rows if (other["step"], other["seed"]) != (row["step"], row["seed"])]
         self.rows.append(row)
+        self._write()
+
+    def renew_differences(self) -> None:
+        """To the step that each row is held against, whichever of the two was trained first."""
+        scored = {(row["step"], row["seed"], row["cars"]) for row in self.rows}
+        for row in self.rows:
+            paths = [self.predictions_of(row[key], row["seed"]) for key in ("against", "step")]
+            if (row["against"], row["seed"], row["cars"]) in scored and all(path.is_file() for path in paths):
+                row["difference"] = difference(*(load_predictions(path) for path in paths))
+        self._write()
+
+    def _write(self) -> None:
         disk.write_atomic(self.path, yaml.safe_dump({"trainings": self.rows}, sort_keys=False).encode())
 
     def predictions_of(self, step: str, seed: int) -> Path:
@@ -171,16 +183,12 @@ def row_of(step: Step, seed: int, config: ExperimentConfig, scores: RealCarScore
     turned, mirrored = (round(share.value, 4) for share in (scores.turned, scores.mirrored))
     return {
         "step": step.name, "against": step.against, "seed": seed, "cars": cars.digest[:16], "num_cars": len(cars),
-        "epochs": config.train.epochs, "pck": pck, "turned": turned, "mirrored": mirrored,
+        "epochs": config.train.epochs, "pck": pck, "turned": turned, "mirrored": mirrored, "difference": {},
     }  # fmt: skip
 
 
-def difference(results: Results, step: Step, seed: int, predictions: Predictions) -> dict[str, Any]:
-    """To the step that this one is held against, with the same seed; {} where that is not there yet."""
-    path = results.predictions_of(step.against, seed)
-    if not step.against or not path.is_file():
-        return {}
-    reference = load_predictions(path)
+def difference(reference: Predictions, predictions: Predictions) -> dict[str, list[float]]:
+    """Alpha -> difference of PCK and its interval, paired over the cars."""
     tests = {alpha: paired_test(reference, predictions, alpha).difference for alpha in (0.05, 0.1)}
     return {f"{alpha:g}": [round(v, 4) for v in (d.value, d.low, d.high)] for alpha, d in tests.items()}
 
@@ -196,8 +204,8 @@ def run(arguments: Arguments, chosen: Sequence[Step], seeds: Sequence[int], trac
                 config = step.config(config_path, given, seed, results)
                 scores, extra = train(config, tracker, cars, results.checkpoint_of(step.name, seed))
                 scores.predictions.save(results.predictions_of(step.name, seed))
-                row = row_of(step, seed, config, scores, cars) | extra
-                results.add(row | {"difference": difference(results, step, seed, scores.predictions)})
+                results.add(row_of(step, seed, config, scores, cars) | extra)
+            results.renew_differences()
             show(results, cars)
     tracker.log_file(results.path, "tables")
 

@@ -36,9 +36,11 @@ def study(project: Project, folder: Path, *arguments: str) -> Outcome:
     return Outcome(status, out.getvalue(), error.getvalue())
 
 
-def test_finished_trainings_are_kept_with_their_difference_to_the_step_before(project: Project, tmp_path: Path) -> None:
+def test_finished_trainings_are_kept_with_their_difference_whichever_was_first(
+    project: Project, tmp_path: Path
+) -> None:
     folder = write_list(tmp_path / "cars", CARS)
-    done = study(project, folder, "--steps", "plain")
+    done = study(project, folder, "--steps", "+ augmentation")
     assert done.returncode == 0, done.stderr
     assert len(project.runs("float")) == 1
     done = study(project, folder, "--steps", "plain, + augmentation")
@@ -46,10 +48,10 @@ def test_finished_trainings_are_kept_with_their_difference_to_the_step_before(pr
     assert len(project.runs("float")) == 2
     kept = yaml.safe_load((project.path / "reports" / "measurements" / "transfer.yaml").read_text())["trainings"]
     assert [(row["step"], row["against"], row["seed"], row["num_cars"]) for row in kept] == [
-        ("plain", "", 0, 2),
         ("+ augmentation", "plain", 0, 2),
+        ("plain", "", 0, 2),
     ]
-    assert [sorted(row["difference"]) for row in kept] == [[], ["0.05", "0.1"]]
+    assert [sorted(row["difference"]) for row in kept] == [["0.05", "0.1"], []]
     (newest, *_) = project.runs("float")
     assert kept[1]["generated_pck"]["test"] == round(newest.data.metrics["test/pck"], 4)
     assert (project.path / "runs" / "transfer" / "augmentation_0.pt").is_file()
