@@ -9,13 +9,16 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from carkp.deploy.cpu import cpu_features
+
 Float32Array = NDArray[np.float32]
 
 INPUT_NAME, OUTPUT_NAME = "image", "heatmaps"
 
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 """Setting of a session: on x86 without VNNI the kernels for unsigned activations and signed weights add two products in
-16 bits, which can saturate; with it the session makes the weights unsigned there, and the kernels are slower and exact.
+16 bits, which can saturate; with it the session makes the weights unsigned, and the kernels are slower and exact. ONNX
+Runtime takes it on every x86 CPU: where the fast kernels are exact (VNNI, AMX) it costs two thirds of the speed.
 https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When and why do I need to try U8U8?"
 """
 
@@ -25,7 +28,8 @@ def session_options(num_threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
     options.log_severity_level = 3
-    options.add_session_config_entry(*EXACT_PRODUCTS)
+    if cpu_features().lacks_exact_kernels:
+        options.add_session_config_entry(*EXACT_PRODUCTS)
     return options
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from carkp.deploy import cpu
+from carkp.deploy import cpu, runtime
 
 
 def described(tmp_path: Path, flags: str) -> cpu.CpuFeatures:
@@ -24,6 +24,23 @@ def described(tmp_path: Path, flags: str) -> cpu.CpuFeatures:
 def test_x86_without_vnni_lacks_exact_kernels(tmp_path, monkeypatch, flags, machine, expected):
     monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
     assert described(tmp_path, flags).lacks_exact_kernels is expected
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("avx2", "1"), ("avx2 avx_vnni", None), ("avx2 amx_int8", None)])
+def test_sessions_take_slow_kernels_only_where_the_fast_ones_may_saturate(tmp_path, monkeypatch, flags, expected):
+    features = described(tmp_path, flags)
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(runtime, "cpu_features", lambda: features)
+    options = runtime.session_options(num_threads=1)
+    name, _ = runtime.EXACT_PRODUCTS
+    assert _entry_or_none(options, name) == expected
+
+
+def _entry_or_none(options, name):
+    try:
+        return options.get_session_config_entry(name)
+    except RuntimeError:
+        return None
 
 
 def test_name_and_flags_are_those_of_the_first_processor(tmp_path):
