@@ -266,7 +266,7 @@ def run(config: ExperimentConfig, device: torch.device, compiled: bool, out_dir:
         lines.append(line)
     record = {
         "device": device_name(device),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
         "lines": [asdict(line) | {"passed": line.passed} for line in lines],
     }
