@@ -3,6 +3,7 @@
 Legend: N cars, K keypoints, H W height and width of the network's input, h w of the heatmaps.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,22 +13,20 @@ from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from carkp.data import colour, geometry
-from carkp.data.crops import MIN_CROP_EXTENT_PX, CropRectangle, crop_rectangle
-from carkp.data.dataset import INPUT_SCALE, INPUT_ZERO
+from carkp.data.colour import INPUT_SCALE, INPUT_ZERO
 from carkp.data.frames import Box
 from carkp.data.geometry import Placement, Size
-from carkp.deploy.int8_onnx import ORIGIN_PREFIX, TARGET_KEY
+from carkp.data.rectangles import MIN_CROP_EXTENT_PX, CropRectangle, crop_rectangle
 from carkp.deploy.litert import LiteRtRunner, is_tflite
+from carkp.deploy.notes import ORIGIN_PREFIX, TARGET_KEY
 from carkp.deploy.runtime import OnnxRunner
+from carkp.file_kinds import is_checkpoint, is_safetensors
 from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_for_input, codec_from_json
 from carkp.keypoints.schema import NUM_KEYPOINTS
-from carkp.model.half_weights import is_safetensors
 from carkp.shipped import DEFAULT_MODEL, ONNX_FILE, find_shipped_file, is_shipped
-from carkp.training.checkpoint import load_checkpoint, load_net
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -38,11 +37,12 @@ MODEL_FILES = ("artifacts/model.onnx", "model.onnx")
 DECIMALS = 3
 """Of numbers in JSON."""
 
+INSTALL_TRAIN = 'pip install "carkp[train]"'
+
 BATCH_SIZE = 16
 """Cars that go through the network at once. More take more memory, and on a CPU no less time each."""
 
 _SHOWN = 200
-_ZIP_START = b"PK\x03\x04"
 _THREADS_LOCK = threading.RLock()
 
 
@@ -147,14 +147,18 @@ class Predictor:
         if num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
         file = find_model_file(Path(path).expanduser())
-        with file.open("rb") as content:
-            is_checkpoint = content.read(len(_ZIP_START)) == _ZIP_START
-        if is_checkpoint or is_safetensors(file):
+        if is_checkpoint(file) or is_safetensors(file):
             return cls._load_checkpoint(file, num_threads, codec)
         return (cls._load_tflite if is_tflite(file) else cls._load_onnx)(file, num_threads, codec)
 
     @classmethod
     def _load_checkpoint(cls, path: Path, num_threads: int, codec: HeatmapCodec | None) -> Self:
+        try:
+            import torch
+
+            from carkp.training.checkpoint import load_checkpoint, load_net
+        except ImportError as error:
+            raise ModelError(f"{path}: a float network needs torch and timm ({error}): {INSTALL_TRAIN}") from error
         checkpoint = load_checkpoint(path)
         if "fake_quant" in checkpoint.architecture:
             raise ModelError(f"{path}: holds a calibrated network: run export on it, and give the ONNX file")
@@ -250,10 +254,9 @@ class Predictor:
                 "the model gives heatmaps that are no numbers (NaN or infinite): its training diverged, or its file is "
                 "damaged; take an earlier checkpoint, or train it again"
             )
-        with torch.inference_mode(), _limited_threads(self.num_threads):
-            decoded = self.codec.decode(torch.from_numpy(heatmaps))
-        points = decoded.points.numpy() / inputs.scales[:, None, None] + inputs.corners[:, None]
-        return points.astype(np.float32), decoded.scores.numpy()
+        points, scores = self.codec.decode_array(heatmaps)
+        points = points / inputs.scales[:, None, None] + inputs.corners[:, None]
+        return points.astype(np.float32), scores
 
 
 def find_model_file(path: Path) -> Path:
@@ -372,16 +375,19 @@ def _codec_in(path: Path, metadata: dict[str, str]) -> HeatmapCodec:
 
 @contextmanager
 def _limited_threads(num_threads: int) -> Iterator[None]:
-    """cv2 and torch on ``num_threads``; the process's own settings are put back."""
+    """cv2, and torch where it is in use, on ``num_threads``; the process's own settings are put back."""
+    torch = sys.modules.get("torch")
     with _THREADS_LOCK:
-        previous = cv2.getNumThreads(), torch.get_num_threads()
+        previous = cv2.getNumThreads(), torch.get_num_threads() if torch else 0
         cv2.setNumThreads(num_threads)
-        torch.set_num_threads(num_threads)
+        if torch:
+            torch.set_num_threads(num_threads)
         try:
             yield
         finally:
             cv2.setNumThreads(previous[0])
-            torch.set_num_threads(previous[1])
+            if torch:
+                torch.set_num_threads(previous[1])
 
 
 def _rounded(values: Sequence[Any] | NDArray[Any]) -> list[Any]:

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from carkp.data import jpeg
 from carkp.data.carfusion import FrameFiles, list_frames, read_frame
-from carkp.data.crops import CropRectangle, crop_rectangle
 from carkp.data.issues import Issues
 from carkp.data.parallel import map_ordered, resolve_num_workers
 from carkp.data.prepare import prepare
+from carkp.data.rectangles import CropRectangle, crop_rectangle
 
 # What else a run needs is imported in main(): worker processes import this module too, for jpeg_alone.
 

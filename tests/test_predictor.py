@@ -10,10 +10,10 @@ import torch
 
 import carkp
 from carkp.data import jpeg
-from carkp.data.crops import crop_rectangle
 from carkp.data.dataset import normalise
 from carkp.data.frames import Box
 from carkp.data.geometry import choose_reduction, fit_scale, reduce_image
+from carkp.data.rectangles import crop_rectangle
 from carkp.data.transforms import EvalTransform
 from carkp.deploy.compiled import compile_for_onnxruntime
 from carkp.deploy.cpu import cpu_features

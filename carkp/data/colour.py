@@ -17,6 +17,9 @@ YUV_COEFFICIENTS: tuple[tuple[int, int, int], ...] = ((77, 150, 29), (-43, -84, 
 _YUV_MATRIX = np.column_stack((np.array(YUV_COEFFICIENTS) / 256, np.array([0, 128, 128]) + 1 / 1024))
 _LUMA = np.array([0.299, 0.587, 0.114])
 
+INPUT_ZERO, INPUT_SCALE = 128, 1 / 128
+"""A network's input is (v - INPUT_ZERO) * INPUT_SCALE of the YUV444 bytes."""
+
 MAX_HUE_DEG = 18.0
 """Largest turn of the colour circle at colour jitter strength 1."""
 

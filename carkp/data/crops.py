@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, TextIO
+from typing import Self, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from carkp.data.frames import SPLIT_NAMES, SPLITS, Box, Frame, Instance, Keypoin
 from carkp.data.issues import DataError, Issues, explain_write_errors
 from carkp.data.parallel import map_ordered
 from carkp.data.pictures import decode_picture
+from carkp.data.rectangles import MIN_CROP_EXTENT_PX, CropRectangle, crop_rectangle
 from carkp.data.store import Record, sample_id_of
 from carkp.data.traits import Traits
 from carkp.keypoints.schema import MISSING
@@ -29,13 +30,9 @@ from carkp.keypoints.schema import MISSING
 ANNOTATION_DIR = "simple_anno"
 CROP_DIR = "crop_imgs"
 
-MARGIN_X, MARGIN_Y = 0.1, 0.2
-"""Margin of a crop left and above, as a share of the box; right and below it is the same where the frame allows."""
-
 DECIMALS = 3
 """Of coordinates in ``simple_anno``, and so in stores: both ways to a store give the same bytes."""
 
-MIN_CROP_EXTENT_PX = 2
 MAX_CROP_EXTENT_PX = 65_500
 """A JPEG holds no larger picture."""
 
@@ -44,15 +41,6 @@ TRUNCATION_TOLERANCE_PX = 2
 
 Meta = dict[str, list[int] | list[float] | bool | str]
 """What the sidecar says of a crop."""
-
-
-class CropRectangle(NamedTuple):
-    """Corners in whole frame pixels; (x2, y2) lies outside."""
-
-    x1: int
-    y1: int
-    x2: int
-    y2: int
 
 
 @dataclass(frozen=True)
@@ -81,19 +69,6 @@ class CroppedFrame:
 
     crops: list[Crop] = field(default_factory=list)
     issues: Issues = field(default_factory=Issues)
-
-
-def crop_rectangle(box: Box, frame_size: tuple[int, int]) -> CropRectangle:
-    """HAT's rule in frame pixels of a (height, width) frame: the box with a margin, cut at the frame, rounded down.
-
-    The result is empty (x2 <= x1 or y2 <= y1) where the box lies outside the frame.
-    """
-    height, width = frame_size
-    x1 = max(box.x - MARGIN_X * box.width, 0.0)
-    y1 = max(box.y - MARGIN_Y * box.height, 0.0)
-    x2 = min(x1 + (1 + 2 * MARGIN_X) * box.width, width)
-    y2 = min(y1 + (1 + 2 * MARGIN_Y) * box.height, height)
-    return CropRectangle(int(x1), int(y1), int(x2), int(y2))
 
 
 def move_keypoints(car: Keypoints, rectangle: CropRectangle) -> Keypoints:

@@ -15,13 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from carkp.data import jpeg
+from carkp.data.colour import INPUT_SCALE, INPUT_ZERO
 from carkp.data.geometry import choose_reduction
 from carkp.data.issues import DataError
 from carkp.data.store import Record, Store
 from carkp.data.transforms import Transform
-
-INPUT_ZERO = 128
-INPUT_SCALE = 1 / 128
 
 
 class EpochIndex(NamedTuple):

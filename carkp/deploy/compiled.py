@@ -13,7 +13,7 @@ from onnx import helper
 
 from carkp.deploy.cpu import CpuFeatures
 from carkp.deploy.graph_audit import optimised_graph
-from carkp.deploy.int8_onnx import COMPILED_PREFIX, PROGRAM_KEY
+from carkp.deploy.notes import COMPILED_PREFIX, PROGRAM_KEY
 from carkp.deploy.runtime import OnnxRunner
 from carkp.disk import file_digest
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from carkp.deploy.int8_graph import program_to_graph
+from carkp.deploy.notes import COMPILED_PREFIX, DIGEST_KEY, ORIGIN_PREFIX, PREFIX, PROGRAM_KEY, SCALES_KEY, TARGET_KEY
 from carkp.quant.program import (
     FloatOp,
     Layer,
@@ -38,12 +39,6 @@ OPSET, IR_VERSION = 18, 8
 
 WIDE_OPSET, WIDE_IR_VERSION = 21, 10
 """The same of the first operator set that quantises to 16 bits."""
-
-PREFIX = "carkp."
-PROGRAM_KEY, DIGEST_KEY = "carkp.program", "carkp.program_sha256"
-TARGET_KEY, SCALES_KEY, ORIGIN_PREFIX = "carkp.target", "carkp.scales", "carkp.origin."
-COMPILED_PREFIX = "carkp.compiled."
-"""Of what a file says that ``compile`` made of another one."""
 
 LAYER_TYPES: dict[str, type[Layer]] = {kind.__name__: kind for kind in (QConv, QAdd, QConcat, QDepthToSpace, FloatOp)}
 

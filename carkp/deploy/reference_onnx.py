@@ -28,7 +28,8 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 from carkp import disk
 from carkp.deploy.float_ops import GraphParts
 from carkp.deploy.int8_graph import SIGNED_OFFSET, offset_of, stored, units, zero_point_of
-from carkp.deploy.int8_onnx import IR_VERSION, OPSET, ORIGIN_PREFIX, TARGET_KEY
+from carkp.deploy.int8_onnx import IR_VERSION, OPSET
+from carkp.deploy.notes import ORIGIN_PREFIX, TARGET_KEY
 from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME
 from carkp.quant.program import (
     FloatOp,

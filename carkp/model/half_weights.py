@@ -19,7 +19,6 @@ FORMAT = 1
 """Of the metadata; goes up when older files can no longer be read."""
 
 _REQUIRED: Mapping[str, type] = {"architecture": dict, "config": dict, "epoch": int, "notes": dict}
-_HEADER_START = slice(8, 9)
 """Of a safetensors file, whose header is JSON and follows its own length."""
 
 
@@ -83,12 +82,6 @@ def read_half_weights(path: Path) -> HalfWeights:
         raise ValueError(f"{path}: cannot be read as safetensors: {error}; download or copy it anew") from error
     weights = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     return HalfWeights(**{name: metadata[name] for name in _REQUIRED}, weights=weights)
-
-
-def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as one of safetensors does."""
-    with path.open("rb") as file:
-        return file.read(_HEADER_START.stop)[_HEADER_START] == b"{"
 
 
 def _stored(value: Tensor) -> Tensor:

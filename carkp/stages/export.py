@@ -12,8 +12,9 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.deploy.float_ops import UnsupportedOperatorError
 from carkp.deploy.graph_audit import require_int8_convs
-from carkp.deploy.int8_onnx import ORIGIN_PREFIX, TARGET_KEY, save_program
+from carkp.deploy.int8_onnx import save_program
 from carkp.deploy.litert import RULES, TfliteError, require_delegated
+from carkp.deploy.notes import ORIGIN_PREFIX, TARGET_KEY
 from carkp.deploy.reference_onnx import NoReferenceError, has_reference, save_reference
 from carkp.deploy.runtime import OnnxRunner
 from carkp.quant.convert import convert

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from carkp.disk import describe_free_space, partial_path, remove, remove_leftovers
-from carkp.model.half_weights import is_safetensors, read_half_weights
+from carkp.file_kinds import is_safetensors
+from carkp.model.half_weights import read_half_weights
 from carkp.model.pose_net import PoseNet, pose_net_from_architecture
 
 FORMAT_VERSION = 1

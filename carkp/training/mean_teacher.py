@@ -14,7 +14,8 @@ from typing import TypedDict, cast
 import torch
 from torch import Tensor, nn
 
-from carkp.keypoints.codec import Decoded, HeatmapCodec
+from carkp.keypoints.codec import HeatmapCodec
+from carkp.keypoints.heatmap_tensors import Decoded
 from carkp.keypoints.loss import weighted_heatmap_loss
 from carkp.keypoints.schema import FLIP_ORDER
 from carkp.training.distillation import frozen_heatmaps

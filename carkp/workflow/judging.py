@@ -13,7 +13,7 @@ from carkp.data.colour import yuv_to_rgb
 from carkp.data.store import Stores
 from carkp.data.transforms import EvalTransform, TrainTransform
 from carkp.data.views import TwoViewDataset, view_batches
-from carkp.keypoints.codec import Decoded
+from carkp.keypoints.heatmap_tensors import Decoded
 from carkp.keypoints.metrics import Scores
 from carkp.keypoints.predictions import Predictions, join
 from carkp.keypoints.schema import MISSING, VISIBLE

@@ -20,7 +20,8 @@ from carkp.data.colour import yuv_to_rgb
 from carkp.data.dataset import CropDataset, eval_loader, normalise
 from carkp.data.mixture import restrict
 from carkp.data.store import Store, Stores
-from carkp.keypoints.codec import HeatmapCodec, oracle_errors_px
+from carkp.keypoints.codec import HeatmapCodec
+from carkp.keypoints.heatmap_tensors import oracle_errors_px
 from carkp.keypoints.metrics import Scores
 from carkp.keypoints.predictions import Predictions
 from carkp.keypoints.schema import KEYPOINT_NAMES

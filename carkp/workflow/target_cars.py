@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from carkp.data import jpeg
 from carkp.data.boxes import FRAME_MARK, BoxBook
-from carkp.data.crops import crop_rectangle, is_truncated
+from carkp.data.crops import is_truncated
 from carkp.data.files import expand_path
 from carkp.data.frames import Box, no_keypoints
 from carkp.data.issues import DataError, Issues
 from carkp.data.orientation import IGNORE
 from carkp.data.pictures import Video, is_video, read_picture
 from carkp.data.prepare import prepare
+from carkp.data.rectangles import crop_rectangle
 from carkp.data.store import (
     LmdbStore,
     Record,

@@ -16,8 +16,6 @@ from carkp.data.annotations import read_crops
 from carkp.data.carfusion import list_frames, read_frame
 from carkp.data.crops import (
     AnnotationWriter,
-    CropRectangle,
-    crop_rectangle,
     cut_frame,
     is_truncated,
     move_keypoints,
@@ -25,6 +23,7 @@ from carkp.data.crops import (
 )
 from carkp.data.frames import Box, no_keypoints
 from carkp.data.issues import DataError, Issues
+from carkp.data.rectangles import CropRectangle, crop_rectangle
 from carkp.data.store import pack_record, split_sample_id
 from carkp.data.traits import Traits
 from carkp.disk import write_atomic

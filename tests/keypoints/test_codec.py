@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carkp.keypoints.codec import DecoderKind, HeatmapCodec, oracle_errors_px, tied_window
+from carkp.keypoints.codec import DecoderKind, HeatmapCodec, tied_window
+from carkp.keypoints.heatmap_tensors import oracle_errors_px
 
 
 def make_codec(sigma: float = 1.0, window: int = 5, decoder: DecoderKind = "averaged") -> HeatmapCodec:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from carkp.file_kinds import is_safetensors
 from carkp.model.half_weights import (
     HalfWeights,
     encode_half_weights,
-    is_safetensors,
     read_half_weights,
     round_to_half,
 )

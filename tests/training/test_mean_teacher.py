@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from carkp.data import geometry
 from carkp.data.transforms import EvalTransform, TrainTransform
-from carkp.keypoints.codec import Decoded
+from carkp.keypoints.heatmap_tensors import Decoded
 from carkp.keypoints.schema import FLIP_ORDER
 from carkp.training.evaluate import Batch
 from carkp.training.mean_teacher import (

@@ -10,10 +10,10 @@ import pytest
 from carkp.config.loading import load_config
 from carkp.data import jpeg
 from carkp.data.boxes import read_boxes
-from carkp.data.crops import crop_rectangle
 from carkp.data.frames import Box
 from carkp.data.issues import DataError, Issues
 from carkp.data.pictures import list_pictures
+from carkp.data.rectangles import crop_rectangle
 from carkp.data.video import VideoWriter
 from carkp.synthetic.generate import generate
 from carkp.workflow.preparation import synthetic_spec

@@ -1,0 +1,18 @@
+"""What kind of model a file is, by its first bytes."""
+
+from pathlib import Path
+
+_ZIP_START = b"PK\x03\x04"
+_SAFETENSORS_HEADER = slice(8, 9)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file begins as one of ``torch.save`` does: as a ZIP archive."""
+    with path.open("rb") as file:
+        return file.read(len(_ZIP_START)) == _ZIP_START
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as one of safetensors does."""
+    with path.open("rb") as file:
+        return file.read(_SAFETENSORS_HEADER.stop)[_SAFETENSORS_HEADER] == b"{"
