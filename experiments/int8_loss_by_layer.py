@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
+from carkp.entry_points import TARGET
 from carkp.keypoints import metrics
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.graph import IMAGE, MOVING
@@ -31,7 +32,7 @@ from carkp.workflow.build import build_codec, build_eval_dataset, prepare_torch
 from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
 from carkp.workflow.preparation import PreparedData
-from carkp.workflow.quantising import TARGET, build_target
+from carkp.workflow.quantising import build_target
 from carkp.workflow.references import FLOAT, ModelFile, require_data, resolve_model
 from carkp.workflow.tables import write_table
 

@@ -9,37 +9,23 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.data.boxes import read_boxes
 from carkp.data.files import expand_path
-from carkp.data.orientation import IGNORE, check_orientation
+from carkp.data.orientation import check_orientation
 from carkp.data.pictures import list_pictures
 from carkp.tracking.runs import LATEST
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import process_context
 from carkp.workflow.adaptation import AdaptInputs, AdaptResult, run
-from carkp.workflow.cli import DATA, Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.preparation import run_as_child
 from carkp.workflow.references import FLOAT, find_current_data, resolve_model
 from carkp.workflow.target_cars import TargetSources
-
-IMAGES = Parameter("images", "", "pictures and videos without labels: a file, or a folder of them")
-BOXES = Parameter(
-    "boxes", "", "of their cars: a .json, .csv or CarFusion bb .txt file, a folder of bb files; empty: whole pictures"
-)
-LABELS = Parameter("labels", "", "cars with labels: COCO keypoints JSON, CarFusion's layout, or a folder of crops")
-MODEL = Parameter(
-    "model",
-    LATEST,
-    "float model to begin with: latest (of float), a checkpoint, runs:/<id> of float or adapt, models:/…",
-)
-ORIENTATION = Parameter(
-    "orientation", IGNORE, "what unlabelled photographs say of how they were held: ignore, or apply (as viewers do)"
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the entry point."""
 
     def work() -> int:
-        _execute(parse("adapt", str(__doc__), [IMAGES, BOXES, LABELS, MODEL, DATA, ORIENTATION], argv))
+        _execute(parse_stage("adapt", argv))
         return 0
 
     return guarded(work)
@@ -47,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _execute(arguments: Arguments) -> None:
     config, target = arguments.config, read_target(arguments)
-    if arguments.values[MODEL.name] != LATEST:
-        resolve_model(arguments.values[MODEL.name], FLOAT, {})  # a refusal before data are prepared
+    if arguments.values["model"] != LATEST:
+        resolve_model(arguments.values["model"], FLOAT, {})  # a refusal before data are prepared
     with process_context() as context:
 
         def work(tracker: Tracker, out_dir: Path) -> None:
@@ -84,7 +70,7 @@ def _find_inputs(arguments: Arguments, target: TargetSources, tracker: Tracker) 
     config = arguments.config
     data = find_current_data(config, arguments.values["data"]) or run_as_child(config, tracker).prepared
     tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
-    return AdaptInputs(data, resolve_model(arguments.values[MODEL.name], FLOAT, tags), target)
+    return AdaptInputs(data, resolve_model(arguments.values["model"], FLOAT, tags), target)
 
 
 def describe(config: ExperimentConfig, result: AdaptResult) -> str:

@@ -43,7 +43,7 @@ from carkp.workflow.alignment import (
     verdict_of,
 )
 from carkp.workflow.build import prepare_torch
-from carkp.workflow.cli import DATA, MODEL, AlignmentError, Arguments, execute, guarded, parse
+from carkp.workflow.cli import AlignmentError, Arguments, execute, guarded, parse_stage
 from carkp.workflow.executions import array_forward, onnx_forward, simulator_forward
 from carkp.workflow.gate import (
     FAKE_QUANT,
@@ -59,7 +59,7 @@ from carkp.workflow.gate import (
 from carkp.workflow.kernel_checks import check_kernels
 from carkp.workflow.litert import is_executed_by_litert, write_tflite
 from carkp.workflow.preparation import PreparedData, require_samples
-from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
+from carkp.workflow.quantising import Prepared, build_target, check_target, load_prepared, quantisation_tags
 from carkp.workflow.references import (
     QUANTISED_KINDS,
     ModelFile,
@@ -224,9 +224,7 @@ def compare(
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        parameters = [MODEL, DATA, TARGET]
-        arguments = parse("align", "Hold all executions of an exported int8 model together.", parameters, argv)
-        _execute(arguments, cpu_context())
+        _execute(parse_stage("align", argv), cpu_context())
         return 0
 
     return guarded(work)

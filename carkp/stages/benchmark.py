@@ -34,7 +34,7 @@ from carkp.workflow.benchmark import (
     time_field,
 )
 from carkp.workflow.build import build_eval_dataset, prepare_torch
-from carkp.workflow.cli import DATA, MODEL, Arguments, execute, guarded, parse
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.preparation import PreparedData, require_samples
 from carkp.workflow.references import (
     FLOAT,
@@ -107,8 +107,7 @@ def load_images(config: ExperimentConfig, store: Store) -> Float32Array:
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        summary = "Compare accuracy, size and latency of the network in every runtime that is installed."
-        _execute(parse(STAGE, summary, [DATA, MODEL], argv), cpu_context())
+        _execute(parse_stage(STAGE, argv), cpu_context())
         return 0
 
     return guarded(work)

@@ -7,15 +7,14 @@ from pathlib import Path
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import ProcessContext, cpu_context
 from carkp.workflow.calibration_run import CalibrationInputs, calibrate_and_score, describe
-from carkp.workflow.cli import DATA, MODEL, Arguments, execute, guarded, parse
-from carkp.workflow.quantising import TARGET, build_target
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
+from carkp.workflow.quantising import build_target
 from carkp.workflow.references import FLOAT, require_data, resolve_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        arguments = parse("calibration", "Calibrate the float model for int8.", [DATA, MODEL, TARGET], argv)
-        _execute(arguments, cpu_context())
+        _execute(parse_stage("calibration", argv), cpu_context())
         return 0
 
     return guarded(work)

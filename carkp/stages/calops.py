@@ -12,7 +12,7 @@ from carkp.config.schema import ExperimentConfig
 from carkp.model.opcount import LayerOps, TotalOps, count_ops, total_ops
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.build import build_model
-from carkp.workflow.cli import execute, guarded, parse
+from carkp.workflow.cli import execute, guarded, parse_stage
 from carkp.workflow.tables import write_table
 
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the entry point."""
 
     def work() -> int:
-        arguments = parse("calops", "Count parameters and FLOPs of the network.", [], argv)
+        arguments = parse_stage("calops", argv)
         config = arguments.config
         execute("calops", config, lambda tracker, out_dir: show(run(config, out_dir, tracker), config))
         return 0

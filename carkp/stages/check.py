@@ -16,9 +16,9 @@ from carkp.quant.target import Target
 from carkp.tracking.runs import DATA_TAG
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.checking import CheckResult, describe_counts, describe_verdict, log_check, require_possible
-from carkp.workflow.cli import Arguments, execute, guarded, parse
-from carkp.workflow.programs import ANY_MODEL, FoundProgram, find_program
-from carkp.workflow.quantising import TARGET, build_hardware, build_target
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
+from carkp.workflow.programs import FoundProgram, find_program
+from carkp.workflow.quantising import build_hardware, build_target
 from carkp.workflow.reuse import hardware_digest, log_inputs, stage_inputs, target_digest
 
 MAX_NAMED = 4
@@ -66,8 +66,7 @@ def run(config: ExperimentConfig, inputs: CheckInputs, out_dir: Path, tracker: T
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        summary = "Hold a model against the operators and limits of a target's hardware."
-        _execute(parse("check", summary, [ANY_MODEL, TARGET], argv))
+        _execute(parse_stage("check", argv))
         return 0
 
     return guarded(work)

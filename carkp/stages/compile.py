@@ -26,7 +26,7 @@ from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.benchmark import find_benchmark, read_benchmark
 from carkp.workflow.checking import CheckResult, log_check, require_possible
-from carkp.workflow.cli import MODEL, Arguments, execute, guarded, parse
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.performance import (
     CompileInputs,
     CompileResult,
@@ -40,7 +40,7 @@ from carkp.workflow.performance import (
     layer_rows,
     num_assumed,
 )
-from carkp.workflow.quantising import TARGET, build_hardware, build_target, check_target
+from carkp.workflow.quantising import build_hardware, build_target, check_target
 from carkp.workflow.references import FLOAT_ONNX, find_export
 from carkp.workflow.reuse import Inputs, hardware_digest, host_digest, log_inputs, stage_inputs, target_digest
 from carkp.workflow.tables import write_table
@@ -142,8 +142,7 @@ def latency_metrics(latency: HostLatency) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        summary = "Write the file for a target and predict its speed there."
-        _execute(parse("compile", summary, [MODEL, TARGET], argv))
+        _execute(parse_stage("compile", argv))
         return 0
 
     return guarded(work)

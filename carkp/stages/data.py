@@ -8,7 +8,7 @@ from pathlib import Path
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.tracking.tracker import Tracker
-from carkp.workflow.cli import Parameter, execute, guarded, parse
+from carkp.workflow.cli import execute, guarded, parse_stage
 from carkp.workflow.preparation import describe, run
 
 
@@ -16,14 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the entry point."""
 
     def work() -> int:
-        parameters = [
-            Parameter(
-                "source",
-                "",
-                "'synthetic', 'rendered' or a path; empty: data.source or data.sources of the configuration",
-            )
-        ]
-        arguments = parse("data", "Prepare the data of an experiment.", parameters, argv)
+        arguments = parse_stage("data", argv)
         configured = arguments.config.data
         source = arguments.values["source"] or configured.source
         config = _with_source(arguments.config, arguments.values["source"])

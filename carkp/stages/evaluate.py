@@ -22,11 +22,10 @@ from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.evaluate import Forward
 from carkp.workflow.build import prepare_torch
-from carkp.workflow.cli import DATA, MODEL, Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.executions import onnx_forward, simulator_forward
 from carkp.workflow.preparation import PreparedData
 from carkp.workflow.quantising import (
-    TARGET,
     build_target,
     check_target,
     describe_retention,
@@ -161,8 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the entry point."""
 
     def work() -> int:
-        parameters = [Parameter("stage", "float", f"what to score: {', '.join(OPENERS)}"), MODEL, DATA, TARGET]
-        arguments = parse("evaluate", "Score a model on validation and test.", parameters, argv)
+        arguments = parse_stage("evaluate", argv)
         if arguments.values["stage"] not in OPENERS:
             raise ConfigError(f"stage={arguments.values['stage']!r}: can score {', '.join(OPENERS)}")
         with process_context() as context:

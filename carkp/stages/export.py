@@ -24,9 +24,9 @@ from carkp.serving import REGISTERED_NAME, register
 from carkp.tracking.runs import LATEST
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
-from carkp.workflow.cli import MODEL, Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.litert import is_executed_by_litert, write_tflite
-from carkp.workflow.quantising import TARGET, Prepared, build_target, check_target, load_prepared, quantisation_tags
+from carkp.workflow.quantising import Prepared, build_target, check_target, load_prepared, quantisation_tags
 from carkp.workflow.references import (
     QUANTISED_KINDS,
     ModelFile,
@@ -39,9 +39,6 @@ from carkp.workflow.references import (
 )
 from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
 from carkp.workflow.training import ONNX_DIR
-
-STAGE = Parameter("stage", "calibration", "whose model: calibration or qat")
-ALIAS = Parameter("alias", "", "register the model as carkp under this alias, for example champion; empty: do not")
 
 
 @dataclass(frozen=True)
@@ -178,7 +175,7 @@ def parse_alias(name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        _execute(parse("export", "Write the int8 ONNX of a calibrated model.", [MODEL, TARGET, STAGE, ALIAS], argv))
+        _execute(parse_stage("export", argv))
         return 0
 
     return guarded(work)

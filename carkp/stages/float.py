@@ -13,7 +13,7 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_net, weights_digest
 from carkp.training.distributed import ProcessContext
 from carkp.workflow.build import build_fit_settings, build_model, prepare_torch
-from carkp.workflow.cli import DATA, Arguments, Parameter, guarded, parse
+from carkp.workflow.cli import Arguments, guarded, parse_stage
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
 from carkp.workflow.references import ModelFile, find_current_data, resolve_resume
 from carkp.workflow.resuming import (
@@ -29,7 +29,6 @@ from carkp.workflow.reuse import TEACHER, Inputs, log_inputs, stage_inputs
 from carkp.workflow.scoring import build_scorer, describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.teachers import NO_TEACHER, build_distillation, find_teacher, read_teacher
 from carkp.workflow.training import (
-    NPROC,
     Training,
     best_checkpoint,
     log_choice,
@@ -126,14 +125,7 @@ def _log_deciding(tracker: Tracker, deciding: Inputs, resume: Path | None, conte
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        parameters = [
-            DATA,
-            NPROC,
-            Parameter("resume", "", "latest (the newest float run that did not finish), a run id, or a last.pt"),
-        ]
-        arguments = parse(
-            "float", "Train the float model; prepares the data where that is still to do.", parameters, argv
-        )
+        arguments = parse_stage("float", argv)
         return run_on_ranks("float", arguments, _prepare_inputs, _run_and_describe)
 
     return guarded(work)
@@ -148,7 +140,7 @@ def _run_and_describe(
 def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
     """Find the data, or make them in a child run; find the checkpoint to go on from."""
     config, reference = arguments.config, arguments.values["resume"]
-    nproc = str(parse_nproc(arguments.values[NPROC.name], config))
+    nproc = str(parse_nproc(arguments.values["nproc"], config))
     teacher = find_teacher(config)
     if teacher is not None:
         read_teacher(config, teacher)  # a refusal before hours of preparation

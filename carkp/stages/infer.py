@@ -14,38 +14,19 @@ from carkp.config.loading import ConfigError
 from carkp.data.boxes import BoxBook, read_boxes
 from carkp.data.files import expand_path
 from carkp.data.issues import DataError, explain_write_errors, printable
-from carkp.data.orientation import IGNORE, check_orientation
+from carkp.data.orientation import check_orientation
 from carkp.data.pictures import list_pictures
 from carkp.predictor import Predictor
 from carkp.shipped import DEFAULT_MODEL
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import NullTracker, Tracker
-from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.inference import JSON_NAME, InferInputs, InferResult, infer_all, write_json
 from carkp.workflow.output_names import artifact_names
 from carkp.workflow.references import ModelFile, describe_origin, describe_own_export, find_predicting_model
 
 ARTIFACT_DIR = "infer"
 NUM_SHOWN_ERRORS = 10
-
-IMAGE = Parameter("image", "", "a picture, a video, or a folder of them")
-BOXES = Parameter(
-    "boxes", "", "a .json, .csv or CarFusion bb .txt file, a folder of bb files; empty: the whole picture"
-)
-MODEL = Parameter(
-    "model",
-    DEFAULT_MODEL,
-    "model: carkp-car12 (comes with carkp), latest (the newest export of the experiment), a local file, "
-    "runs:/<id>/<path>, or models:/…",
-)
-OUTPUT = Parameter("output", "runs/infer", "folder for the drawn pictures and keypoints.json")
-ORIENTATION = Parameter(
-    "orientation",
-    IGNORE,
-    "what a photograph or video says of how it was held: ignore (take the stored pixels, as CarFusion's labels do) or "
-    "apply (turn it upright as viewers do: for boxes that were drawn in one)",
-)
-FLAGS = {"no-track": "make no MLflow run"}
 
 
 class InferenceError(DataError):
@@ -141,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the entry point."""
 
     def work() -> int:
-        _execute(parse("infer", str(__doc__), [IMAGE, BOXES, MODEL, OUTPUT, ORIENTATION], argv, flags=FLAGS))
+        _execute(parse_stage("infer", argv))
         return 0
 
     return guarded(work)

@@ -28,7 +28,7 @@ from carkp.tracking.runs import (
     find_runs,
 )
 from carkp.tracking.tracker import NullTracker, Tracker
-from carkp.workflow.cli import Arguments, Parameter, PipelineError, execute, guarded, parse
+from carkp.workflow.cli import Arguments, PipelineError, execute, guarded, parse_stage
 from carkp.workflow.decisions import decide, other_inputs, pipeline_file, plan
 from carkp.workflow.process import PROCESS_TAG, is_alive, launch, process_name
 from carkp.workflow.quantising import build_hardware
@@ -42,10 +42,6 @@ STARTING_S = 60
 MIN_WIDTH = 110
 """Run ids are there to be copied."""
 
-FORCE = Parameter(
-    "force", "", "true: do every step anew; empty: use again what finished runs with the same inputs gave"
-)
-DRY_RUN = Parameter("dry_run", "", "true: say what would be done and what used again, and why, and stop")
 FLAGS = {"": False, "false": False, "true": True}
 
 
@@ -156,7 +152,7 @@ def require_unedited(config: ExperimentConfig, inputs: PipelineInputs) -> None:
     Raises:
         PipelineError: it names what differs.
     """
-    now = parse(PIPELINE, "", [], inputs.config_words).config
+    now = parse_stage(PIPELINE, inputs.config_words).config
     if now != config:
         raise PipelineError(
             f"the configuration was edited while the pipeline ran ({name_some(setting_differences(config, now))}), and "
@@ -213,22 +209,21 @@ def is_alive_in(parent: FoundRun, tag: str) -> bool:
     return tag in parent.tags and is_alive(parent.tags[tag])
 
 
-def parse_flag(parameter: Parameter, arguments: Arguments) -> bool:
+def parse_flag(name: str, arguments: Arguments) -> bool:
     """Whether a parameter is set.
 
     Raises:
         ConfigError: neither true nor false.
     """
-    text = arguments.values[parameter.name]
+    text = arguments.values[name]
     if text not in FLAGS:
-        raise ConfigError(f"{parameter.name}={text!r}: expected true or false")
+        raise ConfigError(f"{name}={text!r}: expected true or false")
     return FLAGS[text]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        summary = "Everything from the data to the report; what is there already is used again."
-        _execute(parse(PIPELINE, summary, [FORCE, DRY_RUN], argv, prog="python -m carkp.stages.pipeline"))
+        _execute(parse_stage(PIPELINE, argv))
         return 0
 
     return guarded(work)
@@ -236,10 +231,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _execute(arguments: Arguments) -> None:
     config = arguments.config
-    inputs = PipelineInputs(arguments.config_words, parse_flag(FORCE, arguments))
+    inputs = PipelineInputs(arguments.config_words, parse_flag("force", arguments))
     build_hardware(config, "")  # refuses a target that later steps could not use
     load_teacher(config)  # and a teacher that training could not use
-    if parse_flag(DRY_RUN, arguments):
+    if parse_flag("dry_run", arguments):
         _say_plan(config, inputs.is_forced)
         return
 

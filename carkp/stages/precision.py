@@ -37,15 +37,14 @@ from carkp.workflow.calibration_run import (
     describe,
     open_inputs,
 )
-from carkp.workflow.cli import DATA, MODEL, Arguments, execute, guarded, parse
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.precision import Found, Trial, find_fewest
-from carkp.workflow.quantising import TARGET, build_hardware, build_target
+from carkp.workflow.quantising import build_hardware, build_target
 from carkp.workflow.references import FLOAT, require_data, resolve_model
 from carkp.workflow.scoring import VAL, Scorer, build_scorer
 from carkp.workflow.tables import write_table
 
 FOLDER = "precision"
-HELP = "Calibrate with the fewest 16-bit tensors that keep the loss at quant.loss_alpha under quant.max_loss."
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ def show(config: ExperimentConfig, found: Found) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        _execute(parse("precision", HELP, [DATA, MODEL, TARGET], argv), cpu_context())
+        _execute(parse_stage("precision", argv), cpu_context())
         return 0
 
     return guarded(work)

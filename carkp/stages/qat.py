@@ -10,10 +10,9 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
 from carkp.training.distributed import ProcessContext
 from carkp.workflow.build import build_qat_settings, prepare_torch
-from carkp.workflow.cli import DATA, MODEL, Arguments, guarded, parse
+from carkp.workflow.cli import Arguments, guarded, parse_stage
 from carkp.workflow.preparation import PreparedData, require_samples
 from carkp.workflow.quantising import (
-    TARGET,
     build_target,
     check_target,
     describe_retention,
@@ -26,7 +25,6 @@ from carkp.workflow.references import CALIBRATION, ModelFile, check_codec, check
 from carkp.workflow.reuse import log_inputs, stage_inputs
 from carkp.workflow.scoring import build_scorer, describe_run, describe_scores, log_scored_splits, log_sheet
 from carkp.workflow.training import (
-    NPROC,
     Training,
     best_checkpoint,
     log_choice,
@@ -93,7 +91,7 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        arguments = parse("qat", "Fine-tune the calibrated model for int8.", [DATA, MODEL, TARGET, NPROC], argv)
+        arguments = parse_stage("qat", argv)
         return run_on_ranks("qat", arguments, _find_inputs, run)
 
     return guarded(work)

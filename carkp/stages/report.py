@@ -16,16 +16,13 @@ from carkp.report.assess import assess, verdicts
 from carkp.report.markdown import PICTURES_DIR, markdown_page, markdown_table
 from carkp.report.page import html_page
 from carkp.report.wording import interval_warnings
-from carkp.tracking.runs import LATEST
 from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker, command_line, git_state
-from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.report.commands import Call, parse_command, portable
 from carkp.workflow.report.content import common_split, read_family
 from carkp.workflow.report.sources import FamilyRuns, find_families
 
-RUNS = Parameter("runs", LATEST, "latest, or run ids separated by commas: runs of any stage, each for its float model")
-NAME = Parameter("name", "", "folder in reports/; empty: the experiment and the target")
 REPORTS_DIR, ARTIFACT_DIR = "reports", "report"
 HTML_NAME, MARKDOWN_NAME = "index.html", "report.md"
 
@@ -121,7 +118,7 @@ def family_names(families: Sequence[FamilyRuns]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        _execute(parse("report", "Write the accuracy report of one run or several.", [RUNS, NAME], argv))
+        _execute(parse_stage("report", argv))
         return 0
 
     return guarded(work)

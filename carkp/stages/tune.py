@@ -15,7 +15,7 @@ from carkp.config.loading import ConfigError, dump_yaml, load_yaml
 from carkp.config.schema import ExperimentConfig
 from carkp.config.search import SearchConfig
 from carkp.report.study_figures import StudyPoint, history_figure, importance_figure
-from carkp.tracking.runs import LATEST, adopt_run, find_run
+from carkp.tracking.runs import adopt_run, find_run
 from carkp.tracking.store import TrackingError, project_root, sqlite_uri
 from carkp.tracking.tracker import Tracker
 from carkp.tuning.objective import Job
@@ -23,10 +23,10 @@ from carkp.tuning.record import TrialRecord
 from carkp.tuning.settings import StudySettings
 from carkp.tuning.storage import find_notes
 from carkp.tuning.study import TuningStudy
-from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
 from carkp.workflow.process import PROCESS_TAG, is_alive, process_name
-from carkp.workflow.quantising import TARGET, build_target
+from carkp.workflow.quantising import build_target
 from carkp.workflow.references import find_current_data
 from carkp.workflow.study.outcome import (
     BEST_FILE,
@@ -46,21 +46,7 @@ from carkp.workflow.study.workers import ROLE, RUN_ID, SEED, StudySpec, axes_of,
 from carkp.workflow.tables import write_table
 from carkp.workflow.targets import find_config
 
-DEFAULT_SEARCH = "configs/search/default.yaml"
-SEARCH = Parameter("search", DEFAULT_SEARCH, "YAML file with the space and the budget of the study")
-TRIALS = Parameter("trials", "", "trainings of the study; empty: as in the search file; more than there are: go on")
-WORKERS = Parameter("workers", "", "processes of this machine that train at the same time; empty: 1")
-STORAGE = Parameter(
-    "storage",
-    "",
-    "database of studies, such as postgresql://user:password@host/name for many machines; empty: optuna.db here",
-)
-DATA = Parameter("data", LATEST, "prepared data: latest, a directory, or runs:/<id of a data run>")
 SHOWN_DIGITS = 8
-
-
-STUDIED_CONFIG = "configs/from_imagenet.yaml"
-"""What is studied where nothing else is named: it calibrates by percentile, and its first weights know no sigma."""
 
 
 def run(config: ExperimentConfig, inputs: TuneInputs, out_dir: Path, tracker: Tracker) -> TuneResult:
@@ -183,9 +169,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "") -> int:
     """Command line of the entry point; ``prog``: how the program is called, if not as a stage."""
 
     def work() -> int:
-        summary = "Search heatmap sigma, learning rate and calibration percentile; goes on where it was stopped."
-        parameters = [DATA, TARGET, SEARCH, TRIALS, WORKERS, STORAGE]
-        arguments = parse("tune", summary, parameters, argv, prog, default_config=STUDIED_CONFIG)
+        arguments = parse_stage("tune", argv, prog)
         _execute(arguments)
         return 0
 
@@ -194,12 +178,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "") -> int:
 
 def _execute(arguments: Arguments) -> None:
     config = arguments.config
-    search = load_yaml(find_config(arguments.values[SEARCH.name]), SearchConfig)
-    num_trials = _positive(TRIALS, arguments, search.num_trials)
-    num_workers = _positive(WORKERS, arguments, 1)
-    target = build_target(config, arguments.values[TARGET.name])
-    storage = arguments.values[STORAGE.name] or sqlite_uri(project_root() / "optuna.db")
-    found = find_current_data(config, arguments.values[DATA.name])
+    search = load_yaml(find_config(arguments.values["search"]), SearchConfig)
+    num_trials = _positive("trials", arguments, search.num_trials)
+    num_workers = _positive("workers", arguments, 1)
+    target = build_target(config, arguments.values["target"])
+    storage = arguments.values["storage"] or sqlite_uri(project_root() / "optuna.db")
+    found = find_current_data(config, arguments.values["data"])
 
     def inputs_on(data: PreparedData) -> TuneInputs:
         spec = study_spec(config, search, storage, TrialInputs(config, search.budget, data, target, {}))
@@ -258,10 +242,10 @@ def _is_there(run_id: str) -> bool:
     return True
 
 
-def _positive(parameter: Parameter, arguments: Arguments, default: int) -> int:
-    text = arguments.values[parameter.name]
+def _positive(name: str, arguments: Arguments, default: int) -> int:
+    text = arguments.values[name]
     if text and (not text.isdecimal() or int(text) < 1):
-        raise ConfigError(f"{parameter.name}={text!r}: expected a number, 1 or more")
+        raise ConfigError(f"{name}={text!r}: expected a number, 1 or more")
     return int(text) if text else default
 
 

@@ -19,6 +19,7 @@ from carkp.deploy.cpu import cpu_features
 from carkp.deploy.float_onnx import ExportMismatchError
 from carkp.deploy.graph_audit import FloatKernelError
 from carkp.deploy.int8_onnx import Int8OnnxError
+from carkp.entry_points import DATA, DEFAULT_CONFIG, ENTRY_POINTS, MODEL, Parameter
 from carkp.predictor import ModelError
 from carkp.quant.program import ProgramError
 from carkp.quant.simulate import AccumulatorOverflowError
@@ -32,8 +33,6 @@ from carkp.workflow.early import refuse_early
 from carkp.workflow.process import Terminated, orderly_interrupts
 from carkp.workflow.reuse import keep_code
 from carkp.workflow.targets import find_config
-
-DEFAULT_CONFIG = "configs/synthetic.yaml"
 
 
 class AlignmentError(Exception):
@@ -51,6 +50,25 @@ class UnsupportedModelError(Exception):
 class PipelineError(Exception):
     """A step that failed, or that an earlier pipeline still works on."""
 
+
+__all__ = [
+    "DATA",
+    "DEFAULT_CONFIG",
+    "MODEL",
+    "USER_ERRORS",
+    "AdaptationError",
+    "AlignmentError",
+    "Arguments",
+    "Parameter",
+    "PipelineError",
+    "UnsupportedModelError",
+    "execute",
+    "guarded",
+    "log_config",
+    "parse",
+    "parse_stage",
+    "run_in_folder",
+]
 
 USER_ERRORS = (
     ConfigError,
@@ -88,19 +106,6 @@ class Arguments:
     flags: frozenset[str] = frozenset()
     config_words: Sequence[str] = ()
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One string parameter of an entry point."""
-
-    name: str
-    default: str
-    help: str
-
-
-DATA = Parameter("data", "latest", "prepared data: latest, a directory, or runs:/<id of a data run>")
-MODEL = Parameter("model", "latest", "model: latest, carkp-car12, a local file, runs:/<id>/<path>, or models:/…")
 
 
 def parse(
@@ -146,6 +151,24 @@ def parse(
     config_words = ["--config", values["config"], *(word for text in overrides for word in ("--set", text))]
     given = {name: tuple(values[name.removeprefix("--")]) for name in lists}
     return Arguments(config, chosen, raw, frozenset(name for name in flags if values[name]), config_words, given)
+
+
+def parse_stage(name: str, argv: Sequence[str] | None, prog: str = "") -> Arguments:
+    """``parse`` of an entry point of MLproject; ``prog`` is how the program is called, if not as a module.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    point = ENTRY_POINTS[name]
+    return parse(
+        name,
+        point.summary,
+        point.parameters,
+        argv,
+        prog or f"python -m carkp.stages.{point.module}",
+        point.flags,
+        default_config=point.default_config,
+    )
 
 
 def guarded(main: Callable[[], int]) -> int:

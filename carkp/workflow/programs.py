@@ -14,17 +14,10 @@ from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.workflow.build import build_model
 from carkp.workflow.calibrating import Calibrator, build_calibrator
-from carkp.workflow.cli import Parameter
 from carkp.workflow.quantising import load_prepared
 from carkp.workflow.references import ModelFile, find_export
 
 FROM_CONFIG = "config"
-ANY_MODEL = Parameter(
-    "model",
-    LATEST,
-    "latest (the target's newest export), an int8 ONNX or a checkpoint (file, runs:/<id>/<path>), or config: the "
-    "network of the configuration with random weights",
-)
 
 
 @dataclass(frozen=True)

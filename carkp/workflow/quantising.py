@@ -17,13 +17,10 @@ from carkp.quant.fold import fold
 from carkp.quant.graph import ConvLayer
 from carkp.quant.target import Target
 from carkp.training.checkpoint import CheckpointError, load_checkpoint
-from carkp.workflow.cli import Parameter
 from carkp.workflow.preparation import PreparedData
 from carkp.workflow.references import ModelFile
 from carkp.workflow.scoring import Scorer
 from carkp.workflow.targets import load_target
-
-TARGET = Parameter("target", "", "a file of configs/targets without .yaml, or a path; empty: as in the configuration")
 
 
 def build_target(config: ExperimentConfig, parameter: str) -> Target:

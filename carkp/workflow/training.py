@@ -42,7 +42,7 @@ from carkp.training.fit import (
 )
 from carkp.training.resume import load_resumable
 from carkp.workflow.build import build_train_loader, require_sources
-from carkp.workflow.cli import Arguments, Parameter, execute
+from carkp.workflow.cli import Arguments, execute
 from carkp.workflow.process import run_under_torchrun
 from carkp.workflow.resuming import (
     CODE,
@@ -61,8 +61,6 @@ CHECKPOINT_DIR = "checkpoints"
 ONNX_DIR = "onnx"
 ONNX_TOLERANCE = 1e-4
 NUM_ONNX_IMAGES = 16
-
-NPROC = Parameter("nproc", "", "training processes on this machine; empty: train.nproc of the configuration")
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def run_on_ranks(
     ``run`` says. The exit status.
     """
     config = arguments.config
-    nproc = parse_nproc(arguments.values[NPROC.name], config)
+    nproc = parse_nproc(arguments.values["nproc"], config)
     if nproc > 1 and not is_under_torchrun():
         return run_under_torchrun(f"carkp.stages.{stage}", arguments.raw, nproc)
     with process_context() as context:

@@ -1,0 +1,231 @@
+"""What every entry point is called, what it does and what it is given; imports nothing, so that help comes at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+DEFAULT_CONFIG = "configs/synthetic.yaml"
+STUDIED_CONFIG = "configs/from_imagenet.yaml"
+"""What a study trains where nothing else is named: it calibrates by percentile, and its first weights know no sigma."""
+
+SCORED_STAGES = ("float", "calibration", "qat", "int_infer", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One string parameter of an entry point."""
+
+    name: str
+    default: str
+    help: str
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """An entry point of MLproject and a command of ``carkp``.
+
+    Attributes:
+        command: after ``carkp``.
+        name: of the entry point in MLproject.
+        module: below ``carkp.stages``.
+        summary: one sentence.
+        parameters: beside ``config`` and ``overrides``, which all have.
+        flags: name -> help of switches that the command line alone has.
+        default_config: the experiment's YAML file where none is named.
+        argument: the parameter that the command takes as a word; "": none.
+    """
+
+    command: str
+    name: str
+    module: str
+    summary: str
+    parameters: tuple[Parameter, ...]
+    flags: Mapping[str, str] = field(default_factory=dict)
+    default_config: str = DEFAULT_CONFIG
+    argument: str = ""
+
+
+DATA = Parameter("data", "latest", "prepared data: latest, a directory, or runs:/<id of a data run>")
+MODEL = Parameter("model", "latest", "model: latest, carkp-car12, a local file, runs:/<id>/<path>, or models:/…")
+TARGET = Parameter("target", "", "a file of configs/targets without .yaml, or a path; empty: as in the configuration")
+NPROC = Parameter("nproc", "", "training processes on this machine; empty: train.nproc of the configuration")
+ANY_MODEL = Parameter(
+    "model",
+    "latest",
+    "latest (the target's newest export), an int8 ONNX or a checkpoint (file, runs:/<id>/<path>), or config: the "
+    "network of the configuration with random weights",
+)
+STARTED_MODEL = Parameter(
+    "model",
+    "latest",
+    "float model to begin with: latest (of float), a checkpoint, runs:/<id> of float or adapt, models:/…",
+)
+PREDICTING_MODEL = Parameter(
+    "model",
+    "carkp-car12",
+    "model: carkp-car12 (comes with carkp), latest (the newest export of the experiment), a local file, "
+    "runs:/<id>/<path>, or models:/…",
+)
+ORIENTATION = Parameter(
+    "orientation",
+    "ignore",
+    "what a photograph or video says of how it was held: ignore (take the stored pixels, as CarFusion's labels do) or "
+    "apply (turn it upright as viewers do: for boxes that were drawn in one)",
+)
+BOXES = Parameter(
+    "boxes", "", "of the cars: a .json, .csv or CarFusion bb .txt file, a folder of bb files; empty: whole pictures"
+)
+
+_ALL = (
+    EntryPoint(
+        "run",
+        "main",
+        "pipeline",
+        "Everything from the data to the report; what is there already is used again.",
+        (
+            Parameter(
+                "force", "", "true: do every step anew; empty: use again what finished runs with the same inputs gave"
+            ),
+            Parameter("dry_run", "", "true: say what would be done and what used again, and why, and stop"),
+        ),
+    ),
+    EntryPoint(
+        "data",
+        "data",
+        "data",
+        "Prepare the data of an experiment.",
+        (
+            Parameter(
+                "source",
+                "",
+                "'synthetic', 'rendered' or a path; empty: data.source or data.sources of the configuration",
+            ),
+        ),
+    ),
+    EntryPoint(
+        "float",
+        "float",
+        "float",
+        "Train the float model; prepares the data where that is still to do.",
+        (
+            DATA,
+            NPROC,
+            Parameter("resume", "", "latest (the newest float run that did not finish), a run id, or a last.pt"),
+        ),
+    ),
+    EntryPoint(
+        "calibration", "calibration", "calibration", "Calibrate the float model for int8.", (DATA, MODEL, TARGET)
+    ),
+    EntryPoint(
+        "precision",
+        "precision",
+        "precision",
+        "Calibrate with the fewest 16-bit tensors that keep the loss at quant.loss_alpha under quant.max_loss.",
+        (DATA, MODEL, TARGET),
+    ),
+    EntryPoint("qat", "qat", "qat", "Fine-tune the calibrated model for int8.", (DATA, MODEL, TARGET, NPROC)),
+    EntryPoint(
+        "adapt",
+        "adapt",
+        "adapt",
+        "Adapt a float model to pictures of one's own, with or without labels.",
+        (
+            Parameter("images", "", "pictures and videos without labels: a file, or a folder of them"),
+            BOXES,
+            Parameter("labels", "", "cars with labels: COCO keypoints JSON, CarFusion's layout, or a folder of crops"),
+            STARTED_MODEL,
+            DATA,
+            ORIENTATION,
+        ),
+    ),
+    EntryPoint(
+        "export",
+        "export",
+        "export",
+        "Write the int8 ONNX of a calibrated model.",
+        (
+            MODEL,
+            TARGET,
+            Parameter("stage", "calibration", "whose model: calibration or qat"),
+            Parameter("alias", "", "register the model as carkp under this alias, for example champion; empty: do not"),
+        ),
+    ),
+    EntryPoint(
+        "evaluate",
+        "evaluate",
+        "evaluate",
+        "Score a model on validation and test.",
+        (Parameter("stage", "float", f"what to score: {', '.join(SCORED_STAGES)}"), MODEL, DATA, TARGET),
+    ),
+    EntryPoint(
+        "align", "align", "align", "Hold all executions of an exported int8 model together.", (DATA, MODEL, TARGET)
+    ),
+    EntryPoint(
+        "benchmark",
+        "benchmark",
+        "benchmark",
+        "Compare accuracy, size and latency of the network in every runtime that is installed.",
+        (DATA, MODEL),
+    ),
+    EntryPoint(
+        "check",
+        "check",
+        "check",
+        "Hold a model against the operators and limits of a target's hardware.",
+        (ANY_MODEL, TARGET),
+    ),
+    EntryPoint(
+        "compile", "compile", "compile", "Write the file for a target and predict its speed there.", (MODEL, TARGET)
+    ),
+    EntryPoint(
+        "report",
+        "report",
+        "report",
+        "Write the accuracy report of one run or several.",
+        (
+            Parameter(
+                "runs", "latest", "latest, or run ids separated by commas: runs of any stage, each for its float model"
+            ),
+            Parameter("name", "", "folder in reports/; empty: the experiment and the target"),
+        ),
+    ),
+    EntryPoint("calops", "calops", "calops", "Count parameters and FLOPs of the network.", ()),
+    EntryPoint(
+        "infer",
+        "infer",
+        "infer",
+        "Keypoints of the cars in pictures and videos of one's own, drawn and as JSON.",
+        (
+            Parameter("image", "", "a picture, a video, or a folder of them"),
+            BOXES,
+            PREDICTING_MODEL,
+            Parameter("output", "runs/infer", "folder for the drawn pictures and keypoints.json"),
+            ORIENTATION,
+        ),
+        flags={"no-track": "make no MLflow run"},
+        argument="image",
+    ),
+    EntryPoint(
+        "tune",
+        "tune",
+        "tune",
+        "Search heatmap sigma, learning rate and calibration percentile; goes on where it was stopped.",
+        (
+            DATA,
+            TARGET,
+            Parameter("search", "configs/search/default.yaml", "YAML file with the space and the budget of the study"),
+            Parameter("trials", "", "trainings of the study; empty: as in the search file; more than there are: go on"),
+            Parameter("workers", "", "processes of this machine that train at the same time; empty: 1"),
+            Parameter(
+                "storage",
+                "",
+                "database of studies, such as postgresql://user:password@host/name for many machines; empty: optuna.db "
+                "here",
+            ),
+        ),
+        default_config=STUDIED_CONFIG,
+    ),
+)
+
+ENTRY_POINTS: Mapping[str, EntryPoint] = MappingProxyType({point.name: point for point in _ALL})
+"""Name in MLproject -> entry point, in the order of the chain."""
