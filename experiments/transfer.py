@@ -27,9 +27,9 @@ from carkp.config.loading import ConfigError, load_config, split_overrides
 from carkp.config.schema import ExperimentConfig
 from carkp.keypoints.paired import paired_test
 from carkp.keypoints.predictions import Predictions, load_predictions
+from carkp.project import find_config, project_root
 from carkp.shipped import is_shipped
 from carkp.stages import float as float_stage
-from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.training.distributed import process_context
@@ -39,7 +39,6 @@ from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse, ru
 from carkp.workflow.preparation import run_as_child
 from carkp.workflow.real_cars import RealCars, RealCarScores, load_real_cars, score_real_cars
 from carkp.workflow.references import find_current_data
-from carkp.workflow.targets import find_config
 from carkp.workflow.teachers import find_teacher
 from carkp.workflow.training import CHECKPOINT_DIR
 

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import multiprocessing
-import os
 import signal
 import sys
 from collections import deque
@@ -16,6 +15,7 @@ from typing import TypeVar
 
 import cv2
 
+from carkp.cores import num_usable_cores
 from carkp.data.issues import DataError
 
 Item = TypeVar("Item")
@@ -29,7 +29,7 @@ def resolve_num_workers(num_workers: int) -> int:
     """0 stands for one a core that this process may use."""
     if num_workers < 0:
         raise ValueError(f"num_workers must not be negative, got {num_workers}")
-    return num_workers or len(os.sched_getaffinity(0))
+    return num_workers or num_usable_cores()
 
 
 def map_ordered(

@@ -29,7 +29,7 @@ from carkp.tracking.runs import (
 )
 from carkp.tracking.tracker import NullTracker, Tracker
 from carkp.workflow.cli import Arguments, PipelineError, execute, guarded, parse_stage
-from carkp.workflow.decisions import decide, other_inputs, pipeline_file, plan
+from carkp.workflow.decisions import decide, describe_decision, other_inputs, pipeline_file, plan
 from carkp.workflow.process import PROCESS_TAG, is_alive, launch, process_name
 from carkp.workflow.quantising import build_hardware
 from carkp.workflow.reuse import INPUTS_TAG, name_some, setting_differences
@@ -103,12 +103,6 @@ def take(step: Step, config: ExperimentConfig, inputs: PipelineInputs, done: Seq
     tracker.log_text(decision.inputs.to_json(), pipeline_file(step.stage))
     tracker.log_metrics(step.pipeline_metrics(run))
     return Done(step, run, time.perf_counter() - start, decision.reason, is_reused=found is not None)
-
-
-def describe_decision(found: FoundRun | None, reason: str) -> str:
-    if found is None:
-        return f"to be done ({reason})"
-    return f"reused, run {found.run_id} of {found.started:%Y-%m-%d %H:%M} UTC ({reason})"
 
 
 def make(

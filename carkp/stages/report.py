@@ -10,13 +10,13 @@ from pathlib import Path
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
+from carkp.project import project_root
 from carkp.report.accuracy import accuracy_parts, headline
 from carkp.report.accuracy_data import ReportContent
 from carkp.report.assess import assess, verdicts
 from carkp.report.markdown import PICTURES_DIR, markdown_page, markdown_table
 from carkp.report.page import html_page
 from carkp.report.wording import interval_warnings
-from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker, command_line, git_state
 from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.report.commands import Call, parse_command, portable

@@ -14,9 +14,10 @@ import numpy as np
 from carkp.config.loading import ConfigError, dump_yaml, load_yaml
 from carkp.config.schema import ExperimentConfig
 from carkp.config.search import SearchConfig
+from carkp.project import find_config, project_root
 from carkp.report.study_figures import StudyPoint, history_figure, importance_figure
 from carkp.tracking.runs import adopt_run, find_run
-from carkp.tracking.store import TrackingError, project_root, sqlite_uri
+from carkp.tracking.store import TrackingError, sqlite_uri
 from carkp.tracking.tracker import Tracker
 from carkp.tuning.objective import Job
 from carkp.tuning.record import TrialRecord
@@ -44,7 +45,6 @@ from carkp.workflow.study.outcome import (
 from carkp.workflow.study.trial import LR, TrialInputs, tuned_config
 from carkp.workflow.study.workers import ROLE, RUN_ID, SEED, StudySpec, axes_of, queue_jobs, run_workers
 from carkp.workflow.tables import write_table
-from carkp.workflow.targets import find_config
 
 SHOWN_DIGITS = 8
 

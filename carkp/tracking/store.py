@@ -19,8 +19,8 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from carkp import disk
+from carkp.project import project_root
 
-PROJECT_FILE = "MLproject"
 ARTIFACT_DIR = "mlruns"
 
 SERVER_ERRORS = (MlflowException, SQLAlchemyError)
@@ -35,7 +35,6 @@ _REFUSED = re.compile(r"error code (401|403|407)\b|too many 40[13] error respons
 _SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+), but expected (\w+)\)")
 _NO_REVISION = re.compile(r"Can't locate revision identified by '(\w+)'")
 _CAUSE = re.compile(r"Caused by (\w+)\((.*)\)\)", re.DOTALL)
-_OWN_PROJECT = re.compile(r"^\ufeff?name: *[\"']?carkp\b", re.MULTILINE)
 _MAX_REASON = 300
 
 
@@ -62,21 +61,6 @@ def default_uri() -> str:
 def sqlite_uri(path: Path) -> str:
     """The URI of a database file, whatever its directories are called."""
     return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
-
-
-def project_root() -> Path:
-    """The carkp project that the working directory lies in, else the checkout that this module lies in, if any."""
-    here = Path.cwd()
-    candidates = (here, *here.parents, Path(__file__).resolve().parents[2])
-    return next((path for path in candidates if _is_project(path)), here)
-
-
-def _is_project(directory: Path) -> bool:
-    """Whether carkp's own MLproject file lies there: those of other projects have the same name."""
-    try:
-        return bool(_OWN_PROJECT.search((directory / PROJECT_FILE).read_text(encoding="utf-8", errors="replace")))
-    except OSError:
-        return False
 
 
 def open_experiment(name: str) -> str:

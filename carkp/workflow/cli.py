@@ -21,9 +21,10 @@ from carkp.deploy.graph_audit import FloatKernelError
 from carkp.deploy.int8_onnx import Int8OnnxError
 from carkp.entry_points import DATA, DEFAULT_CONFIG, ENTRY_POINTS, MODEL, Parameter
 from carkp.predictor import ModelError
+from carkp.project import find_config, project_root
 from carkp.quant.program import ProgramError
 from carkp.quant.simulate import AccumulatorOverflowError
-from carkp.tracking.store import SERVER_ERRORS, TrackingError, explain_server_error, project_root
+from carkp.tracking.store import SERVER_ERRORS, TrackingError, explain_server_error
 from carkp.tracking.tracker import NullTracker, Tracker, tracked_run
 from carkp.training.checkpoint import CheckpointError
 from carkp.training.distributed import ProcessError
@@ -32,7 +33,6 @@ from carkp.workflow import system_errors
 from carkp.workflow.early import refuse_early
 from carkp.workflow.process import Terminated, orderly_interrupts
 from carkp.workflow.reuse import keep_code
-from carkp.workflow.targets import find_config
 
 
 class AlignmentError(Exception):

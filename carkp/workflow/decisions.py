@@ -109,3 +109,9 @@ def _read(run: FoundRun, name: str) -> Inputs | None:
         return Inputs.from_json(fetch_artifact(run.run_id, name).read_text(encoding="utf-8"))
     except (TrackingError, OSError, ValueError):
         return None
+
+
+def describe_decision(found: FoundRun | None, reason: str) -> str:
+    if found is None:
+        return f"to be done ({reason})"
+    return f"reused, run {found.run_id} of {found.started:%Y-%m-%d %H:%M} UTC ({reason})"

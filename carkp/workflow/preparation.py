@@ -17,13 +17,13 @@ from carkp.data.prepare import prepare
 from carkp.data.source import fingerprint
 from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, Store, Stores, data_digest
 from carkp.data.summary import SUMMARY_FILE, DataSummary, check_digests, read_summary
+from carkp.project import project_root
 from carkp.rendered.catalog import CatalogError
 from carkp.rendered.generate import RenderedSpec
 from carkp.rendered.generate import generate as render
 from carkp.rendered.glb import MeshError
 from carkp.synthetic.generate import SyntheticSpec
 from carkp.synthetic.generate import generate as draw
-from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.cli import run_in_folder
 from carkp.workflow.pictures import Image, data_sheet, write_jpeg

@@ -14,6 +14,8 @@ from types import FrameType
 
 import psutil
 
+from carkp.cores import num_usable_cores
+
 PROCESS_TAG = "carkp.process"
 
 _LAUNCHER = re.compile(r"PET_.*|TORCHELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)")
@@ -90,7 +92,7 @@ def run_under_torchrun(module: str, arguments: Sequence[str], nproc: int) -> int
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc-per-node={nproc}"]
     environment = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)}
     if not _THREAD_COUNTS.fullmatch(environment.get("OMP_NUM_THREADS", "")):
-        cores = len(os.sched_getaffinity(0))
+        cores = num_usable_cores()
         environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
     return _call([*command, "-m", "--", module, *arguments], environment)
 

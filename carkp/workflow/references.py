@@ -11,6 +11,7 @@ from carkp.config.schema import ExperimentConfig, HeatmapConfig
 from carkp.data.files import expand_path
 from carkp.data.issues import DataError
 from carkp.keypoints.codec import HeatmapCodec
+from carkp.project import project_root
 from carkp.quant.target import Target
 from carkp.shipped import CARD_FILE, ONNX_FILE, WEIGHTS_FILE, ShippedModelError, find_shipped_file, is_shipped
 from carkp.tracking.runs import (
@@ -29,7 +30,7 @@ from carkp.tracking.runs import (
     has_artifact,
     run_id_of,
 )
-from carkp.tracking.store import TrackingError, project_root
+from carkp.tracking.store import TrackingError
 from carkp.training.checkpoint import Checkpoint, CheckpointError
 from carkp.workflow.build import build_codec
 from carkp.workflow.preparation import PreparedData, data_key, open_prepared, stale_reason

@@ -1,26 +1,10 @@
-"""Files that a configuration or a command names: configurations, targets, searches."""
+"""The files of targets."""
 
-from pathlib import Path
-
-from carkp.config.loading import ConfigError, load_yaml
-from carkp.config.paths import expand
+from carkp.config.loading import load_yaml
 from carkp.deploy.hardware import TargetFile
-from carkp.tracking.store import project_root
+from carkp.project import find_config
 
 TARGET_DIR = "configs/targets"
-
-
-def find_config(name: str) -> Path:
-    """``name`` in the working directory, else in the project; ``~`` and ``$NAME`` in it are filled in.
-
-    Raises:
-        ConfigError: they cannot be.
-    """
-    try:
-        path = Path(expand(name))
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from error
-    return path if path.is_file() or path.is_absolute() else project_root() / path
 
 
 def load_target(name: str) -> TargetFile:

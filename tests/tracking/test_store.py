@@ -12,8 +12,9 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
+from carkp.project import project_root
 from carkp.tracking import store
-from carkp.tracking.store import TrackingError, open_experiment, project_root, use_default_store
+from carkp.tracking.store import TrackingError, open_experiment, use_default_store
 
 
 @pytest.fixture

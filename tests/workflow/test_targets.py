@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from carkp.config.loading import ConfigError
-from carkp.workflow.targets import find_config, load_target
+from carkp.project import find_config
+from carkp.workflow.targets import load_target
 
 ROOT = Path(__file__).parents[2]
 

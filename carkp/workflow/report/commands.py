@@ -18,8 +18,8 @@ import yaml
 
 from carkp.config.loading import ConfigError, flatten, load_config, split_overrides
 from carkp.data.files import expand_path
+from carkp.project import project_root
 from carkp.tracking.runs import LATEST, STAGE_TAG, FoundRun, find_run_or_none, run_id_of
-from carkp.tracking.store import project_root
 from carkp.workflow.cli import DEFAULT_CONFIG
 from carkp.workflow.steps import PIPELINE
 

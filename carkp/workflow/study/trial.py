@@ -16,11 +16,11 @@ from carkp.config.search import SearchBudget
 from carkp.data.dataset import CropDataset
 from carkp.data.store import Store, Stores
 from carkp.keypoints.predictions import Predictions
+from carkp.project import project_root
 from carkp.quant.calibrate import choose_thresholds
 from carkp.quant.convert import convert
 from carkp.quant.program import QProgram
 from carkp.quant.target import Target
-from carkp.tracking.store import project_root
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint
 from carkp.training.distributed import cpu_context, process_context

@@ -1,7 +1,6 @@
 """A study's trials as MLflow runs, worked on by one process or several."""
 
 import multiprocessing
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,8 +10,10 @@ from typing import Any
 from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig
+from carkp.cores import num_usable_cores
+from carkp.project import project_root
 from carkp.tracking.runs import end_run, find_run
-from carkp.tracking.store import TrackingError, project_root
+from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker, command_line, nested_run
 from carkp.training.fit import EpochResult
 from carkp.tuning.objective import Alternative, Job, Outcome, Pruned, Trial
@@ -52,7 +53,7 @@ def run_workers(spec: StudySpec, num_workers: int) -> None:
     What a worker that was killed leaves behind is done here in the end.
     """
     if num_workers > 1:
-        shared = _with_threads(spec, max(1, len(os.sched_getaffinity(0)) // num_workers))
+        shared = _with_threads(spec, max(1, num_usable_cores() // num_workers))
         context = multiprocessing.get_context("spawn")
         workers = [context.Process(target=_lend_a_hand, args=(shared,), name=f"worker {i}") for i in range(num_workers)]
         for worker in workers:

@@ -1,0 +1,1 @@
+"""The command ``carkp``. Modules here import what is heavy within the commands that need it."""

@@ -1,0 +1,34 @@
+"""``carkp config``: what an experiment's settings are, and what each means."""
+
+import click
+
+from carkp.command.errors import user_errors
+from carkp.command.stage import CONFIG_HELP, OVERRIDES_HELP, SET_HELP
+from carkp.entry_points import DEFAULT_CONFIG
+
+
+@click.group("config")
+def command() -> None:
+    """Show the settings of an experiment, or explain them."""
+
+
+@command.command()
+@click.argument("section", default="")
+@click.option("--config", default=DEFAULT_CONFIG, show_default=True, help=CONFIG_HELP)
+@click.option("--overrides", default="", help=OVERRIDES_HELP)
+@click.option("--set", "settings", multiple=True, metavar="A.B=C", help=SET_HELP)
+def show(section: str, config: str, overrides: str, settings: tuple[str, ...]) -> None:
+    """Print the settings as YAML: bases, overrides and defaults together. SECTION, such as train: that one alone."""
+    with user_errors():
+        import yaml
+
+        from carkp.config.loading import ConfigError, dump_yaml, load_config, split_overrides
+        from carkp.project import find_config
+
+        text = dump_yaml(load_config(find_config(config), [*split_overrides(overrides), *settings]))
+        if section:
+            tree = yaml.safe_load(text)
+            if section not in tree:
+                raise ConfigError(f"there is no section {section!r}; there are: {', '.join(tree)}")
+            text = yaml.safe_dump({section: tree[section]}, sort_keys=False, allow_unicode=True)
+        click.echo(text.rstrip())

@@ -1,0 +1,42 @@
+"""``carkp models``: what can be given as a model."""
+
+import importlib.util
+
+import click
+
+from carkp.shipped import ShippedModelError, find_shipped, shipped_names
+
+MIB = 2**20
+
+
+@click.command("models")
+def command() -> None:
+    """List the models that can be named here: those that come with carkp, and the newest of each stage."""
+    for name in shipped_names():
+        try:
+            model = find_shipped(name)
+        except ShippedModelError as error:
+            click.echo(f"{name}: not in this installation ({error})")
+            continue
+        click.echo(f"{name}: comes with carkp; card: {model.card}")
+        for path in (model.onnx, model.weights):
+            click.echo(f"  {name}/{path.name}  {path.stat().st_size / MIB:.1f} MiB")
+    if importlib.util.find_spec("mlflow") is None:
+        click.echo('models of runs need the installation for training: pip install "carkp[train]"')
+        return
+    _list_runs()
+
+
+def _list_runs() -> None:
+    from carkp.tracking.runs import EXPERIMENT_TAG, STAGE_TAG, TARGET_TAG, find_runs
+
+    for stage in ("float", "adapt", "qat", "calibration", "precision", "export"):
+        seen: set[tuple[str, str]] = set()
+        for run in find_runs({STAGE_TAG: stage}, max_results=200):
+            key = run.tags.get(EXPERIMENT_TAG, ""), run.tags.get(TARGET_TAG, "")
+            if key in seen:
+                continue
+            seen.add(key)
+            of = " ".join(part for part in key if part)
+            click.echo(f"runs:/{run.run_id}  {stage} {of}, {run.started:%Y-%m-%d %H:%M} UTC")
+    click.echo("latest means the newest of the stage that a command asks for, with the experiment's data and target.")

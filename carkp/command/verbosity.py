@@ -1,0 +1,27 @@
+"""How much a command says."""
+
+import logging
+import os
+
+import click
+
+VERBOSE_VARIABLE = "CARKP_VERBOSE"
+"""Environment variable: 1 shows tracebacks of errors that have a message for the user."""
+
+
+def set_verbosity(verbose: bool, quiet: bool) -> None:
+    """For this process and those that it starts.
+
+    Raises:
+        click.UsageError: both.
+    """
+    if verbose and quiet:
+        raise click.UsageError("--verbose and --quiet exclude each other")
+    if verbose:
+        os.environ[VERBOSE_VARIABLE] = "1"
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "DEBUG")
+        logging.basicConfig(level=logging.DEBUG)
+    if quiet:
+        os.environ["TQDM_DISABLE"] = "1"
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+        logging.basicConfig(level=logging.ERROR)

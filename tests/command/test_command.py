@@ -1,0 +1,136 @@
+"""The command: it says at once what there is, and calls the stages with what it is given."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from click.testing import CliRunner, Result
+
+from carkp.command import stage
+from carkp.command.main import HELPERS, STAGES, group
+from carkp.config.loading import load_config
+from carkp.entry_points import ENTRY_POINTS
+from tests.stages.conftest import ROOT
+
+HEAVY = {"torch", "timm", "mlflow", "lmdb", "onnx", "onnxruntime", "cv2", "numpy", "pandas", "optuna", "matplotlib"}
+
+
+def command(*words: str) -> Result:
+    return CliRunner().invoke(group, words, prog_name="carkp")
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level packages that a process of its own has imported."""
+    words = [
+        sys.executable,
+        "-c",
+        f"{code}\nimport sys; print(' '.join({{name.partition('.')[0] for name in sys.modules}}))",
+    ]
+    return set(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split("\n")[-2].split())
+
+
+@pytest.mark.parametrize("words", ["['--help']", "['float', '--help']", "['infer', '--help']", "['config', '--help']"])
+def test_help_imports_nothing_heavy(words: str) -> None:
+    code = f"from carkp.command.main import group\ngroup({words}, prog_name='carkp', standalone_mode=False)"
+    assert not modules_after(code) & {*HEAVY, "pydantic", "yaml", "rich"}
+
+
+def test_settings_are_shown_without_torch() -> None:
+    code = "from carkp.command.main import group\ngroup(['config', 'show', 'train'], standalone_mode=False)"
+    assert not modules_after(code) & (HEAVY - {"numpy"})
+
+
+def test_every_stage_and_helper_is_listed() -> None:
+    shown = command("--help").output
+    for name in (*STAGES, *HELPERS):
+        assert re.search(rf"^  {name} ", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_help_has_every_parameter(name: str) -> None:
+    shown = command(name, "--help").output
+    for parameter in STAGES[name].parameters:
+        assert f"--{parameter.name.replace('_', '-')}" in shown
+
+
+def test_a_stage_gets_what_the_command_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(stage, "_call", lambda point, words: calls.append((point.module, words)) or 0)
+    done = command("calibration", "--model", "runs:/1", "--set", "quant.num_images=8", "--set", "seed=1")
+    assert done.exit_code == 0, done.output
+    ((module, words),) = calls
+    assert module == "calibration"
+    assert importlib.import_module(f"carkp.stages.{module}")
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    assert ("--model", "runs:/1") in pairs
+    assert [value for name, value in pairs if name == "--set"] == ["quant.num_images=8", "seed=1"]
+    assert dict(pairs)["--data"] == "latest"
+
+
+def test_a_picture_is_a_word_of_infer(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(stage, "_call", lambda point, words: calls.append(words) or 0)
+    assert command("infer", "photo.jpg").exit_code == 0
+    assert calls[0][calls[0].index("--image") + 1] == "photo.jpg"
+    assert "given twice" in command("infer", "photo.jpg", "--image", "other.jpg").output
+
+
+def test_a_dry_run_says_the_command_and_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    done = command("float", "--dry-run", "--set", "train.lr=3e-3")
+    assert done.exit_code == 0, done.output
+    assert "would run: python -m carkp.stages.float" in done.output
+    assert "train.lr = 0.003" in done.output
+
+
+def test_settings_of_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = command("config", "show", "train", "--set", "train.epochs=7").output
+    assert "  epochs: 7\n" in shown
+    assert "quant:" not in shown
+    assert load_config(ROOT / "configs" / "synthetic.yaml").train.epochs != 7
+
+
+def test_an_unknown_section_and_a_bad_setting_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    done = command("config", "show", "tree")
+    assert done.exit_code == 1
+    assert "there is no section 'tree'; there are: name, seed, data" in done.output
+    done = command("float", "--dry-run", "--set", "train.epoch=7")
+    assert done.exit_code == 1
+    assert done.output.startswith("error: ")
+
+
+def test_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    doctor = importlib.import_module("carkp.command.doctor")
+    monkeypatch.setattr(doctor, "EXTRAS", {"no-such-package": ("tests", "pip install it")})
+    monkeypatch.setattr(doctor, "CHECKS", (doctor._python, doctor._packages, doctor._cpu, doctor._disk))
+    done = command("doctor")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"^--  no-such-package +tests: pip install it$", done.output, re.MULTILINE)
+    monkeypatch.setattr(doctor, "MIN_FREE_GIB", 1e9)
+    done = command("doctor")
+    assert done.exit_code == 1
+    assert re.search(r"^!!  disk ", done.output, re.MULTILINE)
+
+
+def test_the_shipped_model_is_listed() -> None:
+    models = importlib.import_module("carkp.command.models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.importlib.util, "find_spec", lambda name: None)
+        shown = command("models").output
+    assert "carkp-car12: comes with carkp" in shown
+    assert 'pip install "carkp[train]"' in shown
+
+
+def test_commands_are_those_of_mlproject() -> None:
+    assert len(STAGES) == len(ENTRY_POINTS)
+
+
+def test_the_extra_for_training_is_what_mlflow_installs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert project["optional-dependencies"]["train"] == listed
