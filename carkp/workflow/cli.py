@@ -33,6 +33,7 @@ from carkp.workflow import system_errors
 from carkp.workflow.early import refuse_early
 from carkp.workflow.process import Terminated, orderly_interrupts
 from carkp.workflow.reuse import keep_code
+from carkp.workflow.run_log import kept_output
 
 
 class AlignmentError(Exception):
@@ -209,14 +210,18 @@ def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path]
     """Run ``work`` in a tracked run with a directory of its own, unless its settings are refused at once.
 
     The directory, ``runs/<run id>``, is removed at the end, for the run holds what is worth keeping; after a failure it
-    stays. Processes that are not the main one report nowhere.
+    stays. What is printed goes into the run as ``log.txt``. Processes that are not the main one report nowhere.
     """
     if not is_main:
         work(NullTracker(), project_root() / "runs" / "other-ranks")
         return
     refuse_early(stage, config)
     keep_code(stage, config)
-    with tracked_run(stage, config.name, config.tracking.system_metrics_interval_s) as tracker:
+    logs = project_root() / "runs" / "logs"
+    with (
+        tracked_run(stage, config.name, config.tracking.system_metrics_interval_s) as tracker,
+        kept_output(tracker, logs / tracker.run_id),
+    ):
         run_in_folder(config, tracker, work)
 
 
