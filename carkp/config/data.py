@@ -40,50 +40,87 @@ def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:
 
 Ingredient = Literal["vehicles", "faces", "close_ups", "occluders", "light", "sensor", "cameras"]
 Scenes = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AfterValidator(_all_different)]
+FrameSize = Annotated[Size, AfterValidator(_large_enough_frame)]
 
 
 class SyntheticConfig(Section):
     """The drawn data set; read only where a source is ``synthetic``."""
 
-    num_train_cars: PositiveInt = 8000
-    num_val_cars: PositiveInt = 800
-    num_test_cars: PositiveInt = 800
-    image_size: Annotated[Size, AfterValidator(_large_enough_frame)] = (720, 1280)
-    seed: Seed = 0
+    num_train_cars: Annotated[
+        PositiveInt, Field(description="Labelled cars to draw in the training scenes other than car_craig2.")
+    ] = 8000
+    num_val_cars: Annotated[
+        PositiveInt,
+        Field(description="Labelled cars to draw in the scene car_craig2, which validation takes by default."),
+    ] = 800
+    num_test_cars: Annotated[PositiveInt, Field(description="Labelled cars to draw in the test scenes.")] = 800
+    image_size: Annotated[
+        FrameSize, Field(description="Height and width of a picture in pixels, each at least 96.")
+    ] = (720, 1280)
+    seed: Annotated[
+        Seed,
+        Field(
+            description="Start of the random numbers that the pictures are drawn with. Another seed gives other "
+            "pictures."
+        ),
+    ] = 0
     ingredients: Annotated[
         tuple[Ingredient, ...],
-        Field(description="what pictures hold beyond plain cars by daylight"),
+        Field(
+            description="What pictures hold beyond plain cars by daylight: other vehicles, detailed faces of cars, "
+            "close-ups, things that hide cars, other light, flaws of the sensor, unusual cameras. Empty: "
+            "plain cars alone."
+        ),
     ] = get_args(Ingredient)
 
 
 class RenderedConfig(Section):
     """The set rendered from car meshes; read only where a source is ``rendered``."""
 
-    meshes: Annotated[OptionalText, Field(description="folder of GLB files and their meshes.json")] = ""
-    num_train_cars: PositiveInt = 8000
-    num_val_cars: PositiveInt = 400
-    num_test_cars: PositiveInt = 400
-    seed: Seed = 0
+    meshes: Annotated[
+        OptionalText, Field(description="Folder of GLB files and their meshes.json. Needed where a source is rendered.")
+    ] = ""
+    num_train_cars: Annotated[
+        PositiveInt, Field(description="Cars to render in the training scenes other than car_craig2, one a picture.")
+    ] = 8000
+    num_val_cars: Annotated[
+        PositiveInt, Field(description="Cars to render in the scene car_craig2, which validation takes by default.")
+    ] = 400
+    num_test_cars: Annotated[PositiveInt, Field(description="Cars to render in the test scenes.")] = 400
+    seed: Annotated[
+        Seed,
+        Field(
+            description="Start of the random numbers that the pictures are drawn with. Another seed gives other "
+            "pictures."
+        ),
+    ] = 0
 
 
 class SourceConfig(Section):
     """One of several sources that a training draws from."""
 
     source: Annotated[
-        Text, Field(description="'synthetic', 'rendered', or the path of CarFusion data or of a COCO file")
+        Text,
+        Field(
+            description="Where the cars come from: synthetic, rendered, or the path of CarFusion's folder, of a COCO "
+            "keypoints file, or of a folder of crops."
+        ),
     ]
     share: Annotated[
-        Float, Field(gt=0, le=1, description="of the samples of an epoch and of every batch; all shares add up to 1")
+        Float,
+        Field(gt=0, le=1, description="Share of every batch, and of the samples of an epoch. All shares add up to 1."),
     ]
     name: Annotated[
         str,
         Field(
             pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$",
-            description="in metrics and sample ids; empty: the word, or the last part of the path",
+            description="What the source is called in metrics and sample ids. Empty: its word, or the last part of "
+            "its path.",
         ),
     ] = ""
     val_scenes: Annotated[
-        Scenes | None, Field(description="training scenes that validation takes; left out: those of data.val_scenes")
+        Scenes | None,
+        Field(description="Training scenes of this source that validation takes. Left out: those of data.val_scenes."),
     ] = None
 
     @property
@@ -102,26 +139,40 @@ class DataConfig(Section):
     """Where samples come from and how they are stored."""
 
     source: Annotated[
-        Text, Field(description="'synthetic', 'rendered', or the path of CarFusion data or of a COCO file")
+        Text,
+        Field(
+            description="Where the cars come from: synthetic, rendered, or the path of CarFusion's folder, of a COCO "
+            "keypoints file, or of a folder of crops."
+        ),
     ] = SYNTHETIC
     sources: Annotated[
         tuple[SourceConfig, ...],
         Field(
-            description="several sources in place of data.source, each with its share of every training batch; "
-            "the best epoch is chosen by the validation cars of generated sources alone, where there are any, and "
-            "val/pck is the PCK of these; val/pck/<name> is logged for every source"
+            description="Several sources in place of data.source, each with its share of every batch; where some are "
+            "generated, their validation cars alone choose the best epoch. Empty: data.source alone."
         ),
     ] = ()
-    root: Annotated[Text, Field(description="directory of prepared data")] = "data"
+    root: Annotated[
+        Text, Field(description="Folder of the prepared data. A relative path begins at the project's folder.")
+    ] = "data"
     val_scenes: Annotated[
         Scenes,
-        Field(description="training scenes that validation takes; none where the source has a validation split"),
+        Field(
+            description="Training scenes that validation takes. Not used where the source has a validation split of "
+            "its own."
+        ),
     ] = ("car_craig2",)
     boxes: Annotated[
-        Literal["files", "hull"], Field(description="of cars: from the bb files, or around the keypoints")
+        Literal["files", "hull"],
+        Field(
+            description="Where the box of a car comes from. files: from the source's files; hull: the smallest box "
+            "around the labelled keypoints."
+        ),
     ] = "files"
-    jpeg_quality: Annotated[Int, Field(ge=1, le=100)] = 95
-    num_workers: Annotated[NumProcesses, Field(description="processes that prepare data; 0: one a core")] = 0
+    jpeg_quality: Annotated[
+        Int, Field(ge=1, le=100, description="How well JPEG keeps the stored crops. 100 keeps most.")
+    ] = 95
+    num_workers: Annotated[NumProcesses, Field(description="Processes that prepare data. 0: one for every core.")] = 0
 
     @model_validator(mode="after")
     def _sources_agree(self) -> Self:

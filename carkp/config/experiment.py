@@ -17,8 +17,22 @@ from carkp.config.values import HEATMAP_STRIDE, STRIDE, Section, Seed
 class ExperimentConfig(Section):
     """Everything that decides a result."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)] = "carkp"
-    seed: Seed = 0
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+            max_length=200,
+            description="Experiment that runs belong to; latest looks for runs of this name. Letters, digits, dots, "
+            "hyphens and underscores.",
+        ),
+    ] = "carkp"
+    seed: Annotated[
+        Seed,
+        Field(
+            description="Start of all random numbers but those of generated pictures. On one machine the same seed "
+            "gives the same numbers on a CPU."
+        ),
+    ] = 0
     data: DataConfig = DataConfig()
     synthetic: SyntheticConfig = SyntheticConfig()
     rendered: RenderedConfig = RenderedConfig()

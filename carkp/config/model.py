@@ -13,28 +13,78 @@ def _odd(value: Any) -> Any:
     return value
 
 
+OddInt = Annotated[PositiveInt, AfterValidator(_odd)]
+
+
 class ModelConfig(Section):
     """The network."""
 
-    backbone: Annotated[str, Field(min_length=1)] = "tf_efficientnet_lite0"
+    backbone: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Name of a network of timm, or efficientnet_b0_nose_relu: EfficientNet-B0 without "
+            "squeeze-and-excitation, with ReLU.",
+        ),
+    ] = "tf_efficientnet_lite0"
     pretrained: Annotated[
-        Text, Field(description="auto, timm, package, none, carkp-car12 (the model that comes with carkp), or a file")
+        Text,
+        Field(
+            description="First weights. timm: of its hub; package: of a Python package; auto: of the hub if it "
+            "answers, else of a package; carkp-car12: of the model that comes with carkp; none: random "
+            "ones; else the path of a file."
+        ),
     ] = "auto"
-    activation: Literal["default", "relu6", "relu"] = "default"
-    input_size: StrideSize = (128, 128)
-    head_channels: Annotated[Int, Field(gt=0, le=8192)] = 128
-    drop_path_rate: Annotated[Float, Field(ge=0, lt=1)] = 0.0
+    activation: Annotated[
+        Literal["default", "relu6", "relu"],
+        Field(
+            description="Non-linear function between the layers of the backbone. default: the one that the backbone "
+            "was designed with."
+        ),
+    ] = "default"
+    input_size: Annotated[
+        StrideSize, Field(description="Height and width of the network's input in pixels, both multiples of 32.")
+    ] = (128, 128)
+    head_channels: Annotated[
+        Int, Field(gt=0, le=8192, description="Output channels of each of the head's transposed convolutions.")
+    ] = 128
+    drop_path_rate: Annotated[
+        Float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Probability that training skips the last residual block; earlier blocks are skipped less "
+            "often. 0: none is skipped.",
+        ),
+    ] = 0.0
 
 
 class HeatmapConfig(Section):
     """Targets, loss weights and decoder."""
 
-    sigma: Annotated[Sigma, Field(description="in heatmap cells")] = 1.0
-    decoder: Literal["averaged", "dark"] = "averaged"
+    sigma: Annotated[
+        Sigma, Field(description="Standard deviation of a target's Gaussian, in heatmap cells of 4 input pixels.")
+    ] = 1.0
+    decoder: Annotated[
+        Literal["averaged", "dark"],
+        Field(
+            description="How a peak becomes a point. averaged: the centre of mass around the peak; dark: a Taylor "
+            "step on the logarithm of the smoothed map."
+        ),
+    ] = "averaged"
     window: Annotated[
-        Literal["auto"] | Annotated[PositiveInt, AfterValidator(_odd)],
-        Field(description="cells, odd; auto ties it to sigma"),
+        Literal["auto"] | OddInt,
+        Field(
+            description="Edge of the square that the decoder averaged looks at, in heatmap cells. An odd number; "
+            "auto: two sigmas to either side."
+        ),
     ] = "auto"
-    background_weight: Annotated[Float, Field(ge=0, le=1000, description="of cells without a target, in the loss")] = (
-        0.1
-    )
+    background_weight: Annotated[
+        Float,
+        Field(
+            ge=0,
+            le=1000,
+            description="Weight in the loss of heatmap cells further than three sigmas from the keypoint. Nearer "
+            "cells have 1.",
+        ),
+    ] = 0.1

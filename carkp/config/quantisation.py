@@ -4,10 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from carkp.config.training import GradClip, LearningRate, NumEpochs, WarmupEpochs, WeightDecay
 from carkp.config.values import (
     BatchSize,
-    Float,
-    NonNegativeFloat,
     Percentile,
     PositiveFloat,
     PositiveInt,
@@ -23,9 +22,20 @@ ObserverKind = Literal["percentile", "minmax", "mse", "entropy"]
 class ObserverRule(Section):
     """Another observer for some tensors: those whose name matches ``tensors``, a shell pattern. The last rule wins."""
 
-    tensors: Annotated[str, Field(min_length=1, description="shell pattern, such as head/* or backbone/blocks/5/*")]
-    observer: ObserverKind
-    percentile: Percentile | None = None
+    tensors: Annotated[
+        str, Field(min_length=1, description="Shell pattern of tensor names, such as head/* or backbone/blocks/5/*.")
+    ]
+    observer: Annotated[
+        ObserverKind,
+        Field(description="What chooses the clipping threshold of these tensors, in place of quant.observer."),
+    ]
+    percentile: Annotated[
+        Percentile | None,
+        Field(
+            description="Percentile of |x| for these tensors, where their observer is percentile. Left out: "
+            "quant.percentile."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _percentile_is_used(self) -> Self:
@@ -37,55 +47,103 @@ class ObserverRule(Section):
 class QuantConfig(Section):
     """Calibration. The defaults are the reference's arithmetic."""
 
-    target: Annotated[Text, Field(description="file of configs/targets without .yaml, or a path")] = "bpu"
-    observer: ObserverKind = "percentile"
-    percentile: Annotated[Percentile, Field(description="of |x|, where the observer is percentile")] = 99.975
-    rules: tuple[ObserverRule, ...] = ()
+    target: Annotated[
+        Text,
+        Field(
+            description="Hardware whose arithmetic is used: a file of configs/targets without .yaml, or the path of a "
+            "YAML file."
+        ),
+    ] = "bpu"
+    observer: Annotated[
+        ObserverKind,
+        Field(
+            description="What chooses the threshold that a tensor is clipped at. percentile: of |x|; minmax: the "
+            "largest |x|; mse: the least squared error; entropy: the least change of the distribution."
+        ),
+    ] = "percentile"
+    percentile: Annotated[
+        Percentile, Field(description="Percentile of |x| that the observer percentile clips at. 100: the largest |x|.")
+    ] = 99.975
+    rules: Annotated[
+        tuple[ObserverRule, ...],
+        Field(
+            description="Other observers for tensors by name. The last rule that matches a tensor counts; empty: "
+            "quant.observer for all."
+        ),
+    ] = ()
     weights: Annotated[
-        Literal["target", "per_channel", "per_tensor"], Field(description="granularity of weight scales")
+        Literal["target", "per_channel", "per_tensor"],
+        Field(
+            description="Whether weights have a scale for every output channel or one for the whole tensor. target: "
+            "as the target's file says."
+        ),
     ] = "target"
     equalise: Annotated[
-        bool, Field(description="give the channels between two convolutions ranges of like size, before all else")
+        bool,
+        Field(description="Whether the channels between two convolutions get ranges of like size, before all else."),
     ] = False
     rounding: Annotated[
         Literal["nearest", "sums", "second_moments"],
         Field(
-            description="of weights: to the nearest; so that depthwise filters keep their sums; so that every layer's "
-            "output changes least, by the second moments of its inputs"
+            description="Which way weights are rounded. nearest: to the nearest; sums: so that depthwise filters keep "
+            "their sums; second_moments: so that every layer's output changes least."
         ),
     ] = "nearest"
     num_rounding_images: Annotated[
-        PositiveInt, Field(description="calibration images that second moments are taken from")
+        PositiveInt, Field(description="Training crops that the rounding second_moments looks at.")
     ] = 64
-    bias_correction: bool = False
+    bias_correction: Annotated[
+        bool, Field(description="Whether biases take back the mean error of rounded weights.")
+    ] = False
     int16: Annotated[
         tuple[Text, ...],
         Field(
-            description="tensors that get 16 bits, by the names of calibration's scales.json or patterns of them, for "
-            "targets that take them; the stage precision finds the fewest that are needed"
+            description="Tensors that get 16 bits on targets that take them, by names of scales.json or patterns of "
+            "them. Empty: none; the stage precision finds the fewest that are needed."
         ),
     ] = ()
     max_loss: Annotated[
         Probability,
-        Field(description="what precision allows calibration to cost, in validation PCK at loss_alpha"),
+        Field(
+            description="Largest expected loss of validation PCK against float that the stage precision accepts, at "
+            "quant.loss_alpha. 0.01: one point."
+        ),
     ] = 0.001
-    loss_alpha: Annotated[PositiveFloat, Field(description="threshold of that PCK, as eval.alpha")] = 0.02
-    num_images: Annotated[PositiveInt, Field(description="training crops under validation transforms")] = 512
-    batch_size: BatchSize = 32
-    num_sqnr_images: PositiveInt = 64
+    loss_alpha: Annotated[
+        PositiveFloat,
+        Field(description="Threshold of PCK for quant.max_loss. A share of the reference length, as eval.alpha."),
+    ] = 0.02
+    num_images: Annotated[
+        PositiveInt,
+        Field(
+            description="Training crops that calibration looks at, a random choice by the seed. They are not augmented."
+        ),
+    ] = 512
+    batch_size: Annotated[BatchSize, Field(description="Crops that calibration looks at in one batch.")] = 32
+    num_sqnr_images: Annotated[
+        PositiveInt,
+        Field(
+            description="Training crops that the noise of each layer is measured on, and by which the stage precision "
+            "ranks tensors."
+        ),
+    ] = 64
     sweep: Annotated[
-        tuple[Percentile, ...], Field(description="percentiles whose validation PCK is tabled; empty: no sweep")
+        tuple[Percentile, ...],
+        Field(
+            description="Percentiles that calibration tries; a table lists the validation PCK of each. Empty: none "
+            "are tried."
+        ),
     ] = (99.0, 99.9, 99.95, 99.975, 99.99, 99.999, 100.0)
 
 
 class QatConfig(Section):
     """Quantisation-aware training: as float training, but for these."""
 
-    epochs: PositiveInt = 1
-    lr: PositiveFloat = 1.0e-4
-    weight_decay: NonNegativeFloat = 0.0
-    warmup_epochs: NonNegativeFloat = 0.1
-    grad_clip: Annotated[Float, Field(ge=0, description="gradient norm; 0: no clipping")] = 0.0
+    epochs: NumEpochs = 1
+    lr: LearningRate = 1.0e-4
+    weight_decay: WeightDecay = 0.0
+    warmup_epochs: WarmupEpochs = 0.1
+    grad_clip: GradClip = 0.0
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> Self:
