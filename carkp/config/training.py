@@ -57,7 +57,7 @@ ColorJitter = Annotated[
     ),
 ]
 GrayscaleProbability = Annotated[Probability, Field(description="Probability of taking all colour out.")]
-BlurProbability = Annotated[Probability, Field(description="Probability of a Gaussian blur.")]
+BlurProbability = Annotated[Probability, Field(description="Probability of blurring the picture by a random width.")]
 EraseProbability = Annotated[
     Probability,
     Field(
@@ -91,7 +91,9 @@ class AugmentConfig(Section):
     random_padding: Annotated[
         bool, Field(description="Whether a crop lies at a random place in the input. false: top left.")
     ] = True
-    noise_probability: Annotated[Probability, Field(description="Probability of adding Gaussian noise.")] = 0.2
+    noise_probability: Annotated[
+        Probability, Field(description="Probability of adding Gaussian noise to the picture.")
+    ] = 0.2
     noise_sigma: Annotated[
         Float, Field(ge=0, le=255, description="Standard deviation of the noise, in grey levels from 0 to 255.")
     ] = 2.0
@@ -118,7 +120,7 @@ class AugmentConfig(Section):
         Probability, Field(description="Probability of reducing the picture and enlarging it again.")
     ] = 0.0
     jpeg_probability: Annotated[
-        Probability, Field(description="Probability of compressing the picture hard, at a JPEG quality of 12 to 50.")
+        Probability, Field(description="Probability of compressing the picture hard, as JPEG.")
     ] = 0.0
     erase_probability: EraseProbability = 0.0
 
