@@ -30,7 +30,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
     tree = _read_with_base(path, seen=())
     for override in overrides:
         tree = _merge(tree, _parse_override(override))
-    return _validated(ExperimentConfig, tree, str(path), "carkp/config/schema.py lists them all")
+    return _validated(ExperimentConfig, tree, str(path), "docs/settings.md lists them all")
 
 
 def load_yaml(path: Path, model: type[Model]) -> Model:

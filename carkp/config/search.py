@@ -5,13 +5,13 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from carkp.config.schema import MIN_SIGMA, Float, NonNegativeInt, PositiveFloat, PositiveInt, _Section
+from carkp.config.values import MIN_SIGMA, Float, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 MIN_Q = -math.log10(0.5)
 """A percentile of 50 %, the least that calibration takes."""
 
 
-class Range(_Section):
+class Range(Section):
     """Values from ``low`` to ``high``."""
 
     low: PositiveFloat
@@ -24,7 +24,7 @@ class Range(_Section):
         return self
 
 
-class SearchSpace(_Section):
+class SearchSpace(Section):
     """Ranges of the three parameters."""
 
     sigma: Annotated[Range, Field(description="of the heatmaps, in cells; the decoder's window is tied to it")]
@@ -40,7 +40,7 @@ class SearchSpace(_Section):
         return self
 
 
-class SearchBudget(_Section):
+class SearchBudget(Section):
     """What a trial costs."""
 
     epochs: PositiveInt = 3
@@ -52,7 +52,7 @@ class SearchBudget(_Section):
     ] = 0
 
 
-class SearchConfig(_Section):
+class SearchConfig(Section):
     """A study. Its objective is the PCK of the simulated int8 model on the validation split."""
 
     num_trials: Annotated[PositiveInt, Field(description="trainings; the first is the configuration's own")] = 12

@@ -116,7 +116,7 @@ def test_what_a_stage_would_refuse_after_minutes_is_refused_at_once(override: st
         ("augment.flip_prob=1", r"did you mean augment\.flip_probability\?"),
         ("model.pretrain=none", r"did you mean model\.pretrained\?"),
         ("eval.iterations=3", "eval has alpha, batch_size"),
-        ("zzz=3", r"schema\.py lists them"),
+        ("zzz=3", r"docs/settings\.md lists them"),
         ("train.learning-rate=3", r"train\.learning-rate: no such setting; train has epochs, "),
         ("train.foo=3", r"train\.foo: no such setting; train has epochs, "),
         ("--train.lr=3", r"--train: no such setting; did you mean train\?"),

@@ -16,6 +16,7 @@ from carkp.workflow import reuse
 from carkp.workflow.quantising import build_target
 from carkp.workflow.reuse import (
     DECIDING,
+    GENERATOR_CODE,
     IGNORED,
     Inputs,
     differences,
@@ -23,7 +24,7 @@ from carkp.workflow.reuse import (
     stage_settings,
     target_digest,
 )
-from carkp.workflow.source_code import SourceCode
+from carkp.workflow.source_code import SourceCode, source_code
 from tests.stages.conftest import ROOT, TINY
 
 
@@ -260,3 +261,16 @@ def test_differences_are_named() -> None:
 def test_other_files_are_no_record(text: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         Inputs.from_json(text)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in DECIDING if stage != "data"])
+def test_the_code_of_every_section_of_settings_counts(stage: str) -> None:
+    sections = {field.annotation.__module__ for field in ExperimentConfig.model_fields.values() if field.annotation}
+    counted = reuse.stage_code(stage, ExperimentConfig()).modules
+    assert {name for name in sections if name.startswith("carkp")} | {ExperimentConfig.__module__} <= set(counted)
+
+
+def test_what_settings_say_of_themselves_moves_no_data() -> None:
+    # where prepared data lie, and whether they are fresh, hangs on the code that makes them alone
+    code = [*source_code(list(GENERATOR_CODE.values())).modules, *reuse.stage_code("data", ExperimentConfig()).modules]
+    assert {name for name in code if name.startswith("carkp.config.")} == {"carkp.config.paths"}

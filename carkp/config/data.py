@@ -1,0 +1,210 @@
+"""Settings of the data: where cars come from, how many are drawn, how they are stored."""
+
+import math
+import os
+import re
+from collections import Counter
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import AfterValidator, Field, model_validator
+
+from carkp.config.values import Float, Int, NumProcesses, OptionalText, PositiveInt, Section, Seed, Size, Text
+
+MIN_FRAME_PX = 96
+"""Shortest edge of a generated frame."""
+
+SYNTHETIC = "synthetic"
+"""What ``data.source`` says for drawn cars."""
+
+RENDERED = "rendered"
+"""What it says for cars rendered from meshes."""
+
+GENERATED_SOURCES = (SYNTHETIC, RENDERED)
+"""Words for sources that this program makes itself; any other source is a path."""
+
+SHARE_TOLERANCE = 0.01
+"""What shares may miss 1 by: three times 0.333 are meant as thirds."""
+
+
+def _large_enough_frame(size: tuple[int, int]) -> tuple[int, int]:
+    if min(size) < MIN_FRAME_PX:
+        raise ValueError(f"must be at least {MIN_FRAME_PX} pixels each way, (height, width)")
+    return size
+
+
+def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("names a scene twice")
+    return names
+
+
+Ingredient = Literal["vehicles", "faces", "close_ups", "occluders", "light", "sensor", "cameras"]
+Scenes = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AfterValidator(_all_different)]
+FrameSize = Annotated[Size, AfterValidator(_large_enough_frame)]
+
+
+class SyntheticConfig(Section):
+    """The drawn data set; read only where a source is ``synthetic``."""
+
+    num_train_cars: Annotated[
+        PositiveInt, Field(description="Labelled cars to draw in the training scenes other than car_craig2.")
+    ] = 8000
+    num_val_cars: Annotated[
+        PositiveInt,
+        Field(description="Labelled cars to draw in the scene car_craig2, which validation takes by default."),
+    ] = 800
+    num_test_cars: Annotated[PositiveInt, Field(description="Labelled cars to draw in the test scenes.")] = 800
+    image_size: Annotated[
+        FrameSize, Field(description="Height and width of a picture in pixels, each at least 96.")
+    ] = (720, 1280)
+    seed: Annotated[
+        Seed,
+        Field(
+            description="Start of the random numbers that the pictures are drawn with. Another seed gives other "
+            "pictures."
+        ),
+    ] = 0
+    ingredients: Annotated[
+        tuple[Ingredient, ...],
+        Field(
+            description="What pictures hold beyond plain cars by daylight: other vehicles, detailed faces of cars, "
+            "close-ups, things that hide cars, other light, flaws of the sensor, unusual cameras. Empty: "
+            "plain cars alone."
+        ),
+    ] = get_args(Ingredient)
+
+
+class RenderedConfig(Section):
+    """The set rendered from car meshes; read only where a source is ``rendered``."""
+
+    meshes: Annotated[
+        OptionalText, Field(description="Folder of GLB files and their meshes.json. Needed where a source is rendered.")
+    ] = ""
+    num_train_cars: Annotated[
+        PositiveInt, Field(description="Cars to render in the training scenes other than car_craig2, one a picture.")
+    ] = 8000
+    num_val_cars: Annotated[
+        PositiveInt, Field(description="Cars to render in the scene car_craig2, which validation takes by default.")
+    ] = 400
+    num_test_cars: Annotated[PositiveInt, Field(description="Cars to render in the test scenes.")] = 400
+    seed: Annotated[
+        Seed,
+        Field(
+            description="Start of the random numbers that the pictures are drawn with. Another seed gives other "
+            "pictures."
+        ),
+    ] = 0
+
+
+class SourceConfig(Section):
+    """One of several sources that a training draws from."""
+
+    source: Annotated[
+        Text,
+        Field(
+            description="Where the cars come from: synthetic, rendered, or the path of CarFusion's folder, of a COCO "
+            "keypoints file, or of a folder of crops."
+        ),
+    ]
+    share: Annotated[
+        Float,
+        Field(gt=0, le=1, description="Share of every batch, and of the samples of an epoch. All shares add up to 1."),
+    ]
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$",
+            description="What the source is called in metrics and sample ids. Empty: its word, or the last part of "
+            "its path.",
+        ),
+    ] = ""
+    val_scenes: Annotated[
+        Scenes | None,
+        Field(description="Training scenes of this source that validation takes. Left out: those of data.val_scenes."),
+    ] = None
+
+    @property
+    def label(self) -> str:
+        """What the source is called: its name, else the word or the last part of its path."""
+        stem = os.path.splitext(os.path.basename(os.path.normpath(self.source)))[0]  # noqa: PTH119, PTH122
+        return self.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:64]
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the cars are drawn or rendered, and not the user's."""
+        return self.source in GENERATED_SOURCES
+
+
+class DataConfig(Section):
+    """Where samples come from and how they are stored."""
+
+    source: Annotated[
+        Text,
+        Field(
+            description="Where the cars come from: synthetic, rendered, or the path of CarFusion's folder, of a COCO "
+            "keypoints file, or of a folder of crops."
+        ),
+    ] = SYNTHETIC
+    sources: Annotated[
+        tuple[SourceConfig, ...],
+        Field(
+            description="Several sources in place of data.source, each with its share of every batch; where some are "
+            "generated, their validation cars alone choose the best epoch. Empty: data.source alone."
+        ),
+    ] = ()
+    root: Annotated[
+        Text, Field(description="Folder of the prepared data. A relative path begins at the project's folder.")
+    ] = "data"
+    val_scenes: Annotated[
+        Scenes,
+        Field(
+            description="Training scenes that validation takes. Not used where the source has a validation split of "
+            "its own."
+        ),
+    ] = ("car_craig2",)
+    boxes: Annotated[
+        Literal["files", "hull"],
+        Field(
+            description="Where the box of a car comes from. files: from the source's files; hull: the smallest box "
+            "around the labelled keypoints."
+        ),
+    ] = "files"
+    jpeg_quality: Annotated[
+        Int, Field(ge=1, le=100, description="How well JPEG keeps the stored crops. 100 keeps most.")
+    ] = 95
+    num_workers: Annotated[NumProcesses, Field(description="Processes that prepare data. 0: one for every core.")] = 0
+
+    @model_validator(mode="after")
+    def _sources_agree(self) -> Self:
+        if self.sources and (problems := _source_problems(self)):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the cars of the only source are drawn or rendered, and not the user's."""
+        return not self.sources and self.source in GENERATED_SOURCES
+
+    @property
+    def title(self) -> str:
+        """Where the samples come from, for a person: the source, or the names of several."""
+        return " + ".join(item.label for item in self.sources) or self.source
+
+
+def _source_problems(data: DataConfig) -> list[str]:
+    """What keeps several sources from being told apart, or their shares from being kept."""
+    found = []
+    if data.source != SYNTHETIC:
+        found.append(
+            f"source={data.source} and sources are given: leave source at {SYNTHETIC!r}, its default, or move it into "
+            "sources"
+        )
+    total = math.fsum(item.share for item in data.sources)
+    if abs(total - 1) > SHARE_TOLERANCE:
+        found.append(f"the shares of sources add up to {total:g}, and must add up to 1")
+    paths = Counter(os.path.normpath(item.source) for item in data.sources)
+    found += [f"sources name {path} twice: give it once, with both shares" for path, num in paths.items() if num > 1]
+    labels = Counter(item.label for item in data.sources)
+    found += [f"two sources are called {label!r}: give them a name each" for label, num in labels.items() if num > 1]
+    found += [f"source {item.source}: give it a name" for item in data.sources if not item.label]
+    return found

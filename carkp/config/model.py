@@ -1,0 +1,90 @@
+"""Settings of the network, and of the heatmaps that it gives."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from carkp.config.values import Float, Int, PositiveInt, Section, Sigma, StrideSize, Text
+
+
+def _odd(value: Any) -> Any:
+    if isinstance(value, int) and value % 2 == 0:
+        raise ValueError(f"must be odd, so that it has a middle cell; {value - 1} and {value + 1} are")
+    return value
+
+
+OddInt = Annotated[PositiveInt, AfterValidator(_odd)]
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    backbone: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Name of a network of timm, or efficientnet_b0_nose_relu: EfficientNet-B0 without "
+            "squeeze-and-excitation, with ReLU.",
+        ),
+    ] = "tf_efficientnet_lite0"
+    pretrained: Annotated[
+        Text,
+        Field(
+            description="First weights. timm: of its hub; package: of a Python package; auto: of the hub if it "
+            "answers, else of a package; carkp-car12: of the model that comes with carkp; none: random "
+            "ones; else the path of a file."
+        ),
+    ] = "auto"
+    activation: Annotated[
+        Literal["default", "relu6", "relu"],
+        Field(
+            description="Non-linear function between the layers of the backbone. default: the one that the backbone "
+            "was designed with."
+        ),
+    ] = "default"
+    input_size: Annotated[
+        StrideSize, Field(description="Height and width of the network's input in pixels, both multiples of 32.")
+    ] = (128, 128)
+    head_channels: Annotated[
+        Int, Field(gt=0, le=8192, description="Output channels of each of the head's transposed convolutions.")
+    ] = 128
+    drop_path_rate: Annotated[
+        Float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Probability that training skips the last residual block; earlier blocks are skipped less "
+            "often. 0: none is skipped.",
+        ),
+    ] = 0.0
+
+
+class HeatmapConfig(Section):
+    """Targets, loss weights and decoder."""
+
+    sigma: Annotated[
+        Sigma, Field(description="Standard deviation of a target's Gaussian, in heatmap cells of 4 input pixels.")
+    ] = 1.0
+    decoder: Annotated[
+        Literal["averaged", "dark"],
+        Field(
+            description="How a peak becomes a point. averaged: the centre of mass around the peak; dark: a Taylor "
+            "step on the logarithm of the smoothed map."
+        ),
+    ] = "averaged"
+    window: Annotated[
+        Literal["auto"] | OddInt,
+        Field(
+            description="Edge of the square that the decoder averaged looks at, in heatmap cells. An odd number; "
+            "auto: two sigmas to either side."
+        ),
+    ] = "auto"
+    background_weight: Annotated[
+        Float,
+        Field(
+            ge=0,
+            le=1000,
+            description="Weight in the loss of heatmap cells further than three sigmas from the keypoint. Nearer "
+            "cells have 1.",
+        ),
+    ] = 0.1

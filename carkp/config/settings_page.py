@@ -1,0 +1,59 @@
+"""The page ``docs/settings.md``: every setting in a table, one a section. ``python -m carkp.config.settings_page``."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from carkp.config.explain import ITEM, REQUIRED, SectionOfSettings, Setting, sections
+
+PAGE = Path("docs", "settings.md")
+
+_HEAD = """\
+# Settings
+
+Every setting with its type, its default and what it does. `python -m carkp.config.settings_page` writes this page from
+the models of the configuration (`carkp/config`); change a sentence there.
+
+A configuration is a YAML file of these names; [configs](../configs) holds those that come with carkp. A setting that a
+file leaves out is taken from the file that its `base` names. Where no file gives it, the default of this page holds. An
+override changes single settings: `-P overrides="train.lr=5.0e-4 seed=1"`.
+"""
+
+_SPECIAL = re.compile(r"[\\|*`]")
+
+
+def settings_page() -> str:
+    """The page as Markdown."""
+    return "\n".join([_HEAD, *(_section(section) for section in sections())])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page to the file of the argument, else to its place below the working directory."""
+    path = Path(arguments[0]) if arguments else PAGE
+    path.write_text(settings_page(), encoding="utf-8")
+    print(f"written: {path}")  # noqa: T201
+    return 0
+
+
+def _section(section: SectionOfSettings) -> str:
+    title = f"`{section.name}`" if section.name else "Of the whole experiment"
+    each = f"Each item of the list `{section.name.removesuffix(ITEM)}`. " if section.name.endswith(ITEM) else ""
+    rows = [_row(setting, section.name) for setting in section.settings]
+    table = ["| setting | type | default | what it does |", "|---|---|---|---|", *rows]
+    return "\n".join([f"## {title}", "", f"{each}{_escaped(section.summary)}", "", *table, ""])
+
+
+def _row(setting: Setting, section: str) -> str:
+    name = setting.name.removeprefix(f"{section}.") if section else setting.name
+    default = setting.default if setting.default == REQUIRED else f"`{setting.default}`"
+    return f"| `{name}` | {_escaped(setting.type)} | {default} | {_escaped(setting.description)} |"
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is, in a table too."""
+    return _SPECIAL.sub(r"\\\g<0>", text).replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
