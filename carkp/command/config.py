@@ -6,10 +6,12 @@ from carkp.command.errors import user_errors
 from carkp.command.stage import CONFIG_HELP, OVERRIDES_HELP, SET_HELP
 from carkp.entry_points import DEFAULT_CONFIG
 
+MAX_COLUMNS = 100
+
 
 @click.group("config")
 def command() -> None:
-    """Show the settings of an experiment, or explain them."""
+    """Show the settings of an experiment, or explain what settings mean."""
 
 
 @command.command()
@@ -32,3 +34,15 @@ def show(section: str, config: str, overrides: str, settings: tuple[str, ...]) -
                 raise ConfigError(f"there is no section {section!r}; there are: {', '.join(tree)}")
             text = yaml.safe_dump({section: tree[section]}, sort_keys=False, allow_unicode=True)
         click.echo(text.rstrip())
+
+
+@command.command()
+@click.argument("name", default="")
+def explain(name: str) -> None:
+    """Say what settings mean. NAME is a section, such as train, or a setting, such as train.lr; without it: all."""
+    with user_errors():
+        from carkp.config.explain import explain as rows_of
+
+        for row in rows_of(name):
+            click.echo(f"{click.style(row.name, bold=True)}  ({row.type}; default {row.default})")
+            click.echo(click.wrap_text(row.description, MAX_COLUMNS, "    ", "    "))

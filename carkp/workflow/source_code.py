@@ -14,6 +14,9 @@ from pathlib import Path
 import carkp
 
 PACKAGE = "carkp"
+DESCRIPTION = "description"
+"""Keyword of what a setting says of itself."""
+
 COMPUTING_PACKAGES: Mapping[str, str] = {
     "torch": "torch",
     "timm": "timm",
@@ -118,9 +121,12 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
 
 
 def _digest_of_code(tree: ast.Module) -> str:
+    """Of what a module does: neither comments and docstrings nor the descriptions of settings count."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [item for item in node.body if not _is_text_alone(item)]
+        elif isinstance(node, ast.Call):
+            node.keywords = [item for item in node.keywords if item.arg != DESCRIPTION]
     return _digest(ast.dump(tree).encode())
 
 

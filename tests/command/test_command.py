@@ -104,6 +104,17 @@ def test_an_unknown_section_and_a_bad_setting_are_refused(monkeypatch: pytest.Mo
     assert done.output.startswith("error: ")
 
 
+def test_settings_are_explained() -> None:
+    shown = command("config", "explain", "train.lr").output
+    assert shown.startswith("train.lr  (")
+    assert "learning rate" in shown.lower()
+    every = command("config", "explain").output
+    assert "data.sources[].share" in every
+    done = command("config", "explain", "train.learning_rate")
+    assert done.exit_code == 1
+    assert done.output.startswith("error: ")
+
+
 def test_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     doctor = importlib.import_module("carkp.command.doctor")
     monkeypatch.setattr(doctor, "EXTRAS", {"no-such-package": ("tests", "pip install it")})

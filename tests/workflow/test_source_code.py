@@ -92,6 +92,15 @@ def test_docstrings_of_functions_do_not_count_and_their_defaults_do(package: Pat
     assert found[0] == found[1] != found[2]
 
 
+def test_descriptions_of_settings_do_not_count_and_their_limits_do(package: Path) -> None:
+    path = package / "late.py"
+    found = []
+    for text in ('x = Field(ge=1, description="One.")', 'x = Field(ge=1, description="Uno.")', "x = Field(ge=2)"):
+        path.write_text(text)
+        found.append(read())
+    assert found[0] == found[1] != found[2]
+
+
 def test_templates_count(package: Path) -> None:
     before = read()
     (package / "a/page.html").write_text("<div>")
