@@ -23,7 +23,7 @@ from carkp.keypoints.schema import KEYPOINT_NAMES
 from carkp.predictor import ModelError, Prediction, Predictor
 from carkp.report.drawing import draw_cars
 from carkp.workflow.output_names import Source, list_sources
-from carkp.workflow.pictures import write_picture
+from carkp.workflow.picture_files import write_picture
 
 JSON_NAME = "keypoints.json"
 FEW_FRAMES = 0.9
