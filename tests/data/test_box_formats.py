@@ -96,7 +96,7 @@ def test_classes_of_yolo_are_cocos_unless_they_are_named(tmp_path: Path) -> None
     assert [box[2] for box in find(folder / "labels")] == pytest.approx([60, 120, 160])
     book = read_boxes(folder / "labels")
     assert book.find("b.jpg", IMAGE) == []
-    assert book.notes[0].startswith("read as YOLO labels: 3 boxes of vehicles; left out: 1 x person (class 0)")
+    assert book.notes[0].startswith("read as YOLO labels, boxes of vehicles: 3; left out: 1 x person (class 0)")
     assert book.notes[-1] == "the classes are those of COCO's numbers"
     for name, text in (
         ("data.yaml", "path: ../../elsewhere\ntrain: /etc\nnames: [a, van, c, d, e, f, g, h]\n"),
@@ -134,7 +134,7 @@ def test_kitti_leaves_out_what_is_no_vehicle(tmp_path: Path) -> None:
     assert find(folder, "000001.png") == []
     with pytest.raises(DataError, match="label_2 has no boxes for it"):
         find(folder, "000002.png")
-    assert read_boxes(folder).notes == ("read as KITTI label_2: 1 boxes of vehicles; left out: 2 x DontCare",)
+    assert read_boxes(folder).notes == ("read as KITTI label_2, boxes of vehicles: 1; left out: 2 x DontCare",)
     assert "is it " in error_of(tmp_path)
 
 
@@ -167,7 +167,7 @@ def test_voc_of_another_size_and_names(tmp_path: Path) -> None:
     assert find(tmp_path, "d.png") == [[-1, 0, 10, 9]]
     assert find(tmp_path, "e.png") == []
     notes = read_boxes(tmp_path).notes
-    assert notes[0] == "read as Pascal VOC: 4 boxes of vehicles; left out: 1 x person"
+    assert notes[0] == "read as Pascal VOC, boxes of vehicles: 4; left out: 1 x person"
     assert "1 x <filename> is not the name of the .xml file, which counts" in notes
     assert any(note.startswith("1 x a box begins at 0, and Pascal VOC counts from 1") for note in notes)
 
@@ -199,7 +199,7 @@ def test_coco_results_are_named_by_the_file_beside_them(tmp_path: Path) -> None:
     assert book.find("b.jpg") == []
     with pytest.raises(DataError, match="has no boxes for it"):
         book.find("c.jpg")
-    assert book.notes[0] == "read as COCO detection results: 2 boxes of vehicles; left out: 1 x person"
+    assert book.notes[0] == "read as COCO detection results, boxes of vehicles: 2; left out: 1 x person"
     assert book.notes[-1].endswith("val.json")
     write(tmp_path, {"more.json": coco})
     assert "more.json and" in error_of(tmp_path / "results.json")
@@ -246,7 +246,7 @@ def test_mot_detections_are_of_the_one_video_or_of_numbered_pictures(tmp_path: P
     book.refuse_several([Path("000001.jpg"), Path("000002.jpg")])
     with pytest.raises(DataError, match="is of the frames of one video, and 2 pictures"):
         book.refuse_several([Path("a.mp4"), Path("b.mp4")])
-    assert book.notes[0] == "read as MOT: 3 boxes of vehicles"
+    assert book.notes[0] == "read as MOT, boxes of vehicles: 3"
 
 
 def test_mot_folders_are_of_videos_by_name(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_classes_of_mot_ground_truth(tmp_path: Path) -> None:
     path = write(tmp_path, {"gt.txt": "1,1,1,1,9,9,0,3,0.5\n1,2,1,1,8,8,1,1,1\n2,2,1,1,8,8,1,1,1\n"}) / "gt.txt"
     assert [find(path, f"v.mp4#00000{index}") for index in range(2)] == [[[0, 0, 9, 9]], []]
     book = read_boxes(path)
-    assert book.notes[0] == "read as MOT: 1 boxes of vehicles; left out: 2 x class 1"
+    assert book.notes[0] == "read as MOT, boxes of vehicles: 1; left out: 2 x class 1"
     assert book.notes[-1] == "the classes are those of MOT16"
     write(tmp_path, {"labels.txt": "car\nperson\nvan\n"})
     assert [find(path, f"v.mp4#00000{index}") for index in range(2)] == [[[0, 0, 9, 9], [0, 0, 8, 8]], [[0, 0, 8, 8]]]

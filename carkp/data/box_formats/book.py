@@ -17,6 +17,8 @@ Size = tuple[int, int]
 
 Row = tuple[float, float, float, float]
 
+_DECIMALS = 2
+
 
 @runtime_checkable
 class PictureBoxes(Protocol):
@@ -33,13 +35,17 @@ class PictureBoxes(Protocol):
 
 @dataclass(frozen=True)
 class RelativeBoxes:
-    """x and y of the centre, width and height, in shares of the picture's width and height."""
+    """x and y of the centre, width and height, in shares of the picture's width and height.
+
+    Pixels are rounded to a hundredth: shares are written with six decimals, and crops are cut at whole pixels.
+    """
 
     rows: Sequence[Row]
 
     def in_pixels(self, size: Size) -> list[list[float]]:
         height, width = size
-        return [[(x - w / 2) * width, (y - h / 2) * height, w * width, h * height] for x, y, w, h in self.rows]
+        boxes = [((x - w / 2) * width, (y - h / 2) * height, w * width, h * height) for x, y, w, h in self.rows]
+        return [[round(value, _DECIMALS) for value in box] for box in boxes]
 
 
 @dataclass(frozen=True)

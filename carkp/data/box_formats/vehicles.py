@@ -87,7 +87,7 @@ class Census:
     def notes(self, form: str) -> tuple[str, ...]:
         """What a person should know, in sentences; ``form`` is the format's name."""
         left_out = f"; left out: {self._kinds()}" if self.left_out else ""
-        notes = [f"read as {form}: {self.num_kept} boxes of vehicles{left_out}"]
+        notes = [f"read as {form}, boxes of vehicles: {self.num_kept}{left_out}"]
         if self.num_scores:
             notes.append(
                 f"their confidences, {self.lowest:.3g} to {self.highest:.3g}, are not looked at: every box is kept, so "
