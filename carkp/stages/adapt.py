@@ -7,7 +7,6 @@ from pathlib import Path
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
-from carkp.data.boxes import read_boxes
 from carkp.data.files import expand_path
 from carkp.data.orientation import IGNORE, check_orientation
 from carkp.data.pictures import list_pictures
@@ -15,15 +14,14 @@ from carkp.tracking.runs import LATEST
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import process_context
 from carkp.workflow.adaptation import AdaptInputs, AdaptResult, run
+from carkp.workflow.boxes import BOXES_HELP, open_boxes
 from carkp.workflow.cli import DATA, Arguments, Parameter, execute, guarded, parse
 from carkp.workflow.preparation import run_as_child
 from carkp.workflow.references import FLOAT, find_current_data, resolve_model
 from carkp.workflow.target_cars import TargetSources
 
 IMAGES = Parameter("images", "", "pictures and videos without labels: a file, or a folder of them")
-BOXES = Parameter(
-    "boxes", "", "of their cars: a .json, .csv or CarFusion bb .txt file, a folder of bb files; empty: whole pictures"
-)
+BOXES = Parameter("boxes", "", BOXES_HELP)
 LABELS = Parameter("labels", "", "cars with labels: COCO keypoints JSON, CarFusion's layout, or a folder of crops")
 MODEL = Parameter(
     "model",
@@ -73,7 +71,7 @@ def read_target(arguments: Arguments) -> TargetSources:
     pictures = list_pictures(expand_path(values["images"])) if values["images"] else []
     return TargetSources(
         pictures=pictures,
-        boxes=read_boxes(expand_path(values["boxes"])) if values["boxes"] else None,
+        boxes=open_boxes(values["boxes"], pictures),
         labels=expand_path(values["labels"]) if values["labels"] else None,
         orientation=check_orientation(values["orientation"]),
     )
