@@ -73,7 +73,10 @@ ORIENTATION = Parameter(
     "apply (turn it upright as viewers do: for boxes that were drawn in one)",
 )
 BOXES = Parameter(
-    "boxes", "", "of the cars: a .json, .csv or CarFusion bb .txt file, a folder of bb files; empty: whole pictures"
+    "boxes",
+    "",
+    "boxes of the cars: auto (torchvision's detector finds them), or a file or folder of .json, .csv, YOLO, COCO, "
+    "KITTI, Pascal VOC, MOT or CarFusion bb, see docs/boxes.md; empty: the whole picture is one car",
 )
 
 _ALL = (

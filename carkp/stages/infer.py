@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from carkp.config.loading import ConfigError
-from carkp.data.boxes import BoxBook, read_boxes
 from carkp.data.files import expand_path
 from carkp.data.issues import DataError, explain_write_errors, printable
 from carkp.data.orientation import check_orientation
@@ -20,6 +19,7 @@ from carkp.predictor import Predictor
 from carkp.shipped import DEFAULT_MODEL
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import NullTracker, Tracker
+from carkp.workflow.boxes import open_boxes
 from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.inference import JSON_NAME, InferInputs, InferResult, infer_all, write_json
 from carkp.workflow.output_names import artifact_names
@@ -40,7 +40,8 @@ def run(inputs: InferInputs, out_dir: Path, tracker: Tracker) -> InferResult:
     """
     check_orientation(inputs.orientation)
     _refuse_own_folder(inputs.pictures, out_dir)
-    _require_names(inputs.boxes, inputs.pictures)
+    if inputs.boxes is not None:
+        inputs.boxes.refuse_several(inputs.pictures)
     with explain_write_errors(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
     result = InferResult()
@@ -58,11 +59,6 @@ def _refuse_own_folder(pictures: Sequence[Path], out_dir: Path) -> None:
         raise ConfigError(
             f"output={out_dir}: is where the pictures are, which would be overwritten; give another folder"
         )
-
-
-def _require_names(boxes: BoxBook | None, pictures: Sequence[Path]) -> None:
-    if boxes is not None and boxes.unnamed is not None and len(pictures) > 1:
-        raise DataError(f"{boxes.source}: boxes without names for {len(pictures)} pictures; name the picture of each")
 
 
 def open_model(model: ModelFile) -> Predictor:
@@ -134,8 +130,7 @@ def _execute(arguments: Arguments) -> None:
     pictures = list_pictures(_given_path(values["image"], "image"))
     out_dir = _given_path(values["output"], "output")
     _refuse_own_folder(pictures, out_dir)
-    boxes = read_boxes(expand_path(values["boxes"])) if values["boxes"] else None
-    _require_names(boxes, pictures)
+    boxes = open_boxes(values["boxes"], pictures)
     model = find_predicting_model(config, values["model"])
     print(describe_origin(config, model), file=sys.stderr)  # noqa: T201
     inputs = InferInputs(pictures, boxes, open_model(model), model.reference, orientation)
