@@ -205,7 +205,7 @@ _ALL = (
             Parameter("output", "runs/infer", "folder for the drawn pictures and keypoints.json"),
             ORIENTATION,
         ),
-        flags={"no-track": "make no MLflow run"},
+        flags={"no-track": "make no MLflow run, which the command carkp does not make unless --track is given"},
         argument="image",
     ),
     EntryPoint(

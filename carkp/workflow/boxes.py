@@ -5,7 +5,11 @@ from pathlib import Path
 
 from carkp.data.boxes import BoxSource, read_boxes
 from carkp.data.files import expand_path
-from carkp.workflow.car_detector import AUTO, open_detector
+from carkp.data.issues import DataError
+from carkp.predictor import INSTALL_TRAIN
+
+AUTO = "auto"
+"""What ``boxes`` is called where the detector finds them; a file of that name has to be given as ``./auto``."""
 
 MAX_CAR_EXTENT_PX = 640
 """A picture that is longer is much larger than a car, as a rule."""
@@ -25,6 +29,10 @@ def open_boxes(text: str, pictures: Sequence[Path]) -> BoxSource | None:
     if not text:
         return None
     if text == AUTO:
+        try:
+            from carkp.workflow.car_detector import open_detector
+        except ImportError as error:
+            raise DataError(f"boxes={AUTO} needs torch and torchvision ({error}): {INSTALL_TRAIN}") from error
         return open_detector()
     book = read_boxes(expand_path(text))
     book.refuse_several(pictures)

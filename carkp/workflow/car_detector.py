@@ -19,9 +19,7 @@ from tqdm import tqdm
 from carkp import disk
 from carkp.data.issues import DataError, explain_write_errors, printable
 from carkp.data.jpeg import Image
-
-AUTO = "auto"
-"""What ``boxes`` is called where the detector finds them; a file of that name has to be given as ``./auto``."""
+from carkp.workflow.boxes import AUTO
 
 WEIGHTS_URL = "https://download.pytorch.org/models/fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth"
 WEIGHTS_SHA256 = "fb6a3cc702b1df54c18a44b26708cd083614211062d0c36d2ca7bf9270df3533"
