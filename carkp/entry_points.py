@@ -30,7 +30,7 @@ class EntryPoint:
         module: below ``carkp.stages``.
         summary: one sentence.
         parameters: beside ``config`` and ``overrides``, which all have.
-        flags: name -> help of switches that the command line alone has.
+        flags: name -> help of switches that ``python -m`` alone has.
         default_config: the experiment's YAML file where none is named.
         argument: the parameter that the command takes as a word; "": none.
     """
@@ -205,7 +205,7 @@ _ALL = (
             Parameter("output", "runs/infer", "folder for the drawn pictures and keypoints.json"),
             ORIENTATION,
         ),
-        flags={"no-track": "make no MLflow run, which the command carkp does not make unless --track is given"},
+        flags={"no-track": "make no MLflow run"},
         argument="image",
     ),
     EntryPoint(

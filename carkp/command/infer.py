@@ -1,6 +1,5 @@
 """``carkp infer`` without a tracked run: it needs neither torch nor MLflow where the model is a file."""
 
-import sys
 from collections.abc import Mapping
 
 import click
@@ -38,7 +37,3 @@ def infer(values: Mapping[str, str]) -> int:
         click.echo("interrupted", err=True)
         return 130
     return 0
-
-
-def main(values: Mapping[str, str]) -> None:
-    sys.exit(infer(values))

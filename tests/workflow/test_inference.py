@@ -23,6 +23,7 @@ from carkp.stages.infer import InferInputs, InferResult
 from carkp.tracking.tracker import NullTracker
 from carkp.workflow import inference, pictures
 from carkp.workflow.car_detector import CarDetector
+from carkp.workflow.own_pictures import describe_notes
 from tests.tiny_models import TinyModels
 
 SIZE = (90, 160)
@@ -286,7 +287,7 @@ def test_a_rate_that_mpeg_4_cannot_hold_is_written_nearly(run: Run, tmp_path: Pa
 
 def test_notes_are_joined() -> None:
     notes = {"a": "turned", "b": "fast", "c": "turned"}
-    assert infer.describe_notes(notes) == "note: a and 1 more: turned\nnote: b: fast\n"
+    assert describe_notes(notes) == "note: a and 1 more: turned\nnote: b: fast\n"
 
 
 def test_a_file_in_the_place_of_the_output_folder(run: Run, tmp_path: Path) -> None:
@@ -392,7 +393,7 @@ def test_pictures_much_larger_than_a_car_are_warned_of_once(
     assert "boxes=<file or folder>" in warning
     assert "boxes=auto" in warning
     assert list(result.notes) == ["a.png", "b.png"]
-    assert infer.describe_notes(result.notes).count("note: a.png and 1 more: the whole picture") == 1
+    assert describe_notes(result.notes).count("note: a.png and 1 more: the whole picture") == 1
     run(write(tmp_path / "a.png", 0, size), boxes={"a.png": [BOX]})
     assert "WARNING" not in capsys.readouterr().err
 
