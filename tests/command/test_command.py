@@ -90,7 +90,7 @@ def test_a_picture_is_inferred_without_torch_and_mlflow(tmp_path: Path) -> None:
     words = ["infer", paths[0], "--boxes", paths[1], "--output", paths[2]]
     done = run_without(f"from carkp.command.main import group\ngroup({words}, prog_name='carkp')")
     assert done.returncode == 0, done.stderr
-    (car,) = json.loads((tmp_path / "out" / "keypoints.json").read_text())["images"][0]["cars"]
+    (car,) = json.loads((tmp_path / "out" / "keypoints.json").read_text())["images"]["car.png"]["cars"]
     assert car["box"] == [10, 10, 250, 150]
     assert len(car["points"]) == 12
     assert (tmp_path / "out" / "car.jpg").is_file()
