@@ -72,7 +72,8 @@ def _words(point: EntryPoint, values: dict[str, Any]) -> list[str]:
 
 def _call(point: EntryPoint, words: Sequence[str]) -> int:
     """Run the stage; its exit status."""
-    status: int = importlib.import_module(f"carkp.stages.{point.module}").main(list(words))
+    module = importlib.import_module(f"carkp.stages.{point.module}")
+    status: int = getattr(module, "program", module.main)(list(words))
     return status
 
 

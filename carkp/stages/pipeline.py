@@ -30,7 +30,7 @@ from carkp.tracking.runs import (
 from carkp.tracking.tracker import NullTracker, Tracker
 from carkp.workflow.cli import Arguments, PipelineError, execute, guarded, parse_stage
 from carkp.workflow.decisions import decide, describe_decision, other_inputs, pipeline_file, plan
-from carkp.workflow.process import PROCESS_TAG, is_alive, launch, process_name
+from carkp.workflow.process import PROCESS_TAG, is_alive, launch, process_name, stages_served
 from carkp.workflow.quantising import build_hardware
 from carkp.workflow.reuse import INPUTS_TAG, name_some, setting_differences
 from carkp.workflow.steps import PIPELINE, STEP_PREFIX, STEPS, Step, find_checkpoint
@@ -284,5 +284,11 @@ def _row(item: Done) -> tuple[str, ...]:
     return item.step.stage, how, item.reason, f"{item.seconds:.1f}", item.run.run_id, item.step.key_number(item.run)
 
 
+def program(argv: Sequence[str] | None = None) -> int:
+    """``main`` as a program of its own, whose stages need not import everything anew."""
+    with stages_served([f"carkp.stages.{step.stage}" for step in STEPS]):
+        return main(argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

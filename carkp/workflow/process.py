@@ -9,12 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from multiprocessing import parent_process
 from types import FrameType
 
 import psutil
 
 from carkp.cores import num_usable_cores
+from carkp.workflow.stage_server import ServerGoneError, StageServer
 
 PROCESS_TAG = "carkp.process"
 
@@ -22,6 +24,8 @@ _LAUNCHER = re.compile(r"PET_.*|TORCHELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORL
 """Variables of another launcher, which torchrun would take for its own settings or hand on."""
 
 _THREAD_COUNTS = re.compile(r" *[1-9]\d*( *, *[1-9]\d*)* *")
+
+_SERVER: ContextVar[StageServer | None] = ContextVar("stage_server", default=None)
 
 _START_TOLERANCE_S = 1.0
 _INTERRUPT_GRACE_S = 15.0
@@ -82,9 +86,35 @@ def end_with_parent() -> None:
 def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None]) -> int:
     """The exit status of a stage that joins the run; what it prints is shown as it comes.
 
-    Where this process is interrupted, the stage is ended too.
+    Where this process is interrupted, the stage is ended too. Within :func:`stages_served` a server starts it.
     """
-    return _call(command, {**os.environ, "MLFLOW_RUN_ID": run_id}, on_start)
+    environment = {**os.environ, "MLFLOW_RUN_ID": run_id}
+    server = _SERVER.get()
+    if server is None or not server.takes(command):
+        return _call(command, environment, on_start)
+    try:
+        return server.launch(command, environment, on_start)
+    except ServerGoneError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        return -signal.SIGKILL
+
+
+@contextmanager
+def stages_served(modules: Sequence[str]) -> Iterator[None]:
+    """Within, ``launch`` takes a process that has imported the modules of the stages, where the system can fork one.
+
+    To be entered before this process has threads.
+    """
+    server = StageServer.if_possible(modules)
+    if server is None:
+        yield
+        return
+    with server:
+        token = _SERVER.set(server)
+        try:
+            yield
+        finally:
+            _SERVER.reset(token)
 
 
 def run_under_torchrun(module: str, arguments: Sequence[str], nproc: int) -> int:
