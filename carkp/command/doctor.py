@@ -11,17 +11,18 @@ from pathlib import Path
 
 import click
 
+from carkp.command.errors import INSTALL_TRAIN
+
 MIN_PYTHON = (3, 11)
 MIN_FREE_GIB = 10.0
 """Of disk: the generated data, a training and its runs take about half of it."""
 
-TRAIN = 'pip install "carkp[train]"'
 EXTRAS = {
-    "torch": ("train, calibrate, export", TRAIN),
-    "timm": ("build the network", TRAIN),
-    "mlflow": ("track runs", TRAIN),
-    "lmdb": ("read prepared data", TRAIN),
-    "optuna": ("tune", TRAIN),
+    "torch": ("train, calibrate, export", INSTALL_TRAIN),
+    "timm": ("build the network", INSTALL_TRAIN),
+    "mlflow": ("track runs", INSTALL_TRAIN),
+    "lmdb": ("read prepared data", INSTALL_TRAIN),
+    "optuna": ("tune", INSTALL_TRAIN),
     "ai-edge-litert": ("targets litert and tflm, .tflite files", 'pip install "carkp[litert]"'),
     "tflite-micro": ("hold tflm against tflite-micro", 'pip install "carkp[litert]"'),
     "openvino": ("OpenVINO in `carkp benchmark`", 'pip install "carkp[peers]"'),

@@ -1,10 +1,12 @@
-"""Errors of commands that are no stages: a message, and the exit status."""
+"""Errors of commands: a message, and the exit status."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+
+INSTALL_TRAIN = 'pip install "carkp[train]"'
 
 
 @contextmanager
@@ -16,4 +18,9 @@ def user_errors() -> Iterator[None]:
         yield
     except ConfigError as error:
         click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "carkp":
+            raise
+        click.echo(f"error: this needs {error.name}, which is not installed: {INSTALL_TRAIN}", err=True)
         sys.exit(1)

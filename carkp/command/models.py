@@ -4,6 +4,7 @@ import importlib.util
 
 import click
 
+from carkp.command.errors import INSTALL_TRAIN
 from carkp.shipped import ShippedModelError, find_shipped, shipped_names
 
 MIB = 2**20
@@ -22,7 +23,7 @@ def command() -> None:
         for path in (model.onnx, model.weights):
             click.echo(f"  {name}/{path.name}  {path.stat().st_size / MIB:.1f} MiB")
     if importlib.util.find_spec("mlflow") is None:
-        click.echo('models of runs need the installation for training: pip install "carkp[train]"')
+        click.echo(f"models of runs need the installation for training: {INSTALL_TRAIN}")
         return
     _list_runs()
 

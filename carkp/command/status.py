@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from carkp.command.errors import user_errors
 from carkp.command.stage import CONFIG_HELP, OVERRIDES_HELP, SET_HELP
 from carkp.entry_points import DEFAULT_CONFIG, ENTRY_POINTS
 
@@ -15,9 +16,10 @@ from carkp.entry_points import DEFAULT_CONFIG, ENTRY_POINTS
 @click.option("--set", "settings", multiple=True, metavar="A.B=C", help=SET_HELP)
 def command(config: str, overrides: str, settings: tuple[str, ...]) -> None:
     """Show the newest run of every stage, and what `carkp run` would do anew, and why."""
-    from carkp.workflow.cli import guarded
+    with user_errors():
+        from carkp.workflow.cli import guarded
 
-    sys.exit(guarded(lambda: _show(config, [overrides, *settings])))
+        sys.exit(guarded(lambda: _show(config, [overrides, *settings])))
 
 
 def _show(config: str, words: list[str]) -> int:

@@ -96,6 +96,13 @@ def test_a_picture_is_inferred_without_torch_and_mlflow(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "car.jpg").is_file()
 
 
+@pytest.mark.parametrize("words", [["float"], ["status"], ["run"]])
+def test_an_installation_without_training_says_what_is_missing(words: list[str]) -> None:
+    done = run_without(f"from carkp.command.main import group\ngroup({words}, prog_name='carkp')")
+    assert done.returncode == 1
+    assert re.fullmatch(r'error: this needs \w+, which is not installed: pip install "carkp\[train\]"\n', done.stderr)
+
+
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     done = command("infer", str(tmp_path / "none.jpg"))
     assert done.exit_code == 1
