@@ -30,7 +30,7 @@ class EntryPoint:
         module: below ``carkp.stages``.
         summary: one sentence.
         parameters: beside ``config`` and ``overrides``, which all have.
-        flags: name -> help of switches that the command line alone has.
+        flags: name -> help of switches that ``python -m`` alone has.
         default_config: the experiment's YAML file where none is named.
         argument: the parameter that the command takes as a word; "": none.
     """
@@ -73,7 +73,10 @@ ORIENTATION = Parameter(
     "apply (turn it upright as viewers do: for boxes that were drawn in one)",
 )
 BOXES = Parameter(
-    "boxes", "", "of the cars: a .json, .csv or CarFusion bb .txt file, a folder of bb files; empty: whole pictures"
+    "boxes",
+    "",
+    "boxes of the cars: auto (torchvision's detector finds them), or a file or folder of .json, .csv, YOLO, COCO, "
+    "KITTI, Pascal VOC, MOT or CarFusion bb, see docs/boxes.md; empty: the whole picture is one car",
 )
 
 _ALL = (

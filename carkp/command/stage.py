@@ -14,6 +14,8 @@ from carkp.entry_points import EntryPoint, Parameter
 CONFIG_HELP = "YAML file of the experiment"
 OVERRIDES_HELP = "space-separated a.b=c settings, shell quoting allowed"
 SET_HELP = "one setting; may be repeated"
+INFER = "infer"
+TRACK_HELP = "make an MLflow run of it, as `mlflow run . -e infer` does"
 DRY_RUN_HELP = "say what would be done, and stop"
 
 
@@ -29,13 +31,14 @@ def stage_command(point: EntryPoint) -> click.Command:
         (own,) = (parameter for parameter in parameters if parameter.name == point.argument)
         params.insert(0, click.Argument([f"{own.name}_argument"], required=False, metavar=f"[{own.name.upper()}]"))
     params += [_option(parameter) for parameter in parameters]
-    params += [
-        click.Option([f"--{name}", _variable(name)], is_flag=True, help=text) for name, text in point.flags.items()
-    ]
+    if point.command == INFER:
+        params.append(click.Option(["--track", "track"], is_flag=True, help=TRACK_HELP))
     params.append(click.Option(["--dry-run", "dry_run"], is_flag=True, help=DRY_RUN_HELP))
 
-    def run(dry_run: bool, **values: Any) -> None:
+    def run(dry_run: bool, track: bool = True, **values: Any) -> None:
         words = _words(point, values)
+        if point.command == INFER and not (track or dry_run):
+            sys.exit(_infer(point, words))
         with user_errors():
             sys.exit(_plan(point, words) if dry_run else _call(point, words))
 
@@ -64,9 +67,6 @@ def _words(point: EntryPoint, values: dict[str, Any]) -> list[str]:
     words = ["--config", values.pop("config"), "--overrides", values.pop("overrides")]
     for setting in values.pop("settings"):
         words += ["--set", setting]
-    for name in point.flags:
-        if values.pop(_variable(name)):
-            words.append(f"--{name}")
     return [*words, *(word for name, value in values.items() for word in (f"--{name}", value))]
 
 
@@ -74,6 +74,16 @@ def _call(point: EntryPoint, words: Sequence[str]) -> int:
     """Run the stage; its exit status."""
     status: int = importlib.import_module(f"carkp.stages.{point.module}").main(list(words))
     return status
+
+
+def _infer(point: EntryPoint, words: Sequence[str]) -> int:
+    """Without a tracked run; by the stage all the same where the model has to be looked for among the runs."""
+    from carkp.command.infer import infer, needs_tracking
+
+    values = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    if needs_tracking(values["model"]):
+        return _call(point, [*words, "--no-track"])
+    return infer(values)
 
 
 def _plan(point: EntryPoint, words: Sequence[str]) -> int:

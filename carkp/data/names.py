@@ -65,6 +65,12 @@ _Rank = tuple[bool | int, ...]
 """How well an entry fits, the lowest best."""
 
 
+def split_frame(name: str) -> tuple[str, int] | None:
+    """The video and the number, from 0, of a frame's name; None where it is no frame's."""
+    match = _FRAME_NAME.fullmatch(name)
+    return (match.group(1), int(match.group(2))) if match else None
+
+
 class NameBook:
     """Entries, and the pictures that may be meant by them."""
 

@@ -1,7 +1,9 @@
 """Pictures and videos as files: which there are, and the RGB pixels of pictures."""
 
+import contextlib
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from carkp.data.jpeg import Image
 from carkp.data.orientation import APPLY, IGNORE, check_orientation, turn_back, turn_upright
 from carkp.data.video import Video, VideoWriter
 
-__all__ = ["Video", "VideoWriter", "decode_picture", "is_video", "list_pictures", "read_picture"]
+__all__ = ["Video", "VideoWriter", "count_images", "decode_picture", "is_video", "list_pictures", "read_picture"]
 
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
@@ -86,6 +88,18 @@ def list_pictures(path: Path) -> list[Path]:
 
 def _leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not is_directory(path) and not path.exists()
+
+
+def count_images(paths: Sequence[Path]) -> int:
+    """Pictures and, as far as videos say, frames."""
+    total = 0
+    for path in paths:
+        if not is_video(path):
+            total += 1
+            continue
+        with contextlib.suppress(DataError), Video(path) as video:  # what is wrong is said when its turn comes
+            total += video.num_frames
+    return total
 
 
 def read_picture(path: Path, orientation: str = IGNORE) -> Image:

@@ -13,8 +13,8 @@ from carkp.keypoints.paired import correct_keypoints
 from carkp.keypoints.predictions import Predictions
 from carkp.keypoints.schema import MISSING, VISIBLE
 from carkp.report.drawing import Points, RgbImage, draw_dots, draw_keypoints, draw_line, marker_size
+from carkp.report.palette import ERROR_RGB
 from carkp.report.parts import Picture
-from carkp.report.style import ERROR_RGB
 
 LABEL_RGB = (255, 255, 255)
 SCALE = 2

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
-from carkp.data.boxes import read_boxes
 from carkp.data.files import expand_path
 from carkp.data.orientation import check_orientation
 from carkp.data.pictures import list_pictures
@@ -15,6 +14,7 @@ from carkp.tracking.runs import LATEST
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import process_context
 from carkp.workflow.adaptation import AdaptInputs, AdaptResult, run
+from carkp.workflow.boxes import open_boxes
 from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.preparation import run_as_child
 from carkp.workflow.references import FLOAT, find_current_data, resolve_model
@@ -59,7 +59,7 @@ def read_target(arguments: Arguments) -> TargetSources:
     pictures = list_pictures(expand_path(values["images"])) if values["images"] else []
     return TargetSources(
         pictures=pictures,
-        boxes=read_boxes(expand_path(values["boxes"])) if values["boxes"] else None,
+        boxes=open_boxes(values["boxes"], pictures),
         labels=expand_path(values["labels"]) if values["labels"] else None,
         orientation=check_orientation(values["orientation"]),
     )

@@ -3,66 +3,31 @@
 import shutil
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from carkp.config.loading import ConfigError
-from carkp.data.boxes import BoxBook, read_boxes
-from carkp.data.files import expand_path
-from carkp.data.issues import DataError, explain_write_errors, printable
-from carkp.data.orientation import check_orientation
-from carkp.data.pictures import list_pictures
+from carkp.data.issues import printable
 from carkp.predictor import Predictor
 from carkp.shipped import DEFAULT_MODEL
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import NullTracker, Tracker
 from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
-from carkp.workflow.inference import JSON_NAME, InferInputs, InferResult, infer_all, write_json
+from carkp.workflow.inference import InferInputs, InferResult
 from carkp.workflow.output_names import artifact_names
+from carkp.workflow.own_pictures import infer_own, read_request, show
 from carkp.workflow.references import ModelFile, describe_origin, describe_own_export, find_predicting_model
 
 ARTIFACT_DIR = "infer"
-NUM_SHOWN_ERRORS = 10
-
-
-class InferenceError(DataError):
-    """Pictures that could not be done; the others were."""
 
 
 def run(inputs: InferInputs, out_dir: Path, tracker: Tracker) -> InferResult:
-    """Predict, draw and write everything; what fails is written down by name, and the others go on.
-
-    ``keypoints.json`` is written in any case, also when something ends the run.
-    """
-    check_orientation(inputs.orientation)
-    _refuse_own_folder(inputs.pictures, out_dir)
-    _require_names(inputs.boxes, inputs.pictures)
-    with explain_write_errors(out_dir):
-        out_dir.mkdir(parents=True, exist_ok=True)
-    result = InferResult()
-    try:
-        infer_all(inputs, out_dir, result)
-    finally:
-        with explain_write_errors(out_dir / JSON_NAME):
-            result.files.insert(0, write_json(inputs, result, out_dir / JSON_NAME))
+    """Predict, draw, write and log everything; see :func:`carkp.workflow.own_pictures.infer_own`."""
+    result = infer_own(inputs, out_dir)
     _log(inputs, result, tracker)
     return result
-
-
-def _refuse_own_folder(pictures: Sequence[Path], out_dir: Path) -> None:
-    if out_dir.resolve() in {path.parent.resolve() for path in pictures}:
-        raise ConfigError(
-            f"output={out_dir}: is where the pictures are, which would be overwritten; give another folder"
-        )
-
-
-def _require_names(boxes: BoxBook | None, pictures: Sequence[Path]) -> None:
-    if boxes is not None and boxes.unnamed is not None and len(pictures) > 1:
-        raise DataError(f"{boxes.source}: boxes without names for {len(pictures)} pictures; name the picture of each")
 
 
 def open_model(model: ModelFile) -> Predictor:
@@ -103,21 +68,6 @@ def _called(path: Path, name: str, folder: Path) -> Path:
     return Path(shutil.copyfile(path, folder / name))
 
 
-def describe_errors(errors: Mapping[str, str]) -> str:
-    """The first of them, a line each."""
-    lines = [f"{name}: {message}" for name, message in errors.items()]
-    more = [f"… and {len(lines) - NUM_SHOWN_ERRORS} more, see {JSON_NAME}"] if len(lines) > NUM_SHOWN_ERRORS else []
-    return "\n  ".join([*lines[:NUM_SHOWN_ERRORS], *more])
-
-
-def describe_notes(notes: Mapping[str, str]) -> str:
-    """A line for each different note, with the number of pictures and the first."""
-    counts = Counter(notes.values())
-    firsts = {text: name for name, text in reversed(list(notes.items()))}
-    more = {text: f" and {count - 1} more" if count > 1 else "" for text, count in counts.items()}
-    return "".join(f"note: {firsts[text]}{more[text]}: {text}\n" for text in counts)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the entry point."""
 
@@ -130,43 +80,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _execute(arguments: Arguments) -> None:
     config, values = arguments.config, arguments.values
-    orientation = check_orientation(values["orientation"])
-    pictures = list_pictures(_given_path(values["image"], "image"))
-    out_dir = _given_path(values["output"], "output")
-    _refuse_own_folder(pictures, out_dir)
-    boxes = read_boxes(expand_path(values["boxes"])) if values["boxes"] else None
-    _require_names(boxes, pictures)
+    request = read_request(values)
     model = find_predicting_model(config, values["model"])
     print(describe_origin(config, model), file=sys.stderr)  # noqa: T201
-    inputs = InferInputs(pictures, boxes, open_model(model), model.reference, orientation)
+    inputs = request.inputs(open_model(model), model.reference)
 
     def work(tracker: Tracker, _: Path) -> None:
-        result = run(inputs, out_dir, tracker)
-        print(describe_notes(result.notes) + describe(inputs, result, out_dir))  # noqa: T201
-        if result.errors:
-            raise InferenceError(f"{len(result.errors)} images failed:\n  {describe_errors(result.errors)}")
+        show(inputs, run(inputs, request.out_dir, tracker), request.out_dir)
 
     if "no-track" in arguments.flags:  # nor is the tracking server asked
-        work(NullTracker(), out_dir)
+        work(NullTracker(), request.out_dir)
     else:
         if values["model"] == DEFAULT_MODEL and (note := describe_own_export(config)):
             print(note, file=sys.stderr)  # noqa: T201
         execute("infer", config, work)
-
-
-def describe(inputs: InferInputs, result: InferResult, out_dir: Path) -> str:
-    """The outcome in a few lines, for a person."""
-    whole = "" if inputs.boxes is not None else " (no boxes given: each whole picture taken as one car)"
-    return printable(
-        f"{inputs.predictor.kind} {inputs.model}: {result.num_cars} cars in {len(result.found)} images{whole}, "
-        f"{len(result.errors)} failed; see {out_dir}"
-    )
-
-
-def _given_path(text: str, parameter: str) -> Path:
-    if not text:
-        raise ConfigError(f"{parameter}: give a path")
-    return expand_path(text)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Every batch mixes them with the configuration's data, so that the model does not forget; one that does is refused.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,6 +111,8 @@ def run(
 
 def collect_target(config: ExperimentConfig, target: TargetSources, out_dir: Path) -> TargetCars:
     """The user's cars, packed; what had to be left out is told."""
+    for note in () if target.boxes is None else target.boxes.notes:
+        print(note, file=sys.stderr)  # noqa: T201
     cars = collect_cars(
         target,
         out_dir / "target",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,19 +12,20 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from carkp.data.boxes import FRAME_MARK, BoxBook
+from carkp.data.boxes import FRAME_MARK, BoxSource
 from carkp.data.headers import UPRIGHT, count_pages, read_header
 from carkp.data.issues import DataError, printable
 from carkp.data.jpeg import Image
 from carkp.data.orientation import IGNORE
-from carkp.data.pictures import Video, VideoWriter, decode_picture, is_video, read_bytes
+from carkp.data.pictures import Video, VideoWriter, count_images, decode_picture, is_video, read_bytes
 from carkp.data.video import writable_fps
 from carkp.disk import write_atomic
 from carkp.keypoints.schema import KEYPOINT_NAMES
 from carkp.predictor import ModelError, Prediction, Predictor
 from carkp.report.drawing import draw_cars
+from carkp.workflow.boxes import WAYS_TO_BOXES, describe_whole_picture
 from carkp.workflow.output_names import Source, list_sources
-from carkp.workflow.pictures import write_picture
+from carkp.workflow.picture_files import write_picture
 
 JSON_NAME = "keypoints.json"
 FEW_FRAMES = 0.9
@@ -34,6 +36,10 @@ TURNED_NOTE = (
     "it says that it was held turned, which was ignored: boxes mean the stored pixels; "
     "-P orientation=apply takes it as viewers show it"
 )
+NO_CAR_NOTE = "its boxes hold no car"
+BOXES_NOTE = "boxes"
+"""The name that notes on the boxes as a whole stand under."""
+
 NOT_DRAWN = f"its keypoints are in {JSON_NAME}, but the drawn one could not be written"
 
 
@@ -50,7 +56,7 @@ class InferInputs:
     """
 
     pictures: Sequence[Path]
-    boxes: BoxBook | None
+    boxes: BoxSource | None
     predictor: Predictor
     model: str
     orientation: str = IGNORE
@@ -75,8 +81,10 @@ def infer_all(inputs: InferInputs, out_dir: Path, result: InferResult) -> None:
     """Predict and draw every picture and video; ``result`` takes what comes of it as it comes."""
     sources = list_sources(inputs.pictures, out_dir)
     boxes = None if inputs.boxes is None else inputs.boxes.for_pictures([source.place for source in sources])
+    if inputs.boxes is not None and inputs.boxes.notes:
+        result.notes[BOXES_NOTE] = "; ".join(inputs.boxes.notes)
     worker = _Worker(inputs.predictor, boxes, inputs.orientation, result)
-    with tqdm(total=_num_images(inputs.pictures), desc="infer", unit="image") as bar:
+    with tqdm(total=count_images(inputs.pictures), desc="infer", unit="image") as bar:
         for source in sources:
             with worker.errors_kept(source.name):
                 source.remove_old()
@@ -85,21 +93,6 @@ def infer_all(inputs: InferInputs, out_dir: Path, result: InferResult) -> None:
                     continue
                 worker.infer_picture(source)
             bar.update()
-
-
-def _num_images(pictures: Sequence[Path]) -> int:
-    """Pictures and, as far as videos say, frames."""
-    total = 0
-    for path in pictures:
-        if not is_video(path):
-            total += 1
-            continue
-        try:
-            with Video(path) as video:
-                total += video.num_frames
-        except DataError:
-            pass  # said when its turn comes
-    return total
 
 
 class _DrawnVideo:
@@ -137,7 +130,7 @@ class _Worker:
     """Predicts and draws one source after the other, and keeps in ``result`` what comes of it."""
 
     predictor: Predictor
-    boxes: BoxBook | None
+    boxes: BoxSource | None
     orientation: str
     result: InferResult
 
@@ -154,6 +147,7 @@ class _Worker:
     def infer_picture(self, source: Source) -> None:
         data = read_bytes(source.path)
         image = decode_picture(data, self.orientation)
+        self._judge_size(source, image)
         self._judge_picture(source, data)
         prediction = self._predict(source.name, source.place, image)
         try:
@@ -182,6 +176,7 @@ class _Worker:
             self.result.files.append(out)
 
     def _drawn_frame(self, source: Source, frame_mark: str, frame: Image) -> Image:
+        self._judge_size(source, frame)
         with self.errors_kept(source.name + frame_mark):
             prediction = self._predict(source.name + frame_mark, source.place + frame_mark, frame)
             return draw_cars(frame, prediction.boxes, prediction.points, prediction.scores)
@@ -194,14 +189,28 @@ class _Worker:
             DataError, BoxError, ValueError: its boxes are no good, or the model gives no numbers.
         """
         start = time.perf_counter()
-        boxes = None if self.boxes is None else self.boxes.find(place)
+        boxes = None if self.boxes is None else self.boxes.find(place, image)
         prediction = self.predictor(image, boxes)
         record = {"width": image.shape[1], "height": image.shape[0], "cars": prediction.cars()}
         _json(record)  # a number that JSON cannot hold is an error here, of this picture
         self.result.seconds += time.perf_counter() - start
         self.result.num_cars += len(prediction)
         self.result.found[name] = record
+        if not len(prediction):
+            self._note(name, NO_CAR_NOTE)
         return prediction
+
+    def _judge_size(self, source: Source, image: Image) -> None:
+        """Warn of the first picture, and of no other, and note all of them."""
+        note = describe_whole_picture((image.shape[0], image.shape[1])) if self.boxes is None else ""
+        if note and source.name not in self.result.notes:
+            if not any(WAYS_TO_BOXES in text for text in self.result.notes.values()):
+                tqdm.write(f"WARNING: {source.name}: {note}", file=sys.stderr)
+            self._note(source.name, note)
+
+    def _note(self, name: str, text: str) -> None:
+        known = self.result.notes.get(name)
+        self.result.notes[name] = f"{known}; {text}" if known else text
 
     def _judge_picture(self, source: Source, data: bytes) -> None:
         header, num_pages, notes = read_header(data), count_pages(data), []
@@ -210,7 +219,7 @@ class _Worker:
         if header is not None and header.orientation != UPRIGHT and self.orientation == IGNORE:
             notes.append(TURNED_NOTE)
         if notes:
-            self.result.notes[source.name] = "; ".join(notes)
+            self._note(source.name, "; ".join(notes))
 
     def _judge_video(self, source: Source, video: Video) -> None:
         notes = []
@@ -227,7 +236,7 @@ class _Worker:
             stated = f"{video.stated_fps:g} frames a second" if video.stated_fps else "no frame rate"
             notes.append(f"it says {stated}; the drawn one has {writable_fps(video.fps):g}")
         if notes:
-            self.result.notes[source.name] = "; ".join(notes)
+            self._note(source.name, "; ".join(notes))
 
 
 def _reason(error: Exception) -> str:
@@ -244,6 +253,7 @@ def write_json(inputs: InferInputs, result: InferResult, path: Path) -> Path:
         "model": printable(inputs.model),
         "model_kind": inputs.predictor.kind,
         "orientation": inputs.orientation,
+        "boxes": None if inputs.boxes is None else inputs.boxes.description,
         "keypoints": KEYPOINT_NAMES,
     }
     fields = [f"{_json(name)}: {_json(value)}" for name, value in head.items()]

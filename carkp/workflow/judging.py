@@ -21,7 +21,7 @@ from carkp.report.drawing import draw_keypoints
 from carkp.report.sheets import contact_sheet
 from carkp.tracking.tracker import Tracker
 from carkp.training.mean_teacher import Consistency, measure_consistency
-from carkp.workflow.pictures import write_jpeg
+from carkp.workflow.picture_files import write_jpeg
 from carkp.workflow.scoring import VAL, Scorer, headline_metrics
 from carkp.workflow.target_cars import TargetCars
 

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carkp.data import jpeg
 from carkp.data.carfusion import FrameFiles, read_frame
 from carkp.data.frames import Frame
 from carkp.data.issues import DataError, Issues
@@ -16,7 +15,6 @@ from carkp.data.pictures import read_picture
 from carkp.data.samples import sample_crops
 from carkp.data.source import SourceKind, detect_source_kind, list_source_frames
 from carkp.data.store import STORE_NAMES, Stores
-from carkp.disk import write_atomic
 from carkp.keypoints.sample_ids import source_of
 from carkp.report.drawing import draw_keypoints, enlarge
 from carkp.report.sheets import contact_sheet
@@ -29,7 +27,6 @@ _FRAME_COLUMNS = 2
 _DRAWN_FRAME_WIDTH = 1280
 _DRAWN_CROP_EXTENT = 384
 _TILE_SIZE = 160
-_JPEG_QUALITY = 88
 
 Image = NDArray[np.uint8]
 
@@ -44,38 +41,6 @@ def data_sheet(raw: Path | None, stores: Stores, seed: int, boxes: str = "files"
     width = max(sheet.shape[1] for sheet in sheets)
     padded = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets]
     return np.concatenate(padded)
-
-
-def write_jpeg(path: Path, image_rgb: Image) -> None:
-    """Write an RGB picture.
-
-    Raises:
-        OSError: it cannot be written, or JPEG cannot hold it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        data = jpeg.encode_bgr(np.asarray(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), np.uint8), _JPEG_QUALITY)
-    except ValueError as error:
-        raise OSError(f"{path}: cannot write the picture: {error}") from error
-    write_atomic(path, data)
-
-
-def write_picture(stem: Path, image_rgb: Image) -> Path:
-    """Write an RGB picture as JPEG, or as PNG where it is too wide or high for one; ``stem`` lacks the suffix.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    if max(image_rgb.shape[:2]) <= jpeg.MAX_EXTENT_PX:
-        path = stem.with_name(f"{stem.name}.jpg")
-        write_jpeg(path, image_rgb)
-        return path
-    path = stem.with_name(f"{stem.name}.png")
-    is_done, data = cv2.imencode(".png", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
-    if not is_done:
-        raise OSError(f"{path}: cannot write the picture")
-    write_atomic(path, data.tobytes())
-    return path
 
 
 def _frame_sheet(raw: Path, seed: int, boxes: str) -> Image | None:

@@ -26,7 +26,8 @@ from carkp.synthetic.generate import SyntheticSpec
 from carkp.synthetic.generate import generate as draw
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.cli import run_in_folder
-from carkp.workflow.pictures import Image, data_sheet, write_jpeg
+from carkp.workflow.picture_files import write_jpeg
+from carkp.workflow.pictures import Image, data_sheet
 from carkp.workflow.reuse import GENERATOR_CODE, Inputs, log_inputs, stage_inputs, stage_settings
 from carkp.workflow.source_code import source_code
 

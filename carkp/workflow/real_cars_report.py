@@ -20,7 +20,7 @@ from carkp.keypoints.clusters import Resampled
 from carkp.keypoints.orientation import Orientation, orientation_differences
 from carkp.keypoints.paired import Interval, PairedTest, correct_keypoints, paired_test
 from carkp.report.sheets import captioned_prediction_sheet
-from carkp.workflow.pictures import write_jpeg
+from carkp.workflow.picture_files import write_jpeg
 from carkp.workflow.real_cars import ALPHAS, MAIN_ALPHA, GroupRow, RealCars, RealCarScores
 from carkp.workflow.tables import write_table
 

@@ -31,7 +31,7 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import ProcessContext
 from carkp.training.evaluate import EvalSplit, Forward, eval_forward, predict
 from carkp.workflow.build import build_codec, eval_dataset
-from carkp.workflow.pictures import write_jpeg
+from carkp.workflow.picture_files import write_jpeg
 
 VAL = "val"
 PREDICTIONS_DIR = "predictions"

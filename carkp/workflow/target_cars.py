@@ -1,5 +1,6 @@
 """The user's own cars: unlabelled ones in pictures and videos, labelled ones in a data source, packed for training."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from carkp.data import jpeg
-from carkp.data.boxes import FRAME_MARK, BoxBook
+from carkp.data.boxes import FRAME_MARK, BoxSource
 from carkp.data.crops import is_truncated
 from carkp.data.files import expand_path
 from carkp.data.frames import Box, no_keypoints
 from carkp.data.issues import DataError, Issues
 from carkp.data.orientation import IGNORE
-from carkp.data.pictures import Video, is_video, read_picture
+from carkp.data.pictures import Video, count_images, is_video, read_picture
 from carkp.data.prepare import prepare
 from carkp.data.rectangles import crop_rectangle
 from carkp.data.store import (
@@ -31,6 +32,7 @@ from carkp.data.store import (
 )
 from carkp.data.views import split_groups
 from carkp.predictor import check_boxes
+from carkp.workflow.boxes import describe_whole_picture
 from carkp.workflow.output_names import Source, list_sources
 
 NUM_FRAMES_TOGETHER = 50
@@ -54,7 +56,7 @@ class TargetSources:
     """
 
     pictures: Sequence[Path]
-    boxes: BoxBook | None
+    boxes: BoxSource | None
     labels: Path | None
     orientation: str = IGNORE
 
@@ -147,12 +149,17 @@ def pack_unlabelled(
     groups: list[str] = []
     named = list_sources(sources.pictures, directory)
     book = None if sources.boxes is None else sources.boxes.for_pictures([source.place for source in named])
-    with StoreWriter(directory) as writer:
-        for source in tqdm(named, "cut out cars", unit="picture"):
+    is_warned = False
+    bar = tqdm(total=count_images(sources.pictures), desc="cut out cars", unit="image")
+    with StoreWriter(directory) as writer, bar:
+        for source in named:
             for frame in _frames(source, sources.orientation, issues):
+                if book is None and not is_warned:
+                    is_warned = _warn_of_whole_picture(frame)
                 for record in _cars(frame, book, jpeg_quality, issues):
                     writer.add(record)
                     groups.append(frame.group)
+                bar.update()
         if not groups:
             raise DataError(f"no car to adapt to in {len(named)} pictures: {issues.describe_skipped()}")
     return LmdbStore(directory), groups
@@ -185,9 +192,17 @@ def _frames(source: Source, orientation: str, issues: Issues) -> Iterator[_Frame
         issues.skip("picture or video cannot be read", f"{source.name}: {error}")
 
 
-def _cars(frame: _Frame, book: BoxBook | None, jpeg_quality: int, issues: Issues) -> Iterator[Record]:
+def _warn_of_whole_picture(frame: _Frame) -> bool:
+    """Whether there was something to warn of."""
+    text = describe_whole_picture((frame.image.shape[0], frame.image.shape[1]))
+    if text:
+        tqdm.write(f"WARNING: {frame.place}: {text}", file=sys.stderr)
+    return bool(text)
+
+
+def _cars(frame: _Frame, book: BoxSource | None, jpeg_quality: int, issues: Issues) -> Iterator[Record]:
     try:
-        boxes = check_boxes(frame.image, None if book is None else book.find(frame.place))
+        boxes = check_boxes(frame.image, None if book is None else book.find(frame.place, frame.image))
     except (DataError, ValueError) as error:
         issues.skip("picture has no boxes that can be used", f"{frame.place}: {error}")
         return

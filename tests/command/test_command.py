@@ -1,11 +1,15 @@
 """The command: it says at once what there is, and calls the stages with what it is given."""
 
 import importlib
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -14,6 +18,7 @@ from carkp.command.main import HELPERS, STAGES, group
 from carkp.config.loading import load_config
 from carkp.entry_points import ENTRY_POINTS
 from tests.stages.conftest import ROOT
+from tests.test_light_runtime import run_without
 
 HEAVY = {"torch", "timm", "mlflow", "lmdb", "onnx", "onnxruntime", "cv2", "numpy", "pandas", "optuna", "matplotlib"}
 
@@ -73,9 +78,29 @@ def test_a_stage_gets_what_the_command_is_given(monkeypatch: pytest.MonkeyPatch)
 def test_a_picture_is_a_word_of_infer(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(stage, "_call", lambda point, words: calls.append(words) or 0)
-    assert command("infer", "photo.jpg").exit_code == 0
+    assert command("infer", "--track", "photo.jpg").exit_code == 0
     assert calls[0][calls[0].index("--image") + 1] == "photo.jpg"
     assert "given twice" in command("infer", "photo.jpg", "--image", "other.jpg").output
+
+
+def test_a_picture_is_inferred_without_torch_and_mlflow(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "car.png"), np.full((200, 300, 3), 90, np.uint8))
+    (tmp_path / "boxes.csv").write_text("image,x,y,w,h\ncar.png,10,10,250,150\n")
+    paths = [str(tmp_path / name) for name in ("car.png", "boxes.csv", "out")]
+    words = ["infer", paths[0], "--boxes", paths[1], "--output", paths[2]]
+    done = run_without(f"from carkp.command.main import group\ngroup({words}, prog_name='carkp')")
+    assert done.returncode == 0, done.stderr
+    (car,) = json.loads((tmp_path / "out" / "keypoints.json").read_text())["images"]["car.png"]["cars"]
+    assert car["box"] == [10, 10, 250, 150]
+    assert len(car["points"]) == 12
+    assert (tmp_path / "out" / "car.jpg").is_file()
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    done = command("infer", str(tmp_path / "none.jpg"))
+    assert done.exit_code == 1
+    assert done.output.startswith("error: ")
+    assert "none.jpg" in done.output
 
 
 def test_a_dry_run_says_the_command_and_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

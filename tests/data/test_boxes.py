@@ -177,8 +177,8 @@ def test_a_long_video_with_boxes_for_each_frame_is_no_square(tmp_path: Path) -> 
 
 
 def test_other_json_is_called_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is COCO JSON; boxes are given as"):
-        book_of(tmp_path, {"images": [], "annotations": []})
+    with pytest.raises(DataError, match="is a COCO file without annotations"):
+        book_of(tmp_path, {"images": []})
     with pytest.raises(DataError, match="is a result of infer"):
         book_of(tmp_path, {"model": "x", "images": {"a.jpg": {}}})
     with pytest.raises(DataError, match="cannot be read"):
@@ -228,7 +228,7 @@ def test_names_that_differ_by_composition_alone_get_their_own_boxes(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [([{"image_id": 1, "bbox": [1, 2, 3, 4]}], "list of objects"), ({"shapes": [], "imagePath": "a.jpg"}, "labelme")],
+    [([{"box": [1, 2, 3, 4]}], "list of objects"), ({"shapes": [], "imagePath": "a.jpg"}, "labelme")],
 )
 def test_boxes_of_detectors_and_labelme_are_called_by_their_names(
     tmp_path: Path, content: object, message: str

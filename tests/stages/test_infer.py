@@ -106,6 +106,14 @@ def test_one_picture_without_boxes_is_one_car(
         ("boxes.txt", "[20 10 80 50],car\n\n"),
         ("other.txt", "[20, 10, 50, 80],car\n"),
         ("folder/a.txt", "[20 10 80 50],car\n"),
+        ("labels/a.txt", "0 0.5 0.5 1 1\n2 0.375 0.38888888889 0.5 0.55555555556 0.9\n"),
+        ("label_2/a.txt", f"DontCare -1 -1 -10 1 1 9 9 {'-1 ' * 7}\nCar 0 0 0 20 10 99 59 {'1 ' * 7}\n"),
+        ("results.json", '[{"image_id": "a", "category_id": 3, "bbox": [20, 10, 80, 50], "score": 0.3}]'),
+        (
+            "Annotations/a.xml",
+            "<annotation><object><name>car</name><bndbox><xmin>21</xmin><ymin>11</ymin><xmax>100</xmax><ymax>60</ymax>"
+            "</bndbox></object></annotation>",
+        ),
     ],
 )
 def test_every_form_of_boxes(
@@ -128,7 +136,8 @@ def test_every_form_of_boxes(
         ("boxes.csv", "name,x,y,w,h\n", "the header lacks image"),
         ("boxes.csv", "", "the header lacks image, x"),
         ("boxes.txt", "[1 2 3],car", "boxes.txt:1: expected"),
-        ("boxes.xml", "", "boxes come from"),
+        ("boxes.xml", "", "not XML"),
+        ("boxes.pkl", "", "boxes come from"),
     ],
 )
 def test_malformed_boxes_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:

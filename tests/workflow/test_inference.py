@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,6 +22,8 @@ from carkp.stages import infer
 from carkp.stages.infer import InferInputs, InferResult
 from carkp.tracking.tracker import NullTracker
 from carkp.workflow import inference, pictures
+from carkp.workflow.car_detector import CarDetector
+from carkp.workflow.own_pictures import describe_notes
 from tests.tiny_models import TinyModels
 
 SIZE = (90, 160)
@@ -67,7 +70,7 @@ def run(tiny_models: TinyModels, tmp_path: Path) -> Run:
         if boxes is not None:
             (tmp_path / "boxes.json").write_text(json.dumps(boxes))
         book = None if boxes is None else read_boxes(tmp_path / "boxes.json")
-        inputs = InferInputs(paths, book, more.pop("predictor", predictor), "tiny", **more)
+        inputs = InferInputs(paths, more.pop("source", book), more.pop("predictor", predictor), "tiny", **more)
         return infer.run(inputs, tmp_path / "out", tracker or NullTracker())
 
     return run_on
@@ -284,7 +287,7 @@ def test_a_rate_that_mpeg_4_cannot_hold_is_written_nearly(run: Run, tmp_path: Pa
 
 def test_notes_are_joined() -> None:
     notes = {"a": "turned", "b": "fast", "c": "turned"}
-    assert infer.describe_notes(notes) == "note: a and 1 more: turned\nnote: b: fast\n"
+    assert describe_notes(notes) == "note: a and 1 more: turned\nnote: b: fast\n"
 
 
 def test_a_file_in_the_place_of_the_output_folder(run: Run, tmp_path: Path) -> None:
@@ -353,3 +356,60 @@ def test_a_png_that_an_earlier_run_drew_does_not_stand_for_this_one(run: Run, tm
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     run(tmp_path / "a.jpg")
     assert names_in(tmp_path) == {"keypoints.json"}
+
+
+def boxes_of(result: InferResult) -> dict[str, list[list[float]]]:
+    return {name: [car["box"] for car in record["cars"]] for name, record in result.found.items()}
+
+
+def test_frames_without_a_line_of_mot_have_no_car(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "det.txt").write_text("1,-1,21,11,80,50,0.9,-1,-1,-1\n3,-1,1,1,60,40,0.4,-1,-1,-1\n")
+    result = run(clip(tmp_path / "clip.mp4", 4), source=read_boxes(tmp_path / "det.txt"))
+    assert result.errors == {}
+    frames = [f"clip.mp4#{index:06d}" for index in range(4)]
+    assert boxes_of(result) == dict(zip(frames, [[BOX], [], [[0, 0, 60, 40]], []], strict=True))
+    assert [result.notes[name] for name in (frames[1], frames[3])] == ["its boxes hold no car"] * 2
+    assert "read as MOT, boxes of vehicles: 2" in result.notes["boxes"]
+    assert "every box is kept" in found_in(tmp_path)["notes"]["boxes"]
+    assert found_in(tmp_path)["boxes"] == str(tmp_path / "det.txt")
+
+
+def test_shares_are_of_the_picture_as_it_is_taken(run: Run, tmp_path: Path) -> None:
+    path = turn(write(tmp_path / "a.jpg"))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text("2 0.5 0.25 0.5 0.5\n")
+    book = read_boxes(tmp_path / "labels")
+    assert boxes_of(run(path, source=book)) == {"a.jpg": [[40, 0, 80, 45]]}
+    assert boxes_of(run(path, source=book, orientation="apply")) == {"a.jpg": [[22.5, 0, 45, 80]]}
+
+
+def test_pictures_much_larger_than_a_car_are_warned_of_once(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = (500, 700)
+    result = run(write(tmp_path / "a.png", 0, size), write(tmp_path / "b.png", 0, size), write(tmp_path / "c.png"))
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
+    assert "WARNING: a.png: the whole picture, 700x500 pixels, was taken as one car" in warning
+    assert "boxes=<file or folder>" in warning
+    assert "boxes=auto" in warning
+    assert list(result.notes) == ["a.png", "b.png"]
+    assert describe_notes(result.notes).count("note: a.png and 1 more: the whole picture") == 1
+    run(write(tmp_path / "a.png", 0, size), boxes={"a.png": [BOX]})
+    assert "WARNING" not in capsys.readouterr().err
+
+
+def test_a_detector_gives_the_boxes_of_each_picture_and_frame(run: Run, tmp_path: Path) -> None:
+    calls = []
+
+    def net(pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        calls.append(tuple(pictures[0].shape))
+        num_found = len(calls) % 2
+        boxes = torch.tensor([[20.0, 10, 100, 60]])[:num_found]
+        return [{"boxes": boxes, "labels": torch.full((num_found,), 3), "scores": torch.ones(num_found)}]
+
+    result = run(write(tmp_path / "a.png"), clip(tmp_path / "b.mp4", 2), source=CarDetector(net))
+    assert result.errors == {}
+    assert boxes_of(result) == {"a.png": [BOX], "b.mp4#000000": [], "b.mp4#000001": [BOX]}
+    assert calls == [(3, *SIZE)] * 3
+    assert found_in(tmp_path)["boxes"].startswith("auto, torchvision")
+    assert "with a confidence of 0.5 or more" in result.notes["boxes"]

@@ -49,17 +49,25 @@ def boxes_as(form: str, folder: Path) -> Path:
     else:
         path.mkdir()
         for name, boxes in BOXES.items():
-            lines = "\n".join(f"[{' '.join(map(str, box))}],car" for box in boxes)
+            lines = "\n".join(as_line(form, box) for box in boxes)
             (path / f"{Path(name).stem}.txt").write_text(lines)
     return path
 
 
-@pytest.mark.parametrize("form", ["json", "csv", "bb"])
+def as_line(form: str, box: list[int]) -> str:
+    x, y, width, height = box
+    if form == "yolo":
+        return f"2 {(x + width / 2) / 200} {(y + height / 2) / 120} {width / 200} {height / 120}"
+    return f"[{x} {y} {width} {height}],car"
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "bb", "yolo"])
 def test_every_form_of_boxes_that_inference_reads_gives_its_crops(pictures: Path, tmp_path: Path, form: str) -> None:
     issues = Issues()
     store, groups = pack_unlabelled(given(pictures, boxes_as(form, tmp_path)), tmp_path / "store", 100, issues)
     assert groups == ["a.png", "a.png", "b.png"]
-    assert sorted(issues.skipped) == ["picture has no boxes that can be used", "picture or video cannot be read"]
+    unused = [] if form == "yolo" else ["picture has no boxes that can be used"]  # no labels are no cars there
+    assert sorted(issues.skipped) == [*unused, "picture or video cannot be read"]
     image = cv2.imread(str(pictures / "a.png"))
     for place, box in enumerate(BOXES["a.png"]):
         x1, y1, x2, y2 = crop_rectangle(Box(*map(float, box)), (120, 200))
@@ -148,3 +156,12 @@ def test_labels_without_cars_to_learn_from_are_refused(labelled: Path, tmp_path:
     (source / "test").symlink_to(labelled / "test")
     with pytest.raises(DataError, match="no car to learn from"):
         collect_cars(TargetSources([], None, source), tmp_path / "out", 90, "files", 0.3, 1, 0)
+
+
+def test_large_pictures_without_boxes_are_warned_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((480, 700, 3), np.uint8))
+    pack_unlabelled(given(tmp_path, None), tmp_path / "store", 90, Issues())
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
+    assert "a.png: the whole picture, 700x480 pixels, was taken as one car" in warning
+    assert "boxes=auto" in warning

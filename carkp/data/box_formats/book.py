@@ -1,0 +1,260 @@
+"""What a source of boxes says, found by the name of a picture or of a video's frame."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any, Protocol, Self, runtime_checkable
+
+from carkp.data.files import parse_number
+from carkp.data.issues import DataError, printable
+from carkp.data.jpeg import Image
+from carkp.data.names import NameBook, split_frame
+from carkp.data.pictures import VIDEO_SUFFIXES, is_video
+
+Size = tuple[int, int]
+"""(height, width)."""
+
+Row = tuple[float, float, float, float]
+
+_DECIMALS = 2
+
+
+@runtime_checkable
+class PictureBoxes(Protocol):
+    """Boxes that depend on the picture's size."""
+
+    def in_pixels(self, size: Size) -> list[list[float]]:
+        """x, y, width, height a car, in pixels of a (height, width) picture.
+
+        Raises:
+            DataError: they are not of a picture of that size.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RelativeBoxes:
+    """x and y of the centre, width and height, in shares of the picture's width and height.
+
+    Pixels are rounded to a hundredth: shares are written with six decimals, and crops are cut at whole pixels.
+    """
+
+    rows: Sequence[Row]
+
+    def in_pixels(self, size: Size) -> list[list[float]]:
+        height, width = size
+        boxes = [((x - w / 2) * width, (y - h / 2) * height, w * width, h * height) for x, y, w, h in self.rows]
+        return [[round(value, _DECIMALS) for value in box] for box in boxes]
+
+
+@dataclass(frozen=True)
+class SizedBoxes:
+    """x, y, width, height in pixels of a picture of the (height, width) ``size`` that ``where`` states."""
+
+    rows: Sequence[Row]
+    size: Size
+    where: str
+
+    def in_pixels(self, size: Size) -> list[list[float]]:
+        if size != self.size:
+            hint = "it was labelled turned: orientation=apply turns it" if size == self.size[::-1] else ""
+            hint = hint or "scale the boxes, or take <size> out of the file if they fit this picture"
+            stated, found = (f"{width}x{height}" for height, width in (self.size, size))
+            raise DataError(
+                f"{self.where}: its boxes are of a picture of {stated} pixels, this one has {found}; {hint}"
+            )
+        return [list(row) for row in self.rows]
+
+
+class BoxSource(Protocol):
+    """Where the boxes of pictures come from."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a person should know of them, in sentences."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """Their origin, for a person."""
+        ...
+
+    def refuse_several(self, pictures: Sequence[Path]) -> None:
+        """Raises DataError where the boxes are of one picture or video, and there are others."""
+        ...
+
+    def find(self, name: str, image: Image | None = None) -> Any:
+        """The boxes (N, 4), x, y, width, height, of a picture or frame, its name or its path; may be none.
+
+        Raises:
+            DataError: they cannot be had; the message says why.
+        """
+        ...
+
+    def for_pictures(self, pictures: Sequence[str]) -> Self:
+        """The same source for these names or paths alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class BoxBook:
+    """What a source of boxes says.
+
+    Attributes:
+        source: where it was read.
+        unnamed: boxes that belong to the one picture there is; None: every list of boxes has a picture's name.
+        named: name -> boxes, not checked yet.
+        problems: name -> what cannot be read of it.
+        pictures: names of all pictures that boxes are looked for, where known: no two can mean the same entry.
+        videos: name of a video -> number of a frame, from 1 -> name of its boxes. Frames that are not there have none.
+        is_of_one_video: it is of whatever video is given, or of pictures whose names are the numbers of its frames.
+        are_names_numbers: names are numbers, which the names of pictures may write with zeros in front.
+        may_be_empty: pictures may have no car.
+        is_absence_emptiness: pictures that are not named have no car, as long as others of them are named.
+        notes: what a person should know of it.
+    """
+
+    source: Path
+    unnamed: Any = None
+    named: dict[str, Any] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    pictures: Sequence[str] = ()
+    videos: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    is_of_one_video: bool = False
+    are_names_numbers: bool = False
+    may_be_empty: bool = False
+    is_absence_emptiness: bool = False
+    notes: Sequence[str] = ()
+
+    @property
+    def description(self) -> str:
+        return printable(str(self.source))
+
+    def find(self, name: str, image: Image | None = None) -> Any:
+        """The boxes of a picture or frame, its name or its path; the predictor judges their values.
+
+        ``image`` (height, width, 3) is needed where boxes are in shares of its size.
+
+        Raises:
+            DataError: there are none, they cannot be read, or it cannot be told which are meant.
+        """
+        key = "" if self.unnamed is not None else self._find_key(name)
+        if key is None:
+            if self._has_no_car(name):
+                return []
+            raise DataError(f"{self.description} has no boxes for it{self._hint(name)}")
+        if key in self.problems:
+            raise DataError(self.problems[key])
+        boxes = self.unnamed if self.unnamed is not None else self.named[key]
+        if isinstance(boxes, PictureBoxes):
+            assert image is not None, "boxes in shares of a picture need the picture"
+            return boxes.in_pixels((image.shape[0], image.shape[1]))
+        boxes = _as_numbers(boxes)
+        if boxes is None:  # the predictor would take the whole picture for one car
+            raise DataError(f"{self.description}: its boxes are null; give a list, or leave the name out")
+        if boxes == [] and not self.may_be_empty:
+            raise DataError(f"{self.description}: its list of boxes is empty")
+        return boxes
+
+    def for_pictures(self, pictures: Sequence[str]) -> Self:
+        """The same boxes for these names or paths, no two of which can mean the same entry."""
+        return replace(self, pictures=pictures)
+
+    def refuse_several(self, pictures: Sequence[Path]) -> None:
+        """Raises DataError where the boxes are of one picture or video, and there are others."""
+        if len(pictures) < 2:
+            return
+        if self.unnamed is not None:
+            raise DataError(
+                f"{self.description}: boxes without names for {len(pictures)} pictures; name the picture of each"
+            )
+        if self.is_of_one_video and any(map(is_video, pictures)):
+            raise DataError(
+                f"{self.description}: is of the frames of one video, and {len(pictures)} pictures and videos are "
+                "given; give the video by itself, or a folder of <name of the video>.txt"
+            )
+
+    @cached_property
+    def _names(self) -> NameBook:
+        return NameBook(self.description, [*self.named, *self.problems], self.pictures)
+
+    @cached_property
+    def _video_names(self) -> NameBook:
+        videos = [name for name in self.pictures if name.lower().endswith(VIDEO_SUFFIXES)]
+        return NameBook(self.description, self.videos, videos)
+
+    def _find_key(self, name: str) -> str | None:
+        """The name of the boxes of a picture or frame; None: they are not named."""
+        key = self._names.find(name)
+        if key is None and self.are_names_numbers:
+            key = self._find_number(name)
+        if key is None and (frames := self._frames_with(name)) is not None:
+            return frames[0].get(frames[1])
+        return key
+
+    def _find_number(self, name: str) -> str | None:
+        path = PurePath(name)
+        if not path.stem.isdecimal():
+            return None
+        plain = str(path.with_name(f"{int(path.stem)}{path.suffix}"))
+        if plain != name and plain in self.pictures:
+            raise DataError(
+                f"{self.description}: {path.stem} and {int(path.stem)} are the same number; name files apart"
+            )
+        return self._names.find(plain)
+
+    def _frames_with(self, name: str) -> tuple[Mapping[int, str], int] | None:
+        """The frames of the video that ``name`` is of, and its number from 1; None: it is of none that is known."""
+        frame = split_frame(name)
+        if self.is_of_one_video:
+            (frames,) = self.videos.values()
+            if frame is not None:
+                return frames, frame[1] + 1
+            stem = PurePath(name).stem
+            return (frames, int(stem)) if stem.isdecimal() else None
+        if frame is None or not self.videos:
+            return None
+        video = self._video_names.find(frame[0])
+        return None if video is None else (self.videos[video], frame[1] + 1)
+
+    def _has_no_car(self, name: str) -> bool:
+        if self._frames_with(name) is not None:
+            return True
+        return self.is_absence_emptiness and self._is_any_named
+
+    @cached_property
+    def _is_any_named(self) -> bool:
+        return any(self._is_named(name) for name in self.pictures)
+
+    def _is_named(self, name: str) -> bool:
+        try:
+            return self._find_key(name) is not None
+        except DataError:
+            return True
+
+    def _hint(self, name: str) -> str:
+        similar = self._names.similar(name)
+        if similar:
+            return f"; is it {similar!r}? Write the name as the file has it"
+        if self.is_of_one_video:
+            return "; it is of a video, or of its frames as pictures that are called by their numbers"
+        return ""
+
+
+def _as_numbers(boxes: Any) -> Any:
+    """Numbers that are written as text, as spreadsheets export them, become numbers; a single box a list of one."""
+    if not isinstance(boxes, list | tuple):
+        return boxes
+    rows = [_box_as_numbers(box) if isinstance(box, list | tuple) else _as_number(box) for box in boxes]
+    is_single_box = len(rows) == 4 and all(isinstance(value, int | float) for value in rows)
+    return [rows] if is_single_box else rows
+
+
+def _box_as_numbers(box: Sequence[Any]) -> list[Any]:
+    return [_as_number(value) for value in box]
+
+
+def _as_number(value: Any) -> Any:
+    number = parse_number(value) if isinstance(value, str) else None
+    return value if number is None else number

@@ -1,0 +1,101 @@
+"""Which classes of detectors and data sets are vehicles that carkp knows, and what was kept and left out by them."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from carkp.data.issues import DataError, printable
+
+YOLO_CLASSES: Mapping[int, str] = {
+    0: "person",
+    1: "bicycle",
+    2: "car",
+    3: "motorcycle",
+    5: "bus",
+    6: "train",
+    7: "truck",
+}
+"""COCO's classes as YOLO counts them, without gaps; those that matter here."""
+
+COCO_CATEGORIES: Mapping[int, str] = {number + 1: name for number, name in YOLO_CLASSES.items()}
+"""The same as COCO's own files count them: they leave numbers out, of which the first is 12."""
+
+_VEHICLES = frozenset(
+    (
+        *(
+            "car",
+            "automobile",
+            "auto",
+            "sedan",
+            "hatchback",
+            "coupe",
+            "wagon",
+            "suv",
+            "jeep",
+            "limousine",
+            "taxi",
+            "cab",
+        ),
+        *("van", "minivan", "pickup", "truck", "lorry", "caravan", "bus", "minibus", "coach", "vehicle"),
+    )
+)
+_NUM_SHOWN = 5
+
+
+def is_vehicle(name: str) -> bool:
+    """Whether a class of that name is a car, truck, bus or the like: ``Car``, ``pickup-truck``, ``vehicle.car``."""
+    words = re.findall(r"[a-z]+", name.lower())
+    return bool(words) and "non" not in words and not _VEHICLES.isdisjoint({words[-1], words[-1].removesuffix("s")})
+
+
+@dataclass
+class Census:
+    """What was kept of a source of boxes, and what was left out.
+
+    Attributes:
+        num_kept: boxes of vehicles.
+        left_out: class -> number of boxes.
+        num_scores: boxes that have a confidence, ``lowest`` and ``highest`` of which are the extremes.
+        remarks: sentence -> how often it is true.
+    """
+
+    num_kept: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    num_scores: int = 0
+    lowest: float = float("inf")
+    highest: float = float("-inf")
+    remarks: Counter[str] = field(default_factory=Counter)
+
+    def keep(self, score: float | None = None) -> None:
+        self.num_kept += 1
+        if score is not None:
+            self.num_scores += 1
+            self.lowest, self.highest = min(self.lowest, score), max(self.highest, score)
+
+    def leave_out(self, kind: str) -> None:
+        self.left_out[kind] += 1
+
+    def remark(self, sentence: str) -> None:
+        self.remarks[sentence] += 1
+
+    def require_vehicles(self, source: str, remedy: str) -> None:
+        """Raises DataError where there are boxes and all of them were left out."""
+        if self.left_out and not self.num_kept:
+            raise DataError(f"{source}: none of its boxes is of a car, truck or bus, but {self._kinds()}; {remedy}")
+
+    def notes(self, form: str) -> tuple[str, ...]:
+        """What a person should know, in sentences; ``form`` is the format's name."""
+        left_out = f"; left out: {self._kinds()}" if self.left_out else ""
+        notes = [f"read as {form}, boxes of vehicles: {self.num_kept}{left_out}"]
+        if self.num_scores:
+            notes.append(
+                f"their confidences, {self.lowest:.3g} to {self.highest:.3g}, are not looked at: every box is kept, so "
+                "leave out of the file what is too unsure"
+            )
+        return (*notes, *(f"{count} x {text}" for text, count in self.remarks.items()))
+
+    def _kinds(self) -> str:
+        shown = [f"{count} x {printable(kind)}" for kind, count in self.left_out.most_common(_NUM_SHOWN)]
+        more = len(self.left_out) - len(shown)
+        return ", ".join([*shown, f"{more} other classes"] if more > 0 else shown)

@@ -1,0 +1,188 @@
+"""Boxes of cars that torchvision's detector finds; it is imported, and its weights are fetched, when they are needed.
+
+The detector is ``fasterrcnn_mobilenet_v3_large_fpn``, trained on COCO. Its weights lie where ``torch.hub`` keeps its
+own, so that a file that other programs fetched is used, and one that was fetched elsewhere can be put there.
+"""
+
+import hashlib
+import http.client
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from carkp import disk
+from carkp.data.issues import DataError, explain_write_errors, printable
+from carkp.data.jpeg import Image
+from carkp.workflow.boxes import AUTO
+
+WEIGHTS_URL = "https://download.pytorch.org/models/fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth"
+WEIGHTS_SHA256 = "fb6a3cc702b1df54c18a44b26708cd083614211062d0c36d2ca7bf9270df3533"
+
+CLASS_NAMES: Mapping[int, str] = {3: "car", 6: "bus", 8: "truck"}
+"""Those that are kept, by COCO's numbers."""
+
+MIN_SCORE = 0.5
+MAX_OVERLAP = 0.7
+"""Intersection over union above which two boxes, of a truck and a car as a rule, are one vehicle."""
+
+TIMEOUT_S = 30.0
+
+_CHUNK_BYTES = 2**20
+
+Net = Callable[[list[Tensor]], Sequence[Mapping[str, Tensor]]]
+"""RGB pictures (3, height, width) in [0, 1] -> of each ``boxes`` (N, 4) x1, y1, x2, y2; ``labels``, ``scores`` (N,)."""
+
+
+class DetectorError(DataError):
+    """A detector that cannot be had; the message says what to do."""
+
+
+class CarDetector:
+    """A source of boxes, as ``carkp.data.boxes`` has them: cars, trucks and buses that a detector is sure enough of."""
+
+    def __init__(self, net: Net, min_score: float = MIN_SCORE) -> None:
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"min_score must be in [0, 1], got {min_score}")
+        self._net, self.min_score = net, min_score
+
+    @property
+    def description(self) -> str:
+        return f"{AUTO}, torchvision's fasterrcnn_mobilenet_v3_large_fpn"
+
+    @property
+    def notes(self) -> Sequence[str]:
+        kinds = ", ".join(CLASS_NAMES.values())
+        return [f"{self.description}: {kinds} with a confidence of {self.min_score:g} or more"]
+
+    def for_pictures(self, pictures: Sequence[str]) -> Self:
+        return self
+
+    def refuse_several(self, pictures: Sequence[Path]) -> None:
+        """Any number of pictures may be given."""
+
+    def find(self, name: str, image: Image | None = None) -> list[list[float]]:
+        """x, y, width, height of each vehicle in an RGB ``image`` (height, width, 3), the surest first; may be none.
+
+        Raises:
+            DataError: the detector gives boxes that are no numbers.
+        """
+        assert image is not None, "a detector needs the picture"
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float().div(255)
+        with torch.inference_mode():
+            (found,) = self._net([pixels])
+        kept = torch.isin(found["labels"], torch.tensor(list(CLASS_NAMES))) & (found["scores"] >= self.min_score)
+        boxes, scores = found["boxes"][kept].double(), found["scores"][kept]
+        if not torch.isfinite(boxes).all():
+            raise DetectorError("the detector gives boxes that are no numbers: its weights are damaged")
+        boxes = boxes[_distinct(boxes, scores)]
+        return [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes.tolist() if x2 > x1 and y2 > y1]
+
+
+def open_detector() -> CarDetector:
+    """The detector, whose weights are fetched where they are not here.
+
+    Raises:
+        DetectorError: the weights cannot be fetched, are damaged, or do not fit.
+    """
+    net = build_net()
+    path = find_weights()
+    try:
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # of torch, pickle and zipfile
+        raise DetectorError(f"{printable(str(path))}: cannot be loaded: {' '.join(str(error).split())}") from error
+    return CarDetector(net.eval())
+
+
+def build_net() -> nn.Module:
+    """The detector with random weights."""
+    from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn  # type: ignore[import-untyped]
+
+    net: nn.Module = fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None)
+    return net.eval()
+
+
+def weights_path() -> Path:
+    """Where the weights are kept: in ``torch.hub``'s folder, which ``TORCH_HOME`` moves."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_URL.rsplit("/", 1)[-1]
+
+
+def find_weights(url: str = WEIGHTS_URL, sha256: str = WEIGHTS_SHA256) -> Path:
+    """The file of weights, fetched where it is not here; its digest is held against ``sha256`` every time.
+
+    Raises:
+        DetectorError: it cannot be fetched, or is another one.
+    """
+    path = weights_path()
+    shown = printable(str(path))
+    if not path.is_file():
+        fetch(url, path, sha256)
+    try:
+        digest = disk.file_digest(path)
+    except OSError as error:
+        raise DetectorError(f"{shown}: cannot be read: {error.strerror}") from error
+    if digest != sha256:
+        raise DetectorError(
+            f"{shown}: is damaged or another file: its SHA-256 is {digest}, expected {sha256}; delete it, and it is "
+            f"fetched again from {url}"
+        )
+    return path
+
+
+def fetch(url: str, path: Path, sha256: str) -> None:
+    """Fetch a file; it appears under its name only when complete and as expected.
+
+    Raises:
+        DetectorError: it cannot be fetched or written, or is another one.
+    """
+    partial = disk.partial_path(disk.anonymous(path))
+    try:
+        with explain_write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.touch()
+        digest = _download(url, partial, path)
+        if digest != sha256:
+            raise _fetch_error(url, path, f"what came has the SHA-256 {digest}, expected {sha256}")
+        with explain_write_errors(path):
+            partial.replace(path)
+    finally:
+        disk.remove(partial)
+
+
+def _download(url: str, partial: Path, path: Path) -> str:
+    """Write what ``url`` holds; its digest."""
+    digest = hashlib.sha256()
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, partial.open("wb") as file:
+            size = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm(total=size, desc=f"fetch {path.name}", unit="B", unit_scale=True) as bar:
+                while chunk := response.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in disk.NO_SPACE:
+            raise DetectorError(disk.describe_write_error(path, error)) from error
+        raise _fetch_error(url, path, str(error) or type(error).__name__) from error
+    return digest.hexdigest()
+
+
+def _fetch_error(url: str, path: Path, reason: str) -> DetectorError:
+    return DetectorError(
+        f"boxes={AUTO}: the detector's weights could not be fetched ({reason}). Fetch {url} where there is a network, "
+        f"and put the file at {printable(str(path))}; or give boxes=<file or folder> of a detector of your own"
+    )
+
+
+def _distinct(boxes: Tensor, scores: Tensor) -> Tensor:
+    """Places of the boxes that overlap no surer one by ``MAX_OVERLAP``, the surest first."""
+    from torchvision.ops import nms  # type: ignore[import-untyped]
+
+    kept: Any = nms(boxes, scores.double(), MAX_OVERLAP)
+    chosen: Tensor = kept
+    return chosen
