@@ -1,0 +1,59 @@
+"""The page for readers of the HAT tutorial names commands, parameters and settings that there are."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from carkp.config.loading import flatten
+from carkp.config.schema import ExperimentConfig
+from carkp.entry_points import ENTRY_POINTS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "from_hat.md").read_text(encoding="utf-8")
+SETTINGS = set(flatten(ExperimentConfig().model_dump()))
+SECTIONS = {name.split(".")[0] for name in SETTINGS if "." in name}
+OPTIONS = {"config", "set", "overrides", "dry-run", "track"}
+"""Of commands, beside the parameters of their entry point."""
+
+
+def spans(start: str) -> list[str]:
+    """Code in backticks that begins so, each once."""
+    return sorted({found for found in re.findall(r"`([^`\n]+)`", PAGE) if found.startswith(start)})
+
+
+def parameters(stage: str) -> set[str]:
+    return {parameter.name for parameter in ENTRY_POINTS[stage].parameters} | {"config", "overrides"}
+
+
+@pytest.mark.parametrize("command", [found for found in spans("carkp ") if not found.startswith("carkp config")])
+def test_commands_and_their_options(command: str) -> None:
+    _, name, *words = shlex.split(command)
+    stage = next(point.name for point in ENTRY_POINTS.values() if point.command == name)
+    options = {word.removeprefix("--") for word in words if word.startswith("--")}
+    assert options <= parameters(stage) | OPTIONS
+
+
+@pytest.mark.parametrize("command", spans("mlflow run . -e "))
+def test_entry_points_and_their_parameters(command: str) -> None:
+    stage = shlex.split(command)[4]
+    assert set(re.findall(r"-P (\w+)=", command)) <= parameters(stage)
+
+
+def test_both_spellings_of_a_command_are_given() -> None:
+    commands = {point.command: point.name for point in ENTRY_POINTS.values()}
+    rows = [row for row in PAGE.splitlines() if row.startswith("| `") and "<br>`mlflow run . -e " in row]
+    pairs = [re.search(r"`carkp (\w+)[^`]*`<br>`mlflow run \. -e (\w+)", row) for row in rows]
+    assert len(pairs) >= 10
+    assert all(pair is not None and commands[pair[1]] == pair[2] for pair in pairs)
+
+
+def test_settings_are_those_of_the_configuration() -> None:
+    named = {
+        f"{section}.{name}"
+        for code in re.findall(r"`([^`\n]+)`", PAGE)
+        for section, name in re.findall(r"(?<![\w./])(\w+)\.(\w+)", code)
+        if section in SECTIONS and name != "py"
+    }
+    assert len(named) > 40
+    assert named <= SETTINGS
