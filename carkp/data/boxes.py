@@ -12,18 +12,18 @@ import csv
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from carkp.data.carfusion import parse_box
-from carkp.data.files import is_clutter, is_directory, is_file, parse_number, read_file, read_lines
+from carkp.data.files import is_clutter, is_directory, is_file, parse_number, read_file, split_lines
 from carkp.data.issues import DataError, printable
 from carkp.data.names import FRAME_MARK, NameBook
 
-__all__ = ["FRAME_MARK", "BoxBook", "read_boxes"]
+__all__ = ["FRAME_MARK", "BoxBook", "parse_boxes", "read_boxes"]
 
 _CSV_COLUMNS = ("image", "x", "y", "w", "h")
 _SEPARATORS = (",", ";", "\t")
@@ -94,14 +94,32 @@ def read_boxes(path: Path) -> BoxBook:
         return _read_bb_folder(path)
     if not is_file(path):
         raise DataError(f"{shown}: no such file of boxes")
-    readers = {".json": _read_json, ".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_bb}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{shown}: boxes come from {', '.join(readers)} or a folder of .txt files")
+    _reader(path)  # what is no file of boxes may be large
     try:
-        return reader(path)
-    except (OSError, RecursionError) as error:
+        data = read_file(path)
+    except OSError as error:
         raise DataError(f"{shown}: cannot be read: {error}") from error
+    return parse_boxes(path, data)
+
+
+def parse_boxes(source: Path, data: bytes) -> BoxBook:
+    """The content of a file of boxes; the suffix of ``source`` says its form, and its name stands in messages.
+
+    Raises:
+        DataError: it is not of that form.
+    """
+    try:
+        return _reader(source)(source, data)
+    except RecursionError as error:
+        raise DataError(f"{printable(str(source))}: cannot be read: {error}") from error
+
+
+def _reader(source: Path) -> Callable[[Path, bytes], BoxBook]:
+    readers = {".json": _parse_json, ".csv": _parse_csv, ".tsv": _parse_csv, ".txt": _parse_bb}
+    reader = readers.get(source.suffix.lower())
+    if reader is None:
+        raise DataError(f"{printable(str(source))}: boxes come from {', '.join(readers)} or a folder of .txt files")
+    return reader
 
 
 def _decode(data: bytes) -> str:
@@ -130,7 +148,7 @@ def _as_number(value: Any) -> Any:
     return value if number is None else number
 
 
-def _read_json(path: Path) -> BoxBook:
+def _parse_json(path: Path, data: bytes) -> BoxBook:
     problems: dict[str, str] = {}
     given_twice: set[str] = set()  # in the object that was complete last: at the end, the outermost
 
@@ -143,7 +161,7 @@ def _read_json(path: Path) -> BoxBook:
 
     shown = printable(str(path))
     try:
-        content = json.loads(_decode(read_file(path)), object_pairs_hook=keep)
+        content = json.loads(_decode(data), object_pairs_hook=keep)
     except ValueError as error:
         raise DataError(f"{shown}: not JSON: {error}") from error
     match content:
@@ -171,9 +189,9 @@ def _refuse_other_json(shown: str, content: dict[str, Any]) -> None:
         raise DataError(f"{shown}: is a result of infer; {form}")
 
 
-def _read_csv(path: Path) -> BoxBook:
+def _parse_csv(path: Path, data: bytes) -> BoxBook:
     book, shown = BoxBook(path), printable(str(path))
-    lines = _csv_lines(read_file(path))
+    lines = _csv_lines(data)
     first = 1 if lines and lines[0].lower().replace('"', "").startswith("sep=") else 0  # Excel's own
     separator = _separator(lines[first] if first < len(lines) else "")
     rows = csv.reader(lines[first:], delimiter=separator)
@@ -224,8 +242,8 @@ def _add_row(book: BoxBook, cells: Sequence[str], where: str, separator: str) ->
         book.named.setdefault(name, []).append(box)
 
 
-def _read_bb(path: Path) -> BoxBook:
-    boxes, problem = _bb_boxes(path)
+def _parse_bb(path: Path, data: bytes) -> BoxBook:
+    boxes, problem = _bb_boxes(path, data)
     if problem:
         raise DataError(problem)
     return BoxBook(path, unnamed=boxes)
@@ -241,7 +259,7 @@ def _read_bb_folder(path: Path) -> BoxBook:
     if not files:
         raise DataError(f"{shown}: no .txt files in it; boxes come from a folder of <name of the picture>.txt")
     for file in files:
-        boxes, problem = _bb_boxes(file)
+        boxes, problem = _read_bb(file)
         if file.stem in book.named and boxes != book.named[file.stem]:
             problem = f"{shown} has boxes for {printable(file.stem)} twice; delete one of the two files"
         if problem:
@@ -251,14 +269,18 @@ def _read_bb_folder(path: Path) -> BoxBook:
     return book
 
 
-def _bb_boxes(path: Path) -> tuple[list[list[float]], str]:
+def _read_bb(path: Path) -> tuple[list[list[float]], str]:
+    try:
+        data = read_file(path)
+    except OSError as error:
+        return [], f"{printable(str(path))}: cannot be read: {error.strerror}"
+    return _bb_boxes(path, data)
+
+
+def _bb_boxes(path: Path, data: bytes) -> tuple[list[list[float]], str]:
     """The boxes as they are spelled (without keypoints nothing tells exchanged sides), and what cannot be read."""
     shown, boxes = printable(str(path)), []
-    try:
-        lines = read_lines(path)
-    except OSError as error:
-        return [], f"{shown}: cannot be read: {error.strerror}"
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(split_lines(data), 1):
         if not line.strip():
             continue
         readings = parse_box(line)

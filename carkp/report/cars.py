@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from carkp.keypoints.paired import correct_keypoints
 from carkp.keypoints.predictions import Predictions
 from carkp.keypoints.schema import MISSING, VISIBLE
+from carkp.report.colours import ERROR_RGB
 from carkp.report.drawing import Points, RgbImage, draw_dots, draw_keypoints, draw_line, marker_size
 from carkp.report.parts import Picture
-from carkp.report.style import ERROR_RGB
 
 LABEL_RGB = (255, 255, 255)
 SCALE = 2

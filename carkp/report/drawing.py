@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carkp.keypoints.schema import FLIP_PAIRS, MISSING, SKELETON, VISIBLE
-from carkp.report.style import LEFT_RGB, MIDDLE_RGB, RIGHT_RGB
+from carkp.report.colours import LEFT_RGB, MIDDLE_RGB, RIGHT_RGB
 
 RgbImage = NDArray[np.uint8]
 Points = NDArray[np.floating[Any]]

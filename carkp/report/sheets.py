@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carkp.keypoints.schema import MISSING
+from carkp.report.colours import ERROR_RGB, LEFT_RGB, MIDDLE_RGB, RIGHT_RGB
 from carkp.report.drawing import Colour, Points, RgbImage, draw_dot, draw_dots, draw_keypoints, draw_line, marker_size
-from carkp.report.style import ERROR_RGB, LEFT_RGB, MIDDLE_RGB, RIGHT_RGB
 
 GAP = 8
 CAPTION_HEIGHT = 22

@@ -18,12 +18,6 @@ SERIES_COLOURS: tuple[str, ...] = (
 
 LINE_STYLES: tuple[str, ...] = ("-", "--", "-.", ":")
 
-RIGHT_RGB, LEFT_RGB, MIDDLE_RGB = (240, 140, 0), (30, 130, 230), (235, 235, 235)
-"""The car's right side, its left side, and the lines across."""
-
-ERROR_RGB = (255, 60, 200)
-"""From a prediction to where it should be."""
-
 TEXT, GRID, PAPER = "#222222", "#DDDDDD", "#FFFFFF"
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 12, 10, 9
 

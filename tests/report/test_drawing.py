@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from carkp.keypoints.schema import MISSING, NUM_KEYPOINTS, OCCLUDED, VISIBLE
+from carkp.report.colours import ERROR_RGB, LEFT_RGB, RIGHT_RGB
 from carkp.report.drawing import draw_cars, draw_keypoints, validity_from_scores
 from carkp.report.sheets import captioned_prediction_sheet, contact_sheet, fit_tile, prediction_sheet
-from carkp.report.style import ERROR_RGB, LEFT_RGB, RIGHT_RGB
 
 GREY = np.full((128, 128, 3), 128, dtype=np.uint8)
 

@@ -13,7 +13,7 @@ from carkp.data.issues import DataError
 from carkp.keypoints.codec import HeatmapCodec, codec_for_input
 from carkp.keypoints.orientation import EXCHANGES, Orientation
 from carkp.predictor import Predictor
-from carkp.report.style import ERROR_RGB, RIGHT_RGB
+from carkp.report.colours import ERROR_RGB, RIGHT_RGB
 from carkp.workflow.real_cars import (
     ALPHAS,
     RealCars,
