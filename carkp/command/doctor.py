@@ -16,12 +16,15 @@ MIN_FREE_GIB = 10.0
 """Of disk: the generated data, a training and its runs take about half of it."""
 
 TRAIN = 'pip install "carkp[train]"'
+VIEW = 'pip install "carkp[view]"'
 EXTRAS = {
     "torch": ("train, calibrate, export", TRAIN),
     "timm": ("build the network", TRAIN),
     "mlflow": ("track runs", TRAIN),
     "lmdb": ("read prepared data", TRAIN),
     "optuna": ("tune", TRAIN),
+    "starlette": ("the page of `carkp view`", VIEW),
+    "uvicorn": ("the page of `carkp view`", VIEW),
     "ai-edge-litert": ("targets litert and tflm, .tflite files", 'pip install "carkp[litert]"'),
     "tflite-micro": ("hold tflm against tflite-micro", 'pip install "carkp[litert]"'),
     "openvino": ("OpenVINO in `carkp benchmark`", 'pip install "carkp[peers]"'),
