@@ -39,15 +39,16 @@ def command(model: str, against: str, port: int, no_browser: bool) -> None:
     from carkp.view.server import create_app
     from carkp.view.serving import PortError, address, listen, serve
 
-    models, note = _open_models(model, against)
     try:
         server = listen(port)
     except PortError as error:
         _fail(str(error))
-    click.echo(f"{', '.join(f'{opened.name} ({opened.kind})' for opened in models)} at {address(server)}")
-    click.echo("Ctrl-C ends it.")
-    with server, contextlib.suppress(KeyboardInterrupt):
-        serve(create_app(models, note), server, not no_browser)
+    with server:
+        models, note = _open_models(model, against)
+        click.echo(f"{', '.join(f'{opened.name} ({opened.kind})' for opened in models)} at {address(server)}")
+        click.echo("Ctrl-C ends it.")
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(create_app(models, note), server, not no_browser)
 
 
 def _open_models(model: str, against: str) -> tuple[list["ViewedModel"], str]:

@@ -119,7 +119,11 @@ class _Handlers:
                     "middle": _css(MIDDLE_RGB),
                     "moved": _css(ERROR_RGB),
                 },
-                "limits": {"video_mib": self.limits.video_mib, "boxes": self.limits.boxes},
+                "limits": {
+                    "picture_mib": self.limits.picture_mib,
+                    "video_mib": self.limits.video_mib,
+                    "boxes": self.limits.boxes,
+                },
             }
         )
 

@@ -119,11 +119,14 @@ class Shelf:
         self.limits = limits
         self._sources: OrderedDict[str, Source] = OrderedDict()
         self._lock = threading.Lock()
-        self._folder = Path(tempfile.mkdtemp(prefix="carkp-view-"))
+        self._folder: Path | None = None
 
     def new_file(self, suffix: str) -> Path:
         """Where a video goes; :meth:`close` removes all of them."""
-        return self._folder / f"{secrets.token_hex(8)}{suffix}"
+        with self._lock:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="carkp-view-"))
+            return self._folder / f"{secrets.token_hex(8)}{suffix}"
 
     def add(self, source: Source) -> str:
         """The key of it."""
@@ -155,9 +158,11 @@ class Shelf:
         with self._lock:
             sources = list(self._sources.values())
             self._sources.clear()
+            folder, self._folder = self._folder, None
         for source in sources:
             source.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_source(name: str, content: bytes | Path, orientation: str, limits: Limits) -> Source:

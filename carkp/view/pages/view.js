@@ -14,6 +14,7 @@ const state = {
   info: null, // of the server
   source: null, // what is looked at, and its `file`
   frame: 0,
+  wanted: 0, // the frame that was asked for last
   picture: "", // address of the pixels that are shown
   boxes: new Map(), // frame -> [[x, y, width, height]]
   boxFile: null, // imported, for the frames of a video
@@ -40,14 +41,16 @@ async function ask(path, options = {}) {
   throw new Error(answer.error || `The server answered with status ${response.status}.`);
 }
 
+let numBusy = 0;
+
 async function guarded(work) {
-  document.body.classList.add("busy");
+  document.body.classList.toggle("busy", ++numBusy > 0);
   try {
     await work();
   } catch (error) {
     if (error.name !== "AbortError") showError(error.message);
   } finally {
-    document.body.classList.remove("busy");
+    document.body.classList.toggle("busy", --numBusy > 0);
   }
 }
 
@@ -70,7 +73,8 @@ function openFile(file) {
   if (!file) return undefined;
   return guarded(async () => {
     showError("");
-    const most = state.info.limits.video_mib;
+    const { video_mib: ofVideo, picture_mib: ofPicture } = state.info.limits;
+    const most = file.type.startsWith("image/") ? ofPicture : ofVideo;
     if (file.size > most * MIB) throw new Error(`The file is larger than ${most} MiB, which is the most that is taken.`);
     const orientation = state.source?.file === file && !$("upright").checked ? "ignore" : "apply";
     const response = await ask(`api/sources?${query({ name: file.name, orientation })}`, { method: "POST", body: file });
@@ -99,9 +103,11 @@ function showSource() {
 
 async function showFrame(frame) {
   const { source } = state;
+  state.wanted = frame;
+  showError("");
   const response = await ask(`api/sources/${source.key}/picture?${query({ frame })}`);
   const picture = URL.createObjectURL(await response.blob());
-  if (state.source !== source) return;
+  if (state.source !== source || state.wanted !== frame) return; // another one was asked for meanwhile
   URL.revokeObjectURL(state.picture);
   const previous = boxes();
   Object.assign(state, { frame, picture, result: null });
@@ -138,7 +144,7 @@ function openBoxes(file) {
     showError("");
     await importBoxes(file);
     state.isZoomed = false;
-    await boxesChanged();
+    boxesChanged();
   });
 }
 
@@ -167,9 +173,7 @@ function boxesChanged(delay = 0) {
   state.isStale = true;
   draw();
   clearTimeout(timer);
-  return new Promise((done) => {
-    timer = setTimeout(() => done(guarded(async () => { await predict(); showError(""); })), delay);
-  });
+  timer = setTimeout(() => guarded(async () => { await predict(); showError(""); }), delay);
 }
 
 // ---- boxes: made, moved, deleted
@@ -494,10 +498,10 @@ function drawMove(from, [x, y], distance, index, size, u) {
   ];
   if (index === state.chosen || !boxes().length) {
     const [left, , width] = view();
-    const isAtRight = from[0] + 70 * u > left + width;
+    const isAtRight = from[0] + 50 * u > left + width;
     const text = { x: from[0] + (isAtRight ? -1 : 1) * (size + 8) * u, y: from[1] + 4 * u, "font-size": 12 * u,
       "stroke-width": 3.5 * u, "text-anchor": isAtRight ? "end" : "start" };
-    marks.push(element("text", text, `${distance.toFixed(1)} px`));
+    marks.push(element("text", text, distance.toFixed(1)));
   }
   return marks;
 }
@@ -660,7 +664,7 @@ function drawLegend() {
     [dot({ fill: "none", "stroke-width": 2 }), `unsure: confidence under ${sure}; under ${least} not drawn`],
   ];
   if (models.length > 1) entries.push([dot({ fill: "none", stroke: colours.moved, "stroke-width": 2.5, r: 6 }),
-    `moved: ${models[0].label} and ${models[1].label} differ by more than the limit`]);
+    `moved, and by how many pixels of the picture, from ${models[0].label} to ${models[1].label}`]);
   $("legend").replaceChildren(...entries.map(([mark, text]) => html("li", {}, mark, text)));
 }
 
