@@ -17,12 +17,15 @@ MIN_PYTHON = (3, 11)
 MIN_FREE_GIB = 10.0
 """Of disk: the generated data, a training and its runs take about half of it."""
 
+VIEW = 'pip install "carkp[view]"'
 EXTRAS = {
     "torch": ("train, calibrate, export", INSTALL_TRAIN),
     "timm": ("build the network", INSTALL_TRAIN),
     "mlflow": ("track runs", INSTALL_TRAIN),
     "lmdb": ("read prepared data", INSTALL_TRAIN),
     "optuna": ("tune", INSTALL_TRAIN),
+    "starlette": ("the page of `carkp view`", VIEW),
+    "uvicorn": ("the page of `carkp view`", VIEW),
     "ai-edge-litert": ("targets litert and tflm, .tflite files", 'pip install "carkp[litert]"'),
     "tflite-micro": ("hold tflm against tflite-micro", 'pip install "carkp[litert]"'),
     "openvino": ("OpenVINO in `carkp benchmark`", 'pip install "carkp[peers]"'),

@@ -14,9 +14,10 @@ mean which picture: :mod:`carkp.data.names`. A name in a file is compared with t
 by it.
 """
 
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from carkp.data.box_formats import coco
@@ -34,7 +35,7 @@ from carkp.data.files import is_directory, is_file, parse_number
 from carkp.data.issues import DataError, printable
 from carkp.data.names import FRAME_MARK
 
-__all__ = ["FRAME_MARK", "BoxBook", "BoxSource", "read_boxes"]
+__all__ = ["FRAME_MARK", "BoxBook", "BoxSource", "parse_boxes", "read_boxes"]
 
 LABEL_FOLDERS = ("labels", "label_2", "Annotations", "bb", "det", "gt")
 
@@ -87,6 +88,24 @@ def read_boxes(path: Path) -> BoxBook:
         return reader(path)
     except (OSError, RecursionError) as error:
         raise DataError(f"{shown}: cannot be read: {error}") from error
+
+
+def parse_boxes(name: str, data: bytes) -> BoxBook:
+    """The content of a file of boxes that is called ``name``, which stands in messages.
+
+    Raises:
+        DataError: it is of no form that is known, or it is malformed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"boxes{Path(name).suffix}"
+        path.write_bytes(data)
+        try:
+            book = read_boxes(path)
+        except DataError as error:
+            raise DataError(str(error).replace(str(path), name)) from error
+        problems = {key: text.replace(str(path), name) for key, text in book.problems.items()}
+        notes = tuple(note.replace(str(path), name) for note in book.notes)
+        return replace(book, source=Path(name), problems=problems, notes=notes)
 
 
 def _read_json(path: Path) -> BoxBook:

@@ -135,7 +135,11 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         OSError: it cannot be read.
     """
-    data = read_file(path)
+    return split_lines(read_file(path))
+
+
+def split_lines(data: bytes) -> list[str]:
+    """:func:`read_lines` of a file's content."""
     encoding = json.detect_encoding(data)  # by the byte order mark and by where zeros are; UTF-8 else
     lines = _LINE_END.split(data.decode(encoding, errors="replace").removeprefix("\ufeff"))
     return lines if lines[-1] else lines[:-1]

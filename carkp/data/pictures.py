@@ -41,14 +41,18 @@ _WRONG_IN_OPENCV = ("RGBA", "LA", "LAB")
 
 def is_video(path: Path) -> bool:
     """By the file's first bytes where they are known, else by its suffix."""
-    start = _first_bytes(path)
+    return starts_video(_first_bytes(path), path.suffix)
+
+
+def starts_video(start: bytes, suffix: str) -> bool:
+    """:func:`is_video` of a file's first bytes, 16 of which are enough, and the suffix of its name."""
     if start[4:8] == b"ftyp":
         return start[8:12] not in _HEIF_BRANDS
     if start[:4] == b"RIFF":
         return start[8:12] == b"AVI "
     if start.startswith(_PICTURE_STARTS):
         return False
-    return start[:4] == b"\x1aE\xdf\xa3" or path.suffix.lower() in VIDEO_SUFFIXES
+    return start[:4] == b"\x1aE\xdf\xa3" or suffix.lower() in VIDEO_SUFFIXES
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -47,7 +47,7 @@ class Video:
         self._capture = cv2.VideoCapture(self._openable(), cv2.CAP_FFMPEG)
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, float(orientation == APPLY))
         if not self._capture.isOpened():
-            self._close()
+            self.close()
             raise DataError("video cannot be decoded: not one that OpenCV reads, or its index at the end is missing")
         self.stated_fps = self._number(cv2.CAP_PROP_FPS)
         """As the file says; 0 where it does not."""
@@ -89,12 +89,40 @@ class Video:
         if not self.num_read:
             raise DataError("video has no frame that can be decoded")
 
+    def frame(self, index: int) -> Image:
+        """The RGB frame of a number that counts from 0, wherever the video was read before.
+
+        Where it is not the next one it is found by its time: with an uneven frame rate the number may be another than
+        that of reading in order.
+
+        Raises:
+            DataError: there is none, or it cannot be decoded.
+        """
+        if index < 0:
+            raise DataError(f"frame {index}: frames count from 0")
+        if round(self._capture.get(cv2.CAP_PROP_POS_FRAMES)) != index:
+            self._capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        is_read, frame = self._capture.read()
+        if not is_read:
+            raise DataError(f"frame {index} cannot be decoded, or the video has not so many")
+        return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def count_frames(self) -> int:
+        """All that can be decoded, by reading to the end: for videos that do not say it; takes its time."""
+        self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        count = 0
+        while self._capture.grab():
+            count += 1
+        self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        return count
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Of the file; what is read afterwards fails."""
         self._capture.release()
         if self._folder is not None:
             self._folder.cleanup()

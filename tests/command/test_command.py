@@ -37,7 +37,9 @@ def modules_after(code: str) -> set[str]:
     return set(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split("\n")[-2].split())
 
 
-@pytest.mark.parametrize("words", ["['--help']", "['float', '--help']", "['infer', '--help']", "['config', '--help']"])
+@pytest.mark.parametrize(
+    "words", ["['--help']", "['float', '--help']", "['infer', '--help']", "['config', '--help']", "['view', '--help']"]
+)
 def test_help_imports_nothing_heavy(words: str) -> None:
     code = f"from carkp.command.main import group\ngroup({words}, prog_name='carkp', standalone_mode=False)"
     assert not modules_after(code) & {*HEAVY, "pydantic", "yaml", "rich"}

@@ -1,0 +1,96 @@
+"""The bodies of requests, read as they come and no further than they may be long."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from carkp.data.pictures import starts_video
+from carkp.view.limits import MIB, Limits, ViewError
+from carkp.view.sources import Shelf
+
+_START_BYTES = 16
+
+
+async def read_body(request: Request, limit_mib: float, what: str) -> bytes:
+    """Raises ViewError with status 413 where it is longer than ``limit_mib``; ``what`` names it in the message."""
+    _check_stated_length(request, limit_mib, what)
+    return b"".join([chunk async for chunk in _limited(request.stream(), limit_mib, what)])
+
+
+async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
+    """Raises ViewError where it is no JSON object, or too long."""
+    data = await read_body(request, limits.text_mib, "The request")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ViewError(f"The request is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ViewError("The request must be a JSON object.")
+    return content
+
+
+async def read_upload(request: Request, name: str, shelf: Shelf) -> bytes | Path:
+    """A picture's bytes; a video goes into a file of ``shelf``, which is the caller's to remove.
+
+    Raises:
+        ViewError: it is empty, or too long for what it is.
+    """
+    limits, suffix = shelf.limits, Path(name).suffix
+    _check_stated_length(request, max(limits.picture_mib, limits.video_mib), "The file")
+    chunks = request.stream()
+    start = b""
+    async for chunk in chunks:
+        start += chunk
+        if len(start) >= _START_BYTES:
+            break
+    if not start:
+        raise ViewError("The file is empty.")
+    if starts_video(start[:_START_BYTES], suffix):
+        return await _keep_video(request, chunks, start, suffix, shelf)
+    _check_stated_length(request, limits.picture_mib, "The picture")
+    return start + b"".join([chunk async for chunk in _limited(chunks, limits.picture_mib, "The picture", len(start))])
+
+
+async def _keep_video(request: Request, chunks: AsyncIterator[bytes], start: bytes, suffix: str, shelf: Shelf) -> Path:
+    limit = shelf.limits.video_mib
+    _check_stated_length(request, limit, "The video")
+    path = shelf.new_file(suffix if suffix.isascii() else "")
+    try:
+        with path.open("wb") as file:
+            file.write(start)
+            async for chunk in _limited(chunks, limit, "The video", len(start)):
+                await asyncio.to_thread(file.write, chunk)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise ViewError(f"The video cannot be kept while it is looked at: {error.strerror}.", 507) from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+async def _limited(
+    chunks: AsyncIterator[bytes], limit_mib: float, what: str, num_read: int = 0
+) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in chunks:
+            num_read += len(chunk)
+            if num_read > limit_mib * MIB:
+                raise _too_long(limit_mib, what)
+            yield chunk
+    except ClientDisconnect as error:
+        raise ViewError("The page broke off.", 499) from error
+
+
+def _check_stated_length(request: Request, limit_mib: float, what: str) -> None:
+    stated = request.headers.get("content-length", "")
+    if stated.isdecimal() and int(stated) > limit_mib * MIB:
+        raise _too_long(limit_mib, what)
+
+
+def _too_long(limit_mib: float, what: str) -> ViewError:
+    return ViewError(f"{what} is larger than {limit_mib:g} MiB, which is the most that is taken.", 413)

@@ -1,0 +1,56 @@
+"""Requests from this machine's own pages alone.
+
+A page of a stranger can let its name stand for 127.0.0.1 (DNS rebinding) and ask this server what it holds; the Host
+header still has the stranger's name. It can also send a form here; the Origin header tells.
+"""
+
+import re
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOCAL_NAMES = ("127.0.0.1", "localhost")
+_HOST = re.compile(rf"({'|'.join(map(re.escape, LOCAL_NAMES))})(:\d{{1,5}})?", re.IGNORECASE)
+_POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; form-action 'none'"
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def is_local(headers: Headers) -> bool:
+    """Whether the request was sent to this machine by its name, and by no page but one of this server."""
+    host = headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        return False
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+
+
+class LocalOnly:
+    """Answers requests that are not :func:`is_local` with 403, and lets no page embed what is answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                fixed = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                message["headers"] = [*message["headers"], *fixed]
+            await send(message)
+
+        if not is_local(Headers(scope=scope)):
+            sentence = f"This server answers requests to {' or '.join(LOCAL_NAMES)} from its own page only."
+            await JSONResponse({"error": sentence}, status_code=403)(scope, receive, send_guarded)
+            return
+        await self.app(scope, receive, send_guarded)
