@@ -8,6 +8,9 @@ DEFAULT_CONFIG = "configs/synthetic.yaml"
 STUDIED_CONFIG = "configs/from_imagenet.yaml"
 """What a study trains where nothing else is named: it calibrates by percentile, and its first weights know no sigma."""
 
+VERBOSE_VARIABLE = "CARKP_VERBOSE"
+"""Environment variable: 1 shows tracebacks of errors that have a message for the user."""
+
 SCORED_STAGES = ("float", "calibration", "qat", "int_infer", "onnxruntime")
 
 

@@ -1,12 +1,22 @@
 """Errors of commands: a message, and the exit status."""
 
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
+from carkp.entry_points import VERBOSE_VARIABLE
+
 INSTALL_TRAIN = 'pip install "carkp[train]"'
+
+
+def show_traceback() -> None:
+    """Of the exception at hand, where ``carkp -v`` asks for it."""
+    if os.environ.get(VERBOSE_VARIABLE):
+        traceback.print_exc()
 
 
 @contextmanager
@@ -17,6 +27,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
+        show_traceback()
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import click
 
+from carkp.command.errors import show_traceback
 from carkp.shipped import is_shipped
 
 TRACKED_PREFIXES = ("runs:", "models:", "latest")
@@ -16,12 +17,10 @@ def needs_tracking(model: str) -> bool:
 
 
 def infer(values: Mapping[str, str]) -> int:
-    """Keypoints of the pictures, drawn and as JSON; the exit status."""
-    from carkp.config.loading import ConfigError
+    """Keypoints of the pictures, drawn and as JSON; the exit status. carkp's own errors have a message for the user."""
     from carkp.cores import num_usable_cores
     from carkp.data.files import expand_path
-    from carkp.data.issues import DataError
-    from carkp.predictor import ModelError, Predictor
+    from carkp.predictor import Predictor
     from carkp.workflow.own_pictures import infer_own, read_request, show
 
     try:
@@ -30,7 +29,10 @@ def infer(values: Mapping[str, str]) -> int:
         predictor = Predictor.load(model if is_shipped(model) else expand_path(model), num_usable_cores())
         inputs = request.inputs(predictor, model)
         show(inputs, infer_own(inputs, request.out_dir), request.out_dir)
-    except (ConfigError, DataError, ModelError, OSError) as error:
+    except Exception as error:
+        if not (isinstance(error, OSError) or type(error).__module__.startswith("carkp.")):
+            raise
+        show_traceback()
         click.echo(f"error: {error}", err=True)
         return 1
     except KeyboardInterrupt:

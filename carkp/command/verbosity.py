@@ -5,8 +5,7 @@ import os
 
 import click
 
-VERBOSE_VARIABLE = "CARKP_VERBOSE"
-"""Environment variable: 1 shows tracebacks of errors that have a message for the user."""
+from carkp.entry_points import VERBOSE_VARIABLE
 
 
 def set_verbosity(verbose: bool, quiet: bool) -> None:

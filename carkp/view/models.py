@@ -64,13 +64,19 @@ def moved_px(answers: Sequence[Answer]) -> NDArray[np.float64] | None:
     return np.asarray(np.linalg.norm(second - first, axis=-1), np.float64)
 
 
-def result_document(answer: Answer, name: str, image: Image, orientation: str, notes: Sequence[str]) -> dict[str, Any]:
-    """What ``carkp infer`` writes into ``keypoints.json`` of one picture, which ``name`` is the name of."""
+def result_document(
+    answer: Answer, name: str, image: Image, orientation: str, notes: Sequence[str], boxes: str | None
+) -> dict[str, Any]:
+    """What ``carkp infer`` writes into ``keypoints.json`` of one picture, which ``name`` is the name of.
+
+    ``boxes``: where they come from; None: the whole picture is the car.
+    """
     height, width = image.shape[:2]
     return {
         "model": answer.model.name,
         "model_kind": answer.model.kind,
         "orientation": orientation,
+        "boxes": boxes,
         "keypoints": list(KEYPOINT_NAMES),
         "images": {name: {"width": width, "height": height, "cars": answer.prediction.cars()}},
         "errors": {},

@@ -32,6 +32,8 @@ from carkp.view.limits import Limits, ViewError
 from carkp.view.models import Answer, ViewedModel, labels, moved_px, result_document
 from carkp.view.sources import DEFAULT_ORIENTATION, Shelf, Source, check_frame, open_source
 
+BOXES_ORIGIN = "drawn or imported in carkp view"
+
 PAGES = {
     "": ("index.html", "text/html"),
     "view.css": ("view.css", "text/css"),
@@ -188,7 +190,9 @@ class _Handlers:
         results = [
             {
                 "milliseconds": round(answer.milliseconds, 1),
-                "document": result_document(answer, name, image, source.orientation, source.notes),
+                "document": result_document(
+                    answer, name, image, source.orientation, source.notes, BOXES_ORIGIN if boxes else None
+                ),
             }
             for answer in answers
         ]

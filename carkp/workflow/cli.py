@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from carkp.deploy.cpu import cpu_features
 from carkp.deploy.float_onnx import ExportMismatchError
 from carkp.deploy.graph_audit import FloatKernelError
 from carkp.deploy.int8_onnx import Int8OnnxError
-from carkp.entry_points import DATA, DEFAULT_CONFIG, ENTRY_POINTS, MODEL, Parameter
+from carkp.entry_points import DATA, DEFAULT_CONFIG, ENTRY_POINTS, MODEL, VERBOSE_VARIABLE, Parameter
 from carkp.predictor import ModelError
 from carkp.project import find_config, project_root
 from carkp.quant.program import ProgramError
@@ -202,6 +203,8 @@ def _print_anything() -> None:
 
 
 def _fail(message: str) -> int:
+    if os.environ.get(VERBOSE_VARIABLE):
+        traceback.print_exc()
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
     return 1
 

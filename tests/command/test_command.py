@@ -105,6 +105,24 @@ def test_an_installation_without_training_says_what_is_missing(words: list[str])
     assert re.fullmatch(r'error: this needs \w+, which is not installed: pip install "carkp\[train\]"\n', done.stderr)
 
 
+def test_a_damaged_checkpoint_is_an_error_with_a_message(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "car.png"), np.full((200, 300, 3), 90, np.uint8))
+    (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04 and no more")
+    done = command(
+        "infer", str(tmp_path / "car.png"), "--model", str(tmp_path / "bad.pt"), "--output", str(tmp_path / "o")
+    )
+    assert done.exit_code == 1
+    assert done.output.startswith("error: ")
+    assert "bad.pt" in done.output
+
+
+def test_verbose_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARKP_VERBOSE", "")
+    quiet, verbose = (command(*words, "infer", str(tmp_path / "none.jpg")) for words in ([], ["-v"]))
+    assert "Traceback" not in quiet.output
+    assert "Traceback (most recent call last)" in verbose.output
+
+
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     done = command("infer", str(tmp_path / "none.jpg"))
     assert done.exit_code == 1
