@@ -6,6 +6,7 @@ import os
 import click
 
 from carkp.entry_points import VERBOSE_VARIABLE
+from carkp.progress import TQDM_DISABLE
 
 
 def set_verbosity(verbose: bool, quiet: bool) -> None:
@@ -21,6 +22,6 @@ def set_verbosity(verbose: bool, quiet: bool) -> None:
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "DEBUG")
         logging.basicConfig(level=logging.DEBUG)
     if quiet:
-        os.environ["TQDM_DISABLE"] = "1"
+        os.environ[TQDM_DISABLE] = "1"
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
         logging.basicConfig(level=logging.ERROR)

@@ -16,6 +16,7 @@ from carkp.data.frames import SPLIT_NAMES, SPLITS
 from carkp.data.issues import Issues, printable
 from carkp.data.store import Record, sample_id_of
 from carkp.keypoints.schema import MISSING, NUM_KEYPOINTS, OCCLUDED, VISIBLE
+from carkp.progress import is_hidden
 
 UNKNOWN_TRUNCATION = -1
 
@@ -39,7 +40,7 @@ def read_crops(root: Path, issues: Issues, show_progress: bool = True) -> Genera
         for key in sorted(given_twice):
             del entries[key]
             issues.skip("crop is listed twice, with different labels", f"{path}, {key}")
-        for key, value in tqdm(entries.items(), f"{split} crops", disable=not show_progress, unit="crop"):
+        for key, value in tqdm(entries.items(), f"{split} crops", disable=is_hidden(not show_progress), unit="crop"):
             record = _read_crop(root, split, key, value, meta.get(key), issues)
             if record is None:
                 continue

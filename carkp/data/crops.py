@@ -26,6 +26,7 @@ from carkp.data.rectangles import MIN_CROP_EXTENT_PX, CropRectangle, crop_rectan
 from carkp.data.store import Record, sample_id_of
 from carkp.data.traits import Traits
 from carkp.keypoints.schema import MISSING
+from carkp.progress import is_hidden
 
 ANNOTATION_DIR = "simple_anno"
 CROP_DIR = "crop_imgs"
@@ -110,7 +111,7 @@ def write_crops(
         writers = {s: stack.enter_context(AnnotationWriter(out_dir, s)) for s in SPLIT_NAMES if s in splits}
         results = map_ordered(work, frames, num_workers)
         stack.callback(results.close)
-        for cropped in tqdm(results, "frames", len(frames), disable=not show_progress, unit="frame"):
+        for cropped in tqdm(results, "frames", len(frames), disable=is_hidden(not show_progress), unit="frame"):
             issues.merge(cropped.issues)
             for crop in cropped.crops:
                 writers[crop.split].add(crop)

@@ -17,6 +17,7 @@ from carkp.data.prepare import prepare
 from carkp.data.source import fingerprint
 from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, Store, Stores, data_digest
 from carkp.data.summary import SUMMARY_FILE, DataSummary, check_digests, read_summary
+from carkp.progress import is_hidden
 from carkp.project import project_root
 from carkp.rendered.catalog import CatalogError
 from carkp.rendered.generate import RenderedSpec
@@ -93,8 +94,8 @@ def rendered_spec(config: ExperimentConfig) -> RenderedSpec:
 
 
 GENERATORS: Mapping[str, Callable[[ExperimentConfig, Path, int], None]] = {
-    SYNTHETIC: lambda config, out_dir, num_workers: draw(out_dir, synthetic_spec(config), num_workers),
-    RENDERED: lambda config, out_dir, num_workers: render(out_dir, rendered_spec(config), num_workers),
+    SYNTHETIC: lambda config, out_dir, num_workers: draw(out_dir, synthetic_spec(config), num_workers, not is_hidden()),
+    RENDERED: lambda config, out_dir, num_workers: render(out_dir, rendered_spec(config), num_workers, not is_hidden()),
 }
 """What makes the raw data, by the word for them in ``data.source``."""
 

@@ -25,6 +25,7 @@ from carkp.keypoints.heatmap_tensors import oracle_errors_px
 from carkp.keypoints.metrics import Scores
 from carkp.keypoints.predictions import Predictions
 from carkp.keypoints.schema import KEYPOINT_NAMES
+from carkp.progress import is_hidden
 from carkp.report import figures
 from carkp.report.sheets import prediction_sheet
 from carkp.tracking.tracker import Tracker
@@ -91,7 +92,9 @@ class Scorer:
 
     def predict(self, forward: Forward, store: Store, title: str = "") -> Predictions:
         """Predictions of ``forward`` on a split; with a ``title`` a progress bar shows it."""
-        with tqdm(total=len(store), desc=title, unit="crop", disable=not (title and self.context.is_main)) as bar:
+        with tqdm(
+            total=len(store), desc=title, unit="crop", disable=is_hidden(not (title and self.context.is_main))
+        ) as bar:
             return predict(forward, self.split(store), self.codec, self.context, lambda num: _advance(bar, num))
 
     def score(self, predictions: Predictions, split: str) -> Scores:

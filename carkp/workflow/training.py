@@ -23,6 +23,7 @@ from carkp.disk import describe_free_space
 from carkp.keypoints.codec import CODEC_KEY, codec_to_json
 from carkp.keypoints.metrics import Scores, labelled_extent
 from carkp.keypoints.predictions import Predictions
+from carkp.progress import is_hidden
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context
@@ -149,7 +150,9 @@ def train(
     if scorer.choosing and context.is_main:
         tqdm.write(describe_mixture(config, stores, context))
     steps, epochs = len(trainer.inputs.batches), training.settings.epochs
-    with tqdm(total=steps * epochs, initial=steps * trainer.epoch, desc="train", disable=not context.is_main) as bar:
+    with tqdm(
+        total=steps * epochs, initial=steps * trainer.epoch, desc="train", disable=is_hidden(not context.is_main)
+    ) as bar:
 
         def log(result: EpochResult) -> None:
             _log_epoch(result.numbers(), tracker)
