@@ -8,6 +8,7 @@ DEFAULT_CONFIG = "configs/synthetic.yaml"
 STUDIED_CONFIG = "configs/from_imagenet.yaml"
 """What a study trains where nothing else is named: it calibrates by percentile, and its first weights know no sigma."""
 
+INSTALL_TRAIN = 'pip install "carkp[train]"'
 VERBOSE_VARIABLE = "CARKP_VERBOSE"
 """Environment variable: 1 shows tracebacks of errors that have a message for the user."""
 

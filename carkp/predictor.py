@@ -23,6 +23,7 @@ from carkp.data.rectangles import MIN_CROP_EXTENT_PX, CropRectangle, crop_rectan
 from carkp.deploy.litert import LiteRtRunner, is_tflite
 from carkp.deploy.notes import ORIGIN_PREFIX, TARGET_KEY
 from carkp.deploy.runtime import OnnxRunner
+from carkp.entry_points import INSTALL_TRAIN
 from carkp.file_kinds import is_checkpoint, is_safetensors
 from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_for_input, codec_from_json
 from carkp.keypoints.schema import NUM_KEYPOINTS
@@ -37,7 +38,6 @@ MODEL_FILES = ("artifacts/model.onnx", "model.onnx")
 DECIMALS = 3
 """Of numbers in JSON."""
 
-INSTALL_TRAIN = 'pip install "carkp[train]"'
 
 BATCH_SIZE = 16
 """Cars that go through the network at once. More take more memory, and on a CPU no less time each."""

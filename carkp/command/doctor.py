@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 
-from carkp.command.errors import INSTALL_TRAIN
+from carkp.entry_points import INSTALL_TRAIN
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_GIB = 10.0
-"""Of disk: the generated data, a training and its runs take about half of it."""
+"""Of disk, for data and runs."""
 
 VIEW = 'pip install "carkp[view]"'
 EXTRAS = {

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from carkp.entry_points import VERBOSE_VARIABLE
-
-INSTALL_TRAIN = 'pip install "carkp[train]"'
+from carkp.entry_points import INSTALL_TRAIN, VERBOSE_VARIABLE
 
 
 def show_traceback() -> None:

@@ -7,13 +7,14 @@ import click
 from carkp.command.errors import show_traceback
 from carkp.shipped import is_shipped
 
-TRACKED_PREFIXES = ("runs:", "models:", "latest")
+LATEST = "latest"
+TRACKED_PREFIXES = ("runs:", "models:")
 """What references begin with that only the tracking server can follow."""
 
 
 def needs_tracking(model: str) -> bool:
     """Whether a model has to be looked for among the runs."""
-    return not is_shipped(model) and model.startswith(TRACKED_PREFIXES)
+    return model == LATEST or model.startswith(TRACKED_PREFIXES)
 
 
 def infer(values: Mapping[str, str]) -> int:

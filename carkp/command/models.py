@@ -4,7 +4,7 @@ import importlib.util
 
 import click
 
-from carkp.command.errors import INSTALL_TRAIN
+from carkp.entry_points import INSTALL_TRAIN
 from carkp.shipped import ShippedModelError, find_shipped, shipped_names
 
 MIB = 2**20

@@ -37,10 +37,9 @@ def stage_command(point: EntryPoint) -> click.Command:
 
     def run(dry_run: bool, track: bool = True, **values: Any) -> None:
         words = _words(point, values)
-        if point.command == INFER and not (track or dry_run):
-            sys.exit(_infer(point, words))
+        is_light = point.command == INFER and not track
         with user_errors():
-            sys.exit(_plan(point, words) if dry_run else _call(point, words))
+            sys.exit(_plan(point, words) if dry_run else _infer(point, words) if is_light else _call(point, words))
 
     return click.Command(point.command, params=params, callback=run, help=point.summary, short_help=point.summary)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from carkp.data.boxes import BoxSource, read_boxes
 from carkp.data.files import expand_path
 from carkp.data.issues import DataError
-from carkp.predictor import INSTALL_TRAIN
+from carkp.entry_points import INSTALL_TRAIN
 
 AUTO = "auto"
 """What ``boxes`` is called where the detector finds them; a file of that name has to be given as ``./auto``."""

@@ -98,7 +98,7 @@ def test_a_picture_is_inferred_without_torch_and_mlflow(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "car.jpg").is_file()
 
 
-@pytest.mark.parametrize("words", [["float"], ["status"], ["run"]])
+@pytest.mark.parametrize("words", [["float"], ["status"], ["run"], ["infer", "a.jpg", "--model", "latest"]])
 def test_an_installation_without_training_says_what_is_missing(words: list[str]) -> None:
     done = run_without(f"from carkp.command.main import group\ngroup({words}, prog_name='carkp')")
     assert done.returncode == 1
