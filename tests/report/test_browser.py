@@ -1,6 +1,5 @@
 """A whole report in a real browser: nothing fails to load, nothing is wider than the window."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +7,9 @@ import pytest
 
 from carkp.report.accuracy import accuracy_parts
 from carkp.report.page import html_page
+from tests.browser import opened_browser
 from tests.report.made_up import content, family
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HEIGHT = 900
 LOADED = "return [...document.images].map(image => image.complete && image.naturalWidth > 0)"
 TOO_WIDE = """return [...document.querySelectorAll('body *')]
@@ -22,19 +21,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[object]:
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    service = shutil.which("chromedriver")
-    if browser is None or service is None:
-        pytest.skip("no chromium with chromedriver on this machine: apt-get install chromium chromium-driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = selenium.Chrome(options=options, service=selenium.ChromeService(service))
-    yield opened
-    opened.quit()
+    with opened_browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module", params=["one family", "three families"])

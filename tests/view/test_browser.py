@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +15,10 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.browser import opened_browser
 from tests.stages.conftest import ROOT
 from tests.view.conftest import NUM_FRAMES, video
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CARS = ROOT / "reports" / "pictures" / "infer.jpg"
 """A generated frame of 1280x720 pixels."""
 
@@ -58,21 +57,10 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def driver(downloads: Path) -> Iterator[object]:
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    service = shutil.which("chromedriver")
-    if browser is None or service is None:
-        pytest.skip("no chromium with chromedriver on this machine: apt-get install chromium chromium-driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = selenium.Chrome(options=options, service=selenium.ChromeService(service))
-    behaviour = {"behavior": "allow", "downloadPath": str(downloads)}
-    opened.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
-    yield opened
-    opened.quit()
+    with opened_browser() as opened:
+        behaviour = {"behavior": "allow", "downloadPath": str(downloads)}
+        opened.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)  # type: ignore[attr-defined]
+        yield opened
 
 
 def show(driver, address: str, width: int, scheme: str = "light") -> None:
