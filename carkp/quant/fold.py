@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from carkp.quant.float_layers import float_layer
 from carkp.quant.graph import (
@@ -39,7 +40,7 @@ class FoldError(ValueError):
     """A network that cannot be folded."""
 
 
-def fold(net: nn.Module, input_size: Size, in_channels: int = 3) -> LayerGraph:
+def fold(net: nn.Module, input_size: Size, in_channels: int = 3, keep_transposed: bool = False) -> LayerGraph:
     """The folded form of ``net`` in evaluation mode, on the CPU in float32; ``net`` is left as it was.
 
     Every layer that is no convolution, addition, concatenation or pad is kept in float as a ``FloatLayer``.
@@ -48,23 +49,26 @@ def fold(net: nn.Module, input_size: Size, in_channels: int = 3) -> LayerGraph:
         net: plain torch modules, (B, in_channels, H, W) -> one tensor.
         input_size: (height, width) in pixels.
         in_channels: channels of the image.
+        keep_transposed: transposed convolutions stay as they are, as ``FloatLayer`` s, with their batch norms inside.
 
     Raises:
         FoldError: the network cannot be traced, or its folded form computes something else.
     """
     was_training = net.training
     try:
-        return _fold(net.eval(), input_size, in_channels)
+        return _fold(net.eval(), input_size, in_channels, keep_transposed)
     finally:
         net.train(was_training)
 
 
-def _fold(net: nn.Module, input_size: Size, in_channels: int) -> LayerGraph:
+def _fold(net: nn.Module, input_size: Size, in_channels: int, keep_transposed: bool) -> LayerGraph:
     traced = _trace(net)
+    if keep_transposed:
+        _fuse_transposed(traced)
     images = torch.rand(1, in_channels, *input_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         expected = ShapeProp(traced).propagate(images)
-        graph = _Folder(traced).run().eval()
+        graph = _Folder(traced, keep_transposed).run().eval()
         got = graph(images)
     error = float((expected - got).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not error <= EXACTNESS:
@@ -82,6 +86,28 @@ def _trace(net: nn.Module) -> fx.GraphModule:
         raise FoldError(f"the network cannot be traced by torch.fx: {error}") from error
 
 
+def _fuse_transposed(traced: fx.GraphModule) -> None:
+    """Put the batch norms behind transposed convolutions into copies of these; grouped ones are left alone."""
+    modules = dict(traced.named_modules())
+
+    def module_of(node: fx.Node) -> nn.Module | None:
+        return modules.get(str(node.target)) if node.op == "call_module" else None
+
+    for node in list(traced.graph.nodes):
+        conv = module_of(node)
+        if not isinstance(conv, nn.ConvTranspose2d) or conv.groups != 1 or len(node.users) != 1:
+            continue
+        (follower,) = node.users
+        norm = module_of(follower)
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+            name = f"{str(node.target).replace('.', '_')}_fused"
+            traced.add_submodule(name, fuse_conv_bn_eval(conv, norm, transpose=True))
+            node.target = name
+            follower.replace_all_uses_with(node)
+            traced.graph.erase_node(follower)
+    traced.recompile()
+
+
 @dataclass(frozen=True)
 class _Tail:
     """What follows a layer and melts into it: the last node of the chain, a batch norm, an activation."""
@@ -94,8 +120,8 @@ class _Tail:
 class _Folder:
     """Goes through the nodes in order; ``names`` maps a node to the tensor that stands for it."""
 
-    def __init__(self, traced: fx.GraphModule) -> None:
-        self.traced = traced
+    def __init__(self, traced: fx.GraphModule, keep_transposed: bool) -> None:
+        self.traced, self.keep_transposed = traced, keep_transposed
         self.modules = dict(traced.named_modules())
         self.names: dict[fx.Node, str] = {}
         self.pads: dict[fx.Node, Pads] = {}
@@ -123,7 +149,7 @@ class _Folder:
         match module:
             case nn.Conv2d() if module.padding_mode == "zeros":
                 return self._conv
-            case nn.ConvTranspose2d() if _is_rewritable(module, _shape(node)):
+            case nn.ConvTranspose2d() if not self.keep_transposed and _is_rewritable(module, _shape(node)):
                 return self._transposed
             case nn.ZeroPad2d() if self._feeds_convs_alone(node):
                 return self._pad

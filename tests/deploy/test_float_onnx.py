@@ -11,6 +11,7 @@ from torch import nn
 from carkp.deploy.float_onnx import OPSET, ExportMismatchError, check_against_torch, export_float_onnx
 from carkp.deploy.runtime import OnnxRunner
 from carkp.model.pose_net import PoseNet, build_pose_net
+from tests.quant.networks import GatedNet, with_statistics
 
 SIZE = (64, 96)
 
@@ -74,6 +75,26 @@ def test_one_file_with_named_ends_and_metadata(exported: Path) -> None:
 def test_batch_norms_and_pads_are_folded(exported: Path) -> None:
     kinds = {node.op_type for node in onnx.load(exported).graph.node}
     assert kinds == {"Conv", "ConvTranspose", "Clip", "Relu", "Add"}
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_layer_without_an_int8_form_is_written_too(groups: int, tmp_path: Path) -> None:
+    """A grouped transposed convolution keeps its batch norm."""
+    up = nn.Sequential(nn.ConvTranspose2d(8, 4, 4, 2, 1, groups=groups, bias=False), nn.BatchNorm2d(4), nn.SiLU())
+    net = with_statistics(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), *up))
+    export_float_onnx(net, SIZE, tmp_path / "up.onnx", {})
+    model = onnx.load(tmp_path / "up.onnx")
+    assert model.producer_name == "carkp"
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    assert len(norms) == groups - 1
+    assert check_against_torch(tmp_path / "up.onnx", net, images(3)) <= 1e-5
+
+
+def test_an_operator_that_is_not_known_is_left_to_torch(tmp_path: Path) -> None:
+    net = with_statistics(GatedNet())
+    export_float_onnx(net, SIZE, tmp_path / "gated.onnx", {})
+    assert onnx.load(tmp_path / "gated.onnx").producer_name == "pytorch"
+    assert check_against_torch(tmp_path / "gated.onnx", net, images(3)) <= 1e-4
 
 
 def test_no_source_paths_are_left_in_the_file(exported: Path) -> None:
