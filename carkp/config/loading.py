@@ -33,13 +33,13 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
     return _validated(ExperimentConfig, tree, str(path), "docs/settings.md lists them all")
 
 
-def load_yaml(path: Path, model: type[Model]) -> Model:
-    """A YAML file that holds one ``model``.
+def load_yaml(path: Path, model: type[Model], what: str) -> Model:
+    """A YAML file that holds one ``model``; ``what`` it is, for messages: ``"target"``.
 
     Raises:
         ConfigError: a missing or malformed file, an unknown name, a bad value.
     """
-    return _validated(model, _read_tree(path), str(path), f"{', '.join(model.model_fields)} are known")
+    return _validated(model, _read_tree(path, what, model), str(path), f"{', '.join(model.model_fields)} are known")
 
 
 def split_overrides(text: str) -> list[str]:
@@ -71,7 +71,8 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> Tree:
     resolved = path.resolve()
     if resolved in seen:
         raise ConfigError(f"{path}: `base:` leads back to the file itself")
-    tree = _read_tree(path, f", which {seen[-1]} names as its `base`" if seen else "")
+    whence = f", which {seen[-1]} names as its `base`" if seen else ""
+    tree = _read_tree(path, "configuration", ExperimentConfig, whence)
     base = tree.pop("base", None)
     if base is None:
         return tree
@@ -90,10 +91,10 @@ def _beside(path: Path, name: str) -> Path:
     return next((found for found in candidates if found.is_file()), candidates[0])
 
 
-def _read_tree(path: Path, whence: str = "") -> Tree:
+def _read_tree(path: Path, what: str, model: type[BaseModel], whence: str = "") -> Tree:
     if not path.is_file():
-        what = "a directory, not a configuration file" if path.is_dir() else "no such configuration file"
-        raise ConfigError(f"{path}: {what}{whence}; {_files_beside(path)}")
+        problem = f"a directory, not a {what} file" if path.is_dir() else f"no such {what} file"
+        raise ConfigError(f"{path}: {problem}{whence}; {_files_beside(path, model)}")
     try:
         tree = read_yaml(path)
     except YamlError as error:
@@ -107,13 +108,22 @@ def _read_tree(path: Path, whence: str = "") -> Tree:
     return tree
 
 
-def _files_beside(path: Path) -> str:
+def _files_beside(path: Path, model: type[BaseModel]) -> str:
     """What could be meant by a name that no file has."""
-    found = sorted(other.name for other in path.parent.glob("*.y*ml"))
+    found = {other.stem: other.name for other in sorted(path.parent.glob("*.y*ml")) if _may_hold(other, model)}
     if not found:
         return "configs/ holds the ones that come with carkp"
-    near = difflib.get_close_matches(path.name, found, n=1)
-    return f"did you mean {near[0]}?" if near else f"{path.parent} holds {', '.join(found)}"
+    near = difflib.get_close_matches(path.stem, found, n=1)
+    return f"did you mean {found[near[0]]}?" if near else f"{path.parent} holds {', '.join(found.values())}"
+
+
+def _may_hold(path: Path, model: type[BaseModel]) -> bool:
+    """Whether a YAML file has no other names at the top than those of ``model``."""
+    try:
+        tree = read_yaml(path)
+    except (YamlError, OSError):
+        return False
+    return isinstance(tree, dict) and set(tree) <= {"base", *model.model_fields}
 
 
 def _merge(below: Tree, above: Tree) -> Tree:

@@ -84,8 +84,9 @@ def require_int8_convs(path: Path | str, num_convs: int, num_float: int = 0) -> 
     if len(audit.float_kernels) != num_float or audit.num_qlinear_convs != num_convs:
         names = ", ".join(audit.float_kernels) or "none"
         raise FloatKernelError(
-            f"{path}: ONNX Runtime runs {audit.num_qlinear_convs} convolutions in int8, expected {num_convs}; "
-            f"float kernels, expected {num_float}: {names}"
+            f"{path}: ONNX Runtime would run {audit.num_qlinear_convs} of {num_convs} convolutions in int8, and these "
+            f"layers in float: {names} ({num_float} expected). Its latency would not be that of an int8 model. "
+            "Another version of ONNX Runtime fuses otherwise: install the one of constraints.txt"
         )
     return audit
 

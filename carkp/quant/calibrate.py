@@ -56,7 +56,9 @@ def observe(graph: LayerGraph, batches: Iterable[Tensor], num_threads: int = 1) 
         finally:
             torch.set_num_threads(before)
     if shared.is_empty:
-        raise CalibrationError("no images to calibrate with")
+        raise CalibrationError(
+            "no images to calibrate with: set quant.num_images to at least 1, and give data with a training split"
+        )
     histograms, *others = found
     for other in others:
         for name, histogram in other.items():
@@ -91,11 +93,14 @@ def _observe_some(graph: LayerGraph, batches: Iterable[Tensor]) -> dict[str, Abs
             try:
                 histograms[groups[name]].update(values.numpy())
             except ValueError as error:
-                raise CalibrationError(f"{name}: {error}") from error
+                raise CalibrationError(f"{name}: {error}; the float model is broken, train it again") from error
 
     def see(name: str, values: Tensor) -> None:
         if name in beside_image and (largest := float(values.abs().max())) > 1:
-            raise CalibrationError(f"{name}: is joined to the image and shares its scale, but reaches {largest:g} > 1")
+            raise CalibrationError(
+                f"{name}: is joined to the image and shares its scale, but reaches {largest:g} > 1: "
+                "bring it into -1 to 1 in the network, or leave out the concatenation with the image"
+            )
         count(name, values)
 
     beside_image = {name for name, leader in groups.items() if leader == groups[IMAGE]} - {IMAGE}

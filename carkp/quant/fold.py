@@ -72,7 +72,10 @@ def _fold(net: nn.Module, input_size: Size, in_channels: int, keep_transposed: b
         got = graph(images)
     error = float((expected - got).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not error <= EXACTNESS:
-        raise FoldError(f"folding changed the output of the network by {error:.2g} of its largest value")
+        raise FoldError(
+            f"folding changed the output of the network by {error:.2g} of its largest value: "
+            "a module does not do what its type says (a hook, a parametrisation, another forward); make it plain"
+        )
     return graph
 
 
@@ -83,7 +86,10 @@ def _trace(net: nn.Module) -> fx.GraphModule:
     try:
         return fx.symbolic_trace(net)
     except Exception as error:  # the network's own code, run on stand-ins of tensors, fails in its own ways
-        raise FoldError(f"the network cannot be traced by torch.fx: {error}") from error
+        raise FoldError(
+            f"the network cannot be traced by torch.fx: {error}. Its forward must not branch on "
+            "values of tensors: write it without `if` and loops over them"
+        ) from error
 
 
 def _fuse_transposed(traced: fx.GraphModule) -> None:
@@ -140,7 +146,9 @@ class _Folder:
                 _require_float(node)
                 self._handler(node)(node)
         if output is None or self.names.get(output) != self.layers[-1][0].name:
-            raise FoldError("the network's output is not the result of its last layer")
+            raise FoldError(
+                "the network's output is not the result of its last layer: return one tensor, made by the last layer"
+            )
         made = {IMAGE, *(step.name for step, _ in self.layers)}
         return LayerGraph(self.layers, {name: shape for name, shape in self.shapes.items() if name in made})
 
@@ -305,7 +313,9 @@ def _folded(
     if norm is None:
         return weight64.float(), bias64.float()
     if norm.running_mean is None or norm.running_var is None:
-        raise FoldError("a batch norm without running statistics cannot be folded")
+        raise FoldError(
+            "a batch norm without running statistics cannot be folded: build it with track_running_stats=True"
+        )
     gain = torch.rsqrt(norm.running_var.double() + norm.eps)
     shift = torch.zeros_like(gain)
     if norm.affine:
@@ -337,7 +347,10 @@ def _is_rewritable(conv: nn.ConvTranspose2d, output_shape: tuple[int, ...]) -> b
 def _require_float(node: fx.Node) -> None:
     dtype = node.meta["tensor_meta"].dtype
     if not dtype.is_floating_point:
-        raise FoldError(f"{node.name} ({node.target}) is a tensor of {dtype}: only float ones can be quantised")
+        raise FoldError(
+            f"{node.name} ({node.target}) is a tensor of {dtype}: only float ones can be quantised; "
+            "compute it outside of the network's forward"
+        )
 
 
 def _is_tensor(node: fx.Node) -> bool:

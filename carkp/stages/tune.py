@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "") -> int:
 
 def _execute(arguments: Arguments) -> None:
     config = arguments.config
-    search = load_yaml(find_config(arguments.values["search"]), SearchConfig)
+    search = load_yaml(find_config(arguments.values["search"]), SearchConfig, "search")
     num_trials = _positive("trials", arguments, search.num_trials)
     num_workers = _positive("workers", arguments, 1)
     target = build_target(config, arguments.values["target"])

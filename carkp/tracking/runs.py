@@ -153,7 +153,10 @@ def fetch_artifact(run_id: str, path: str) -> Path:
             return original
         return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"runs:/{run_id}: the run has no artifact {path}") from error
+        raise TrackingError(
+            f"runs:/{run_id}: the run has no artifact {path}; `mlflow artifacts list -r {run_id}` lists what it has. "
+            "A run that was stopped may lack some: run its stage again"
+        ) from error
 
 
 def fetch_reference(reference: str) -> Path:

@@ -1,5 +1,6 @@
 """``build_*``: a sub-configuration in, an object out. Below the stages nothing takes a configuration."""
 
+import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -106,6 +107,15 @@ def build_qat_settings(config: ExperimentConfig, device: torch.device) -> FitSet
     return build_fit_settings(config.train.model_copy(update=changes), device)
 
 
+def no_match(pattern: str, names: Sequence[str]) -> str:
+    """Why a pattern of tensor names is refused, with the names that are near to it."""
+    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
+    return (
+        f"{pattern!r} matches no tensor; there are {len(names)}, such as {', '.join(near)}: "
+        "scales.json of a calibration run lists all. `*` stands for any part of a name"
+    )
+
+
 def build_observers(quant: QuantConfig, tensors: Iterable[str]) -> dict[str, Observer]:
     """The observer of every tensor: the last rule that matches its name, else the configuration's own.
 
@@ -117,7 +127,7 @@ def build_observers(quant: QuantConfig, tensors: Iterable[str]) -> dict[str, Obs
     for rule in quant.rules:
         matching = fnmatch.filter(names, rule.tensors)
         if not matching:
-            raise ConfigError(f"quant.rules: {rule.tensors!r} matches no tensor; there are {', '.join(names)}")
+            raise ConfigError(f"quant.rules: {no_match(rule.tensors, names)}")
         percentile = quant.percentile if rule.percentile is None else rule.percentile
         observers |= dict.fromkeys(matching, Observer(rule.observer, percentile))
     return observers
@@ -134,7 +144,7 @@ def choose_wide(patterns: Sequence[str], tensors: Iterable[str]) -> list[str]:
     for pattern in patterns:
         matching = fnmatch.filter(names, pattern)
         if not matching:
-            raise ConfigError(f"quant.int16: {pattern!r} matches no tensor; there are {', '.join(names)}")
+            raise ConfigError(f"quant.int16: {no_match(pattern, names)}")
         chosen += matching
     return list(dict.fromkeys(chosen))
 

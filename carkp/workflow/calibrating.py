@@ -110,7 +110,7 @@ class Calibrator:
         try:
             histograms = observe(net.graph, images, torch.get_num_threads())
         except CalibrationError as error:
-            raise ConfigError(f"calibration: {error}; the float model is broken, train it again") from error
+            raise ConfigError(f"calibration: {error}") from error
         net.set_thresholds(choose_thresholds(histograms, net.num_levels, observers))
         match self.settings.rounding:
             case "nearest":

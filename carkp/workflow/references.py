@@ -220,13 +220,19 @@ def latest_tags(config: ExperimentConfig, target: str) -> dict[str, str]:
     return tags | {DATA_TAG: data.digest}
 
 
+def _command(stage: str, tags: Mapping[str, str]) -> str:
+    """What makes such a run."""
+    target = tags.get(TARGET_TAG)
+    return f"mlflow run . -e {stage}" + (f" -P target={target}" if target else "")
+
+
 def _none_found(stage: str, tags: Mapping[str, str]) -> str:
     """What was looked for, what is nearest to it, and what to do."""
 
     def shown(found: Mapping[str, str]) -> str:
         return ", ".join(f"{name.removeprefix('carkp.')} {found.get(name, 'unknown')[:20]}" for name in tags)
 
-    message = f"no finished {stage} run ({shown(tags)}): run `mlflow run . -e {stage}` first"
+    message = f"no finished {stage} run ({shown(tags)}): run `{_command(stage, tags)}` with this configuration first"
     experiment = {name: value for name, value in tags.items() if name == EXPERIMENT_TAG}
     other = find_latest_run(stage, experiment) if experiment else None
     if other is None:

@@ -14,4 +14,4 @@ def load_target(name: str) -> TargetFile:
         ConfigError: there is no such target, or its file is malformed.
     """
     is_path = name.lower().endswith((".yaml", ".yml"))
-    return load_yaml(find_config(name if is_path else f"{TARGET_DIR}/{name}.yaml"), TargetFile)
+    return load_yaml(find_config(name if is_path else f"{TARGET_DIR}/{name}.yaml"), TargetFile, "target")

@@ -144,6 +144,10 @@ def test_spaces_around_the_name_of_an_override_do_not_count() -> None:
 def test_the_file_that_was_meant_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean tiny\.yaml\?"):
         load_config(CONFIGS / "tinny.yaml")
+    (tmp_path / "python_env.yaml").write_text("python: 3.11")
+    (tmp_path / "own.yaml").write_text("base: tiny.yaml")
+    with pytest.raises(ConfigError, match=r"no such configuration file; .* holds own\.yaml$"):
+        load_config(tmp_path / "nosuch_env.yaml")
     with pytest.raises(ConfigError, match="a directory, not a configuration file"):
         load_config(CONFIGS)
     (tmp_path / "mine.yaml").write_text("base: tinny.yaml")

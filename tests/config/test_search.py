@@ -13,14 +13,14 @@ SEARCHES = Path(__file__).parents[2] / "configs" / "search"
 
 @pytest.mark.parametrize("path", sorted(SEARCHES.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_search_loads(path: Path) -> None:
-    assert load_yaml(path, SearchConfig).num_trials >= 1
+    assert load_yaml(path, SearchConfig, "search").num_trials >= 1
 
 
 def test_an_empty_range_is_named(tmp_path: Path) -> None:
     path = tmp_path / "search.yaml"
     path.write_text("space:\n  sigma: {low: 2.0, high: 1.0}\n  lr: {low: 0.1, high: 0.2}\n  q: {low: 2.0, high: 3.0}\n")
     with pytest.raises(ConfigError, match=r"space\.sigma: .*low must be below high"):
-        load_yaml(path, SearchConfig)
+        load_yaml(path, SearchConfig, "search")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_what_trials_could_not_use_is_refused(tmp_path: Path, space: str, messag
     path = tmp_path / "search.yaml"
     path.write_text("space:\n" + "".join(f"  {key}: {text}\n" for key, text in {**ranges, name: value}.items()))
     with pytest.raises(ConfigError, match=message):
-        load_yaml(path, SearchConfig)
+        load_yaml(path, SearchConfig, "search")
 
 
 def test_the_schema_knows_the_strides_of_network_and_codec() -> None:

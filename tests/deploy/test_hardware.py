@@ -13,14 +13,14 @@ TARGETS = sorted((Path(__file__).parents[2] / "configs" / "targets").glob("*.yam
 
 
 def hardware(name: str) -> Hardware:
-    found = load_yaml(next(path for path in TARGETS if path.stem == name), TargetFile).hardware
+    found = load_yaml(next(path for path in TARGETS if path.stem == name), TargetFile, "target").hardware
     assert found is not None
     return found
 
 
 @pytest.mark.parametrize("path", TARGETS, ids=lambda path: path.stem)
 def test_every_target_loads_with_its_hardware(path: Path) -> None:
-    target = load_yaml(path, TargetFile)
+    target = load_yaml(path, TargetFile, "target")
     assert target.name == path.stem
     assert type(target.arithmetic) is Target
     assert target.hardware is not None
@@ -60,16 +60,16 @@ def test_mistakes_in_a_file_are_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace("unsupported: fallback", "unsupported: perhaps"))
     with pytest.raises(ConfigError, match=r"hardware\.unsupported"):
-        load_yaml(path, TargetFile)
+        load_yaml(path, TargetFile, "target")
     path.write_text(
         text.replace("    depthwise: {max_kernel: {value: 7, assumed: true}", "    depthwise: {max_kernel: 7")
     )
     with pytest.raises(ConfigError, match=r"hardware\.operators\.depthwise\.max_kernel"):
-        load_yaml(path, TargetFile)
+        load_yaml(path, TargetFile, "target")
 
 
 def test_hardware_may_be_left_out(tmp_path: Path) -> None:
     text = next(path for path in TARGETS if path.stem == "bpu").read_text()
     path = tmp_path / "plain.yaml"
     path.write_text(text[: text.index("hardware:")])
-    assert load_yaml(path, TargetFile).hardware is None
+    assert load_yaml(path, TargetFile, "target").hardware is None
