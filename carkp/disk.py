@@ -83,7 +83,7 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.{_PARTIAL}")
 
 
-def anonymous(path: Path) -> Path:
+def short_name_beside(path: Path) -> Path:
     """A name beside ``path`` for unfinished work: ``path``'s own may be as long as can be."""
     return path.with_name("unfinished")
 
@@ -94,7 +94,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; it names ``path``, and nothing of it is left.
     """
-    partial = partial_path(anonymous(path))
+    partial = partial_path(short_name_beside(path))
     try:
         try:
             partial.write_bytes(data)

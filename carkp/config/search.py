@@ -18,7 +18,7 @@ class Range(Section):
     high: PositiveFloat
 
     @model_validator(mode="after")
-    def _ascends(self) -> "Range":
+    def _check_order(self) -> "Range":
         if self.low >= self.high:
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
         return self

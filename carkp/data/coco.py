@@ -230,7 +230,7 @@ def _read_image(
         content.cars.pop(image_id)
         issues.skip("frame has labels and no image", where)
         return None
-    _say_where_names_differ(file, name, where, issues)
+    _report_renamed(file, name, where, issues)
     scene, frame_id = names.name(_relative(name))
     if printable(scene + frame_id) != scene + frame_id:
         content.cars.pop(image_id)
@@ -239,7 +239,7 @@ def _read_image(
     return Frame(split, scene, frame_id, file, ())
 
 
-def _say_where_names_differ(file: Path, name: str, where: str, issues: Issues) -> None:
+def _report_renamed(file: Path, name: str, where: str, issues: Issues) -> None:
     spellings = [PurePosixPath(name), _relative(name)]
     is_same = any(file.parts[-len(path.parts) :] == path.parts or path.is_absolute() for path in spellings)
     if not is_same and ".." not in name:

@@ -147,7 +147,7 @@ def remove_leftovers(out_dir: Path) -> None:
     """Delete what killed processes left half written among crops and annotations. Hold the directory's lock."""
     crop_dirs = (out_dir / split for split in SPLIT_NAMES)
     for directory in (out_dir, out_dir / ANNOTATION_DIR, *(d for s in crop_dirs for d in s.glob(f"*/{CROP_DIR}"))):
-        disk.remove_leftovers(disk.anonymous(directory / "any"))
+        disk.remove_leftovers(disk.short_name_beside(directory / "any"))
 
 
 def _remove_unused_annotations(out_dir: Path, splits: set[str]) -> None:
@@ -182,7 +182,7 @@ class AnnotationWriter:
     def __init__(self, out_dir: Path, split: str) -> None:
         self._directory = out_dir / ANNOTATION_DIR
         self._paths = annotation_path(out_dir, split), meta_path(out_dir, split)
-        self._partials = tuple(disk.partial_path(disk.anonymous(path)) for path in self._paths)
+        self._partials = tuple(disk.partial_path(disk.short_name_beside(path)) for path in self._paths)
         self._files: list[TextIO] = []
         self._count = 0
 

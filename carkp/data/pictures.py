@@ -84,13 +84,13 @@ def list_pictures(path: Path) -> list[Path]:
         raise DataError(f"{shown}: cannot be read: {error.strerror}") from error
     known = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
     items = [path / name for name in names if not is_clutter(name) and name.lower().endswith(known)]
-    paths = [item for item in items if is_file(item) or _leads_nowhere(item)]
+    paths = [item for item in items if is_file(item) or _is_broken_link(item)]
     if not paths:
         raise DataError(f"{shown}: no pictures or videos in it ({', '.join(known)}); folders below it are not searched")
     return paths
 
 
-def _leads_nowhere(path: Path) -> bool:
+def _is_broken_link(path: Path) -> bool:
     return path.is_symlink() and not is_directory(path) and not path.exists()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from carkp.deploy.float_ops import FLOAT_KINDS
-from carkp.deploy.hardware import ASSUMED, Elsewhere, Hardware, Number, OperatorLimits, flat_numbers
+from carkp.deploy.hardware import ASSUMED, Hardware, Number, OperatorLimits, UnsupportedHandling, flat_numbers
 from carkp.deploy.layer_cost import layer_cost, live_bytes, operator_kind, tensor_bytes
 from carkp.quant.program import FloatOp, Layer, QConv, QProgram
 
@@ -138,16 +138,16 @@ def _judge_float(layer: FloatOp, hardware: Hardware) -> tuple[Verdict, Breach]:
     advice = FLOAT_ADVICE.get(layer.kind, DEFAULT_ADVICE)
     if layer.kind not in FLOAT_KINDS:
         return "impossible", Breach("ONNX operators", layer.kind, "a float operator of ONNX", "carkp", advice)
-    where: Elsewhere = hardware.float_operators.get(layer.kind, hardware.unsupported)
+    where: UnsupportedHandling = hardware.float_operators.get(layer.kind, hardware.unsupported)
     return where, Breach("int8 operators", layer.kind, NOT_LISTED, hardware.device, advice)
 
 
 def _memory_breaches(hardware: Hardware, weight_bytes: int, alive: int) -> Iterator[Breach]:
     limits = hardware.memory
     fewer = "fewer channels or layers (model.backbone, model.head_channels)"
-    yield from _above("weights so far (bytes)", weight_bytes, limits.weight_bytes, fewer)
+    yield from _excess("weights so far (bytes)", weight_bytes, limits.weight_bytes, fewer)
     smaller = "a smaller model.input_size, or fewer channels in this layer"
-    yield from _above("activations alive (bytes)", alive, limits.activation_bytes, smaller)
+    yield from _excess("activations alive (bytes)", alive, limits.activation_bytes, smaller)
 
 
 def _breaches(program: QProgram, layer: Layer, hardware: Hardware) -> Iterator[Breach]:
@@ -165,9 +165,9 @@ def _operator_breaches(program: QProgram, layer: Layer, limits: OperatorLimits) 
     if isinstance(layer, QConv):
         kernel, kind = max(layer.weight.shape[2:]), operator_kind(layer)
         smaller = f"kernels of at most {_text(limits.max_kernel)}, several behind each other if the field is needed"
-        yield from _above(f"{kind} kernel", kernel, limits.max_kernel, smaller)
-        yield from _above(f"{kind} stride", max(layer.stride), limits.max_stride, "two layers with smaller strides")
-        yield from _above(f"{kind} dilation", max(layer.dilation), limits.max_dilation, "more layers, less dilation")
+        yield from _excess(f"{kind} kernel", kernel, limits.max_kernel, smaller)
+        yield from _excess(f"{kind} stride", max(layer.stride), limits.max_stride, "two layers with smaller strides")
+        yield from _excess(f"{kind} dilation", max(layer.dilation), limits.max_dilation, "more layers, less dilation")
     names = [*layer.inputs, layer.output]
     for channels in (program.tensors[name].shape[0] for name in names):
         multiple = limits.channel_multiple
@@ -186,11 +186,11 @@ def _tensor_breaches(program: QProgram, layer: Layer, hardware: Hardware) -> Ite
         lengths = dict(zip(("channels", "height", "width"), tensor.shape, strict=False))
         allowed = {"channels": limits.max_channels, "height": limits.max_height, "width": limits.max_width}
         for what, length in lengths.items():
-            yield from _above(f"tensor {what}", length, allowed[what], f"less {what} in {name}")
-        yield from _above("tensor bytes", tensor_bytes(tensor), limits.max_bytes, f"a smaller tensor than {name}")
+            yield from _excess(f"tensor {what}", length, allowed[what], f"less {what} in {name}")
+        yield from _excess("tensor bytes", tensor_bytes(tensor), limits.max_bytes, f"a smaller tensor than {name}")
 
 
-def _above(limit: str, found: int, allowed: Number | None, advice: str) -> Iterator[Breach]:
+def _excess(limit: str, found: int, allowed: Number | None, advice: str) -> Iterator[Breach]:
     if allowed is not None and found > allowed.value:
         yield Breach(limit, f"{found:,}", f"at most {_text(allowed)}", allowed.origin, advice)
 

@@ -13,7 +13,7 @@ from carkp.quant.target import Target
 OperatorKind = Literal["pointwise", "dense", "depthwise", "grouped", "add", "concat", "depth_to_space"]
 """``pointwise``: a dense convolution of 1x1, stride 1. ``dense``: any other of one group."""
 
-Elsewhere = Literal["fallback", "impossible"]
+UnsupportedHandling = Literal["fallback", "impossible"]
 """What becomes of a layer that the int8 hardware does not take: a CPU beside it runs it, or nothing does."""
 
 ASSUMED = "assumed"
@@ -141,8 +141,8 @@ class Hardware(BaseModel):
 
     device: str
     operators: dict[OperatorKind, OperatorLimits]
-    unsupported: Elsewhere
-    float_operators: dict[str, Elsewhere] = {}
+    unsupported: UnsupportedHandling
+    float_operators: dict[str, UnsupportedHandling] = {}
     tensors: TensorLimits = TensorLimits()
     memory: MemoryLimits = MemoryLimits()
     performance: Performance

@@ -95,7 +95,7 @@ def _observe_some(graph: LayerGraph, batches: Iterable[Tensor]) -> dict[str, Abs
             except ValueError as error:
                 raise CalibrationError(f"{name}: {error}; the float model is broken, train it again") from error
 
-    def see(name: str, values: Tensor) -> None:
+    def check_and_count(name: str, values: Tensor) -> None:
         if name in beside_image and (largest := float(values.abs().max())) > 1:
             raise CalibrationError(
                 f"{name}: is joined to the image and shares its scale, but reaches {largest:g} > 1: "
@@ -106,7 +106,7 @@ def _observe_some(graph: LayerGraph, batches: Iterable[Tensor]) -> dict[str, Abs
     beside_image = {name for name, leader in groups.items() if leader == groups[IMAGE]} - {IMAGE}
     with torch.inference_mode():
         for images in batches:
-            graph(images, on_tensor=see)
+            graph(images, on_tensor=check_and_count)
     return histograms
 
 

@@ -62,12 +62,12 @@ def _largest(graph: LayerGraph, batches: Iterable[Tensor], names: set[str]) -> d
     """(C,) for each of ``names``: the largest value of every channel; 0 at least."""
     found: dict[str, Tensor] = {}
 
-    def see(name: str, values: Tensor) -> None:
+    def record_ranges(name: str, values: Tensor) -> None:
         if name in names:
             largest = values.amax(dim=(0, 2, 3)).clamp(min=0)
             found[name] = torch.maximum(found[name], largest) if name in found else largest
 
     with torch.inference_mode():
         for images in batches:
-            graph(images, on_tensor=see)
+            graph(images, on_tensor=record_ranges)
     return {name: values.clone() for name, values in found.items()}

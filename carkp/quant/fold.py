@@ -116,7 +116,7 @@ def _fuse_transposed(traced: fx.GraphModule) -> None:
 
 @dataclass(frozen=True)
 class _Tail:
-    """What follows a layer and melts into it: the last node of the chain, a batch norm, an activation."""
+    """What is folded into the layer before it: a batch norm, an activation; ``last`` is the last node of the chain."""
 
     last: fx.Node
     norm: nn.BatchNorm2d | None
@@ -131,7 +131,7 @@ class _Folder:
         self.modules = dict(traced.named_modules())
         self.names: dict[fx.Node, str] = {}
         self.pads: dict[fx.Node, Pads] = {}
-        self.melted: set[fx.Node] = set()
+        self.absorbed: set[fx.Node] = set()
         self.layers: list[tuple[Step, nn.Module]] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
 
@@ -142,7 +142,7 @@ class _Folder:
                 self._name(node, IMAGE)
             elif node.op == "output":
                 output = node.args[0]
-            elif node not in self.melted and _is_tensor(node):
+            elif node not in self.absorbed and _is_tensor(node):
                 _require_float(node)
                 self._handler(node)(node)
         if output is None or self.names.get(output) != self.layers[-1][0].name:
@@ -243,12 +243,12 @@ class _Folder:
             chain = self._following(node)
             if chain and isinstance(found := self._module(chain[-1]), nn.BatchNorm2d):
                 node, norm = chain[-1], found
-                self.melted.update(chain)
+                self.absorbed.update(chain)
         chain = self._following(node)
         activation = self._activation(chain[-1]) if chain else None
         if activation is None:
             return _Tail(node, norm, "none")
-        self.melted.update(chain)
+        self.absorbed.update(chain)
         return _Tail(chain[-1], norm, activation)
 
     def _following(self, node: fx.Node) -> list[fx.Node]:

@@ -65,7 +65,10 @@ def subpixel_phases(
         for axis in (0, 1)
     ]  # fmt: skip
     return [
-        Phase(_take(_take(kernel, 2, row.taps), 3, column.taps), (row.before, column.before, row.after, column.after))
+        Phase(
+            _taps_of(_taps_of(kernel, 2, row.taps), 3, column.taps),
+            (row.before, column.before, row.after, column.after),
+        )
         for row in rows
         for column in columns
     ]
@@ -94,7 +97,7 @@ def _axis(kernel: int, stride: int, padding: int, num_in: int, num_out: int, pha
     return _Axis(taps, max(0, before), max(0, after))
 
 
-def _take(kernel: Tensor, axis: int, taps: list[int]) -> Tensor:
+def _taps_of(kernel: Tensor, axis: int, taps: list[int]) -> Tensor:
     """The named taps of one axis; -1 is a tap of zeros."""
     padded = F.pad(kernel, (0, 1) if axis == 3 else (0, 0, 0, 1))
     return padded.index_select(axis, torch.tensor([tap % padded.shape[axis] for tap in taps]))

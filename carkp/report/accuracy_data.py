@@ -12,7 +12,7 @@ SIMULATED, ONNXRUNTIME = "simulated int8", "ONNX Runtime int8"
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one image, and how they were come by: measured where, or predicted for what."""
+    """Milliseconds of one image, and their source: measured where, or predicted for what."""
 
     milliseconds: float
     origin: str

@@ -166,7 +166,7 @@ def trade_figure(points: Sequence[tuple[int, float, Interval]], chosen: int | No
     colour, chosen_colour = (series_style(index)[0] for index in range(2))
     for _, microseconds, loss in points:
         axes.plot(microseconds, loss.value, color=colour, marker="o", markersize=4, alpha=0.35)
-    best = _unbeaten(points)
+    best = _pareto_front(points)
     axes.plot([item[1] for item in best], [item[2].value for item in best], color=colour, marker="o", linewidth=1.4)
     for number, microseconds, loss in best:
         axes.plot([microseconds] * 2, [loss.low, loss.high], color=colour, linewidth=1.2, alpha=0.5)
@@ -185,7 +185,7 @@ def trade_figure(points: Sequence[tuple[int, float, Interval]], chosen: int | No
     return figure
 
 
-def _unbeaten(points: Sequence[tuple[int, float, Interval]]) -> list[tuple[int, float, Interval]]:
+def _pareto_front(points: Sequence[tuple[int, float, Interval]]) -> list[tuple[int, float, Interval]]:
     """Those that lose less than everything that is as fast, the fastest first."""
     found: list[tuple[int, float, Interval]] = []
     for point in sorted(points, key=lambda item: (item[1], item[2].value)):

@@ -75,7 +75,7 @@ def run(config: ExperimentConfig, inputs: PipelineInputs, tracker: Tracker) -> l
     done: list[Done] = []
     for step in STEPS:
         try:
-            done.append(take(step, config, inputs, done, tracker))
+            done.append(complete(step, config, inputs, done, tracker))
             require_all(step, done[-1].run)
         except PipelineError as error:
             tracker.describe(f"{note(done)}\n\n**{error}**")
@@ -84,7 +84,9 @@ def run(config: ExperimentConfig, inputs: PipelineInputs, tracker: Tracker) -> l
     return done
 
 
-def take(step: Step, config: ExperimentConfig, inputs: PipelineInputs, done: Sequence[Done], tracker: Tracker) -> Done:
+def complete(
+    step: Step, config: ExperimentConfig, inputs: PipelineInputs, done: Sequence[Done], tracker: Tracker
+) -> Done:
     """Use again what a finished run gave, else run the stage.
 
     Raises:
@@ -94,10 +96,10 @@ def take(step: Step, config: ExperimentConfig, inputs: PipelineInputs, done: Seq
     start = time.perf_counter()
     decision = decide(step, config, runs, inputs.is_forced)
     found, digest = decision.found, decision.inputs.digest
-    say(f"{step.stage}: {describe_decision(found, decision.reason)}")
-    run = found or make(step, config, inputs, digest, runs, tracker)
+    echo(f"{step.stage}: {describe_decision(found, decision.reason)}")
+    run = found or run_stage(step, config, inputs, digest, runs, tracker)
     if found is None and (unexpected := other_inputs(step, decision.inputs, run)):
-        say(f"warning: {step.stage}: run {run.run_id} was made of other inputs than were there before ({unexpected})")
+        echo(f"warning: {step.stage}: run {run.run_id} was made of other inputs than were there before ({unexpected})")
     # the pipeline's own digest is at the end that of its last step
     tracker.set_tags({f"{STEP_PREFIX}{step.stage}": run.run_id, INPUTS_TAG: digest})
     tracker.log_text(decision.inputs.to_json(), pipeline_file(step.stage))
@@ -105,7 +107,7 @@ def take(step: Step, config: ExperimentConfig, inputs: PipelineInputs, done: Seq
     return Done(step, run, time.perf_counter() - start, decision.reason, is_reused=found is not None)
 
 
-def make(
+def run_stage(
     step: Step,
     config: ExperimentConfig,
     inputs: PipelineInputs,
@@ -121,10 +123,10 @@ def make(
     require_unedited(config, inputs)
     words = [word for name in step.needs for word in (f"--{name}", step.reference(name, runs))]
     if not inputs.is_forced and (unfinished := find_checkpoint(step, digest)) is not None:
-        say(f"{step.stage}: goes on from run {unfinished.run_id} of {unfinished.started:%Y-%m-%d %H:%M} UTC")
+        echo(f"{step.stage}: goes on from run {unfinished.run_id} of {unfinished.started:%Y-%m-%d %H:%M} UTC")
         words += ["--resume", f"runs:/{unfinished.run_id}"]
     run_id = create_child_run(tracker.run_id, f"{step.stage} {config.name}")
-    say(f"{step.stage}: run {run_id}")
+    echo(f"{step.stage}: run {run_id}")
     command = [sys.executable, "-m", f"carkp.stages.{step.stage}", *inputs.config_words, *words]
     status = -1
     try:
@@ -229,7 +231,7 @@ def _execute(arguments: Arguments) -> None:
     build_hardware(config, "")  # refuses a target that later steps could not use
     load_teacher(config)  # and a teacher that training could not use
     if parse_flag("dry_run", arguments):
-        _say_plan(config, inputs.is_forced)
+        _print_plan(config, inputs.is_forced)
         return
 
     def work(tracker: Tracker, out_dir: Path) -> None:
@@ -237,19 +239,19 @@ def _execute(arguments: Arguments) -> None:
         done = run(config, inputs, tracker)
         show(done)
         last = done[-1]
-        say(f"{last.step.stage}: {fetch_artifact(last.run.run_id, last.step.artifact_of(config))}")
+        echo(f"{last.step.stage}: {fetch_artifact(last.run.run_id, last.step.artifact_of(config))}")
 
     execute(PIPELINE, config, work)
 
 
-def _say_plan(config: ExperimentConfig, is_forced: bool) -> None:
+def _print_plan(config: ExperimentConfig, is_forced: bool) -> None:
     """Print what would be done; where `mlflow run` has made a run for that, note it there."""
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         del out_dir
         planned = plan(STEPS, config, is_forced)
         lines = [f"{item.step.stage}: {describe_decision(item.run, item.reason)}" for item in planned]
-        say("\n".join(lines))
+        echo("\n".join(lines))
         tracker.describe("\n".join(["Dry run: nothing was done.", "", *(f"- {line}" for line in lines)]))
 
     if "MLFLOW_RUN_ID" in os.environ:
@@ -275,7 +277,7 @@ def show(done: Sequence[Done]) -> None:
     Console(width=max(Console().width, MIN_WIDTH)).print(table)
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 

@@ -123,7 +123,7 @@ def run(
     log_search(config, ranked, found, out_dir, tracker)
     show(config, found)
     if found.chosen is None:
-        raise ConfigError(_too_much(config, found.trials[-1]))
+        raise ConfigError(_limit_not_reached(config, found.trials[-1]))
     final = with_int16(config, found.chosen.wide)
     tracker.set_tags({"carkp.int16": ",".join(found.chosen.wide)})
     return PrecisionResult(found, calibrate_and_score(final, inputs, out_dir, tracker, context))
@@ -218,7 +218,7 @@ def _decode(codec: HeatmapCodec, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     return found.points, found.scores
 
 
-def _too_much(config: ExperimentConfig, widest: Trial) -> str:
+def _limit_not_reached(config: ExperimentConfig, widest: Trial) -> str:
     return (
         f"precision: with 16 bits in all {len(widest.wide)} tensors the loss is {widest.loss.value:.2%}, "
         f"quant.max_loss is {config.quant.max_loss:.2%}: the rest is lost by the weights. Set quant.rounding="

@@ -101,7 +101,7 @@ def explain_server_error(error: Exception, uri: str = "") -> str:
 @lru_cache(maxsize=16)
 def _require_answer(uri: str) -> None:
     """Ask once whether runs can be kept there; nobody waits minutes for a server that is gone."""
-    with _short_patience():
+    with _short_timeouts():
         try:
             if urlsplit(uri).scheme not in ("", "file", "http", "https", "databricks"):
                 _require_database(uri)
@@ -113,7 +113,7 @@ def _require_answer(uri: str) -> None:
 
 
 @contextmanager
-def _short_patience() -> Iterator[None]:
+def _short_timeouts() -> Iterator[None]:
     """MLflow asks a few times only, unless the environment says how often."""
     ours = {name: value for name, value in _FIRST_PATIENCE.items() if name not in os.environ}
     os.environ.update(ours)

@@ -135,10 +135,10 @@ class TuningStudy:
         """
         while True:
             self._fail_silent()
-            self._queue_again()
+            self._requeue()
             states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
             if TrialState.WAITING in states:
-                with suppress(UpdateFinishedTrialError, _EndedElsewhereError):
+                with suppress(UpdateFinishedTrialError, _EndedByAnotherWorkerError):
                     self._run_one(objective, on_end)
             elif TrialState.RUNNING in states:
                 time.sleep(_POLL_S)
@@ -241,7 +241,7 @@ class TuningStudy:
             except ValueError as error:  # a worker that was silent for too long finds its trial given to another
                 if "Cannot tell" not in str(error):
                     raise
-                raise _EndedElsewhereError from error
+                raise _EndedByAnotherWorkerError from error
 
     def _evaluate(self, trial: optuna.Trial, objective: Objective) -> float:
         self._storage.record_heartbeat(trial._trial_id)  # from here on a killed worker is known by its silence
@@ -282,7 +282,7 @@ class TuningStudy:
                 with suppress(ValueError, UpdateFinishedTrialError):  # another worker may end it too
                     self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def _queue_again(self) -> None:
+    def _requeue(self) -> None:
         """Queue jobs whose last trial was killed or interrupted, with what the sampler had chosen."""
         for tries in self._jobs().values():
             last = tries[-1]
@@ -293,7 +293,7 @@ class TuningStudy:
                 self._enqueue(params, {**notes, RETRY_OF: last.number})
 
 
-class _EndedElsewhereError(Exception):
+class _EndedByAnotherWorkerError(Exception):
     """Another worker has taken the trial to be killed."""
 
 

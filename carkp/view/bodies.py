@@ -80,7 +80,7 @@ async def _limited(
         async for chunk in chunks:
             num_read += len(chunk)
             if num_read > limit_mib * MIB:
-                raise _too_long(limit_mib, what)
+                raise _too_large(limit_mib, what)
             yield chunk
     except ClientDisconnect as error:
         raise ViewError("The page broke off.", 499) from error
@@ -89,8 +89,8 @@ async def _limited(
 def _check_stated_length(request: Request, limit_mib: float, what: str) -> None:
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limit_mib * MIB:
-        raise _too_long(limit_mib, what)
+        raise _too_large(limit_mib, what)
 
 
-def _too_long(limit_mib: float, what: str) -> ViewError:
+def _too_large(limit_mib: float, what: str) -> ViewError:
     return ViewError(f"{what} is larger than {limit_mib:g} MiB, which is the most that is taken.", 413)

@@ -180,6 +180,6 @@ def read_benchmark(run: FoundRun) -> RuntimeContent | None:
     return RuntimeContent(rows, left_out, machine, alpha, loss_alpha)
 
 
-def how_to(reference: str) -> str:
+def command_that_measures(reference: str) -> str:
     """The command, in a sentence."""
     return f"Runtimes not compared: `mlflow run . -e {STAGE} -P model={reference}`."

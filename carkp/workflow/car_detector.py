@@ -140,7 +140,7 @@ def fetch(url: str, path: Path, sha256: str) -> None:
     Raises:
         DetectorError: it cannot be fetched or written, or is another one.
     """
-    partial = disk.partial_path(disk.anonymous(path))
+    partial = disk.partial_path(disk.short_name_beside(path))
     try:
         with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from carkp.report.parts import Chart, Heading, PageTable, Paragraph, Part
 from carkp.report.roofline import Roof, predicted_figure, roofline_figure
 from carkp.report.runtime_data import RuntimeContent
 from carkp.report.runtimes import runtime_parts
-from carkp.workflow.benchmark import how_to
+from carkp.workflow.benchmark import command_that_measures
 from carkp.workflow.checking import describe_verdict
 from carkp.workflow.references import ModelFile
 
@@ -154,7 +154,7 @@ def build_page(inputs: CompileInputs, result: CompileResult) -> str:
     if result.runtimes is not None:
         parts += runtime_parts(result.runtimes)
     else:
-        parts.append(Paragraph(how_to(inputs.program.origin.get("float_model", "latest")), "note"))
+        parts.append(Paragraph(command_that_measures(inputs.program.origin.get("float_model", "latest")), "note"))
     parts += [
         Heading("Layers"),
         layers,
@@ -210,10 +210,10 @@ def facts(inputs: CompileInputs, result: CompileResult) -> list[list[str]]:
         ]
     rows += latency_facts(result.latency)
     is_measured = result.comparison is not None or result.latency is not None
-    return [*rows, *(measuring_facts() if is_measured else [])]
+    return [*rows, *(measurement_conditions() if is_measured else [])]
 
 
-def measuring_facts() -> list[list[str]]:
+def measurement_conditions() -> list[list[str]]:
     """What measures here."""
     cpu = cpu_features()
     return [

@@ -279,7 +279,7 @@ def _making(parts: Parts, note: str) -> Making:
     tags, config = parts.run.tags, portable_config(parts.config)
     versions = json.loads(tags.get("carkp.versions", "{}"))
     return Making(
-        commands=tuple(making_commands(parts)),
+        commands=tuple(commands_to_reproduce(parts)),
         commit=tags.get("carkp.git_commit", "unknown"),
         is_dirty=tags.get("carkp.git_dirty") == "true",
         date=f"{parts.run.started:%Y-%m-%d %H:%M}",
@@ -292,7 +292,7 @@ def _making(parts: Parts, note: str) -> Making:
     )
 
 
-def making_commands(parts: Parts) -> list[str]:
+def commands_to_reproduce(parts: Parts) -> list[str]:
     """What was called to make the parts; of the steps of one pipeline its own command alone."""
     export = parts.export
     calibration = find_run_or_none(export.tags.get(SOURCE_TAG, "")) if export is not None else None

@@ -30,7 +30,7 @@ from carkp.report.accuracy_data import (
 from carkp.tracking.runs import DATA_TAG, LATEST, STAGE_TAG, FoundRun, fetch_artifact, has_artifact
 from carkp.tracking.store import TrackingError
 from carkp.workflow.alignment import ALIGNED, describe_differences, parse_comparisons
-from carkp.workflow.benchmark import how_to, read_benchmark
+from carkp.workflow.benchmark import command_that_measures, read_benchmark
 from carkp.workflow.report.commands import command_of, masked_paths
 from carkp.workflow.report.sources import CHAIN, MODEL_DIGEST_TAG, FamilyRuns
 from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR
@@ -79,7 +79,7 @@ def read_family(found: FamilyRuns, name: str, split: str) -> Family:
     missing = _missing(found, rows, bool(noise), sweep is not None, data is not None)
     if runtimes is None:
         float_run = found.runs.get("float")
-        missing = {**missing, "runtimes": how_to(f"runs:/{float_run.run_id}" if float_run else LATEST)}
+        missing = {**missing, "runtimes": command_that_measures(f"runs:/{float_run.run_id}" if float_run else LATEST)}
     return Family(
         name=name,
         target=found.target,

@@ -143,7 +143,7 @@ def _descend(anchor: FoundRun, runs: dict[str, FoundRun], target: str) -> None:
         runs["benchmark"] = benchmark
     if "calibration" not in runs and "float" in runs:
         float_id = runs["float"].run_id
-        _add(runs, "calibration", [run for run in _of("calibration", target) if _float_id(run) == float_id])
+        _add(runs, "calibration", [run for run in _runs_of("calibration", target) if _float_id(run) == float_id])
     if "calibration" in runs and "qat" not in runs:
         _add(runs, "qat", _made_of("qat", target, [runs["calibration"].run_id]))
     if "export" not in runs:
@@ -153,7 +153,7 @@ def _descend(anchor: FoundRun, runs: dict[str, FoundRun], target: str) -> None:
         exports = same_exports(runs["export"])
         for stage in ("align", "check", "compile"):
             if stage not in runs:
-                found = [run for run in _of(stage, target) if _upstream(run, stage) in exports]
+                found = [run for run in _runs_of(stage, target) if _upstream(run, stage) in exports]
                 _add(runs, stage, found)
 
 
@@ -186,12 +186,12 @@ def _with_data(runs: Mapping[str, FoundRun], anchor: FoundRun, digest: str = "")
     return {**({"data": data} if data else {}), **runs}
 
 
-def _of(stage: str, target: str) -> list[FoundRun]:
+def _runs_of(stage: str, target: str) -> list[FoundRun]:
     return find_runs({STAGE_TAG: stage, TARGET_TAG: target})
 
 
 def _made_of(stage: str, target: str, sources: Sequence[str]) -> list[FoundRun]:
-    return [run for run in _of(stage, target) if run.tags.get(SOURCE_TAG, "") in sources]
+    return [run for run in _runs_of(stage, target) if run.tags.get(SOURCE_TAG, "") in sources]
 
 
 def _add(runs: dict[str, FoundRun], stage: str, found: Sequence[FoundRun]) -> None:

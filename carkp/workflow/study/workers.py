@@ -55,7 +55,7 @@ def run_workers(spec: StudySpec, num_workers: int) -> None:
     if num_workers > 1:
         shared = _with_threads(spec, max(1, num_usable_cores() // num_workers))
         context = multiprocessing.get_context("spawn")
-        workers = [context.Process(target=_lend_a_hand, args=(shared,), name=f"worker {i}") for i in range(num_workers)]
+        workers = [context.Process(target=_run_worker, args=(shared,), name=f"worker {i}") for i in range(num_workers)]
         for worker in workers:
             worker.start()
         try:
@@ -74,10 +74,10 @@ def run_workers(spec: StudySpec, num_workers: int) -> None:
 def work(spec: StudySpec) -> None:
     """Take trials of the study until nothing is left."""
     study = spec.open()
-    study.run(lambda trial: run_tracked(spec, study, trial), lambda record: _tell(study, record))
+    study.run(lambda trial: run_tracked(spec, study, trial), lambda record: _record_result(study, record))
 
 
-def _lend_a_hand(spec: StudySpec) -> None:
+def _run_worker(spec: StudySpec) -> None:
     """``work`` in a process of its own, which ends without a word where it is interrupted or left alone."""
     with suppress(KeyboardInterrupt), orderly_interrupts():
         end_with_parent()
@@ -95,7 +95,7 @@ def run_tracked(spec: StudySpec, study: TuningStudy, trial: Trial) -> Outcome:
     config = _seeded(spec.inputs.config, trial.notes)
     with nested_run(study.notes()[RUN_ID], "trial", config.name) as tracker:
         trial.note(RUN_ID, tracker.run_id)
-        _introduce(spec, trial, tracker)
+        _describe_run(spec, trial, tracker)
         try:
             outcome = _run(replace(spec.inputs, config=config), spec.is_pruned, trial, tracker)
         except Pruned as reason:
@@ -130,7 +130,7 @@ def _run(inputs: TrialInputs, is_pruned: bool, trial: Trial, tracker: Tracker) -
     return Outcome(own[split], others)
 
 
-def _introduce(spec: StudySpec, trial: Trial, tracker: Tracker) -> None:
+def _describe_run(spec: StudySpec, trial: Trial, tracker: Tracker) -> None:
     params = trial.params
     words = f"sigma {params[SIGMA]:.2f}, lr {params[LR]:.1e}, percentile {percentile_of(params[Q]):g}"
     role = f"{trial.notes[ROLE]}, seed {trial.notes[SEED]}" if ROLE in trial.notes else ""
@@ -148,7 +148,7 @@ def _introduce(spec: StudySpec, trial: Trial, tracker: Tracker) -> None:
     tracker.describe(f"Under way with {words}.", role or f"{trial.number}: {words}")
 
 
-def _tell(study: TuningStudy, record: TrialRecord) -> None:
+def _record_result(study: TuningStudy, record: TrialRecord) -> None:
     """One line on a trial that has ended."""
     trained = [other for other in study.records() if other.is_trained]
     num_left = sum(other.state in ("waiting", "running") for other in trained)
