@@ -31,7 +31,7 @@ PAGES = {
 COPIED = {".jpg", ".png", ".html"}
 
 FENCE = re.compile(r"^\s*(```|~~~)")
-LINK = re.compile(r"(?P<mark>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^()\s]+)\)")
+LINK = re.compile(r"`[^`]*`|(?P<mark>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^()\s]+)\)")
 
 log = logging.getLogger("mkdocs.hooks.site_links")
 
@@ -48,16 +48,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn the links of a page from those of the repository to those of the site."""
+    return site_markdown(markdown, page.file.src_uri, config.repo_url or "")
 
-    def replace(link: re.Match[str]) -> str:
-        return _site_link(link, page.file.src_uri, config.repo_url or "")
 
-    return _outside_fences(markdown, lambda line: LINK.sub(replace, line))
+def site_markdown(markdown: str, page: str, repo_url: str) -> str:
+    """``markdown`` with the site's links; ``page``: where it stands in the site; ``repo_url``: "" for none."""
+    return _outside_fences(markdown, lambda line: LINK.sub(lambda link: _site_link(link, page, repo_url), line))
 
 
 def _site_link(link: re.Match[str], page: str, repo_url: str) -> str:
+    if link["target"] is None:  # code
+        return link[0]
     path, anchor = _repository_path(link["target"], page)
-    if path is None or _is_docs_page(path) and page not in PAGES.values():
+    if path is None or (_is_docs_page(path) and page not in PAGES.values()):
         return link[0]
     if not (ROOT / path).exists():
         log.warning("%s: the repository has no file %s", page, path)
@@ -85,8 +88,13 @@ def _is_docs_page(path: str) -> bool:
 
 def _copied_files(file: File) -> Iterator[str]:
     for link in LINK.finditer(file.content_string):
-        path, _ = _repository_path(link["target"], file.src_uri)
-        if path is not None and not path.startswith("docs/") and Path(path).suffix in COPIED and (ROOT / path).is_file():
+        path, _ = _repository_path(link["target"] or "", file.src_uri)
+        if (
+            path is not None
+            and not path.startswith("docs/")
+            and Path(path).suffix in COPIED
+            and (ROOT / path).is_file()
+        ):
             yield path
 
 
