@@ -8,7 +8,8 @@ Asks:     samples a second, in interleaved blocks, of
             default_format  the bare step in the default memory format instead of channels_last,
             plain           a plain loop: default memory format, samples loaded between the steps, and neither the
                             allocator nor the threads tuned (a process of its own).
-Expect:   stage / bare >= 0.9. stage / plain >= 2.5 was aimed at; README says what was reached and what holds it back.
+Expect:   stage / bare >= 0.9. stage / plain >= 2.5 was aimed at; docs/measurements.md says what was reached and what
+          holds it back.
           Machines are noisy: read the ratios.
 """
 
