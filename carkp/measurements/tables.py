@@ -1,0 +1,102 @@
+"""A record as Markdown: its tables, and the line below that says where the figures come from."""
+
+from collections.abc import Sequence
+
+from carkp.measurements.record import Cell, Column, Estimate, Measurement, Number, Record, Table
+
+SHORT_COMMIT = 7
+
+
+def measurements_table(items: Sequence[Measurement]) -> str:
+    """A line a quantity: what it is, what was found, what was wanted."""
+    rows = [[_escaped(item.quantity), _result(item), _wanted(item)] for item in items]
+    has_goal = any(item.goal for item in items)
+    headings = ["quantity", "result", "wanted"] if has_goal else ["quantity", "result"]
+    return markdown_table(headings, [row[: len(headings)] for row in rows])
+
+
+def record_table(table: Table) -> str:
+    """A table of a record."""
+    rows = [[_cell(row.get(column.name), column) for column in table.columns] for row in table.rows]
+    return markdown_table([_escaped(column.heading) for column in table.columns], rows)
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are Markdown already."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def show_measurement(item: Measurement) -> str:
+    """The value as a sentence has it, with its unit, without its interval: ``0.92``, ``13.3 min``."""
+    text = "; ".join(show_number(value, item.format) for value in item.values)
+    return f"{text} {item.unit}".rstrip()
+
+
+def show_number(value: Number, spec: str) -> str:
+    """A number as its format says; without one, whole numbers with commas and others with four digits."""
+    return format(value, spec or ("," if isinstance(value, int) else ".4g"))
+
+
+def provenance(record: Record) -> str:
+    """One line, in small print: what measured it, when, on what, with which code."""
+    if record.origin == "recorded":
+        head = f"Measured by `{record.command}`"
+    else:
+        head = "Transcribed, not written by `--record`"
+        if record.stated is not None:
+            head += f": first stated {record.stated.date} in commit `{record.stated.commit[:SHORT_COMMIT]}`"
+    parts = [head]
+    if record.origin == "transcribed" and record.command:
+        parts.append(f"measured by `{record.command}`")
+    if record.date is not None:
+        parts.append(f"{'' if record.origin == 'recorded' else 'measured '}on {record.date}")
+    if machine := _machine(record):
+        parts.append(f"on {machine}")
+    if record.commit:
+        dirty = " with uncommitted changes" if record.is_dirty else ""
+        parts.append(f"commit `{record.commit[:SHORT_COMMIT]}`{dirty}")
+    note = f" {record.note}" if record.note else ""
+    return f"<sub>{', '.join(parts)}.{note}</sub>"
+
+
+def _machine(record: Record) -> str:
+    flags = f" ({' '.join(record.cpu_int8)})" if record.cpu_int8 else ""
+    cores = "" if record.cores is None else f", {record.cores} core{'' if record.cores == 1 else 's'}"
+    parts = [f"{record.cpu}{flags}{cores}" if record.cpu else "", record.accelerator]
+    return " and ".join(part for part in parts if part)
+
+
+def _result(item: Measurement) -> str:
+    if item.low is None or item.high is None:
+        return show_measurement(item)
+    found = _estimate(item.value, item.low, item.high, item.format)  # type: ignore[arg-type]
+    return f"{found} {item.unit}".rstrip()
+
+
+def _wanted(item: Measurement) -> str:
+    if item.goal is None:
+        return ""
+    return str(item.goal) if item.is_met else f"{item.goal}: **missed**"
+
+
+def _cell(cell: Cell, column: Column) -> str:
+    match cell:
+        case None:
+            return ""
+        case str():
+            return _escaped(cell)
+        case Estimate():
+            return _estimate(cell.value, cell.low, cell.high, column.format)
+        case _:
+            return show_number(cell, column.format)
+
+
+def _estimate(value: Number, low: Number, high: Number, spec: str) -> str:
+    """``0.871 (0.819 to 0.919)``."""
+    return f"{show_number(value, spec)} ({show_number(low, spec)} to {show_number(high, spec)})"
+
+
+def _escaped(text: str) -> str:
+    """Text may hold Markdown; what would end a cell is escaped."""
+    return text.replace("|", "\\|").replace("\n", " ")
