@@ -176,6 +176,7 @@ _ALL = (
         "benchmark",
         "Compare accuracy, size and latency of the network in every runtime that is installed.",
         (DATA, MODEL),
+        flags=RECORD,
     ),
     EntryPoint(
         "check",

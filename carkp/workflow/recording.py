@@ -117,7 +117,7 @@ def make_record(name: str, findings: Findings) -> Record:
     )
 
 
-def cell(found: Interval) -> Cell:
+def interval_cell(found: Interval) -> Cell:
     """An interval as a cell; without ends where they are not known, empty where nothing is."""
     if not math.isfinite(found.value):
         return None
@@ -126,6 +126,6 @@ def cell(found: Interval) -> Cell:
     return Estimate(value=found.value, low=found.low, high=found.high)
 
 
-def number(value: float) -> float | None:
+def number_cell(value: float) -> float | None:
     """A number as a cell; empty where it is none."""
     return value if math.isfinite(value) else None
