@@ -139,7 +139,7 @@ def findings(found: Mapping[str, float]) -> Findings:
     known = {name: value for name, value in found.items() if math.isfinite(value)}
     return Findings(
         [
-            Measurement(name=name, quantity=quantity, value=known[name], goal=goal, format=".3f")
+            Measurement(name=name, quantity=quantity, value=known[name], goal=goal, format=".4f")
             for name, (quantity, goal) in QUANTITIES.items()
             if name in known
         ]

@@ -50,7 +50,7 @@ LABELS_WIDTH, MODEL_WIDTH = 110, 48
 WANTED = {
     "pck_0.1": ("PCK@0.1", Goal(at_least=0.88)),
     "pck_0.05": ("PCK@0.05", Goal(at_least=0.60)),
-    "turned": ("cars turned front to back", Goal(at_most=0.03)),
+    "turned": ("share of cars turned front to back", Goal(at_most=0.03)),
 }
 """Name -> what it is, and what is wanted of a model to ship."""
 
@@ -136,7 +136,7 @@ def findings(words: Sequence[str], predictors: Mapping[str, Predictor], cars: Re
     measurements = [
         Measurement(
             name=name,
-            quantity=f"{quantity} of `{next(iter(predictors))}` on {first.total.num_cars} real cars",
+            quantity=f"{quantity}, `{next(iter(predictors))}`, {first.total.num_cars} real cars",
             value=found_of[name].value,
             low=number_cell(found_of[name].low),
             high=number_cell(found_of[name].high),
