@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from carkp.measurements.record import Cell, Column, Estimate, Measurement, Number, Record, Table
 
 SHORT_COMMIT = 7
+_PERCENT = " %"
 
 
 def measurements_table(items: Sequence[Measurement]) -> str:
@@ -35,7 +36,7 @@ def show_measurement(item: Measurement) -> str:
 
 def show_number(value: Number, spec: str) -> str:
     """A number as its format says; without one, whole numbers with commas and others with four digits."""
-    return format(value, spec or ("," if isinstance(value, int) else ".4g"))
+    return format(value, spec or ("," if isinstance(value, int) else ".4g")).replace("%", _PERCENT)
 
 
 def provenance(record: Record) -> str:
@@ -93,8 +94,9 @@ def _cell(cell: Cell, column: Column) -> str:
 
 
 def _estimate(value: Number, low: Number, high: Number, spec: str) -> str:
-    """``0.871 (0.819 to 0.919)``."""
-    return f"{show_number(value, spec)} ({show_number(low, spec)} to {show_number(high, spec)})"
+    """``0.871 (0.819 to 0.919)``, ``99.9 % (99.7 to 100.1)``."""
+    ends = " to ".join(show_number(end, spec).removesuffix(_PERCENT) for end in (low, high))
+    return f"{show_number(value, spec)} ({ends})"
 
 
 def _escaped(text: str) -> str:
