@@ -36,29 +36,33 @@ def show_measurement(item: Measurement) -> str:
 
 def show_number(value: Number, spec: str) -> str:
     """A number as its format says; without one, whole numbers with commas and others with four digits."""
-    return format(value, spec or ("," if isinstance(value, int) else ".4g")).replace("%", _PERCENT)
+    spec = spec or ("," if isinstance(value, int) else ".4g")
+    text = format(value, spec)
+    if not text.strip("+-0.,%"):  # no zero below zero
+        text = format(abs(value), spec)
+    return text.replace("%", _PERCENT)
 
 
 def provenance(record: Record) -> str:
-    """One line, in small print: what measured it, when, on what, with which code."""
+    """One line, in small print: what measured it, when, on what, with which code; of figures of a page, which."""
+    how = f" by `{record.command}`" if record.command else ""
+    when = f" on {record.date}" if record.date is not None else ""
+    dirty = " with uncommitted changes" if record.is_dirty else ""
+    parts = [
+        f"Measured{how}{when}" if how or when else "",
+        f"on {machine}" if (machine := _machine(record)) else "",
+        f"commit `{record.commit[:SHORT_COMMIT]}`{dirty}" if record.commit else "",
+    ]
+    sentences = [", ".join(part for part in parts if part), _transcribed(record), record.note.removesuffix(".")]
+    return f"<sub>{'. '.join(sentence for sentence in sentences if sentence)}.</sub>"
+
+
+def _transcribed(record: Record) -> str:
     if record.origin == "recorded":
-        head = f"Measured by `{record.command}`"
-    else:
-        head = "Transcribed, not written by `--record`"
-        if record.stated is not None:
-            head += f": first stated {record.stated.date} in commit `{record.stated.commit[:SHORT_COMMIT]}`"
-    parts = [head]
-    if record.origin == "transcribed" and record.command:
-        parts.append(f"measured by `{record.command}`")
-    if record.date is not None:
-        parts.append(f"{'' if record.origin == 'recorded' else 'measured '}on {record.date}")
-    if machine := _machine(record):
-        parts.append(f"on {machine}")
-    if record.commit:
-        dirty = " with uncommitted changes" if record.is_dirty else ""
-        parts.append(f"commit `{record.commit[:SHORT_COMMIT]}`{dirty}")
-    note = f" {record.note}" if record.note else ""
-    return f"<sub>{', '.join(parts)}.{note}</sub>"
+        return ""
+    stated = record.stated
+    where = f" as stated in commit `{stated.commit[:SHORT_COMMIT]}` of {stated.date}" if stated is not None else ""
+    return f"Transcribed{where}, not written by `--record`"
 
 
 def _machine(record: Record) -> str:

@@ -79,7 +79,7 @@ def test_pages_are_written_once_and_then_stay(root: Path, capsys: pytest.Capture
         ("| stage / bare | 0.92 |", "| stage / bare | 0.93 |", 3, "rate"),
         ("-->0.92<!-- end --> of", "-->0.93<!-- end --> of", 13, "rate ratio"),
         ("| float |", "| int8 |", 19, "rate models"),
-        ("Transcribed, not", "Measured, not", 3, "rate"),
+        ("Transcribed, not", "Recorded, not", 3, "rate"),
     ],
 )
 def test_an_edited_figure_fails_the_check(

@@ -3,7 +3,7 @@
 import datetime
 
 from carkp.measurements.record import Column, Estimate, Goal, Measurement, Record, Stated, Table
-from carkp.measurements.tables import measurements_table, provenance, record_table, show_measurement
+from carkp.measurements.tables import measurements_table, provenance, record_table, show_measurement, show_number
 
 RATIO = Measurement(name="ratio", quantity="stage / bare", value=0.924, goal=Goal(at_least=0.9))
 
@@ -73,7 +73,7 @@ def test_the_line_below_says_what_measured_when_and_on_what() -> None:
         note="One seed.",
     )
     assert provenance(record) == (
-        "<sub>Measured by `python experiments/rate.py --record`, on 2026-11-26, on AMD EPYC (avx2), 2 cores, commit "
+        "<sub>Measured by `python experiments/rate.py --record` on 2026-11-26, on AMD EPYC (avx2), 2 cores, commit "
         "`0123456`. One seed.</sub>"
     )
     dirty = record.model_copy(update={"is_dirty": True, "accelerator": "NVIDIA H100"})
@@ -86,9 +86,14 @@ def test_transcribed_figures_say_so_and_leave_out_what_is_not_known() -> None:
     stated = Stated(commit="0123456789abcdef", date=datetime.date(2026, 11, 22))
     known = record.model_copy(update={"stated": stated, "command": "mlflow run . -e float", "cpu": "AMD EPYC"})
     assert provenance(known) == (
-        "<sub>Transcribed, not written by `--record`: first stated 2026-11-22 in commit `0123456`, measured by "
-        "`mlflow run . -e float`, on AMD EPYC.</sub>"
+        "<sub>Measured by `mlflow run . -e float`, on AMD EPYC. Transcribed as stated in commit `0123456` of "
+        "2026-11-22, not written by `--record`.</sub>"
     )
+
+
+def test_small_numbers_below_zero_have_no_sign() -> None:
+    assert [show_number(value, ".2f") for value in (-0.004, -0.006)] == ["0.00", "-0.01"]
+    assert show_number(-0.0001, "+.1%") == "+0.0 %"
 
 
 def test_a_value_in_a_sentence_has_its_unit_and_no_interval() -> None:
