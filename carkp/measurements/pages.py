@@ -157,16 +157,16 @@ def update(root: Path, is_check: bool) -> list[str]:
     Raises:
         RecordError: a record or a marker cannot be used.
     """
-    records, uses, problems = load_records(root), list[Use](), list[str]()
-    for path in page_paths(root):
-        text = path.read_text(encoding="utf-8")
-        found = render_page(text, str(path.relative_to(root)), records)
-        uses += found.uses
-        if is_check:
-            problems += [f"{use}: the page has other figures than the record; run `{COMMAND}`" for use in found.stale]
-        elif found.text != text:
-            path.write_text(found.text, encoding="utf-8")
+    records = load_records(root)
+    texts = {path: path.read_text(encoding="utf-8") for path in page_paths(root)}
+    found = {path: render_page(text, str(path.relative_to(root)), records) for path, text in texts.items()}
+    stale = [use for page in found.values() for use in page.stale] if is_check else []
+    for path, page in found.items():
+        if not is_check and page.text != texts[path]:
+            path.write_text(page.text, encoding="utf-8")
             print(f"written: {path.relative_to(root)}")  # noqa: T201
+    uses = [use for page in found.values() for use in page.uses]
+    problems = [f"{use}: the page has other figures than the record; run `{COMMAND}`" for use in stale]
     problems += [
         f"{FOLDER / name}.yaml: no page shows it; add a marker, or remove it" for name in unused(records, uses)
     ]
