@@ -169,6 +169,7 @@ class Record(_Model):
         commit: of the code, and whether it had uncommitted changes (``is_dirty``).
         cpu, cpu_int8: its name, and its instruction sets for int8.
         cores: how many could be used.
+        load_average: how many processes wanted a core in the minute before; times beside other work say less.
         accelerator: its name, "" without one.
         versions: of Python and the packages that matter.
         date: of the measurement.
@@ -186,6 +187,7 @@ class Record(_Model):
     cpu: str = ""
     cpu_int8: list[str] = []
     cores: int | None = None
+    load_average: Number | None = None
     accelerator: str = ""
     versions: dict[str, str] = {}
     date: Date | None = None

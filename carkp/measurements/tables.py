@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from carkp.measurements.record import Cell, Column, Estimate, Measurement, Number, Record, Table
 
 SHORT_COMMIT = 7
+BUSY_SHARE = 0.5
+"""Load average a core, above which a machine was not at rest."""
+
 _PERCENT = " %"
 
 
@@ -69,7 +72,13 @@ def _machine(record: Record) -> str:
     flags = f" ({' '.join(record.cpu_int8)})" if record.cpu_int8 else ""
     cores = "" if record.cores is None else f", {record.cores} core{'' if record.cores == 1 else 's'}"
     parts = [f"{record.cpu}{flags}{cores}" if record.cpu else "", record.accelerator]
-    return " and ".join(part for part in parts if part)
+    machine = " and ".join(part for part in parts if part)
+    return f"{machine}, beside other work (load average {record.load_average:.0f})" if _is_busy(record) else machine
+
+
+def _is_busy(record: Record) -> bool:
+    """Whether others used the machine when the measurement began."""
+    return record.load_average is not None and record.load_average > BUSY_SHARE * (record.cores or 1)
 
 
 def _result(item: Measurement) -> str:

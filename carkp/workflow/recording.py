@@ -9,6 +9,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+import psutil
 import torch
 
 from carkp.cores import num_usable_cores
@@ -37,19 +38,21 @@ class Findings:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Code, machine and day of a measurement."""
+    """Code and day of a measurement, and the load average of the minute before it."""
 
     command: str
     commit: str
     is_dirty: bool
     date: datetime.date
+    load_average: float
 
 
 @cache
 def circumstances() -> Circumstances:
     """As they were when this process first asked: a commit that is made meanwhile is not that of the running code."""
     commit, is_dirty = git_state()
-    return Circumstances(without_folders(command_line()), commit, is_dirty, datetime.date.today())
+    today, load = datetime.date.today(), psutil.getloadavg()[0]
+    return Circumstances(without_folders(command_line()), commit, is_dirty, today, load)
 
 
 def without_folders(command: str) -> str:
@@ -107,6 +110,7 @@ def make_record(name: str, findings: Findings) -> Record:
         cpu=cpu.model,
         cpu_int8=list(cpu.int8_flags),
         cores=num_usable_cores(),
+        load_average=found.load_average,
         accelerator=torch.cuda.get_device_name(0) if torch.cuda.is_available() else "",
         versions=package_versions(findings.packages),
         date=found.date,

@@ -78,6 +78,9 @@ def test_the_line_below_says_what_measured_when_and_on_what() -> None:
     )
     dirty = record.model_copy(update={"is_dirty": True, "accelerator": "NVIDIA H100"})
     assert "2 cores and NVIDIA H100, commit `0123456` with uncommitted changes." in provenance(dirty)
+    busy = record.model_copy(update={"load_average": 9.2})
+    assert "2 cores, beside other work (load average 9), commit `0123456`." in provenance(busy)
+    assert provenance(record.model_copy(update={"load_average": 0.4})) == provenance(record)
 
 
 def test_transcribed_figures_say_so_and_leave_out_what_is_not_known() -> None:

@@ -46,6 +46,7 @@ def test_a_record_holds_command_commit_machine_and_versions(
     assert found.origin == "recorded"
     assert found.cpu
     assert found.cores
+    assert found.load_average is not None
     assert found.date == datetime.date.today()
     assert {"python", "numpy", "filelock"} <= set(found.versions)
     assert "no-such-package" not in found.versions
