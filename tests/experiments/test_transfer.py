@@ -10,8 +10,8 @@ import mlflow
 import pytest
 import yaml
 
-from carkp.measurements.record import load_record
-from carkp.workflow.cli import guarded
+from carkp.measurements.record import RecordError, load_record
+from carkp.workflow.cli import USER_ERRORS, guarded
 from tests.real_cars import DrawnCar, write_list
 from tests.stages.conftest import ROOT, TINY, Outcome, Project, copy_project
 
@@ -65,6 +65,16 @@ def test_finished_trainings_are_kept_with_their_difference_whichever_was_first(
     (newest, *_) = project.runs("float")
     assert kept[1]["generated_pck"]["test"] == round(newest.data.metrics["test/pck"], 4)
     assert (project.path / "runs" / "transfer" / "augmentation_0.pt").is_file()
+
+
+def test_a_record_that_cannot_be_read_is_named(project: Project, tmp_path: Path) -> None:
+    record = tmp_path / "transfer.yaml"
+    record.write_text("trainings: []\n")
+    with pytest.raises(
+        RecordError, match=r"transfer\.yaml: name: Field required; correct the entry, or write the file"
+    ):
+        STUDY["Results"](tmp_path / "none", record)
+    assert RecordError in USER_ERRORS
 
 
 def test_a_student_without_a_teacher_is_refused(project: Project, tmp_path: Path) -> None:
