@@ -51,6 +51,9 @@ class EntryPoint:
 
 DATA = Parameter("data", "latest", "prepared data: latest, a directory, or runs:/<id of a data run>")
 MODEL = Parameter("model", "latest", "model: latest, carkp-car12, a local file, runs:/<id>/<path>, or models:/…")
+RECORD = {"record": "write what was measured to reports/measurements, for the pages that show it"}
+"""A switch of programs that measure."""
+
 TARGET = Parameter("target", "", "a file of configs/targets without .yaml, or a path; empty: as in the configuration")
 NPROC = Parameter("nproc", "", "training processes on this machine; empty: train.nproc of the configuration")
 ANY_MODEL = Parameter(
@@ -173,6 +176,7 @@ _ALL = (
         "benchmark",
         "Compare accuracy, size and latency of the network in every runtime that is installed.",
         (DATA, MODEL),
+        flags=RECORD,
     ),
     EntryPoint(
         "check",

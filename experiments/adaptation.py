@@ -21,16 +21,19 @@ from rich.table import Table
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.data.files import expand_path
-from carkp.keypoints.paired import paired_test
+from carkp.keypoints.paired import Interval, paired_test
 from carkp.keypoints.predictions import Predictions
+from carkp.measurements.record import Cell, Column
+from carkp.measurements.record import Table as RecordTable
 from carkp.tracking.tracker import NullTracker, Tracker
 from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.workflow.adaptation import adapt
 from carkp.workflow.build import prepare_torch
-from carkp.workflow.cli import DATA, MODEL, Arguments, Parameter, execute, guarded, parse
+from carkp.workflow.cli import DATA, MODEL, Arguments, Parameter, execute, guarded
 from carkp.workflow.judging import Judge
 from carkp.workflow.preparation import PreparedData
+from carkp.workflow.recording import Findings, interval_cell, number_cell, parse_study, write_record
 from carkp.workflow.references import FLOAT, ModelFile, require_data, resolve_model
 from carkp.workflow.scoring import build_scorer
 from carkp.workflow.tables import write_table
@@ -42,6 +45,15 @@ LABELS = Parameter("labels", "", "the user's cars: COCO keypoints JSON or CarFus
 NUMBERS = Parameter("numbers", "5,20,50", "how many labelled cars the arms have")
 DRAWS = Parameter("draws", "2", "how often each number of cars is drawn")
 ALPHAS = (0.05, 0.1, 0.2)
+COLUMNS = [
+    Column(name="arm", heading="cars"),
+    Column(name="draw", heading="draw", format="d"),
+    Column(name="val_pck", heading="generated validation", format=".3f"),
+    Column(name="pck_0_05", heading="PCK@0.05", format=".3f"),
+    Column(name="pck_0_1", heading="PCK@0.1", format=".3f"),
+    Column(name="pck_0_2", heading="PCK@0.2", format=".3f"),
+    Column(name="gain", heading="gain @0.1", format="+.3f"),
+]
 
 
 @dataclass(frozen=True)
@@ -153,20 +165,36 @@ def show(rows: Sequence[Row]) -> None:
     Console(width=120).print(table)
 
 
+def findings(rows: Sequence[Row]) -> Findings:
+    """For ``--record``."""
+    plain = ("arm", "draw", "pck_0_05", "pck_0_1", "pck_0_2")
+    table: list[dict[str, Cell]] = [
+        {name: getattr(row, name) for name in plain}
+        | {
+            "val_pck": number_cell(row.val_pck),
+            "gain": interval_cell(Interval(row.gain_0_1, row.gain_low, row.gain_high)),
+        }
+        for row in rows
+    ]
+    return Findings(tables=[RecordTable(name="arms", columns=COLUMNS, rows=table)])
+
+
 def main() -> int:
     parameters = [LABELS, DATA, MODEL, NUMBERS, DRAWS]
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), parameters)
     config, values = arguments.config, arguments.values
     if not values["labels"]:
         raise ConfigError("labels: give the source of the user's cars")
     data = require_data(config, values["data"])
     model = resolve_model(values["model"], FLOAT, {"carkp.experiment": config.name, "carkp.data_digest": data.digest})
     with process_context() as context:
-        execute(
-            STUDY,
-            config,
-            lambda tracker, out_dir: show(run(config, data, model, arguments, out_dir, tracker, context)),
-        )
+
+        def work(tracker: Tracker, out_dir: Path) -> None:
+            rows = run(config, data, model, arguments, out_dir, tracker, context)
+            show(rows)
+            write_record(arguments, STUDY, findings(rows))
+
+        execute(STUDY, config, work)
     return 0
 
 

@@ -16,23 +16,22 @@ Expect:   every line within its limit. Without a CUDA device nothing is measured
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from carkp import disk
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig, ModelConfig
 from carkp.data.dataset import normalise
 from carkp.keypoints.metrics import Scores, hat_extent, labelled_extent, score
 from carkp.keypoints.schema import VISIBLE
+from carkp.measurements.record import Goal, Measurement, save_record
 from carkp.shipped import DEFAULT_MODEL
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
@@ -40,10 +39,10 @@ from carkp.training.distributed import ProcessContext
 from carkp.training.evaluate import Batch, eval_forward
 from carkp.training.fit import LAST_NAME, EpochResult, FitInputs, Trainer, fit
 from carkp.workflow.build import build_codec, build_fit_settings, build_model, prepare_torch
-from carkp.workflow.cli import Parameter, execute, guarded, parse
+from carkp.workflow.cli import Parameter, execute, guarded
+from carkp.workflow.recording import Findings, make_record, parse_study, write_record
 
 STUDY = "cuda_check"
-RESULTS = Path("reports") / "measurements" / f"{STUDY}.yaml"
 ALPHA = 0.1
 BATCH, NUM_BATCHES, NUM_STEPS, NUM_EPOCHS, NUM_TIMED, NUM_KEYPOINTS = 32, 4, 20, 4, 60, 12
 TIMED_BATCH = 128
@@ -264,15 +263,26 @@ def run(config: ExperimentConfig, device: torch.device, compiled: bool, out_dir:
     for line in check(config, device, compiled, out_dir / STUDY):
         print(f"{line.name}: {line.value:.4g} {line.unit}", flush=True)
         lines.append(line)
-    record = {
-        "device": device_name(device),
-        "torch": str(torch.__version__),
-        "cuda": torch.version.cuda,
-        "lines": [asdict(line) | {"passed": line.passed} for line in lines],
-    }
-    disk.write_atomic(RESULTS, yaml.safe_dump(record, sort_keys=False).encode())
-    tracker.log_file(RESULTS, "tables")
+    path = out_dir / f"{STUDY}.yaml"
+    save_record(make_record(STUDY, findings(lines)), path)
+    tracker.log_file(path, "tables")
     return lines
+
+
+def findings(lines: Sequence[Line]) -> Findings:
+    """For ``--record``."""
+    measurements = [
+        Measurement(
+            name=f"line_{number}",
+            quantity=line.name,
+            value=line.value,
+            unit="" if line.unit == "relative" else line.unit,
+            goal=None if line.limit is None else Goal(at_most=line.limit),
+            format=".4g",
+        )
+        for number, line in enumerate(lines, 1)
+    ]
+    return Findings(measurements, note=f"CUDA {torch.version.cuda}.")
 
 
 def show(lines: Sequence[Line], title: str) -> None:
@@ -286,7 +296,7 @@ def show(lines: Sequence[Line], title: str) -> None:
 
 def main(find_device: Callable[[], torch.device] = lambda: torch.device("cuda", 0)) -> int:
     parameters = [Parameter("compile", "false", "true: torch.compile too")]
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), parameters)
     if not torch.cuda.is_available() and find_device().type == "cuda":
         raise ConfigError("there is no CUDA device here: run it on a machine that has one")
     found: list[Line] = []
@@ -294,6 +304,7 @@ def main(find_device: Callable[[], torch.device] = lambda: torch.device("cuda", 
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         found.extend(run(arguments.config, find_device(), compiled, out_dir, tracker))
+        write_record(arguments, STUDY, findings(found))
 
     execute(STUDY, arguments.config, work)
     show(found, device_name(find_device()))

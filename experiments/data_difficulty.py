@@ -10,8 +10,10 @@ Expect:   occluded >= 0.25, truncated >= 0.10, each octant >= 0.06, mean positio
 """
 
 import json
+import math
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +26,24 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import CropDataset
 from carkp.keypoints import metrics
 from carkp.keypoints.schema import OCCLUDED
+from carkp.measurements.record import Goal, Measurement
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.build import build_eval_dataset
-from carkp.workflow.cli import DATA, execute, guarded, parse
+from carkp.workflow.cli import DATA, execute, guarded
 from carkp.workflow.preparation import PreparedData, require_samples
+from carkp.workflow.recording import Findings, parse_study, write_record
 from carkp.workflow.references import require_data
 
 STUDY = "data_difficulty"
-LIMITS = {
-    "occluded": (">=", 0.25),
-    "truncated": (">=", 0.10),
-    "smallest_octant": (">=", 0.06),
-    "mean_position_pck": ("<=", 0.20),
-    "nearest_crop_pck": ("<=", 0.45),
+QUANTITIES = {
+    "occluded": ("occluded share of the labelled keypoints", Goal(at_least=0.25)),
+    "truncated": ("cars cut by the frame", Goal(at_least=0.10)),
+    "smallest_octant": ("rarest of eight headings", Goal(at_least=0.06)),
+    "mean_position_pck": ("PCK of the mean training position", Goal(at_most=0.20)),
+    "nearest_crop_pck": ("PCK of the nearest training crop", Goal(at_most=0.45)),
 }
+"""Name -> what it is, and what was wanted."""
+
 NUM_OCTANTS = 8
 CHUNK = 500
 
@@ -123,17 +129,34 @@ def run(config: ExperimentConfig, data: PreparedData, tracker: Tracker) -> dict[
 def show(found: dict[str, float]) -> None:
     table = Table("quantity", "value", "limit", "holds", title="Test split")
     for name, value in found.items():
-        sign, limit = LIMITS[name]
-        holds = value >= limit if sign == ">=" else value <= limit
-        table.add_row(name, f"{value:.3f}", f"{sign} {limit}", "yes" if holds else "NO")
+        goal = QUANTITIES[name][1]
+        table.add_row(name, f"{value:.3f}", str(goal), "yes" if goal.holds(value) else "NO")
     Console().print(table)
 
 
+def findings(found: Mapping[str, float]) -> Findings:
+    """For ``--record``; data that do not say which cars are cut have no such share."""
+    known = {name: value for name, value in found.items() if math.isfinite(value)}
+    return Findings(
+        [
+            Measurement(name=name, quantity=quantity, value=known[name], goal=goal, format=".4f")
+            for name, (quantity, goal) in QUANTITIES.items()
+            if name in known
+        ]
+    )
+
+
 def main() -> int:
-    arguments = parse(STUDY, str(__doc__), [DATA], None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), [DATA])
     config = arguments.config
     data = require_data(config, arguments.values["data"])
-    execute(STUDY, config, lambda tracker, out_dir: show(run(config, data, tracker)))
+
+    def work(tracker: Tracker, _: Path) -> None:
+        found = run(config, data, tracker)
+        show(found)
+        write_record(arguments, STUDY, findings(found))
+
+    execute(STUDY, config, work)
     return 0
 
 

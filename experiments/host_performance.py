@@ -35,12 +35,14 @@ from carkp.deploy.layer_cost import layer_cost
 from carkp.deploy.layer_profile import layer_times, measure_program, profile_program
 from carkp.deploy.perf import Comparison, compare, layer_time, predict
 from carkp.deploy.runtime import Float32Array
+from carkp.measurements.record import Goal, Measurement
 from carkp.quant.program import Layer, QAdd, QConcat, QConv, QDepthToSpace, QProgram, QTensor
 from carkp.quant.target import INPUT_SCALE, Target
 from carkp.stages.compile import comparison_metrics
 from carkp.tracking.tracker import Tracker
-from carkp.workflow.cli import MODEL, Parameter, execute, guarded, parse
+from carkp.workflow.cli import MODEL, Parameter, execute, guarded
 from carkp.workflow.quantising import build_hardware, build_target
+from carkp.workflow.recording import Findings, parse_study, write_record
 from carkp.workflow.references import model_kind, resolve_model
 from carkp.workflow.tables import write_table
 
@@ -54,7 +56,7 @@ COPIED_BYTES, NUM_COPIES = 2**18, 2000
 NUM_PASSES = 3
 CHAIN_LENGTH, CHAIN_CHANNELS, CHAIN_SIZE = 60, 32, 8
 FIRST_STEP, LAST_STEP = 0.5, 0.01
-LIMITS = {"total_ratio": (1 / 1.5, 1.5), "rank_correlation": (0.8, 1.0)}
+GOALS = {"total_ratio": Goal(at_least=1 / 1.5, at_most=1.5), "rank_correlation": Goal(at_least=0.8)}
 PARAMETERS = (
     "pointwise_gmacs_per_s",
     "dense_gmacs_per_s",
@@ -296,11 +298,38 @@ def show(values: Mapping[str, float], rows: Sequence[Fitted], comparison: Compar
     console.print(f"single layers: median factor {np.exp(np.median(errors)):.2f}, worst {np.exp(errors.max()):.2f}")
     console.print(
         f"default model: predicted {comparison.predicted_us:.0f} us, measured {comparison.run_us:.0f}, ratio "
-        f"{comparison.total_ratio:.2f}, rank correlation {comparison.rank_correlation:.2f}; wanted {LIMITS}"
+        f"{comparison.total_ratio:.2f}, rank correlation {comparison.rank_correlation:.2f}; wanted: ratio "
+        f"{GOALS['total_ratio']}; rank correlation {GOALS['rank_correlation']}"
     )
 
 
-def run(config: ExperimentConfig, program: QProgram, num_runs: int, out_dir: Path, tracker: Tracker) -> None:
+def measurements(rows: Sequence[Fitted], comparison: Comparison) -> list[Measurement]:
+    """For ``--record``."""
+    factor = float(np.exp(np.median(np.abs(np.log([row.predicted_us / row.measured_us for row in rows])))))
+    return [
+        Measurement(
+            name="total_ratio",
+            quantity="host performance model: predicted / measured time of the default model",
+            value=comparison.total_ratio,
+            goal=GOALS["total_ratio"],
+        ),
+        Measurement(
+            name="rank_correlation",
+            quantity="rank correlation of predicted and measured times over its layers",
+            value=comparison.rank_correlation,
+            goal=GOALS["rank_correlation"],
+        ),
+        Measurement(
+            name="predicted_us", quantity="predicted time", value=comparison.predicted_us, unit="µs", format=".0f"
+        ),
+        Measurement(name="measured_us", quantity="measured time", value=comparison.run_us, unit="µs", format=".0f"),
+        Measurement(name="single_layers", quantity="median factor between both, single layers", value=factor),
+    ]
+
+
+def run(
+    config: ExperimentConfig, program: QProgram, num_runs: int, out_dir: Path, tracker: Tracker
+) -> list[Measurement]:
     hardware = build_hardware(config, TARGET_NAME)
     taken = {shape_key(program, layer) for layer in program.layers}
     cases = [case for case in build_cases(program.target) if shape_key(case.program, case.layer) not in taken]
@@ -323,17 +352,22 @@ def run(config: ExperimentConfig, program: QProgram, num_runs: int, out_dir: Pat
     tracker.log_metrics(comparison_metrics(comparison))
     tracker.set_tags({"carkp.cpu": cpu_features().model, "carkp.onnxruntime": onnxruntime.__version__})
     show(values, rows, comparison)
+    return measurements(rows, comparison)
 
 
 def main() -> int:
     parameters = [MODEL, Parameter("runs", "50", "profiled runs of every layer")]
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), parameters)
     config, num_runs = arguments.config, int(arguments.values["runs"])
     target = build_target(config, TARGET_NAME)
     tags = {"carkp.experiment": config.name, "carkp.target": TARGET_NAME}
     model = resolve_model(arguments.values["model"], model_kind("onnxruntime", target.name), tags)
     program = load_program(model.path)
-    execute(STUDY, config, lambda tracker, out_dir: run(config, program, num_runs, out_dir, tracker))
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        write_record(arguments, STUDY, Findings(run(config, program, num_runs, out_dir, tracker)))
+
+    execute(STUDY, config, work)
     return 0
 
 

@@ -19,8 +19,10 @@ from rich.table import Table
 
 from carkp.config.schema import ExperimentConfig
 from carkp.data.store import Store, Stores
-from carkp.keypoints.paired import Retention, retention
+from carkp.keypoints.paired import Interval, Retention, retention
 from carkp.keypoints.predictions import Predictions
+from carkp.measurements.record import Cell, Column, Measurement
+from carkp.measurements.record import Table as RecordTable
 from carkp.quant.calibrate import Observer, choose_thresholds, correct_biases
 from carkp.quant.convert import convert
 from carkp.quant.fake_quant import FakeQuantNet
@@ -32,10 +34,11 @@ from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.evaluate import Forward
 from carkp.workflow.build import prepare_torch
 from carkp.workflow.calibrating import Calibrator, as_reference, build_calibrator
-from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded
 from carkp.workflow.executions import simulator_forward
 from carkp.workflow.preparation import PreparedData
 from carkp.workflow.quantising import build_target, load_prepared
+from carkp.workflow.recording import Findings, interval_cell, parse_study, write_record
 from carkp.workflow.references import FLOAT, QAT, ModelFile, require_data, resolve_model
 from carkp.workflow.scoring import build_scorer
 from carkp.workflow.tables import write_table
@@ -43,6 +46,13 @@ from carkp.workflow.tables import write_table
 STUDY = "int8_accuracy"
 REFERENCE = "percentile 99.975"
 SPLITS = ("val", "test")
+COLUMNS = [
+    Column(name="target", heading="target"),
+    Column(name="setting", heading="setting"),
+    Column(name="val_pck", heading="validation PCK", format=".4f"),
+    Column(name="test_pck", heading="test PCK", format=".4f"),
+    Column(name="kept", heading="kept of float, test", format=".2%"),
+]
 
 
 @dataclass(frozen=True)
@@ -186,15 +196,40 @@ def show(float_pck: float, rows: list[Row]) -> None:
         console.print(warning, markup=False)
 
 
+def findings(float_pck: float, rows: list[Row]) -> Findings:
+    """For ``--record``."""
+    table: list[dict[str, Cell]] = [
+        {
+            "target": f"`{row.target}`",
+            "setting": f"{row.setting} (best on validation)"
+            if row is best_on_validation(rows, row.target)
+            else row.setting,
+            "val_pck": row.pck["val"],
+            "test_pck": row.pck["test"],
+            "kept": interval_cell(Interval(row.kept["test"].share, row.kept["test"].low, row.kept["test"].high)),
+        }
+        for row in rows
+    ]
+    measured = Measurement(name="float_test_pck", quantity="test PCK of float", value=float_pck, format=".4f")
+    note = f"Intervals are of a paired bootstrap over {rows[0].kept['test'].resampled.short}."
+    return Findings([measured], [RecordTable(name="settings", columns=COLUMNS, rows=table)], note=note)
+
+
 def main() -> int:
     parameters = [DATA, MODEL, Parameter("targets", "bpu onnxruntime_cpu", "targets, separated by spaces")]
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), parameters)
     config = as_reference(arguments.config)  # the observers alone differ
     data = require_data(config, arguments.values["data"])
     tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
     model = resolve_model(arguments.values["model"], FLOAT, tags)
     targets = arguments.values["targets"].split()
-    execute(STUDY, config, lambda tracker, out_dir: show(*run(config, data, model, targets, out_dir, tracker)))
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        float_pck, rows = run(config, data, model, targets, out_dir, tracker)
+        show(float_pck, rows)
+        write_record(arguments, STUDY, findings(float_pck, rows))
+
+    execute(STUDY, config, work)
     return 0
 
 

@@ -10,7 +10,7 @@ Expect:   no element differs; at most 1 LSB a layer; at most 5 times the time.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +24,37 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
 from carkp.deploy.int8_onnx import load_program
 from carkp.deploy.runtime import OnnxRunner
+from carkp.measurements.record import Goal, Measurement
 from carkp.quant.program import QProgram
 from carkp.quant.simulate import Simulator
 from carkp.tracking.runs import fetch_artifact
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.workflow.build import build_eval_dataset, prepare_torch
-from carkp.workflow.cli import DATA, Parameter, execute, guarded, parse
+from carkp.workflow.cli import DATA, Parameter, execute, guarded
 from carkp.workflow.preparation import PreparedData
+from carkp.workflow.recording import Findings, parse_study, write_record
 from carkp.workflow.references import FLOAT, ModelFile, model_kind, require_data, resolve_model
 
 STUDY = "int8_exactness"
 BATCH = 64
 ROUNDS = 5
-LIMITS = {"different_elements": 0, "different_elements_b1": 0, "max_lsb_a_layer": 1, "time_to_float": 5}
+GOALS = {
+    "different_elements": Goal(at_most=0),
+    "different_elements_b1": Goal(at_most=0),
+    "max_lsb_a_layer": Goal(at_most=1),
+    "time_to_float": Goal(at_most=5),
+}
+QUANTITIES = {
+    "elements": "elements of heatmaps compared",
+    "different_elements": "of them different: simulator / ONNX Runtime",
+    "different_elements_b1": "of them different: simulator / ONNX Runtime, file with batch 1",
+    "max_lsb_a_layer": "fixed-point against float32 requantisation, fed the same input: most LSB in any layer",
+    "different_share_a_layer": "the same: share of the elements that differ",
+    "time_to_float": "time of the simulator / float torch evaluation",
+}
+FORMATS = {"time_to_float": ".1f", "different_share_a_layer": ".2g"}
+"""Of what is no count."""
 
 
 def load_batches(config: ExperimentConfig, data: PreparedData, num_crops: int) -> list[Tensor]:
@@ -120,11 +137,25 @@ def run(
 
 
 def show(found: dict[str, dict[str, float]]) -> None:
-    table = Table("target", "quantity", "value", "at most", title="Simulator against ONNX Runtime")
+    table = Table("target", "quantity", "value", "wanted", title="Simulator against ONNX Runtime")
     for target, values in found.items():
         for name, value in values.items():
-            table.add_row(target, name, f"{value:.4g}", str(LIMITS.get(name, "")))
+            table.add_row(target, name, f"{value:.4g}", str(GOALS.get(name, "")))
     Console().print(table)
+
+
+def measurements(found: Mapping[str, Mapping[str, float]]) -> Iterator[Measurement]:
+    """For ``--record``; a value for each target."""
+    targets = ", ".join(f"`{target}`" for target in found)
+    for name, quantity in QUANTITIES.items():
+        values = [of_target[name] if name in FORMATS else int(of_target[name]) for of_target in found.values()]
+        yield Measurement(
+            name=name,
+            quantity=f"{quantity} ({targets})",
+            value=values,
+            goal=GOALS.get(name),
+            format=FORMATS.get(name, ",d"),
+        )
 
 
 def find_files(target: str, tags: dict[str, str]) -> tuple[Path, Path]:
@@ -140,14 +171,20 @@ def main() -> int:
         Parameter("crops", "256", "test crops"),
         Parameter("targets", "bpu onnxruntime_cpu", "targets, separated by spaces"),
     ]
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), parameters)
     config, values = arguments.config, arguments.values
     data = require_data(config, values["data"])
     tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
     model = resolve_model("latest", FLOAT, tags)
     files = {target: find_files(target, tags) for target in values["targets"].split()}
     num_crops = int(values["crops"])
-    execute(STUDY, config, lambda tracker, out_dir: show(run(config, data, model, files, num_crops, tracker)))
+
+    def work(tracker: Tracker, _: Path) -> None:
+        found = run(config, data, model, files, num_crops, tracker)
+        show(found)
+        write_record(arguments, STUDY, Findings([*measurements(found)]))
+
+    execute(STUDY, config, work)
     return 0
 
 

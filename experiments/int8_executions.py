@@ -31,16 +31,26 @@ from carkp.deploy.litert import LiteRtRunner, TfliteMicroRunner
 from carkp.deploy.reference_onnx import save_reference
 from carkp.deploy.runtime import OnnxRunner
 from carkp.deploy.tflite import save_tflite
+from carkp.measurements.record import Cell, Column
+from carkp.measurements.record import Table as RecordTable
 from carkp.quant.program import Layer, QAdd, QConv, QProgram, QTensor
 from carkp.quant.simulate import Simulator
 from carkp.quant.target import INPUT_SCALE, RANGES, WIDE, ActivationDtype, Dtype, Requantisation, Target
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.build import prepare_torch
-from carkp.workflow.cli import Parameter, execute, guarded, parse
+from carkp.workflow.cli import Parameter, execute, guarded
+from carkp.workflow.recording import Findings, parse_study, write_record
 
 STUDY = "int8_executions"
 CHANNELS, SIZE = 40, (24, 40)
 """Of random tensors, but the input has 3 channels; 40 leave a rest behind the vectors of 16 and 32 of fast kernels."""
+
+COLUMNS = [
+    Column(name="execution", heading="execution"),
+    Column(name="rule", heading="rule of requantisation"),
+    Column(name="elements", heading="elements compared", format=",d"),
+    Column(name="different", heading="different (0 wanted)", format=",d"),
+]
 
 Float32Array = NDArray[np.float32]
 Runner = Callable[[Float32Array], Float32Array]
@@ -222,8 +232,9 @@ def count_different(execution: Execution, num_elements: int, seed: int, folder: 
     return found
 
 
-def run(config: ExperimentConfig, num_elements: int, tracker: Tracker) -> None:
+def run(config: ExperimentConfig, num_elements: int, tracker: Tracker) -> RecordTable:
     prepare_torch(config)
+    rows: list[dict[str, Cell]] = []
     table = Table("execution", "rule", *LAYERS, "elements", "different", title="Executions against the simulator")
     for execution in EXECUTIONS:
         with tempfile.TemporaryDirectory() as folder:
@@ -233,14 +244,28 @@ def run(config: ExperimentConfig, num_elements: int, tracker: Tracker) -> None:
         tracker.log_metrics({f"{name}/elements": elements, f"{name}/different": different})
         by_layer = [f"{counts[1]:,}" for counts in found.values()]
         table.add_row(execution.name, execution.rule, *by_layer, f"{elements:,}", f"{different:,}")
+        rows.append(
+            {
+                "execution": execution.name,
+                "rule": f"`{execution.rule}`",
+                "elements": elements,
+                "different": different,
+            }
+        )
     Console(width=160).print(table)
+    return RecordTable(name="executions", columns=COLUMNS, rows=rows)
 
 
 def main() -> int:
     parameters = [Parameter("elements", "10000000", "elements an execution")]
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), parameters)
     num_elements = int(arguments.values["elements"])
-    execute(STUDY, arguments.config, lambda tracker, _: run(arguments.config, num_elements, tracker))
+
+    def work(tracker: Tracker, _: Path) -> None:
+        table = run(arguments.config, num_elements, tracker)
+        write_record(arguments, STUDY, Findings(tables=[table], packages=("ai-edge-litert", "tflite-micro")))
+
+    execute(STUDY, arguments.config, work)
     return 0
 
 

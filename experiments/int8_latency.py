@@ -37,6 +37,8 @@ from carkp.deploy.float_onnx import export_float_onnx
 from carkp.deploy.latency import NUM_WARM_UP, Ratio, interleaved_times, paired_ratio
 from carkp.deploy.runtime import INPUT_NAME, Float32Array, OnnxRunner, session_options
 from carkp.deploy.static_quantisation import quantise_statically
+from carkp.measurements.record import Cell, Column, Estimate, Goal, Measurement
+from carkp.measurements.record import Table as RecordTable
 from carkp.quant.convert import convert
 from carkp.stages.export import write_program
 from carkp.tracking.runs import fetch_artifact
@@ -44,9 +46,10 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.workflow.build import prepare_torch
 from carkp.workflow.calibrating import build_calibrator
-from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded
 from carkp.workflow.preparation import require_samples
 from carkp.workflow.quantising import build_target
+from carkp.workflow.recording import Findings, parse_study, write_record
 from carkp.workflow.references import (
     FLOAT,
     FLOAT_ONNX,
@@ -60,10 +63,18 @@ from carkp.workflow.tables import write_table
 STUDY = "int8_latency"
 NUM_IMAGES, NUM_STATIC_IMAGES = 64, 32
 NUM_PROFILED = 20
-LIMITS = {
-    "float_to_onnxruntime_cpu": 2.0,
-    "static_to_onnxruntime_cpu": 1.0,
+GOALS = {"float_to_onnxruntime_cpu": Goal(at_least=2.0), "static_to_onnxruntime_cpu": Goal(above=1.0)}
+QUANTITIES = {
+    "float_to_onnxruntime_cpu": "float / int8 latency, batch 1, one thread, ONNX Runtime",
+    "bpu_to_onnxruntime_cpu": "int8 of the target `bpu` / int8",
+    "static_to_onnxruntime_cpu": "`quantize_static` / int8",
 }
+COLUMNS = [
+    Column(name="setting", heading="batch, threads"),
+    Column(name="model", heading="model"),
+    Column(name="median_ms", heading="median (ms)", format=".2f"),
+    Column(name="float_to_model", heading="float / model", format=".2f"),
+]
 PROFILED = ("float", "onnxruntime_cpu", "static")
 
 
@@ -214,14 +225,39 @@ def show(found: Found) -> None:
     for row in found.latencies:
         ratio = f"{row.float_to_model:.2f} ({row.low:.2f} to {row.high:.2f})"
         latencies.add_row(str(row.batch), str(row.num_threads), row.model, f"{row.median_ms:.2f}", ratio)
-    ratios = Table("batch 1, one thread", "median", "95 % interval", "at least")
+    ratios = Table("batch 1, one thread", "median", "95 % interval", "wanted")
     for name, ratio in found.ratios.items():
         interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
-        ratios.add_row(name, f"{ratio.median:.3f}", interval, str(LIMITS.get(name, "")))
+        ratios.add_row(name, f"{ratio.median:.3f}", interval, str(GOALS.get(name, "")))
     operators = Table("model", "operator", "ms a run", title="Where the time goes (batch 1, one thread, profiled)")
     for line in found.profiled:
         operators.add_row(line.model, line.operator, f"{line.ms:.3f}")
     Console().print(latencies, ratios, operators)
+
+
+def findings(found: Found) -> Findings:
+    """For ``--record``."""
+    measurements = [
+        Measurement(
+            name=name,
+            quantity=quantity,
+            value=found.ratios[name].median,
+            low=found.ratios[name].low,
+            high=found.ratios[name].high,
+            goal=GOALS.get(name),
+        )
+        for name, quantity in QUANTITIES.items()
+    ]
+    rows: list[dict[str, Cell]] = [
+        {
+            "setting": f"{row.batch}, {row.num_threads}",
+            "model": row.model,
+            "median_ms": row.median_ms,
+            "float_to_model": Estimate(value=row.float_to_model, low=row.low, high=row.high),
+        }
+        for row in found.latencies
+    ]
+    return Findings(measurements, [RecordTable(name="latency", columns=COLUMNS, rows=rows)])
 
 
 def versions() -> str:
@@ -231,7 +267,7 @@ def versions() -> str:
 
 def main() -> int:
     parameters = [DATA, MODEL, Parameter("runs", "200", "interleaved runs at batch 1; an eighth of them at batch 16")]
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), parameters)
     config = arguments.config
     num_runs = int(arguments.values["runs"])
     data = require_data(config, arguments.values["data"])
@@ -249,6 +285,7 @@ def main() -> int:
         found = Found(rows, ratios, profile_all(paths, images[:1], out_dir))
         log(found, tracker, out_dir)
         show(found)
+        write_record(arguments, STUDY, findings(found))
 
     execute(STUDY, config, work)
     return 0

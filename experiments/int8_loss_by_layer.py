@@ -23,6 +23,8 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import normalise
 from carkp.entry_points import TARGET
 from carkp.keypoints import metrics
+from carkp.measurements.record import Cell, Column, Measurement
+from carkp.measurements.record import Table as RecordTable
 from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.graph import IMAGE, MOVING
 from carkp.report.figures import layer_figure
@@ -30,14 +32,21 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 from carkp.workflow.build import build_codec, build_eval_dataset, prepare_torch
 from carkp.workflow.calibrating import build_calibrator
-from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded
 from carkp.workflow.preparation import PreparedData
 from carkp.workflow.quantising import build_target
+from carkp.workflow.recording import Findings, parse_study, write_record
 from carkp.workflow.references import FLOAT, ModelFile, require_data, resolve_model
 from carkp.workflow.tables import write_table
 
 STUDY = "int8_loss_by_layer"
+NUM_SHOWN = 12
 BATCH = 64
+COLUMNS = [
+    Column(name="layer", heading="layer"),
+    Column(name="only_shift_px", heading="shift, it alone quantised (px)", format=".3f"),
+    Column(name="without_shift_px", heading="shift, all but it quantised (px)", format=".3f"),
+]
 
 Row = dict[str, str | float]
 
@@ -126,6 +135,32 @@ def run(
     return rows
 
 
+def findings(rows: Sequence[Row], target: str) -> Findings:
+    """For ``--record``: the whole network, and the layers that cost most."""
+    everything, *layers = rows
+    measurements = [
+        Measurement(
+            name="all_shift",
+            quantity=f"mean shift of keypoints with all layers quantised (`{target}`)",
+            value=float(everything["without_shift_px"]),
+            unit="px",
+            format=".3f",
+        ),
+        Measurement(
+            name="float_pck", quantity="PCK of float on these cars", value=float(everything["only_pck"]), format=".4f"
+        ),
+        Measurement(
+            name="all_pck", quantity="PCK with all quantised", value=float(everything["without_pck"]), format=".4f"
+        ),
+    ]
+    costliest = sorted(layers, key=lambda row: -float(row["only_shift_px"]))[:NUM_SHOWN]
+    shown: list[dict[str, Cell]] = [
+        {"layer": f"`{row['layer']}`", **{name: row[name] for name in ("only_shift_px", "without_shift_px")}}
+        for row in costliest
+    ]
+    return Findings(measurements, [RecordTable(name="layers", columns=COLUMNS, rows=shown)])
+
+
 def show(rows: Sequence[Row]) -> None:
     everything, *layers = rows
     table = Table(
@@ -136,7 +171,7 @@ def show(rows: Sequence[Row]) -> None:
         title="The twelve costliest layers",
     )
     table.add_row("(all)", "", f"{everything['without_shift_px']:.3f}", f"{everything['without_pck']:.4f}")
-    for row in sorted(layers, key=lambda row: -float(row["only_shift_px"]))[:12]:
+    for row in sorted(layers, key=lambda row: -float(row["only_shift_px"]))[:NUM_SHOWN]:
         shifts = f"{row['only_shift_px']:.3f}", f"{row['without_shift_px']:.3f}"
         table.add_row(str(row["layer"]), *shifts, f"{row['without_pck']:.4f}")
     Console(width=110).print(table)
@@ -145,16 +180,18 @@ def show(rows: Sequence[Row]) -> None:
 
 def main() -> int:
     parameters = [DATA, MODEL, TARGET, Parameter("cars", "256", "validation cars to measure on")]
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), parameters)
     config, values = arguments.config, arguments.values
     data = require_data(config, values["data"])
     model = resolve_model(values["model"], FLOAT, {"carkp.experiment": config.name, "carkp.data_digest": data.digest})
     num_cars = int(values["cars"])
-    execute(
-        STUDY,
-        config,
-        lambda tracker, out_dir: show(run(config, data, model, values["target"], num_cars, out_dir, tracker)),
-    )
+
+    def work(tracker: Tracker, out_dir: Path) -> None:
+        rows = run(config, data, model, values["target"], num_cars, out_dir, tracker)
+        show(rows)
+        write_record(arguments, STUDY, findings(rows, values["target"] or config.quant.target))
+
+    execute(STUDY, config, work)
     return 0
 
 

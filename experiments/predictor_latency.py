@@ -18,7 +18,7 @@ Expect:   (prepare + locate) / infer below 1 with 4 boxes; singly / batched abov
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from carkp.data.crops import meta_path
 from carkp.data.store import Store
 from carkp.deploy.cpu import cpu_features
 from carkp.keypoints.codec import CODEC_KEY, codec_to_json
+from carkp.measurements.record import Goal, Measurement
 from carkp.predictor import Predictor, check_boxes
 from carkp.quant.convert import convert
 from carkp.stages.export import write_program
@@ -43,9 +44,10 @@ from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import load_checkpoint
 from carkp.workflow.build import build_codec, prepare_torch
 from carkp.workflow.calibrating import build_calibrator
-from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded, parse
+from carkp.workflow.cli import DATA, MODEL, Parameter, execute, guarded
 from carkp.workflow.preparation import require_samples
 from carkp.workflow.quantising import build_target
+from carkp.workflow.recording import Findings, parse_study, write_record
 from carkp.workflow.references import FLOAT, ModelFile, check_input_size, require_data, resolve_model
 from carkp.workflow.tables import write_table
 
@@ -53,6 +55,17 @@ STUDY = "predictor_latency"
 TARGET_NAME = "onnxruntime_cpu"
 FRAME_SIZE = (1080, 1920)
 FEW, MANY = 4, 16
+QUANTITIES = {
+    "prepare_and_locate_to_infer": "`Predictor`, 1920x1080, 4 boxes, one thread: pre- and postprocessing / inference",
+    "singly_to_batched_4": "one by one / batched, 4 boxes",
+    "singly_to_batched_16": "one by one / batched, 16 boxes",
+    "float_to_int8_4": "float torch / int8, 4 boxes",
+}
+WAYS = {
+    "int8_4": "a call with 4 boxes, int8",
+    "int8_16": "a call with 16 boxes, int8",
+    "float_4": "4 boxes, float torch",
+}
 NUM_IMAGES, NUM_WARM_UP, NUM_RESAMPLES = 64, 5, 2000
 
 Times = dict[str, NDArray[np.float64]]
@@ -74,7 +87,7 @@ class Ratio:
     median: float
     low: float
     high: float
-    wanted: str
+    wanted: Goal
 
 
 def build(config: ExperimentConfig, store: Store, model: ModelFile, folder: Path) -> Contestants:
@@ -156,16 +169,16 @@ def ratios(times: Times) -> list[Ratio]:
     rng = np.random.default_rng(1)
     overhead = times["prepare"] + times["locate"]
     pairs = {
-        "prepare_and_locate_to_infer": (overhead, times["infer"], "below 1"),
-        "singly_to_batched_4": (times["int8_4_singly"], times["int8_4"], "above 1"),
-        "singly_to_batched_16": (times["int8_16_singly"], times["int8_16"], "above 1"),
-        "float_to_int8_4": (times["float_4"], times["int8_4"], "at least 3"),
+        "prepare_and_locate_to_infer": (overhead, times["infer"], Goal(below=1)),
+        "singly_to_batched_4": (times["int8_4_singly"], times["int8_4"], Goal(above=1)),
+        "singly_to_batched_16": (times["int8_16_singly"], times["int8_16"], Goal(above=1)),
+        "float_to_int8_4": (times["float_4"], times["int8_4"], Goal(at_least=3)),
     }
     return [paired_ratio(name, above, below, wanted, rng) for name, (above, below, wanted) in pairs.items()]
 
 
 def paired_ratio(
-    name: str, above: NDArray[np.float64], below: NDArray[np.float64], wanted: str, rng: np.random.Generator
+    name: str, above: NDArray[np.float64], below: NDArray[np.float64], wanted: Goal, rng: np.random.Generator
 ) -> Ratio:
     values = above / below
     chosen = rng.integers(0, len(values), (NUM_RESAMPLES, len(values)))
@@ -180,7 +193,8 @@ def log(times: Times, found: list[Ratio], tracker: Tracker, out_dir: Path) -> No
             {ratio.name: ratio.median, f"{ratio.name}/low": ratio.low, f"{ratio.name}/high": ratio.high}
         )
     latencies = [{"what": name, "median_ms": float(np.median(values))} for name, values in times.items()]
-    for file, rows in (("latency.csv", latencies), ("ratios.csv", [asdict(ratio) for ratio in found])):
+    ratios_found = [asdict(ratio) | {"wanted": str(ratio.wanted)} for ratio in found]
+    for file, rows in (("latency.csv", latencies), ("ratios.csv", ratios_found)):
         write_table(rows, out_dir / file)
         tracker.log_file(out_dir / file, "")
 
@@ -192,8 +206,28 @@ def show(times: Times, found: list[Ratio]) -> None:
         latencies.add_row(name, f"{np.median(values):.2f}", f"{low:.2f} to {high:.2f}")
     shown = Table("ratio", "median", "95 % interval", "wanted")
     for ratio in found:
-        shown.add_row(ratio.name, f"{ratio.median:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}", ratio.wanted)
+        shown.add_row(ratio.name, f"{ratio.median:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}", str(ratio.wanted))
     Console().print(latencies, shown)
+
+
+def findings(times: Times, found: Sequence[Ratio]) -> Findings:
+    """For ``--record``."""
+    measurements = [
+        Measurement(
+            name=ratio.name,
+            quantity=QUANTITIES[ratio.name],
+            value=ratio.median,
+            low=ratio.low,
+            high=ratio.high,
+            goal=ratio.wanted,
+        )
+        for ratio in found
+    ]
+    measurements += [
+        Measurement(name=f"{name}_ms", quantity=what, value=float(np.median(times[name])), unit="ms")
+        for name, what in WAYS.items()
+    ]
+    return Findings(measurements)
 
 
 def versions() -> str:
@@ -206,7 +240,7 @@ def versions() -> str:
 
 def main() -> int:
     parameters = [DATA, MODEL, Parameter("runs", "100", "rounds, in each of which every way runs once")]
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), parameters)
     config = arguments.config
     data = require_data(config, arguments.values["data"])
     tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
@@ -224,6 +258,7 @@ def main() -> int:
         found = ratios(times)
         log(times, found, tracker, out_dir)
         show(times, found)
+        write_record(arguments, STUDY, findings(times, found))
 
     execute(STUDY, config, work)
     return 0

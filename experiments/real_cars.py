@@ -14,6 +14,7 @@ Expect:   of a model to ship: PCK@0.1 >= 0.88, PCK@0.05 >= 0.60, at most 3 % of 
 """
 
 import hashlib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,13 +26,16 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.data.files import exists, expand_path
 from carkp.data.issues import explain_write_errors
+from carkp.measurements.record import Cell, Column, Goal, Measurement
+from carkp.measurements.record import Table as RecordTable
 from carkp.predictor import Predictor, find_model_file
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import NullTracker, Tracker
-from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse
-from carkp.workflow.real_cars import RealCars, RealCarScores, load_real_cars, score_predictors
+from carkp.workflow.cli import Arguments, Parameter, execute, guarded
+from carkp.workflow.real_cars import ALPHAS, RealCars, RealCarScores, load_real_cars, score_predictors
 from carkp.workflow.real_cars_report import ModelCard, compare, write_report
 from carkp.workflow.real_cars_tables import comparison_table, groups_table, headline_table
+from carkp.workflow.recording import Findings, interval_cell, is_recorded, number_cell, parse_study, write_record
 from carkp.workflow.references import find_predicting_model, warn
 
 STUDY = "real_cars"
@@ -43,6 +47,21 @@ LISTS = {
     "--model": "a model: an ONNX file, a float checkpoint, runs:/…, models:/…, or latest; may be repeated",
 }
 LABELS_WIDTH, MODEL_WIDTH = 110, 48
+WANTED = {
+    "pck_0.1": ("PCK@0.1", Goal(at_least=0.88)),
+    "pck_0.05": ("PCK@0.05", Goal(at_least=0.60)),
+    "turned": ("share of cars turned front to back", Goal(at_most=0.03)),
+}
+"""Name -> what it is, and what is wanted of a model to ship."""
+
+COLUMNS = [
+    Column(name="cars", heading="real cars", format="d"),
+    Column(name="points", heading="keypoints", format="d"),
+    Column(name="model", heading="model"),
+    *(Column(name=f"pck_{alpha:g}", heading=f"PCK@{alpha:g}", format=".3f") for alpha in ALPHAS),
+    Column(name="turned", heading="turned front to back", format=".3f"),
+    Column(name="mirrored", heading="mirrored left to right", format=".3f"),
+]
 
 
 def folders_and_models(words: Sequence[str], models: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -100,6 +119,36 @@ def log(
         tracker.log_file(path, STUDY)
 
 
+def findings(words: Sequence[str], predictors: Mapping[str, Predictor], cars: RealCars) -> Findings:
+    """For ``--record``: each word's folders alone, then all cars; what is wanted is of the first word's."""
+    sets = [load_real_cars(split_folders(word)) for word in words]
+    sets += [cars] if len(words) > 1 else []
+    scores = [score_predictors(predictors, item) for item in sets]
+    rows: list[dict[str, Cell]] = []
+    for found in scores:
+        for name, item in found.items():
+            pck = {f"pck_{alpha:g}": interval_cell(interval) for alpha, interval in item.total.pck.items()}
+            shares = {"turned": number_cell(item.turned.value), "mirrored": number_cell(item.mirrored.value)}
+            total = item.total
+            rows.append({"cars": total.num_cars, "points": total.num_points, "model": f"`{name}`", **pck, **shares})
+    first = next(iter(scores[0].values()))
+    found_of = {f"pck_{alpha:g}": interval for alpha, interval in first.total.pck.items()} | {"turned": first.turned}
+    measurements = [
+        Measurement(
+            name=name,
+            quantity=f"{quantity}, `{next(iter(predictors))}`, {first.total.num_cars} real cars",
+            value=found_of[name].value,
+            low=number_cell(found_of[name].low),
+            high=number_cell(found_of[name].high),
+            goal=goal,
+            format=".3f",
+        )
+        for name, (quantity, goal) in WANTED.items()
+        if math.isfinite(found_of[name].value)
+    ]
+    return Findings(measurements, [RecordTable(name="models", columns=COLUMNS, rows=rows)])
+
+
 def run(arguments: Arguments, tracker: Tracker) -> None:
     folders, references = folders_and_models(arguments.lists[FOLDERS], arguments.lists["--model"])
     cars = load_real_cars(folders)
@@ -107,7 +156,8 @@ def run(arguments: Arguments, tracker: Tracker) -> None:
         warn(f"left out: {left_out}")
     names = short_names(references)
     opened = [open_model(arguments.config, reference) for reference in references]
-    scores = score_predictors({name: item for name, (_, item) in zip(names, opened, strict=True)}, cars)
+    predictors = {name: item for name, (_, item) in zip(names, opened, strict=True)}
+    scores = score_predictors(predictors, cars)
     models = [card for card, _ in opened]
     out_dir = expand_path(arguments.values["output"])
     with explain_write_errors(out_dir):
@@ -115,11 +165,13 @@ def run(arguments: Arguments, tracker: Tracker) -> None:
     log(scores, models, paths, tracker)
     tracker.set_tags({"carkp.real_cars_digest": cars.digest})
     show(cars, scores, out_dir)
+    if is_recorded(arguments):
+        words = arguments.lists[FOLDERS] if arguments.lists["--model"] else arguments.lists[FOLDERS][:1]
+        write_record(arguments, STUDY, findings(words, predictors, cars))
 
 
 def main() -> int:
-    prog = f"python experiments/{STUDY}.py"
-    arguments = parse(STUDY, str(__doc__), [OUTPUT], None, prog=prog, flags=FLAGS, lists=LISTS)
+    arguments = parse_study(STUDY, str(__doc__), [OUTPUT], flags=FLAGS, lists=LISTS)
     if "track" in arguments.flags:
         execute(STUDY, arguments.config, lambda tracker, _: run(arguments, tracker))
     else:

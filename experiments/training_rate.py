@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,18 +34,33 @@ from tqdm import tqdm
 from carkp.config.schema import ExperimentConfig
 from carkp.data.dataset import TrainLoader, normalise
 from carkp.keypoints.metrics import Scores
+from carkp.measurements.record import Goal, Measurement
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import ProcessContext, process_context
 from carkp.training.fit import FitInputs, Trainer
 from carkp.workflow.build import build_codec, build_fit_settings, build_model, build_train_loader, prepare_torch
-from carkp.workflow.cli import DATA, Parameter, execute, guarded, parse
+from carkp.workflow.cli import DATA, Parameter, execute, guarded
 from carkp.workflow.preparation import PreparedData, open_prepared, require_samples
+from carkp.workflow.recording import Findings, parse_study, write_record
 from carkp.workflow.references import require_data
 
 STUDY = "training_rate"
 STEPS_A_BLOCK = 20
 SECONDS_TO_SETTLE = 1.0  # for the loader's workers to fill their queues and fall silent
-LIMITS = {"stage_to_bare": 0.9, "stage_to_plain": 2.5}
+GOALS = {"stage_to_bare": Goal(at_least=0.9), "stage_to_plain": Goal(at_least=2.5)}
+QUANTITIES = {
+    "stage_to_bare": "training rate: stage with data loading / bare step on a batch in memory",
+    "stage_to_plain": "training rate: stage / plain loop in the default memory format, nothing tuned",
+    "bare_to_default_format": "bare step: `channels_last` / default memory format",
+    "compiled_to_bare": "bare step: `torch.compile` / eager",
+}
+RATES = {
+    "stage": "samples/s: stage",
+    "bare": "samples/s: bare step",
+    "compiled": "samples/s: bare step under `torch.compile`",
+    "default_format": "samples/s: bare step in the default memory format",
+    "plain": "samples/s: plain loop",
+}
 
 Batch = dict[str, Tensor]
 
@@ -153,19 +168,38 @@ def summarise(rates: dict[str, list[float]]) -> dict[str, float]:
 
 
 def show(found: dict[str, float]) -> None:
-    table = Table("quantity", "value", "at least", title="Training rate (samples/s and median ratios of blocks)")
+    table = Table("quantity", "value", "wanted", title="Training rate (samples/s and median ratios of blocks)")
     for name, value in found.items():
-        table.add_row(name, f"{value:.2f}", str(LIMITS.get(name, "")))
+        table.add_row(name, f"{value:.2f}", str(GOALS.get(name, "")))
     Console().print(table)
+
+
+def measurements(found: Mapping[str, float]) -> list[Measurement]:
+    """For ``--record``."""
+    ratios = [
+        Measurement(name=name, quantity=quantity, value=found[name], goal=GOALS.get(name))
+        for name, quantity in QUANTITIES.items()
+    ]
+    rates = [
+        Measurement(name=f"rate_{name}", quantity=quantity, value=found[f"median_rate/{name}"], format=".1f")
+        for name, quantity in RATES.items()
+    ]
+    return ratios + rates
 
 
 def main() -> int:
     parameters = [DATA, Parameter("blocks", "4", "interleaved blocks of steps")]
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py")
+    arguments = parse_study(STUDY, str(__doc__), parameters)
     config = arguments.config
     data = require_data(config, arguments.values["data"])
     num_blocks = int(arguments.values["blocks"])
-    execute(STUDY, config, lambda tracker, out_dir: show(run(config, data, num_blocks, tracker)))
+
+    def work(tracker: Tracker, _: Path) -> None:
+        found = run(config, data, num_blocks, tracker)
+        show(found)
+        write_record(arguments, STUDY, Findings(measurements(found)))
+
+    execute(STUDY, config, work)
     return 0
 
 

@@ -9,7 +9,8 @@ Asks:     PCK@0.05 and @0.1 on real cars, with 95 % intervals of a bootstrap ove
 Expect:   a difference counts where its interval leaves out 0 with every seed. Every step sees as many samples, so
           train.num_samples is at most what the smallest source holds. First weights that know cars already would tell
           nothing: model.pretrained must not be carkp-car12. Finished trainings are kept in
-          reports/measurements/transfer.yaml, so that the same command goes on with those that are missing.
+          runs/transfer/trainings.yaml, so that the same command goes on with those that are missing; where that file
+          is not there, in the record of --record.
 """
 
 import sys
@@ -25,8 +26,10 @@ from rich.table import Table
 from carkp import disk
 from carkp.config.loading import ConfigError, load_config, split_overrides
 from carkp.config.schema import ExperimentConfig
-from carkp.keypoints.paired import paired_test
+from carkp.keypoints.paired import Interval, paired_test
 from carkp.keypoints.predictions import Predictions, load_predictions
+from carkp.measurements.record import Cell, Column, load_record, record_path
+from carkp.measurements.record import Table as RecordTable
 from carkp.project import find_config, project_root
 from carkp.shipped import is_shipped
 from carkp.stages import float as float_stage
@@ -35,16 +38,28 @@ from carkp.training.checkpoint import load_checkpoint, load_net
 from carkp.training.distributed import process_context
 from carkp.training.fit import BEST_NAME
 from carkp.workflow.build import build_codec
-from carkp.workflow.cli import Arguments, Parameter, execute, guarded, parse, run_in_folder
+from carkp.workflow.cli import Arguments, Parameter, execute, guarded, run_in_folder
 from carkp.workflow.preparation import run_as_child
 from carkp.workflow.real_cars import RealCars, RealCarScores, load_real_cars, score_real_cars
+from carkp.workflow.recording import Findings, interval_cell, parse_study, write_record
 from carkp.workflow.references import find_current_data
 from carkp.workflow.teachers import find_teacher
 from carkp.workflow.training import CHECKPOINT_DIR
 
 STUDY = "transfer"
 FOLDERS = "folders"
-RESULTS = Path("reports") / "measurements" / f"{STUDY}.yaml"
+TRAININGS = "trainings"
+"""The list of finished trainings, in the study's folder and in the details of its record."""
+
+COLUMNS = [
+    Column(name="step", heading="step"),
+    Column(name="seed", heading="seed", format="d"),
+    Column(name="pck_0.05", heading="PCK@0.05", format=".3f"),
+    Column(name="pck_0.1", heading="PCK@0.1", format=".3f"),
+    Column(name="turned", heading="turned", format=".3f"),
+    Column(name="against", heading="against"),
+    Column(name="difference", heading="difference @0.1", format="+.3f"),
+]
 PLAIN_AUGMENTATION = (
     "augment.min_scale=1 augment.max_scale=1 augment.max_translation=0 augment.max_rotation_deg=0 "
     "augment.color_jitter=0.3 augment.grayscale_probability=0 augment.gamma=0 augment.shade_probability=0 "
@@ -113,11 +128,18 @@ def mixture(share: float) -> str:
 
 
 class Results:
-    """Finished trainings in a YAML file; their predictions, for the pairs, and their weights in ``folder``."""
+    """Finished trainings in ``folder``: a list of them, their predictions, for the pairs, and their weights.
 
-    def __init__(self, path: Path, folder: Path) -> None:
-        self.path, self.folder = path, folder
-        self.rows: list[dict[str, Any]] = yaml.safe_load(path.read_text())["trainings"] if path.is_file() else []
+    ``record``: a record that holds such a list, where the folder has none yet.
+    """
+
+    def __init__(self, folder: Path, record: Path) -> None:
+        self.path, self.folder = folder / "trainings.yaml", folder
+        self.rows: list[dict[str, Any]] = []
+        if self.path.is_file():
+            self.rows = yaml.safe_load(self.path.read_text())[TRAININGS]
+        elif record.is_file():
+            self.rows = load_record(record).details.get(TRAININGS, [])
 
     def find(self, step: str, seed: int, cars: RealCars) -> dict[str, Any] | None:
         """A row of the same cars."""
@@ -140,7 +162,8 @@ class Results:
         self._write()
 
     def _write(self) -> None:
-        disk.write_atomic(self.path, yaml.safe_dump({"trainings": self.rows}, sort_keys=False).encode())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        disk.write_atomic(self.path, yaml.safe_dump({TRAININGS: self.rows}, sort_keys=False).encode())
 
     def predictions_of(self, step: str, seed: int) -> Path:
         return self.folder / f"{step.strip('+ ').replace(' ', '_').replace('%', '')}_{seed}.npz"
@@ -194,7 +217,7 @@ def difference(reference: Predictions, predictions: Predictions) -> dict[str, li
 
 def run(arguments: Arguments, chosen: Sequence[Step], seeds: Sequence[int], tracker: Tracker) -> None:
     cars = load_real_cars([part for word in arguments.lists[FOLDERS] for part in word.split(",") if part])
-    results = Results(project_root() / RESULTS, project_root() / "runs" / STUDY)
+    results = Results(project_root() / "runs" / STUDY, record_path(project_root(), STUDY))
     config_path = find_config(arguments.config_words[1])
     given = [word for word in arguments.config_words[2:] if word != "--set"]
     for seed in seeds:
@@ -206,6 +229,7 @@ def run(arguments: Arguments, chosen: Sequence[Step], seeds: Sequence[int], trac
                 results.add(row_of(step, seed, config, scores, cars) | extra)
             results.renew_differences()
             show(results, cars)
+            write_record(arguments, STUDY, findings(results))
     tracker.log_file(results.path, "tables")
 
 
@@ -218,6 +242,25 @@ def show(results: Results, cars: RealCars) -> None:
         cells = [value.format(*row["pck"][alpha]) for alpha in ("0.05", "0.1")]
         table.add_row(row["step"], str(row["seed"]), *cells, f"{row['turned']:.0%}", against)
     Console(width=150).print(table)
+
+
+def findings(results: Results) -> Findings:
+    """For ``--record``: a row a training, and the list itself, to go on with elsewhere."""
+    rows: list[dict[str, Cell]] = []
+    for row in results.rows:
+        pck = {f"pck_{alpha}": _estimate(triple) for alpha, triple in row["pck"].items()}
+        pair = row["difference"].get("0.1")
+        rows.append(
+            {name: row[name] for name in ("step", "seed", "turned", "against")}
+            | {name: pck[name] for name in ("pck_0.05", "pck_0.1")}
+            | {"difference": _estimate(pair) if pair else None}
+        )
+    return Findings(tables=[RecordTable(name="steps", columns=COLUMNS, rows=rows)], details={TRAININGS: results.rows})
+
+
+def _estimate(triple: Sequence[float]) -> Cell:
+    value, low, high = triple
+    return interval_cell(Interval(value, low, high))
 
 
 def choose(names: str) -> list[Step]:
@@ -239,7 +282,7 @@ def main() -> int:
         Parameter("seeds", "0", "seeds, separated by spaces"),
     ]
     lists = {FOLDERS: "folders of real cars (see experiments/real_cars.py)"}
-    arguments = parse(STUDY, str(__doc__), parameters, None, prog=f"python experiments/{STUDY}.py", lists=lists)
+    arguments = parse_study(STUDY, str(__doc__), parameters, lists=lists)
     if not arguments.lists[FOLDERS]:
         raise ConfigError("name a folder of real cars: transfer.py <folder>")
     if is_shipped(arguments.config.model.pretrained):

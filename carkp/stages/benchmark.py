@@ -27,6 +27,7 @@ from carkp.workflow.benchmark import (
     MACHINE_TAG,
     STAGE,
     TABLE,
+    findings,
     machine_name,
     runtime_rows,
     score_field,
@@ -36,6 +37,7 @@ from carkp.workflow.benchmark import (
 from carkp.workflow.build import build_eval_dataset, prepare_torch
 from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.preparation import PreparedData, require_samples
+from carkp.workflow.recording import begin_record, write_record
 from carkp.workflow.references import (
     FLOAT,
     ModelFile,
@@ -107,7 +109,9 @@ def load_images(config: ExperimentConfig, store: Store) -> Float32Array:
 
 def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
-        _execute(parse_stage(STAGE, argv), cpu_context())
+        arguments = parse_stage(STAGE, argv)
+        begin_record(arguments)
+        _execute(arguments, cpu_context())
         return 0
 
     return guarded(work)
@@ -118,7 +122,13 @@ def _execute(arguments: Arguments, context: ProcessContext) -> None:
     data = require_data(config, arguments.values["data"])
     tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
     inputs = BenchmarkInputs(data, resolve_model(arguments.values["model"], FLOAT, tags))
-    execute(STAGE, config, lambda tracker, out_dir: show(run(config, inputs, out_dir, tracker, context)))
+
+    def benchmark(tracker: Tracker, out_dir: Path) -> None:
+        content = run(config, inputs, out_dir, tracker, context)
+        show(content)
+        write_record(arguments, STAGE, findings(content))
+
+    execute(STAGE, config, benchmark)
 
 
 def show(content: RuntimeContent) -> None:

@@ -331,7 +331,7 @@ def _describe(tracker: Tracker, stage: str, experiment: str) -> None:
             "carkp.git_commit": commit,
             "carkp.git_dirty": str(is_dirty).lower(),
             "carkp.command": command_line(),
-            "carkp.versions": json.dumps({"python": platform.python_version(), **dict(_versions())}),
+            "carkp.versions": json.dumps(package_versions()),
             "carkp.machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         }
     )
@@ -365,7 +365,12 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
 
-def _versions(packages: Sequence[str] = _RECORDED_PACKAGES) -> list[tuple[str, str]]:
+def package_versions(further: Sequence[str] = ()) -> dict[str, str]:
+    """Of Python, and of the packages that matter and are installed; ``further``: more of them."""
+    return {"python": platform.python_version(), **dict(_versions((*_RECORDED_PACKAGES, *further)))}
+
+
+def _versions(packages: Sequence[str]) -> list[tuple[str, str]]:
     """Versions of the packages that are installed."""
     found = []
     for package in packages:

@@ -19,9 +19,12 @@ from carkp.deploy.runtime import Float32Array
 from carkp.keypoints.displacement import expected_loss, mean_shift_px
 from carkp.keypoints.paired import Interval, paired_test, score_intervals
 from carkp.keypoints.predictions import Predictions
-from carkp.report.runtime_data import SETTINGS, RuntimeContent, RuntimeLatency, RuntimeRow
+from carkp.measurements.record import Cell, Column
+from carkp.measurements.record import Table as RecordTable
+from carkp.report.runtime_data import FASTEST, SETTINGS, RuntimeContent, RuntimeLatency, RuntimeRow
 from carkp.tracking.runs import STAGE_TAG, FoundRun, fetch_artifact, find_runs, has_artifact, run_id_of
 from carkp.workflow.executions import array_forward
+from carkp.workflow.recording import Findings, interval_cell
 from carkp.workflow.runtimes import Contestant, Field
 from carkp.workflow.scoring import Scorer
 
@@ -128,6 +131,55 @@ def table_row(row: RuntimeRow) -> dict[str, Any]:
             for end, value in zip(ENDS, (found.value, found.low, found.high), strict=True)
         },
     }
+
+
+def findings(content: RuntimeContent) -> Findings:
+    """For ``--record``: what each runtime is worth, and how fast it is in every setting."""
+    baseline, *_ = content.rows
+    settings = [name for name in SETTINGS if all(name in row.latencies for row in content.rows)]
+    label = Column(name="runtime", heading="runtime")
+    columns = [
+        label,
+        Column(name="size_mib", heading="size (MiB)", format=".2f"),
+        Column(name="pck", heading=f"PCK at {content.alpha:g}", format=".2%"),
+        Column(name="loss", heading=f"loss at {content.loss_alpha:g} (points)", format=".2f"),
+        Column(name="shift_px", heading="shift (px)", format=".3f"),
+    ]
+    tables = [
+        RecordTable(
+            name="runtimes",
+            columns=[*columns, *_latency_columns(FASTEST, baseline)],
+            rows=[_worth(row, row is baseline) | _latency_cells(row, row is baseline, FASTEST) for row in content.rows],
+        )
+    ]
+    for name in settings:
+        rows = [{"runtime": row.label, **_latency_cells(row, row is baseline, name)} for row in content.rows]
+        tables.append(RecordTable(name=name, columns=[label, *_latency_columns(name, baseline)], rows=rows))
+    note = f"Left out: {'; '.join(content.left_out)}." if content.left_out else ""
+    packages = ("ai-edge-litert", "openvino", "nncf")
+    return Findings(tables=tables, packages=packages, note=note)
+
+
+def _worth(row: RuntimeRow, is_baseline: bool) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {"runtime": row.label, "size_mib": row.size_bytes / 2**20, "pck": row.pck.value}
+    if not is_baseline:
+        in_points = Interval(*(100 * value for value in (row.loss.value, row.loss.low, row.loss.high)))
+        cells |= {"loss": interval_cell(in_points), "shift_px": row.shift_px}
+    return cells
+
+
+def _latency_columns(setting: str, baseline: RuntimeRow) -> list[Column]:
+    images, threads = SETTINGS[setting]
+    run = f"{images} image{'s' * (images > 1)}, {threads} thread{'s' * (threads > 1)}"
+    return [
+        Column(name="ms", heading=f"{run} (ms)", format=".2f"),
+        Column(name="speedup", heading=f"times as fast as {baseline.label}", format=".2f"),
+    ]
+
+
+def _latency_cells(row: RuntimeRow, is_baseline: bool, setting: str) -> dict[str, Cell]:
+    latency = row.latencies[setting]
+    return {"ms": latency.median_ms, "speedup": 1.0 if is_baseline else interval_cell(latency.speedup)}
 
 
 def parse_rows(lines: Sequence[Mapping[str, str]]) -> list[RuntimeRow]:

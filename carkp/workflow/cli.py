@@ -21,6 +21,7 @@ from carkp.deploy.float_onnx import ExportMismatchError
 from carkp.deploy.graph_audit import FloatKernelError
 from carkp.deploy.int8_onnx import Int8OnnxError
 from carkp.entry_points import DATA, DEFAULT_CONFIG, ENTRY_POINTS, MODEL, VERBOSE_VARIABLE, Parameter
+from carkp.measurements.record import RecordError
 from carkp.predictor import ModelError
 from carkp.project import find_config, project_root
 from carkp.quant.program import ProgramError
@@ -91,6 +92,7 @@ USER_ERRORS = (
     ProcessError,
     ModelError,
     StorageError,
+    RecordError,
 )
 """Errors whose message tells a user what, where and what to do: shown without a traceback."""
 

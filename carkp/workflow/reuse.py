@@ -41,6 +41,7 @@ INPUTS_TAG = "carkp.inputs"
 INPUTS_FILE = "inputs.json"
 
 PRESENTING = (
+    "carkp.measurements",
     "carkp.report",
     "carkp.serving",
     "carkp.tracking",
@@ -49,6 +50,7 @@ PRESENTING = (
     "carkp.workflow.meshes",
     "carkp.workflow.pictures",
     "carkp.workflow.process",
+    "carkp.workflow.recording",
     "carkp.workflow.reuse",
     "carkp.workflow.source_code",
     "carkp.workflow.tables",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from carkp.config.loading import ConfigError
+from carkp.measurements.record import load_record
 from tests.real_cars import DrawnCar, write_coco, write_list
 from tests.tiny_models import TinyModels
 
@@ -47,6 +48,21 @@ def test_folders_with_commas_and_two_models(
         (str(models[1]), "int8 ONNX"),
     ]
     assert (out / "cars_2.jpg").is_file()
+
+
+def test_a_record_has_every_set_alone_and_all_cars(
+    folders: list[Path], tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "MLproject").write_text("name: carkp\n")
+    monkeypatch.chdir(tmp_path / "project")
+    words = [*folders, "--model", tiny_models.float_onnx, "--record", "--output", tmp_path / "out"]
+    assert call(monkeypatch, *words, "--config", SCRIPT.parents[1] / "configs" / "tiny.yaml") == 0
+    record = load_record(tmp_path / "project" / "reports" / "measurements" / "real_cars.yaml")
+    (table,) = record.tables
+    assert [row["cars"] for row in table.rows] == [2, 2, 4]
+    assert [item.name for item in record.measurements[:2]] == ["pck_0.1", "pck_0.05"]
+    assert str(tmp_path) not in record.command
 
 
 def test_models_as_options_make_every_word_a_folder(

@@ -10,7 +10,8 @@ import mlflow
 import pytest
 import yaml
 
-from carkp.workflow.cli import guarded
+from carkp.measurements.record import RecordError, load_record
+from carkp.workflow.cli import USER_ERRORS, guarded
 from tests.real_cars import DrawnCar, write_list
 from tests.stages.conftest import ROOT, TINY, Outcome, Project, copy_project
 
@@ -43,10 +44,19 @@ def test_finished_trainings_are_kept_with_their_difference_whichever_was_first(
     done = study(project, folder, "--steps", "+ augmentation")
     assert done.returncode == 0, done.stderr
     assert len(project.runs("float")) == 1
-    done = study(project, folder, "--steps", "plain, + augmentation")
+    record = project.path / "reports" / "measurements" / "transfer.yaml"
+    assert not record.exists()
+    done = study(project, folder, "--steps", "plain, + augmentation", "--record")
     assert done.returncode == 0, done.stderr
     assert len(project.runs("float")) == 2
-    kept = yaml.safe_load((project.path / "reports" / "measurements" / "transfer.yaml").read_text())["trainings"]
+    kept = yaml.safe_load((project.path / "runs" / "transfer" / "trainings.yaml").read_text())["trainings"]
+    recorded = load_record(record)
+    assert STUDY["Results"](tmp_path / "elsewhere", record).rows == recorded.details["trainings"]
+    (table,) = recorded.tables
+    assert [(row["step"], row["seed"], row["difference"] is not None) for row in table.rows] == [
+        ("+ augmentation", 0, True),
+        ("plain", 0, False),
+    ]
     assert [(row["step"], row["against"], row["seed"], row["num_cars"]) for row in kept] == [
         ("+ augmentation", "plain", 0, 2),
         ("plain", "", 0, 2),
@@ -55,6 +65,16 @@ def test_finished_trainings_are_kept_with_their_difference_whichever_was_first(
     (newest, *_) = project.runs("float")
     assert kept[1]["generated_pck"]["test"] == round(newest.data.metrics["test/pck"], 4)
     assert (project.path / "runs" / "transfer" / "augmentation_0.pt").is_file()
+
+
+def test_a_record_that_cannot_be_read_is_named(project: Project, tmp_path: Path) -> None:
+    record = tmp_path / "transfer.yaml"
+    record.write_text("trainings: []\n")
+    with pytest.raises(
+        RecordError, match=r"transfer\.yaml: name: Field required; correct the entry, or write the file"
+    ):
+        STUDY["Results"](tmp_path / "none", record)
+    assert RecordError in USER_ERRORS
 
 
 def test_a_student_without_a_teacher_is_refused(project: Project, tmp_path: Path) -> None:
@@ -85,7 +105,7 @@ def test_first_weights_that_know_cars_are_refused(project: Project, tmp_path: Pa
 
 
 def test_the_longer_step_has_three_times_the_epochs_of_the_configuration(tmp_path: Path) -> None:
-    results = STUDY["Results"](tmp_path / "rows.yaml", tmp_path)
+    results = STUDY["Results"](tmp_path, tmp_path / "no_record.yaml")
     found = {
         step.name: step.config(ROOT / TINY, ["train.epochs=5", "rendered.meshes=meshes"], 0, results).train.epochs
         for step in STUDY["steps"]()

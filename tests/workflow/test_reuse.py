@@ -225,6 +225,8 @@ def test_meshes_that_are_not_there_are_named() -> None:
         ("carkp.synthetic.lighting", {"data"}, DECIDING.keys() - {"data"}),
         ("carkp.tracking.tracker", set(), DECIDING.keys()),
         ("carkp.workflow.cli", set(), DECIDING.keys()),
+        ("carkp.workflow.recording", set(), DECIDING.keys()),
+        ("carkp.measurements.record", set(), DECIDING.keys()),
     ],
 )
 def test_code_counts_for_the_stages_that_run_it(module: str, running: set[str], others: set[str]) -> None:
