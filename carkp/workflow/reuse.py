@@ -49,6 +49,7 @@ PRESENTING = (
     "carkp.workflow.meshes",
     "carkp.workflow.pictures",
     "carkp.workflow.process",
+    "carkp.workflow.registering",
     "carkp.workflow.reuse",
     "carkp.workflow.source_code",
     "carkp.workflow.tables",

@@ -27,8 +27,9 @@ from mlflow.tracking import MlflowClient
 
 from carkp.data import jpeg
 from carkp.predictor import ModelError, Predictor
-from carkp.serving import KeypointModel, example_row, register
+from carkp.serving import KeypointModel, example_row
 from carkp.tracking.tracker import NullTracker, tracked_run
+from carkp.workflow.registering import register
 from tests.tiny_models import ROOT, SIZE, TinyModels
 
 BOXES = [[5, 5, 60, 40], [20.5, 10, 30, 30]]
