@@ -37,7 +37,7 @@ def register(path: Path, alias: str, folder: Path, tracker: Tracker) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     copied, script = folder / FILE_NAME, folder / "served_model.py"
     shutil.copyfile(path, copied)
-    script.write_text(_CODE)
+    script.write_text(_CODE, encoding="utf-8")
     Predictor.load(copied)
     served = PyfuncModel(
         script=script,
