@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,15 @@ TEXT_FILES = {"open", "read_text", "write_text"}
 MODE = re.compile(r"[rwaxbt+]+")
 
 
+@cache
 def sources() -> dict[str, ast.Module]:
     paths = sorted((ROOT / "carkp").rglob("*.py"))
     return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def name_of(node: ast.expr) -> str:
+    """``c`` of ``c`` and of ``a.b.c``."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def posix_uses(tree: ast.Module) -> Iterator[str]:
@@ -79,20 +86,20 @@ def posix_uses(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{item.name}" for item in node.names if item.name in names)
             if node.module in POSIX_MODULES:
                 yield node.module
-        elif isinstance(node, ast.Attribute) and node.attr in POSIX_NAMES.get(ast.unparse(node.value), ()):
-            yield ast.unparse(node)
+        elif isinstance(node, ast.Attribute) and (base := name_of(node.value)) in POSIX_NAMES:
+            yield from {f"{base}.{node.attr}"} & {f"{base}.{name}" for name in POSIX_NAMES[base]}
 
 
 def is_signal_zero(node: ast.AST) -> bool:
     """``os.kill(pid, 0)``: a question on POSIX, Ctrl-C for that process on Windows."""
-    return isinstance(node, ast.Call) and ast.unparse(node.func) == "os.kill" and ast.unparse(node.args[1]) == "0"
+    return isinstance(node, ast.Call) and name_of(node.func) == "kill" and ast.unparse(node).endswith(", 0)")
 
 
 def lacks_encoding(node: ast.AST) -> bool:
     """A text file is opened in the system's own encoding, on Windows often cp1252."""
     if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
         return False
-    name = ast.unparse(node.func).rpartition(".")[2]
+    name = name_of(node.func)
     if name == "open":
         texts = [item.value for item in node.args if isinstance(item, ast.Constant) and isinstance(item.value, str)]
         modes = [text for text in texts if MODE.fullmatch(text)]
