@@ -58,7 +58,7 @@ class PyfuncModel:
 
     Attributes:
         script: it calls ``mlflow.models.set_model``; what it imports is in ``code``, or installed where it is loaded.
-        code: packages that the model keeps a copy of, which comes before what is installed where it is loaded.
+        code: packages that the model keeps a copy of; MLflow puts their folder at the head of ``sys.path``.
         artifacts: title -> file, which the model gets beside it as ``artifacts/<file name>``.
         signature: of its inputs and outputs.
         example: an input that it answers.

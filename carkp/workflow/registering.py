@@ -1,6 +1,6 @@
 """Registering an exported model with all that a server needs, so that it loads where carkp is not installed.
 
-MLflow keeps the ONNX file, the modules of carkp that serving imports (``code/carkp``), three lines that name the class
+MLflow keeps the ONNX file, the modules of carkp that serving imports (``code/carkp``), a script that names the class
 that answers, and the versions of the packages that it needs. There is no pickle.
 """
 
@@ -15,10 +15,20 @@ from carkp.predictor import Predictor
 from carkp.serving.model import ARTIFACT, FILE_NAME, REGISTERED_NAME, REQUIREMENTS, SIGNATURE, example_row
 from carkp.serving.request import DEFAULT_SETTINGS
 from carkp.tracking.tracker import PyfuncModel, Tracker
-from carkp.workflow.source_code import module_files
+from carkp.workflow.source_code import PACKAGE, module_files
 
 _SERVING = "carkp.serving"
-_CODE = f"""from mlflow.models import set_model
+_SCRIPT = f"""import importlib.util
+import sys
+from pathlib import Path
+
+from mlflow.models import set_model
+
+# MLflow puts the model's code before all else. It has what serving imports and no more: a whole carkp comes first.
+code = Path(__file__).parent / "code"
+sys.path[:] = [path for path in sys.path if Path(path) != code]
+if importlib.util.find_spec("{PACKAGE}") is None:
+    sys.path.append(str(code))
 
 from {_SERVING} import KeypointModel
 
@@ -37,7 +47,7 @@ def register(path: Path, alias: str, folder: Path, tracker: Tracker) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     copied, script = folder / FILE_NAME, folder / "served_model.py"
     shutil.copyfile(path, copied)
-    script.write_text(_CODE, encoding="utf-8")
+    script.write_text(_SCRIPT, encoding="utf-8")
     Predictor.load(copied)
     served = PyfuncModel(
         script=script,

@@ -1,6 +1,7 @@
 """The registered model: its pyfunc in this process, and the real server over HTTP."""
 
 import base64
+import importlib.util
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import invocations
 from mlflow.tracking import MlflowClient
 
+import carkp
 from carkp.data import jpeg
 from carkp.predictor import ModelError, Predictor
 from carkp.serving import KeypointModel, example_row
@@ -78,6 +80,16 @@ def test_registered_model_is_the_onnx_file_and_no_pickle(
     assert (folder / "artifacts" / "model.onnx").read_bytes() == tiny_models.int8_onnx.read_bytes()
     assert not list(folder.rglob("*.pkl"))
     assert Predictor.load(folder).kind == "int8 ONNX"
+
+
+def test_a_loaded_model_leaves_the_installed_carkp_where_it_is(served: Any) -> None:
+    """Its own copy has what serving imports and no more: a spawned process would lack the rest."""
+    assert served.metadata.flavors["python_function"]["code"] == "code"
+    found = importlib.util.find_spec("carkp")
+    assert found is not None
+    assert found.origin == carkp.__file__
+    holding = [path for path in sys.path if (Path(path) / "carkp").is_dir() and Path(path).name == "code"]
+    assert not holding
 
 
 def test_answers_as_the_predictor_does(served: Any, tiny_models: TinyModels, picture: np.ndarray) -> None:
