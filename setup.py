@@ -15,9 +15,9 @@ class BuildWithConfigs(build_py):
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            shutil.copytree(
-                Path(__file__).parent / CONFIGS, Path(self.build_lib) / "carkp" / CONFIGS, dirs_exist_ok=True
-            )
+            copied = Path(self.build_lib) / "carkp" / CONFIGS
+            shutil.rmtree(copied, ignore_errors=True)  # of an earlier build, which may have had other files
+            shutil.copytree(Path(__file__).parent / CONFIGS, copied)
 
 
 setup(cmdclass={"build_py": BuildWithConfigs})

@@ -48,7 +48,8 @@ def exclusive(directory: Path, work: str) -> Iterator[None]:
     directory = directory.resolve()  # two links to it mean one directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     lock_file = directory.with_name(f".{directory.name}.lock")
-    lock_file.open("a").close()  # where none can be made, as in /proc, the lock would be tried for ever
+    with lock_file.open("a", encoding="utf-8"):  # where none can be made, as in /proc, the lock would be tried for ever
+        pass
     lock = FileLock(lock_file)
     owner = directory.with_name(f".{directory.name}.lock.owner")
     try:
@@ -59,7 +60,7 @@ def exclusive(directory: Path, work: str) -> Iterator[None]:
     try:
         note = {"pid": os.getpid(), "host": socket.gethostname(), "work": work, "since": time.strftime("%F %T")}
         with contextlib.suppress(OSError):  # the note helps people; the lock holds without it
-            owner.write_text(json.dumps(note))
+            owner.write_text(json.dumps(note), encoding="utf-8")
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -70,7 +71,7 @@ def exclusive(directory: Path, work: str) -> Iterator[None]:
 def describe_wait(directory: Path, owner: Path) -> str:
     """Who is at work, and what to do."""
     try:
-        note = json.loads(owner.read_text())
+        note = json.loads(owner.read_text(encoding="utf-8"))
         who = f"process {note['pid']} on {note['host']}, which {note['work']} there since {note['since']}"
         remedy = f"If that process hangs, end it: kill {note['pid']} on {note['host']}"
     except (OSError, ValueError, KeyError, TypeError):
@@ -174,14 +175,13 @@ def _is_abandoned(leftover: Path, name: str) -> bool:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine is there."""
+    """Whether a process of this machine is there. Needs psutil: on Windows a signal 0 would be its Ctrl-C."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
+        return psutil.pid_exists(pid)
+    except OverflowError:
         return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _escape(name: str) -> str:

@@ -1,5 +1,6 @@
 """Where the project lies, and the files in it that a command names."""
 
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -8,6 +9,9 @@ from carkp.config.loading import ConfigError
 from carkp.config.paths import expand
 
 PROJECT_FILE = "MLproject"
+DATABASE = "mlflow.db"
+"""Of runs, in the project, unless MLFLOW_TRACKING_URI names another place."""
+
 _OWN_PROJECT = re.compile(r"^\ufeff?name: *[\"']?carkp\b", re.MULTILINE)
 
 
@@ -16,6 +20,11 @@ def project_root() -> Path:
     here = Path.cwd()
     candidates = (here, *here.parents, Path(__file__).resolve().parents[1])
     return next((path for path in candidates if _is_project(path)), here)
+
+
+def has_no_runs() -> bool:
+    """Whether runs would be kept in the project's own database, and there is none yet."""
+    return not os.environ.get("MLFLOW_TRACKING_URI", "").strip() and not (project_root() / DATABASE).exists()
 
 
 def find_config(name: str) -> Path:

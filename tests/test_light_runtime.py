@@ -3,25 +3,28 @@
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 HEAVY = ("torch", "torchvision", "timm", "lmdb", "mlflow", "onnx", "matplotlib", "numba", "pandas", "scipy", "optuna")
 
-BLOCKED = f"""
+BLOCK = """
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {HEAVY!r}:
+        if name.partition(".")[0] in {absent!r}:
             raise ModuleNotFoundError("No module named " + repr(name), name=name)
 sys.meta_path.insert(0, Absent())
 """
 
 
-def run_without(code: str) -> subprocess.CompletedProcess[str]:
-    """``code`` in a process of its own, where the heavy modules cannot be imported."""
-    words = [sys.executable, "-c", BLOCKED + textwrap.dedent(code)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+def run_without(
+    code: str, absent: Sequence[str] = HEAVY, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``code`` in a process of its own, where the modules ``absent`` cannot be imported."""
+    words = [sys.executable, "-c", BLOCK.format(absent=tuple(absent)) + textwrap.dedent(code)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
 
 
 def test_the_shipped_model_predicts() -> None:

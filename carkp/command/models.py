@@ -25,6 +25,11 @@ def command() -> None:
     if importlib.util.find_spec("mlflow") is None:
         click.echo(f"models of runs need the installation for training: {INSTALL_TRAIN}")
         return
+    from carkp.project import has_no_runs
+
+    if has_no_runs():
+        click.echo("there are no runs yet")
+        return
     _list_runs()
 
 

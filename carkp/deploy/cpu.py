@@ -36,7 +36,7 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> CpuFeatures:
     if not cpuinfo.is_file():
         return CpuFeatures(platform.processor() or platform.machine(), frozenset())
     fields: dict[str, str] = {}
-    for line in cpuinfo.read_text().splitlines():
+    for line in cpuinfo.read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
     flags = fields.get("flags", fields.get("Features", ""))

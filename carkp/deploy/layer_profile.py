@@ -104,7 +104,7 @@ def profile_file(
             times_us.append(1e6 * (time.perf_counter() - start))
             before_run()
             profiled.run(None, feed)
-        events = json.loads(Path(profiled.end_profiling()).read_text())
+        events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
     kernels = [event for event in events if event["name"].endswith(KERNEL_SUFFIX)]
     return Profile(_medians(kernels, num_runs), statistics.median(times_us[NUM_WARM_UP:]))
 

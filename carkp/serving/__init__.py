@@ -13,7 +13,15 @@ What a request may ask for is limited, and EXIF orientation is ignored: :class:`
 to change both.
 """
 
-from carkp.serving.model import REGISTERED_NAME, SIGNATURE, KeypointModel, example_row, register
+from carkp.serving.model import REGISTERED_NAME, REQUIREMENTS, SIGNATURE, KeypointModel, example_row
 from carkp.serving.request import RequestError, Settings
 
-__all__ = ["REGISTERED_NAME", "SIGNATURE", "KeypointModel", "RequestError", "Settings", "example_row", "register"]
+__all__ = [
+    "REGISTERED_NAME",
+    "REQUIREMENTS",
+    "SIGNATURE",
+    "KeypointModel",
+    "RequestError",
+    "Settings",
+    "example_row",
+]

@@ -1,13 +1,6 @@
-"""The registered model as MLflow keeps and runs it.
-
-It holds ``artifacts/model.onnx`` and three lines that name the class below, no copy of carkp and no pickle: it loads
-wherever carkp is installed.
-"""
+"""The registered model as MLflow loads and runs it: nothing here needs more than ``REQUIREMENTS``."""
 
 import base64
-import importlib.metadata
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +16,6 @@ from carkp.data import jpeg
 from carkp.data.issues import DataError
 from carkp.predictor import HeatmapError, ModelError, Predictor
 from carkp.serving.request import DEFAULT_SETTINGS, SETTINGS_VARIABLE, Settings, answer, check_request
-from carkp.tracking.tracker import PyfuncModel, Tracker
 
 REGISTERED_NAME = "carkp"
 ARTIFACT = "model"
@@ -35,13 +27,18 @@ SIGNATURE = ModelSignature(
     outputs=Schema([ColSpec(DataType.long, "width"), ColSpec(DataType.long, "height"), ColSpec(_ANYTHING, "cars")]),
 )
 
-_CODE = """from mlflow.models import set_model
-
-from carkp.serving import KeypointModel
-
-set_model(KeypointModel())
-"""
-_REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pillow", "timm", "torch")
+REQUIREMENTS = (
+    "filelock",
+    "mlflow-skinny",  # serves as the whole of MLflow does, without the packages of its tracking server
+    "numpy",
+    "onnxruntime",
+    "opencv-python-headless",
+    "pandas",
+    "Pillow",
+    "pyarrow",  # requests in Parquet
+    "pydantic",
+)
+"""Packages that have to be installed where the model is loaded; carkp's own code comes with it."""
 
 
 class AnswerError(MlflowException):
@@ -99,30 +96,6 @@ class KeypointModel(PythonModel):
             raise AnswerError(str(error), error_code=INTERNAL_ERROR) from None
         except (DataError, ValueError) as error:
             raise AnswerError(f"row {number}: {error}", error_code=INVALID_PARAMETER_VALUE) from None
-
-
-def register(path: Path, alias: str, folder: Path, tracker: Tracker) -> str:
-    """Register the ONNX file at ``path`` as a new version of ``carkp`` and give it ``alias``; the version's number.
-
-    ``folder`` takes the files under the names that they have in the registered model.
-
-    Raises:
-        ModelError: the file cannot be served.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    copied, code = folder / FILE_NAME, folder / "served_model.py"
-    shutil.copyfile(path, copied)
-    code.write_text(_CODE)
-    Predictor.load(copied)
-    served = PyfuncModel(
-        code=code,
-        artifacts={ARTIFACT: copied},
-        signature=SIGNATURE,
-        example=pd.DataFrame([example_row()]),
-        requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
-        config=DEFAULT_SETTINGS.model_dump(),
-    )
-    return tracker.register_pyfunc(REGISTERED_NAME, alias, served)
 
 
 def example_row() -> dict[str, Any]:

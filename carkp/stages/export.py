@@ -20,7 +20,7 @@ from carkp.deploy.runtime import OnnxRunner
 from carkp.quant.convert import convert
 from carkp.quant.program import FloatOp, QProgram
 from carkp.quant.target import Target
-from carkp.serving import REGISTERED_NAME, register
+from carkp.serving import REGISTERED_NAME
 from carkp.tracking.runs import LATEST
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import weights_digest
@@ -37,6 +37,7 @@ from carkp.workflow.references import (
     reference_name,
     resolve_model,
 )
+from carkp.workflow.registering import register
 from carkp.workflow.reuse import log_inputs, stage_inputs, target_digest
 from carkp.workflow.training import ONNX_DIR
 

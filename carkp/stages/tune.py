@@ -258,7 +258,8 @@ def _log(inputs: TuneInputs, result: TuneResult, out_dir: Path, tracker: Tracker
     out_dir.mkdir(parents=True, exist_ok=True)  # another process that ends in the same run takes it away
     (out_dir / BEST_FILE).write_text(
         f"# The best of the study {inputs.spec.settings.name}: pck {best.value:.4f} at its budget.\n"
-        + dump_yaml(result.config)
+        + dump_yaml(result.config),
+        encoding="utf-8",
     )
     write_table([row(record) for record in result.records], out_dir / "trials.csv")
     for name in (BEST_FILE, "trials.csv"):

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from carkp import disk
-from carkp.project import project_root
+from carkp.project import DATABASE, project_root
 
 ARTIFACT_DIR = "mlruns"
 
@@ -55,7 +55,7 @@ def use_default_store() -> None:
 
 def default_uri() -> str:
     """Of the project's own database."""
-    return sqlite_uri(project_root() / "mlflow.db")
+    return sqlite_uri(project_root() / DATABASE)
 
 
 def sqlite_uri(path: Path) -> str:
@@ -175,8 +175,8 @@ def _is_usable_file(database: str | None) -> bool:
 def _set_up_database(uri: str) -> None:
     """Make the project's database with its artifacts beside it. Of several processes one does, the others wait."""
     root = project_root()
-    with disk.exclusive(root / "runs" / "mlflow.db", "sets up the tracking database"):
-        if not (root / "mlflow.db").is_file():
+    with disk.exclusive(root / "runs" / DATABASE, "sets up the tracking database"):
+        if not (root / DATABASE).is_file():
             _own_store(uri)
 
 

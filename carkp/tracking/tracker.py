@@ -47,6 +47,8 @@ _NAME_TAG, _NOTE_TAG = "mlflow.runName", "mlflow.note.content"
 _CONTEXT_TAG = "mlflow.data.context"
 _GIT_TAGS, _COMMIT_TAG = "mlflow.source.git.", "mlflow.source.git.commit"
 _ERROR_TAG, _STUDY_TAG = "carkp.error", "carkp.study"
+_SERVING_ONNX = ("mlflow-skinny", "numpy", "onnx", "onnxruntime", "pandas")
+"""What MLflow needs to serve an ONNX file: the whole of ``mlflow`` brings packages of the tracking server as well."""
 _RECORDED_PACKAGES = ("carkp", "torch", "timm", "onnx", "onnxruntime", "numpy", "opencv-python-headless", "mlflow")
 
 
@@ -55,7 +57,8 @@ class PyfuncModel:
     """A model to register.
 
     Attributes:
-        code: a script that calls ``mlflow.models.set_model``; what it imports must be installed where it is loaded.
+        script: it calls ``mlflow.models.set_model``; what it imports is in ``code``, or installed where it is loaded.
+        code: packages that the model keeps a copy of; MLflow puts their folder at the head of ``sys.path``.
         artifacts: title -> file, which the model gets beside it as ``artifacts/<file name>``.
         signature: of its inputs and outputs.
         example: an input that it answers.
@@ -63,7 +66,8 @@ class PyfuncModel:
         config: settings that can be changed when the model is loaded, with their defaults.
     """
 
-    code: Path
+    script: Path
+    code: Sequence[Path]
     artifacts: Mapping[str, Path]
     signature: ModelSignature
     example: Any
@@ -169,7 +173,7 @@ class MlflowTracker:
 
     def log_onnx_model(self, path: Path, name: str, inputs: np.ndarray, outputs: np.ndarray) -> None:
         """Log an ONNX file as an MLflow model whose signature is inferred from an example."""
-        requirements = [f"{package}=={version}" for package, version in _versions(("onnx", "onnxruntime", "numpy"))]
+        requirements = [f"{package}=={version}" for package, version in _versions(_SERVING_ONNX)]
         self._log_model(
             name,
             flavor=mlflow.onnx,
@@ -191,7 +195,8 @@ class MlflowTracker:
         logged = self._log_model(
             f"registered_{name}",
             flavor=mlflow.pyfunc,
-            python_model=str(model.code),
+            python_model=str(model.script),
+            code_paths=[str(path) for path in model.code],
             artifacts={title: str(path) for title, path in model.artifacts.items()},
             signature=model.signature,
             input_example=model.example,

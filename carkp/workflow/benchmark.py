@@ -223,7 +223,9 @@ def read_benchmark(run: FoundRun) -> RuntimeContent | None:
     if not has_artifact(run.run_id, path):
         return None
     try:
-        rows = parse_rows(list(csv.DictReader(fetch_artifact(run.run_id, path).read_text().splitlines())))
+        rows = parse_rows(
+            list(csv.DictReader(fetch_artifact(run.run_id, path).read_text(encoding="utf-8").splitlines()))
+        )
     except (KeyError, ValueError):
         return None
     left_out = [line for line in run.tags.get(LEFT_OUT_TAG, "").split("\n") if line]

@@ -337,7 +337,7 @@ def _log(config: ExperimentConfig, result: DataResult, out_dir: Path, tracker: T
 def _log_summary(summary: DataSummary, sheet: Image, folder: str, out_dir: Path, tracker: Tracker) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
     summary_path = out_dir / SUMMARY_FILE
-    summary_path.write_text(summary.to_json())
+    summary_path.write_text(summary.to_json(), encoding="utf-8")
     tracker.log_file(summary_path, folder)
     sheet_path = out_dir / "contact_sheet.jpg"
     write_jpeg(sheet_path, sheet)

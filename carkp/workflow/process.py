@@ -27,6 +27,9 @@ _THREAD_COUNTS = re.compile(r" *[1-9]\d*( *, *[1-9]\d*)* *")
 
 _SERVER: ContextVar[StageServer | None] = ContextVar("stage_server", default=None)
 
+_KILLED = -9
+"""Exit status of a process that SIGKILL ended, which Windows has no name for."""
+
 _START_TOLERANCE_S = 1.0
 _INTERRUPT_GRACE_S = 15.0
 
@@ -96,7 +99,7 @@ def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None])
         return server.launch(command, environment, on_start)
     except ServerGoneError as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)  # noqa: T201
-        return -signal.SIGKILL
+        return _KILLED
 
 
 @contextmanager

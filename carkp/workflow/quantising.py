@@ -183,4 +183,4 @@ def write_scales(net: FakeQuantNet, path: Path) -> None:
     }
     content = {"target": net.target.name, "tensors": tensors, "weights": weights}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1))
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -51,6 +51,7 @@ PRESENTING = (
     "carkp.workflow.pictures",
     "carkp.workflow.process",
     "carkp.workflow.recording",
+    "carkp.workflow.registering",
     "carkp.workflow.reuse",
     "carkp.workflow.source_code",
     "carkp.workflow.tables",

@@ -54,18 +54,28 @@ def source_code(roots: Sequence[str], left_out: Collection[str] = ()) -> SourceC
     return _source_code(tuple(roots), frozenset(left_out), Path(carkp.__file__).parent)
 
 
-@cache
-def _source_code(roots: tuple[str, ...], left_out: frozenset[str], package: Path) -> SourceCode:
-    todo, modules, packages = list(roots), dict[str, str](), set[str]()
+def module_files(roots: Sequence[str]) -> dict[str, Path]:
+    """Name -> file of the modules that ``roots`` import from carkp, anywhere in them, themselves included."""
+    return _module_files(roots, frozenset(), Path(carkp.__file__).parent)
+
+
+def _module_files(roots: Sequence[str], left_out: Collection[str], package: Path) -> dict[str, Path]:
+    todo, files = list(roots), dict[str, Path]()
     while todo:
         name = todo.pop()
         path = _module_path(package, name)
-        if path is None or name in modules or _is_left_out(name, left_out):
+        if path is None or name in files or _is_left_out(name, left_out):
             continue
-        found = _read_module(path, name)
-        modules[name] = found.digest
-        todo += [part for imported in found.own_imports for part in _with_packages(imported)]
-        packages |= found.packages
+        files[name] = path
+        todo += [part for imported in _read_module(path, name).own_imports for part in _with_packages(imported)]
+    return files
+
+
+@cache
+def _source_code(roots: tuple[str, ...], left_out: frozenset[str], package: Path) -> SourceCode:
+    found = {name: _read_module(path, name) for name, path in _module_files(roots, left_out, package).items()}
+    modules = {name: module.digest for name, module in found.items()}
+    packages = {imported for module in found.values() for imported in module.packages}
     versions = {COMPUTING_PACKAGES[name]: _version(name) for name in packages}
     modules |= _other_files(package, modules)
     return SourceCode(dict(sorted(modules.items())), dict(sorted(versions.items())))

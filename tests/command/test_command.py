@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,11 @@ from carkp.entry_points import ENTRY_POINTS
 from tests.stages.conftest import ROOT
 from tests.test_light_runtime import run_without
 
-HEAVY = {"torch", "timm", "mlflow", "lmdb", "onnx", "onnxruntime", "cv2", "numpy", "pandas", "optuna", "matplotlib"}
+HEAVY = {
+    *("torch", "torchvision", "timm", "mlflow", "lmdb", "onnx", "onnxruntime", "cv2", "numpy", "pandas", "optuna"),
+    *("matplotlib", "scipy", "sklearn", "numba", "rich", "PIL", "psutil", "tqdm"),
+}
+CONFIGURATION = {"pydantic", "yaml"}
 
 
 def command(*words: str) -> Result:
@@ -37,17 +42,37 @@ def modules_after(code: str) -> set[str]:
     return set(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split("\n")[-2].split())
 
 
-@pytest.mark.parametrize(
-    "words", ["['--help']", "['float', '--help']", "['infer', '--help']", "['config', '--help']", "['view', '--help']"]
-)
-def test_help_imports_nothing_heavy(words: str) -> None:
-    code = f"from carkp.command.main import group\ngroup({words}, prog_name='carkp', standalone_mode=False)"
-    assert not modules_after(code) & {*HEAVY, "pydantic", "yaml", "rich"}
+def group_call(words: Sequence[str]) -> str:
+    """Code that runs a command to its end, whatever its exit status."""
+    return f"""
+from carkp.command.main import group
+try:
+    group({list(words)}, prog_name="carkp", standalone_mode=False)
+except SystemExit:
+    pass"""
 
 
-def test_settings_are_shown_without_torch() -> None:
-    code = "from carkp.command.main import group\ngroup(['config', 'show', 'train'], standalone_mode=False)"
-    assert not modules_after(code) & (HEAVY - {"numpy"})
+def test_help_imports_nothing_heavy() -> None:
+    """Of every command in one process: what one of them imports is in the sum."""
+    calls = [["--help"], ["--version"], *([name, "--help"] for name in (*STAGES, *HELPERS))]
+    assert not modules_after("".join(map(group_call, calls))) & (HEAVY | CONFIGURATION)
+
+
+def test_settings_are_shown_and_explained_with_pydantic_alone() -> None:
+    calls = [["config", "show", "train"], ["config", "explain"], ["float", "--dry-run"]]
+    found = modules_after("".join(map(group_call, calls)))
+    assert found >= CONFIGURATION
+    assert not found & HEAVY
+
+
+def test_models_are_listed_without_mlflow_where_there_are_no_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "MLproject").write_text("name: carkp\n")
+    call = f"import os; os.chdir({str(tmp_path)!r}){group_call(['models'])}"
+    assert not modules_after(call) & HEAVY
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_every_stage_and_helper_is_listed() -> None:

@@ -1,16 +1,11 @@
 """The registered model: its pyfunc in this process, and the real server over HTTP."""
 
 import base64
+import importlib.util
 import json
 import os
 import re
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +20,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import invocations
 from mlflow.tracking import MlflowClient
 
+import carkp
 from carkp.data import jpeg
 from carkp.predictor import ModelError, Predictor
-from carkp.serving import KeypointModel, example_row, register
+from carkp.serving import KeypointModel, example_row
 from carkp.tracking.tracker import NullTracker, tracked_run
+from carkp.workflow.registering import register
+from tests.model_server import encoded, post, serving
 from tests.tiny_models import ROOT, SIZE, TinyModels
 
 BOXES = [[5, 5, 60, 40], [20.5, 10, 30, 30]]
-START_TIMEOUT_S = 120
 
 
 LIMITS = {"max_boxes": 20, "max_pixels": 20_000, "max_request_mib": 0.05}
@@ -44,10 +41,6 @@ class Registry:
 
     folder: Path
     uri: str
-
-
-def encoded(image: np.ndarray) -> str:
-    return base64.b64encode(jpeg.encode_bgr(image, 95)).decode()
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +80,16 @@ def test_registered_model_is_the_onnx_file_and_no_pickle(
     assert (folder / "artifacts" / "model.onnx").read_bytes() == tiny_models.int8_onnx.read_bytes()
     assert not list(folder.rglob("*.pkl"))
     assert Predictor.load(folder).kind == "int8 ONNX"
+
+
+def test_a_loaded_model_leaves_the_installed_carkp_where_it_is(served: Any) -> None:
+    """Its own copy has what serving imports and no more: a spawned process would lack the rest."""
+    assert served.metadata.flavors["python_function"]["code"] == "code"
+    found = importlib.util.find_spec("carkp")
+    assert found is not None
+    assert found.origin == carkp.__file__
+    holding = [path for path in sys.path if (Path(path) / "carkp").is_dir() and Path(path).name == "code"]
+    assert not holding
 
 
 def test_answers_as_the_predictor_does(served: Any, tiny_models: TinyModels, picture: np.ndarray) -> None:
@@ -249,47 +252,12 @@ def test_what_cannot_be_served_is_not_registered(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(registry: Registry) -> Iterator[str]:
-    """The address of ``mlflow models serve`` on the registered model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The address of ``mlflow models serve`` on the registered model, in the environment of the tests."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": registry.uri}
     environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"max_boxes": 20})
-    command = ["mlflow", "models", "serve", "-m", "models:/carkp@champion", "--env-manager", "local", "-p", str(port)]
-    log = registry.folder / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=registry.folder, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(address, process, log)
+    with serving(["-m", "models:/carkp@champion", "--env-manager", "local"], environment, registry.folder) as address:
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
-
-
-def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/ping", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.3)
-    pytest.fail(f"the server does not answer: {log.read_text()}")
-
-
-def post(address: str, body: bytes) -> tuple[int, Any]:
-    """Status and JSON of the answer."""
-    request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 @pytest.mark.slow

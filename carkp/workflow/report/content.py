@@ -235,7 +235,7 @@ def _table(run: FoundRun, path: str) -> list[dict[str, str]]:
     """Rows of a CSV artifact; empty where the run has none."""
     if not has_artifact(run.run_id, path):
         return []
-    return list(csv.DictReader(fetch_artifact(run.run_id, path).read_text().splitlines()))
+    return list(csv.DictReader(fetch_artifact(run.run_id, path).read_text(encoding="utf-8").splitlines()))
 
 
 def _data_card(found: FamilyRuns) -> DataCard | None:
