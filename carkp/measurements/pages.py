@@ -72,6 +72,11 @@ def render_page(text: str, page: str, records: Mapping[str, Record]) -> Rendered
                 stale.append(use)
         elif not is_code and line.strip() == _END:
             raise RecordError(f"{page}, line {number}: {_END} without a beginning; remove it")
+        elif not is_code and _VALUE.match(line.lstrip()):
+            raise RecordError(
+                f"{page}, line {number}: a line must not begin with a value, Markdown would end the "
+                "paragraph there; put a word in front"
+            )
         elif not is_code and _VALUE.search(line):
             lines.append(_with_values(line, page, number, records, uses, stale))
         else:

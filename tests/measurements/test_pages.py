@@ -116,11 +116,12 @@ def test_a_new_record_fails_the_check_until_the_page_is_written(root: Path, caps
             "no table of that name; tables: models; single",
         ),
         (
-            "<!-- measured: rate other -->1<!-- end -->",
+            "It is <!-- measured: rate other -->1<!-- end -->",
             "no measurement of that name; tables: models; single values: ratio",
         ),
         ("<!-- measurements: rate -->\nand no end", "line 1: rate: the marker has no end"),
         ("<!-- measurements: rate -->\n<!-- measurements: rate -->", "line 1: rate: the marker has no end"),
+        ("text\n  <!-- measured: rate ratio -->1<!-- end -->", "line 2: a line must not begin with a value"),
         ("text\n<!-- end of measurements -->", "line 2: <!-- end of measurements --> without a beginning"),
     ],
 )
