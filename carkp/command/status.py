@@ -26,8 +26,6 @@ def _show(config: str, words: list[str]) -> int:
     from carkp.config.loading import load_config, split_overrides
     from carkp.project import find_config
     from carkp.tracking.runs import EXPERIMENT_TAG, STAGE_TAG, find_runs
-    from carkp.workflow.decisions import describe_decision, plan
-    from carkp.workflow.steps import STEPS
 
     loaded = load_config(find_config(config), [word for text in words for word in split_overrides(text)])
     click.echo(f"experiment {loaded.name}: the newest run of every stage")
@@ -39,6 +37,10 @@ def _show(config: str, words: list[str]) -> int:
         run = max(newest, key=lambda found: found.started)
         click.echo(f"  {stage:<12} {run.status:<9} {_ago(run.started):>14}  runs:/{run.run_id}")
     click.echo("what `carkp run` would do:")
+    # The plan looks into checkpoints, which takes torch and some seconds to import it.
+    from carkp.workflow.decisions import describe_decision, plan
+    from carkp.workflow.steps import STEPS
+
     for item in plan(STEPS, loaded, is_forced=False):
         click.echo(f"  {item.step.stage}: {describe_decision(item.run, item.reason)}")
     return 0
