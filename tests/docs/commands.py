@@ -34,7 +34,7 @@ from carkp.entry_points import ENTRY_POINTS, SCORED_STAGES
 from carkp.project import find_config
 from carkp.workflow.targets import load_target
 from tests.docs.blocks import ROOT, Block, Page, Span
-from tests.docs.shell_words import Words, commands, is_open, without_assignments
+from tests.docs.shell_words import Words, commands, filled, is_open, without_assignments
 
 OTHER_PROGRAMS = {
     ".", "[", "base64", "cat", "cd", "cp", "curl", "echo", "eval", "export", "false", "git", "grep", "head", "kill",
@@ -457,7 +457,7 @@ def _check_config_file(block: Block, root: Path) -> list[str]:
 
 def syntax_error(script: str) -> str:
     """What bash says of a script that it does not execute; "": nothing."""
-    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(["bash", "-n"], input=filled(script), capture_output=True, text=True, timeout=20, check=False)
     return done.stderr.strip()
 
 

@@ -24,8 +24,12 @@ def commands(text: str) -> list[Words]:
     Raises:
         ValueError: a quotation that is never closed, or a loop without its end.
     """
-    filled = re.sub(r"<[^<>\n=]+>", PLACEHOLDER, text)
-    return [found for found in _unrolled(list(_simple_commands(filled))) if found]
+    return [found for found in _unrolled(list(_simple_commands(filled(text)))) if found]
+
+
+def filled(text: str) -> str:
+    """A script with a word in the place of each ``<what a reader fills in>``, which a shell takes for redirections."""
+    return re.sub(r"<[^<>\n=]+>", PLACEHOLDER, text)
 
 
 def _simple_commands(text: str) -> Iterator[Words]:
