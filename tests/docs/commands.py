@@ -51,7 +51,7 @@ CHOICES = {
 }
 """Entry point and parameter -> the values that it takes."""
 
-CLEAN_CHECKOUT = ("pytest", "ruff", "mypy", "lint-imports")
+TOOLS = ("pytest", "ruff", "mypy", "lint-imports", "jupyter")
 SECTIONS = {name.split(".")[0] for name in flatten(ExperimentConfig().model_dump()) if "." in name}
 _SETTING = re.compile(rf"^(?:{'|'.join(sorted(SECTIONS))})\.\w[\w.]*(?:=.+)?$", re.DOTALL)
 _FILE_SUFFIXES = (".py", ".json", ".yaml", ".md", ".txt", ".csv", ".jpg", ".html", ".onnx", ".pt")
@@ -388,7 +388,7 @@ def _unknown_extras(requirement: str) -> list[str]:
 
 
 def _check_tool(name: str) -> Callable[[Words, Where], list[str]]:
-    """Of pytest, ruff and the like: that it is installed, and that the paths and the marker exist."""
+    """Of :data:`TOOLS`: that it is installed, and that the paths and the marker exist."""
 
     def check(arguments: Words, where: Where) -> list[str]:
         problems = [] if shutil.which(name, path=str(Path(sys.executable).parent)) else [f"{name} is not installed"]
@@ -414,7 +414,7 @@ CHECKS: Mapping[str, Callable[[Words, Where], list[str]]] = {
     "python3": _check_python,
     "pip": _check_pip,
     ".ci/run": _check_ci,
-    **{name: _check_tool(name) for name in CLEAN_CHECKOUT},
+    **{name: _check_tool(name) for name in TOOLS},
 }
 """Program -> what it is held against."""
 

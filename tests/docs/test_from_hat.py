@@ -1,10 +1,7 @@
-"""The page for readers of the HAT tutorial names commands, parameters and settings that there are."""
+"""The page for readers of the HAT tutorial gives both spellings of commands, and names settings that there are."""
 
 import re
-import shlex
 from pathlib import Path
-
-import pytest
 
 from carkp.config.loading import flatten
 from carkp.config.schema import ExperimentConfig
@@ -13,31 +10,6 @@ from carkp.entry_points import ENTRY_POINTS
 PAGE = (Path(__file__).parents[2] / "docs" / "from_hat.md").read_text(encoding="utf-8")
 SETTINGS = set(flatten(ExperimentConfig().model_dump()))
 SECTIONS = {name.split(".")[0] for name in SETTINGS if "." in name}
-OPTIONS = {"config", "set", "overrides", "dry-run", "track"}
-"""Of commands, beside the parameters of their entry point."""
-
-
-def spans(start: str) -> list[str]:
-    """Code in backticks that begins so, each once."""
-    return sorted({found for found in re.findall(r"`([^`\n]+)`", PAGE) if found.startswith(start)})
-
-
-def parameters(stage: str) -> set[str]:
-    return {parameter.name for parameter in ENTRY_POINTS[stage].parameters} | {"config", "overrides"}
-
-
-@pytest.mark.parametrize("command", [found for found in spans("carkp ") if not found.startswith("carkp config")])
-def test_commands_and_their_options(command: str) -> None:
-    _, name, *words = shlex.split(command)
-    stage = next(point.name for point in ENTRY_POINTS.values() if point.command == name)
-    options = {word.removeprefix("--") for word in words if word.startswith("--")}
-    assert options <= parameters(stage) | OPTIONS
-
-
-@pytest.mark.parametrize("command", spans("mlflow run . -e "))
-def test_entry_points_and_their_parameters(command: str) -> None:
-    stage = shlex.split(command)[4]
-    assert set(re.findall(r"-P (\w+)=", command)) <= parameters(stage)
 
 
 def test_both_spellings_of_a_command_are_given() -> None:
