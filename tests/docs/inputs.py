@@ -91,12 +91,9 @@ def _write_box_lists(project: Path, frames: Sequence[Frame], names: Sequence[str
     lines = [",".join(map(str, (name, *box))) for name, found in boxes.items() for box in found]
     (project / "boxes.csv").write_text("\n".join(["image,x,y,w,h", *lines, ""]))
     cars = [(name, box) for name, found in boxes.items() for box in found]
-    results = [
-        {"image_id": Path(name).stem, "category_id": 3, "bbox": box, "score": 0.9, "file_name": name}
-        for name, box in cars
-    ]
-    (project / "results.json").write_text(json.dumps(results))
     ids = {name: number for number, name in enumerate(names, start=1)}
+    results = [{"image_id": ids[name], "category_id": 3, "bbox": box, "score": 0.9} for name, box in cars]
+    (project / "results.json").write_text(json.dumps(results))
     annotations = [
         {"id": number, "image_id": ids[name], "category_id": 3, "bbox": box}
         for number, (name, box) in enumerate(cars, start=1)
