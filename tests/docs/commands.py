@@ -170,10 +170,17 @@ def check_command(words: Sequence[str], where: Where = Where()) -> list[str]:
         return []
     program, *arguments = rest
     if program in CHECKS:
-        return CHECKS[program]([word for word in arguments if word != "…"], where)
+        return CHECKS[program](_without_dots(arguments), where)
     if program in OTHER_PROGRAMS:
         return []
     return [f"{program}: no such program; if there is one, tests/docs/commands.py must know it"]
+
+
+def _without_dots(arguments: Words) -> Words:
+    """``…`` stands for more words, or after an option for its value."""
+    named = zip(arguments, ["", *arguments], strict=False)
+    kept = [word for word, before in named if word != "…" or before.startswith("-")]
+    return kept[:-1] if kept[-1:] == ["…"] else kept
 
 
 def _check_carkp(arguments: Words, where: Where) -> list[str]:

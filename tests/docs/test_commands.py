@@ -76,6 +76,7 @@ def test_a_rotten_command_is_found(command: str, message: str) -> None:
     "text",
     [
         "carkp flot",
+        "carkp float --config … --sett …",
         "mlflow run . -e float -P resum=latest",
         "-P resum=latest",
         "-P overrides=train.rl=1.0e-3",
@@ -102,6 +103,8 @@ def test_a_rotten_command_in_a_sentence_is_found(text: str) -> None:
         "-P config=configs/….yaml",
         "python experiments/real_cars.py <folder> <model>…",
         "carkp -q …",
+        "carkp float --config … --set …",
+        "python -m carkp.stages.infer --no-track …",
         "carkp infer --boxes",
         "mlflow run",
         "-P resume=<its last.pt> -P overrides=train.precision=bfloat16",
