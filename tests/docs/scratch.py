@@ -73,7 +73,7 @@ QUICK_COMMANDS = ("config", "doctor", "infer", "models", "status", "--help")
 """Of carkp: those of a few seconds, where no run has to be looked for."""
 
 QUICK_PROGRAMS = ("pip", "pytest", *OTHER_PROGRAMS)
-SECONDS_A_BLOCK = 600.0
+SECONDS_A_BLOCK = 1800.0
 
 _FAILURES = (
     "trap 's=$?; ((s == 0)) || exit $s; __command=$BASH_COMMAND; __line=$LINENO' DEBUG; "
