@@ -1,4 +1,4 @@
-"""The page for readers of the HAT tutorial names commands, parameters and settings that there are."""
+"""The page for readers of the HAT tutorial gives both spellings of commands, and names settings that there are."""
 
 import re
 from pathlib import Path
