@@ -51,7 +51,7 @@ CHOICES = {
 }
 """Entry point and parameter -> the values that it takes."""
 
-TOOLS = ("pytest", "ruff", "mypy", "lint-imports", "jupyter")
+TOOLS = ("pytest", "ruff", "mypy", "lint-imports", "jupyter", "mkdocs")
 SECTIONS = {name.split(".")[0] for name in flatten(ExperimentConfig().model_dump()) if "." in name}
 _SETTING = re.compile(rf"^(?:{'|'.join(sorted(SECTIONS))})\.\w[\w.]*(?:=.+)?$", re.DOTALL)
 _FILE_SUFFIXES = (".py", ".json", ".yaml", ".md", ".txt", ".csv", ".jpg", ".html", ".onnx", ".pt")
@@ -268,7 +268,7 @@ def _check_values(stage: str, values: Mapping[str, str], settings: Sequence[str]
     checks: list[tuple[str, Callable[[str], object]]] = [
         ("config", lambda name: load_config(find_config(name), [text for text in settings if not is_open(text)])),
         ("target", load_target),
-        ("search", lambda name: load_yaml(find_config(name), SearchConfig)),
+        ("search", lambda name: load_yaml(find_config(name), SearchConfig, "search")),
     ]
     for name, load in checks:
         value = values.get(name, "")
@@ -456,9 +456,9 @@ def _check_config_file(block: Block, root: Path) -> list[str]:
         path = Path(folder) / block.marks.file
         path.write_text(block.text, encoding="utf-8")
         if "targets" in path.parts:
-            return _error_of(lambda name: load_yaml(Path(name), TargetFile), str(path))
+            return _error_of(lambda name: load_yaml(Path(name), TargetFile, "target"), str(path))
         if "search" in path.parts:
-            return _error_of(lambda name: load_yaml(Path(name), SearchConfig), str(path))
+            return _error_of(lambda name: load_yaml(Path(name), SearchConfig, "search"), str(path))
         return _error_of(lambda name: load_config(Path(name)), str(path))
 
 
