@@ -125,9 +125,7 @@ def test_float_convolutions_of_other_domains(tmp_path: Path) -> None:
 
 def test_missing_int8_convolution(tmp_path: Path) -> None:
     path = write_qdq(tmp_path / "net.onnx", "zero")
-    with pytest.raises(
-        FloatKernelError, match="runs 1 convolutions in int8, expected 2; float kernels, expected 0: none"
-    ):
+    with pytest.raises(FloatKernelError, match=r"would run 1 of 2 convolutions in int8, .* float: none \(0 expected\)"):
         require_int8_convs(path, 2)
 
 

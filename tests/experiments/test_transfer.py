@@ -37,6 +37,7 @@ def study(project: Project, folder: Path, *arguments: str) -> Outcome:
     return Outcome(status, out.getvalue(), error.getvalue())
 
 
+@pytest.mark.slow
 def test_finished_trainings_are_kept_with_their_difference_whichever_was_first(
     project: Project, tmp_path: Path
 ) -> None:

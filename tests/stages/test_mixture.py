@@ -122,6 +122,7 @@ def test_prepared_sources_are_used_again_and_their_shares_are_the_trainings(trai
     assert other[1].endswith("share of own 0.25 -> 0.5, share of synthetic 0.75 -> 0.5)")
 
 
+@pytest.mark.slow
 def test_only_the_source_that_changed_is_prepared_again(tmp_path: Path) -> None:
     mixed = Mixed(tmp_path)
     mixed.ran("float")
@@ -139,6 +140,7 @@ def test_only_the_source_that_changed_is_prepared_again(tmp_path: Path) -> None:
     assert second.data.tags["carkp.data_digest"] != first.data.tags["carkp.data_digest"]
 
 
+@pytest.mark.slow
 def test_resume_finds_the_training_on_the_same_sources(trained: Mixed) -> None:
     name = ("--set", "name=resumed", "--set", "train.epochs=2")
     trained.ran("float", *name)

@@ -172,6 +172,7 @@ def test_what_was_not_run_is_said_with_its_command(reported: Project) -> None:
     assert "`mlflow run . -e calibration -P target=jetson_orin_nano_int8`" in (folder / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_several_runs_make_one_report_and_the_same_family_is_not_shown_twice(reported: Project) -> None:
     float_id, calibration_id = float_run_of(reported).info.run_id, reported.finished("calibration")[0].info.run_id
     done = reported.stage("report", "--runs", f"{float_id}, {calibration_id}", "--set", "quant.target=cortex_m_class",

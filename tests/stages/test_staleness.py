@@ -108,6 +108,7 @@ def test_data_of_a_given_source_say_how_other_stages_take_them(source: Path, tmp
     assert "give --set" not in ran(project, "data", "--set", f"data.source={source}").stdout
 
 
+@pytest.mark.slow
 def test_data_of_other_code_are_prepared_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = copy_project(tmp_path / "carkp")
     ran(project, "data")
@@ -198,6 +199,7 @@ def test_evaluate_says_that_it_decodes_otherwise(two_sets: Project, kind: str) -
     assert "decoded otherwise" in run.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.slow
 def test_a_source_that_is_gone_is_used_as_it_was(source: Path, tmp_path: Path) -> None:
     project = copy_project(tmp_path / "carkp")
     arguments = ("--set", f"data.source={source}")

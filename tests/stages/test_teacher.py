@@ -24,6 +24,7 @@ def refused(project: Project, reference: str, *words: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_a_teacher_counts_by_its_content_whatever_names_it(trained: Project, tmp_path: Path) -> None:
     teacher = trained.training()
     best = Path(teacher.info.artifact_uri.removeprefix("file://")) / "checkpoints" / "best.pt"
