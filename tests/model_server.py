@@ -1,4 +1,4 @@
-"""``mlflow models serve`` for tests: started on a free port, asked, and ended."""
+"""Registered models for tests: a store of their own, and ``mlflow models serve`` on a free port."""
 
 import base64
 import contextlib
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 
@@ -26,6 +27,17 @@ START_TIMEOUT_S = 120
 def encoded(image: np.ndarray) -> str:
     """A BGR picture as a request holds it."""
     return base64.b64encode(jpeg.encode_bgr(image, 95)).decode()
+
+
+@contextlib.contextmanager
+def tracking_store(folder: Path) -> Iterator[str]:
+    """Works in ``folder`` with a tracking store of its own; gives the store's URI."""
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        mlflow.set_tracking_uri(uri)
+        yield uri
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from carkp.predictor import Predictor
 from carkp.tracking.tracker import tracked_run
 from carkp.workflow.registering import register
 from tests.environments import Environment, create_environment
-from tests.model_server import JSON, post, serving
+from tests.model_server import JSON, post, serving, tracking_store
 from tests.tiny_models import TinyModels
 
 BOXES = [[5, 5, 60, 40], [20.5, 10, 30, 30]]
@@ -34,11 +34,7 @@ pytestmark = pytest.mark.slow
 def model(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the registered model, as downloaded from the tracking server."""
     folder = tmp_path_factory.mktemp("registry")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
-        mlflow.set_tracking_uri(uri)
+    with tracking_store(folder):
         with tracked_run("export", "tiny", 10.0) as tracker:
             register(tiny_models.int8_onnx, "champion", folder / "out", tracker)
         path = mlflow.artifacts.download_artifacts("models:/carkp@champion", dst_path=str(folder / "downloaded"))

@@ -26,7 +26,7 @@ from carkp.predictor import ModelError, Predictor
 from carkp.serving import KeypointModel, example_row
 from carkp.tracking.tracker import NullTracker, tracked_run
 from carkp.workflow.registering import register
-from tests.model_server import encoded, post, serving
+from tests.model_server import encoded, post, serving, tracking_store
 from tests.tiny_models import ROOT, SIZE, TinyModels
 
 BOXES = [[5, 5, 60, 40], [20.5, 10, 30, 30]]
@@ -53,11 +53,7 @@ def picture() -> np.ndarray:
 @pytest.fixture(scope="module")
 def registry(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     folder = tmp_path_factory.mktemp("registry")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
-        mlflow.set_tracking_uri(uri)
+    with tracking_store(folder) as uri:
         for expected in ("1", "2"):
             with tracked_run("export", "tiny", 10.0) as tracker:
                 assert register(tiny_models.int8_onnx, "champion", folder / expected, tracker) == expected
