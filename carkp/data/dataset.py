@@ -4,7 +4,9 @@ Everything random about a sample comes from (seed, epoch, index). The epoch trav
 that it reaches persistent workers too.
 """
 
+import sys
 from collections.abc import Iterator
+from multiprocessing import get_all_start_methods, set_forkserver_preload
 from typing import NamedTuple, Protocol, TypedDict
 
 import cv2
@@ -205,6 +207,7 @@ def _loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
+        multiprocessing_context=start_method(num_workers),
         worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
@@ -217,6 +220,18 @@ def _chosen(num_there: int, num_wanted: int, seed: int) -> NDArray[np.int64]:
     if num_wanted == 0 or num_wanted >= num_there:
         return np.arange(num_there)
     return np.sort(np.random.default_rng(seed).choice(num_there, num_wanted, replace=False))
+
+
+def start_method(num_workers: int) -> str | None:
+    """How the workers of a loader are started; None: as the system does by default.
+
+    A notebook's kernel has threads that hold locks at any time. A process that is forked from it inherits the locks and
+    can wait for them for ever, so in a notebook a server without threads forks the workers.
+    """
+    if num_workers == 0 or "ipykernel.kernelapp" not in sys.modules or "forkserver" not in get_all_start_methods():
+        return None
+    set_forkserver_preload([__name__])
+    return "forkserver"
 
 
 def start_worker(worker_id: int) -> None:

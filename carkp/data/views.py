@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from carkp.data import geometry, jpeg
-from carkp.data.dataset import EpochIndex, Sample, TrainLoader, start_worker
+from carkp.data.dataset import EpochIndex, Sample, TrainLoader, start_method, start_worker
 from carkp.data.geometry import choose_reduction
 from carkp.data.issues import DataError
 from carkp.data.shares import MixedSampler
@@ -192,6 +192,7 @@ def _loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
+        multiprocessing_context=start_method(num_workers),
         collate_fn=collate_views,
         worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,

@@ -1,5 +1,8 @@
 """The same samples whatever the number of workers and ranks."""
 
+import sys
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +91,17 @@ def test_eval_with_workers_is_eval_without(store):
     dataset = CropDataset(store, EvalTransform(SIZE), seed=0)
     for one, two in zip(eval_loader(dataset, 5, 0), eval_loader(dataset, 5, 2), strict=True):
         assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_notebook_forks_nothing_and_has_the_same_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = CropDataset(store, EvalTransform(SIZE), seed=0)
+    forked = list(eval_loader(dataset, 3, num_workers=1))
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", ModuleType("ipykernel.kernelapp"))
+    loader = eval_loader(dataset, 3, num_workers=1)
+    assert loader.multiprocessing_context.get_start_method() == "forkserver"
+    for batch, expected in zip(loader, forked, strict=True):
+        assert torch.equal(batch["image"], expected["image"])
+    assert eval_loader(dataset, 3, num_workers=0).multiprocessing_context is None
 
 
 def test_large_crops_are_decoded_smaller_with_the_same_points(store):

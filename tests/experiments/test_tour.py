@@ -13,6 +13,7 @@ nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: pi
 
 TOUR = ROOT / "experiments" / "tour.ipynb"
 MAX_BYTES = 1_000_000
+CELL_TIMEOUT_S = 600
 TINY = 'CONFIG = "configs/tiny.yaml"\nSETTINGS = ["quant.num_images=16"]\nTARGET = "onnxruntime_cpu"\n'
 
 
@@ -36,7 +37,7 @@ def execute(notebook: Any, folder: Path, patch: pytest.MonkeyPatch) -> str:
     patch.setenv("PYTHONPATH", str(ROOT))
     patch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     resources = {"metadata": {"path": str(TOUR.parent)}}
-    nbclient.NotebookClient(notebook, timeout=1200, kernel_name="python3", resources=resources).execute()
+    nbclient.NotebookClient(notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     return "".join(output.get("text", "") for output in outputs if output.output_type == "stream")
 
