@@ -23,6 +23,7 @@ class Helper:
 
 HELPERS = {
     "view": Helper("view", "Look at keypoints of your own pictures and videos, on a local page."),
+    "generate": Helper("generate", "Draw the generated pictures of an experiment, whole or as shards."),
     "config": Helper("config", "Show the settings of an experiment, or explain them."),
     "models": Helper("models", "List the models that can be named here."),
     "status": Helper("status", "Show the newest run of every stage, and what `carkp run` would do anew."),

@@ -19,15 +19,15 @@ def command(config: str, overrides: str, settings: tuple[str, ...]) -> None:
     with user_errors():
         from carkp.workflow.cli import guarded
 
-        sys.exit(guarded(lambda: _show(config, [overrides, *settings])))
+        sys.exit(guarded(lambda: _show(config, overrides, settings)))
 
 
-def _show(config: str, words: list[str]) -> int:
+def _show(config: str, overrides: str, settings: tuple[str, ...]) -> int:
     from carkp.config.loading import load_config, split_overrides
     from carkp.project import find_config
     from carkp.tracking.runs import EXPERIMENT_TAG, STAGE_TAG, find_runs
 
-    loaded = load_config(find_config(config), [word for text in words for word in split_overrides(text)])
+    loaded = load_config(find_config(config), [*split_overrides(overrides), *settings])
     click.echo(f"experiment {loaded.name}: the newest run of every stage")
     for stage in ENTRY_POINTS:
         tags = {STAGE_TAG: stage, EXPERIMENT_TAG: loaded.name}

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from carkp import disk
 from carkp.rendered.catalog import read_catalog
 from carkp.rendered.crop import LabelledPicture, draw_labelled
 from carkp.rendered.fleet import MeshFleet, read_fleet
 from carkp.rendered.street_scene import draw_street
+from carkp.synthetic.blocks import Drawn, PictureSet
 from carkp.synthetic.layout import TEST_SCENES, TRAIN_SCENES, VAL_SCENE, box_line, keypoint_lines, split_of
 from carkp.synthetic.scene import heading_octant
 
@@ -47,9 +43,8 @@ class RenderedSpec:
 
 @dataclass(frozen=True)
 class _Block:
-    """Some cars of a scene: what one worker draws in one go, and what a killed run has to draw again at most."""
+    """Some cars of a scene."""
 
-    root: Path
     meshes: Path
     scene: str
     scene_index: int
@@ -58,66 +53,38 @@ class _Block:
     seed: int
 
     @property
-    def marker(self) -> Path:
-        return self.root / "blocks" / f"{self.scene}_{self.index}.jsonl"
+    def name(self) -> str:
+        return f"{self.scene}_{self.index + 1}"
 
 
-def is_complete(out_dir: Path, spec: RenderedSpec) -> bool:
-    """Whether ``out_dir`` holds a whole set of this spec, drawn by this version of the renderer."""
-    return _read_identity(out_dir / _MARKER) == _identity(spec)
-
-
-def generate(out_dir: Path, spec: RenderedSpec, num_workers: int, show_progress: bool = True) -> None:
-    """Draw the set that ``spec`` describes into ``out_dir``, which appears only when it is complete.
-
-    The pictures depend on ``spec`` and the meshes alone, not on ``num_workers``. Killed, the next call goes on where
-    this one was. A set that is there already is kept if it fits ``spec``.
+def picture_set(spec: RenderedSpec) -> PictureSet[_Block]:
+    """The set that ``spec`` describes; its pictures depend on ``spec`` and the meshes alone, not on who draws them.
 
     Raises:
-        CatalogError, MeshError: the folder of meshes cannot be used.
-        FileExistsError: ``out_dir`` holds something else.
-        OSError: the pictures cannot be written; the message says what to do.
+        CatalogError: the folder of meshes cannot be used.
         ValueError: a number in ``spec`` makes no sense.
     """
     _check(spec)
-    if is_complete(out_dir, spec):
-        return
-    read_fleet(spec.meshes)
-    try:
-        with disk.exclusive(out_dir, "renders the pictures"):
-            if not is_complete(out_dir, spec):
-                _generate(out_dir, spec, num_workers, show_progress)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise OSError(disk.describe_write_error(out_dir, error)) from error
+    return PictureSet(
+        marker=_MARKER,
+        identity=_identity(spec),
+        blocks=_plan(spec),
+        draw=draw_block,
+        prepare=partial(draw_one, _Block(spec.meshes, TRAIN_SCENES[0], 0, 0, 1, 0)),  # fills the cache of kernels
+        work="renders the pictures",
+        title="rendering cars",
+    )
 
 
-def _generate(out_dir: Path, spec: RenderedSpec, num_workers: int, show_progress: bool) -> None:
-    """Hold the lock of ``out_dir``."""
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise FileExistsError(f"{out_dir} holds something else: choose another directory, or delete this one")
-    unfinished = out_dir.with_name(f".{out_dir.name}.unfinished")
-    if _read_identity(unfinished / _MARKER) != _identity(spec):
-        disk.remove(unfinished)
-        _begin(unfinished, spec)
-    blocks = _plan(unfinished, spec)
-    left = [block for block in blocks if not block.marker.is_file()]
-    done = sum(block.num_cars for block in blocks) - sum(block.num_cars for block in left)
-    total = sum(block.num_cars for block in blocks)
-    with tqdm(total=total, initial=done, desc="rendering cars", unit="car", disable=not show_progress) as progress:
-        for num_cars in _run(left, num_workers):
-            progress.update(num_cars)
-    _write_truth(unfinished, blocks)
-    unfinished.rename(out_dir)  # an empty directory makes way
+def generate(out_dir: Path, spec: RenderedSpec, num_workers: int, show_progress: bool = True) -> None:
+    """Draw the set that ``spec`` describes into ``out_dir``; see :meth:`PictureSet.generate`.
 
-
-def _begin(root: Path, spec: RenderedSpec) -> None:
-    for scene in (*TRAIN_SCENES, *TEST_SCENES):
-        for kind in ("images_jpg", "gt", "bb"):
-            (root / split_of(scene) / scene / kind).mkdir(parents=True)
-    (root / "blocks").mkdir()
-    disk.write_atomic(root / _MARKER, (json.dumps(_identity(spec), indent=1) + "\n").encode())
+    Raises:
+        CatalogError, MeshError: the folder of meshes cannot be used.
+        FileExistsError, OSError: as there.
+        ValueError: a number in ``spec`` makes no sense.
+    """
+    picture_set(spec).generate(out_dir, num_workers, show_progress)
 
 
 def _check(spec: RenderedSpec) -> None:
@@ -136,15 +103,7 @@ def _identity(spec: RenderedSpec) -> dict[str, object]:
     return {"renderer_version": RENDERER_VERSION, "spec": numbers, "meshes": meshes}
 
 
-def _read_identity(marker: Path) -> dict[str, object] | None:
-    try:
-        found = json.loads(marker.read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _plan(root: Path, spec: RenderedSpec) -> list[_Block]:
+def _plan(spec: RenderedSpec) -> list[_Block]:
     groups = (
         (spec.num_train_cars, [scene for scene in TRAIN_SCENES if scene != VAL_SCENE]),
         (spec.num_val_cars, [VAL_SCENE]),
@@ -157,24 +116,8 @@ def _plan(root: Path, spec: RenderedSpec) -> list[_Block]:
             of_scene = num_cars // len(scenes) + (position < num_cars % len(scenes))
             for k, first in enumerate(range(0, of_scene, _CARS_A_BLOCK)):
                 count = min(_CARS_A_BLOCK, of_scene - first)
-                blocks.append(_Block(root, spec.meshes, scene, index[scene], k, count, spec.seed))
+                blocks.append(_Block(spec.meshes, scene, index[scene], k, count, spec.seed))
     return blocks
-
-
-def _run(blocks: list[_Block], num_workers: int) -> Iterator[int]:
-    if num_workers <= 1 or len(blocks) <= 1:
-        yield from map(draw_block, blocks)
-        return
-    draw_one(_Block(Path(), blocks[0].meshes, TRAIN_SCENES[0], 0, 0, 1, 0))  # fills the cache of compiled kernels
-    # Not fork: the caller may have threads running, and a forked child can inherit their locks.
-    with ProcessPoolExecutor(min(num_workers, len(blocks)), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(draw_block, block) for block in blocks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 @cache
@@ -182,16 +125,15 @@ def _fleet(meshes: Path) -> MeshFleet:
     return read_fleet(meshes)
 
 
-def draw_block(block: _Block) -> int:
-    """Draw and write the pictures of a block; the number of its cars."""
+def draw_block(root: Path, block: _Block) -> Drawn:
+    """Draw and write the pictures of a block below ``root``."""
     cv2.setNumThreads(1)
     truth = []
     for k, picture in enumerate(_pictures(block)):
         name = f"{block.index + 1}_{k + 1:05d}"
-        _write(block, name, picture)
+        _write(root, block, name, picture)
         truth.append(_truth_line(name, picture))
-    disk.write_atomic(block.marker, "".join(line + "\n" for line in truth).encode())
-    return block.num_cars
+    return Drawn(len(truth), len(truth), truth)
 
 
 def draw_one(block: _Block) -> LabelledPicture:
@@ -213,8 +155,8 @@ def _pictures(block: _Block) -> Iterator[LabelledPicture]:
                 wanted -= 1
 
 
-def _write(block: _Block, name: str, picture: LabelledPicture) -> None:
-    folder = block.root / split_of(block.scene) / block.scene
+def _write(root: Path, block: _Block, name: str, picture: LabelledPicture) -> None:
+    folder = root / split_of(block.scene) / block.scene
     _, encoded = cv2.imencode(".jpg", picture.picture, [cv2.IMWRITE_JPEG_QUALITY, picture.quality])
     (folder / "images_jpg" / f"{name}.jpg").write_bytes(encoded.tobytes())
     (folder / "gt" / f"{name}.txt").write_text("".join(line + "\n" for line in keypoint_lines(picture, 0)))
@@ -234,10 +176,3 @@ def _truth_line(name: str, picture: LabelledPicture) -> str:
         "distance": round(picture.distance, 2),
         "light": picture.condition,
     })  # fmt: skip
-
-
-def _write_truth(root: Path, blocks: list[_Block]) -> None:
-    for scene in (*TRAIN_SCENES, *TEST_SCENES):
-        lines = "".join(block.marker.read_text() for block in blocks if block.scene == scene)
-        (root / split_of(scene) / scene / "truth.jsonl").write_text(lines)
-    shutil.rmtree(root / "blocks")

@@ -21,10 +21,11 @@ from carkp.progress import is_hidden
 from carkp.project import project_root
 from carkp.rendered.catalog import CatalogError
 from carkp.rendered.generate import RenderedSpec
-from carkp.rendered.generate import generate as render
+from carkp.rendered.generate import picture_set as rendered_pictures
 from carkp.rendered.glb import MeshError
+from carkp.synthetic.blocks import PictureSet, Shard
 from carkp.synthetic.generate import SyntheticSpec
-from carkp.synthetic.generate import generate as draw
+from carkp.synthetic.generate import picture_set as drawn_pictures
 from carkp.tracking.tracker import Tracker
 from carkp.workflow.cli import run_in_folder
 from carkp.workflow.picture_files import write_jpeg
@@ -93,11 +94,11 @@ def rendered_spec(config: ExperimentConfig) -> RenderedSpec:
     )
 
 
-GENERATORS: Mapping[str, Callable[[ExperimentConfig, Path, int], None]] = {
-    SYNTHETIC: lambda config, out_dir, num_workers: draw(out_dir, synthetic_spec(config), num_workers, not is_hidden()),
-    RENDERED: lambda config, out_dir, num_workers: render(out_dir, rendered_spec(config), num_workers, not is_hidden()),
+GENERATORS: Mapping[str, Callable[[ExperimentConfig], PictureSet[Any]]] = {
+    SYNTHETIC: lambda config: drawn_pictures(synthetic_spec(config)),
+    RENDERED: lambda config: rendered_pictures(rendered_spec(config)),
 }
-"""What makes the raw data, by the word for them in ``data.source``."""
+"""What the raw data are, by the word for them in ``data.source``."""
 
 
 def data_key(config: ExperimentConfig) -> str:
@@ -271,7 +272,7 @@ def _prepare_source(config: ExperimentConfig, name: str) -> PreparedSource:
     if name != ALONE:
         print(f"data: {name} ({config.data.source})", flush=True)  # noqa: T201
     directory = data_directory(config)
-    raw = _raw_source(config, directory)
+    raw = _raw_source(config)
     summary = prepare(
         raw,
         directory,
@@ -294,16 +295,57 @@ def _require_source(config: ExperimentConfig) -> None:
         )
 
 
-def _raw_source(config: ExperimentConfig, directory: Path) -> Path:
-    """The user's data, or generated ones below ``directory``, made where they are not there yet."""
+def _raw_source(config: ExperimentConfig) -> Path:
+    """The user's data, or generated ones, made where they are not there yet."""
     if not config.data.is_generated:
         return expand_path(config.data.source)
-    raw = directory / RAW_DIR
+    (raw,) = draw_sources(config, not is_hidden())
+    return raw
+
+
+def draw_sources(config: ExperimentConfig, show_progress: bool) -> list[Path]:
+    """Draw the pictures of every generated source where they are not there yet; where they lie.
+
+    Raises:
+        DataError: no source is generated, or the pictures cannot be drawn or written.
+    """
+    return _each_generated(config, lambda part, pictures, raw: pictures.generate(raw, _workers(part), show_progress))
+
+
+def draw_shards(config: ExperimentConfig, shard: Shard, show_progress: bool) -> list[Path]:
+    """Draw the same shard of every generated source; where they lie.
+
+    Raises:
+        DataError: as ``draw_sources``.
+    """
+    return _each_generated(
+        config, lambda part, pictures, raw: pictures.generate_shard(raw, shard, _workers(part), show_progress)
+    )
+
+
+def merge_shards(config: ExperimentConfig, num_shards: int) -> list[Path]:
+    """Make every generated source out of its shards; where they lie.
+
+    Raises:
+        DataError: no source is generated, a shard is missing or of other settings, or the set cannot be written.
+    """
+    return _each_generated(config, lambda part, pictures, raw: pictures.merge_shards(raw, num_shards))
+
+
+def _each_generated(
+    config: ExperimentConfig, work: Callable[[ExperimentConfig, PictureSet[Any], Path], Path]
+) -> list[Path]:
+    parts = [part for part in by_source(config).values() if part.data.is_generated]
+    if not parts:
+        raise DataError(f"data.source is {config.data.title}: only {' and '.join(GENERATED_SOURCES)} data are drawn")
     try:
-        GENERATORS[config.data.source](config, raw, resolve_num_workers(config.data.num_workers))
+        return [work(part, GENERATORS[part.data.source](part), data_directory(part) / RAW_DIR) for part in parts]
     except (OSError, CatalogError, MeshError) as error:
         raise DataError(str(error)) from error
-    return raw
+
+
+def _workers(config: ExperimentConfig) -> int:
+    return resolve_num_workers(config.data.num_workers)
 
 
 def _log(config: ExperimentConfig, result: DataResult, out_dir: Path, tracker: Tracker) -> None:

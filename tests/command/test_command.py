@@ -192,6 +192,49 @@ def test_settings_are_explained() -> None:
     assert done.output.startswith("error: ")
 
 
+def test_status_takes_settings_with_spaces() -> None:
+    done = command(
+        "status", "--config", "configs/tiny.yaml", "--set", "synthetic.image_size=[96, 161]", "--set", "seed=x"
+    )
+    assert "image_size" not in done.output
+    assert "seed" in done.output
+
+
+def draw(folder: Path, *words: str) -> Result:
+    counts = ["synthetic.num_train_cars=1", "synthetic.num_val_cars=1", "synthetic.num_test_cars=1"]
+    sizes = ["train.batch_size=1", "synthetic.image_size=[96, 160]", f"data.root={folder}", "data.num_workers=1"]
+    settings = [word for setting in (*counts, *sizes) for word in ("--set", setting)]
+    return command("generate", "--config", "configs/tiny.yaml", *settings, *words)
+
+
+def test_shards_are_drawn_and_merged(tmp_path: Path) -> None:
+    for shard in ("1/2", "2/2"):
+        done = draw(tmp_path, "--shard", shard)
+        assert done.exit_code == 0, done.output
+    assert Path(done.output.splitlines()[-1]).name == "raw.shard-2-of-2"
+    done = draw(tmp_path, "--merge", "2")
+    assert done.exit_code == 0, done.output
+    raw = Path(done.output.splitlines()[-1])
+    assert len(list(raw.glob("*/*/images_jpg/*.jpg"))) == 3
+    assert draw(tmp_path).output.splitlines()[-1] == str(raw)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shard", "3"], "K/N, as 2/4"),
+        (["--shard", "3/2"], "K from 1 to N"),
+        (["--shard", "1/2", "--merge", "2"], "not both"),
+        (["--merge", "2"], "shard-1-of-2 is missing"),
+        (["--set", "data.source=coco.json"], "only synthetic and rendered data are drawn"),
+    ],
+)
+def test_shards_that_cannot_be_are_an_error(words: list[str], message: str, tmp_path: Path) -> None:
+    done = draw(tmp_path, *words)
+    assert done.exit_code == 1
+    assert message in done.output
+
+
 def test_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     doctor = importlib.import_module("carkp.command.doctor")
     monkeypatch.setattr(doctor, "EXTRAS", {"no-such-package": ("tests", "pip install it")})

@@ -10,7 +10,8 @@ import pytest
 
 from carkp.rendered import generate as module
 from carkp.rendered.catalog import CatalogError
-from carkp.rendered.generate import RenderedSpec, generate, is_complete
+from carkp.rendered.generate import RenderedSpec, generate, picture_set
+from carkp.synthetic.blocks import Drawn, PictureSet, Shard
 from tests.rendered.painted_car import write_folder
 
 
@@ -25,6 +26,10 @@ def drawn(spec: RenderedSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out_dir = tmp_path_factory.mktemp("drawn") / "set"
     generate(out_dir, spec, num_workers=1, show_progress=False)
     return out_dir
+
+
+def is_complete(out_dir: Path, spec: RenderedSpec) -> bool:
+    return picture_set(spec).is_complete(out_dir)
 
 
 def digest(folder: Path) -> str:
@@ -47,7 +52,7 @@ def test_a_set_is_whole(drawn: Path, spec: RenderedSpec):
 
 
 def test_a_whole_set_is_kept(drawn: Path, spec: RenderedSpec, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_generate", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(PictureSet, "_begin", lambda *_: pytest.fail("drawn again"))
     generate(drawn, spec, num_workers=1, show_progress=False)
 
 
@@ -61,11 +66,11 @@ def test_what_was_drawn_before_a_kill_is_kept(
 ):
     real, begun = module.draw_block, []
 
-    def killed(block: module._Block) -> int:
+    def killed(root: Path, block: module._Block) -> Drawn:
         if len(begun) == 4:
             raise KeyboardInterrupt
         begun.append(block)
-        return real(block)
+        return real(root, block)
 
     with monkeypatch.context() as patched:
         patched.setattr(module, "draw_block", killed)
@@ -75,15 +80,23 @@ def test_what_was_drawn_before_a_kill_is_kept(
     half = tmp_path / ".set.unfinished"
     (half / "train" / begun[0].scene / "images_jpg" / "stray.part").touch()
     again: list[module._Block] = []
-    monkeypatch.setattr(module, "draw_block", lambda block: again.append(block) or real(block))
+    monkeypatch.setattr(module, "draw_block", lambda root, block: again.append(block) or real(root, block))
     (half / "train" / begun[0].scene / "images_jpg" / "stray.part").unlink()
     generate(tmp_path / "set", spec, num_workers=1, show_progress=False)
-    assert not {b.marker for b in begun} & {b.marker for b in again}
+    assert not {b.name for b in begun} & {b.name for b in again}
     assert digest(tmp_path / "set") == digest(drawn)
 
 
 def test_the_number_of_workers_changes_nothing(drawn: Path, spec: RenderedSpec, tmp_path: Path):
     generate(tmp_path / "set", spec, num_workers=2, show_progress=False)
+    assert digest(tmp_path / "set") == digest(drawn)
+
+
+def test_shards_are_the_whole_set(drawn: Path, spec: RenderedSpec, tmp_path: Path):
+    pictures = picture_set(spec)
+    for number in (2, 1):
+        pictures.generate_shard(tmp_path / "set", Shard(number, 2), 1, show_progress=False)
+    pictures.merge_shards(tmp_path / "set", 2)
     assert digest(tmp_path / "set") == digest(drawn)
 
 

@@ -15,9 +15,10 @@ import pytest
 
 from carkp.keypoints.schema import CARFUSION_IDS
 from carkp.synthetic import generate as module
+from carkp.synthetic.blocks import PictureSet, Shard
 from carkp.synthetic.car_styles import PLAIN_SHARES
 from carkp.synthetic.frame import CarTruth
-from carkp.synthetic.generate import SyntheticSpec, generate, is_complete, is_labelled
+from carkp.synthetic.generate import SyntheticSpec, generate, is_labelled, picture_set
 from carkp.synthetic.ingredients import INGREDIENTS
 from carkp.synthetic.layout import TEST_SCENES, TRAIN_SCENES, VAL_SCENE, split_of
 from carkp.synthetic.lighting import PLAIN_CONDITION_SHARES
@@ -32,6 +33,10 @@ def generated(tmp_path_factory) -> Path:
     out_dir = tmp_path_factory.mktemp("synthetic") / "set"
     generate(out_dir, SPEC, num_workers=1, show_progress=False)
     return out_dir
+
+
+def is_complete(out_dir: Path, spec: SyntheticSpec) -> bool:
+    return picture_set(spec).is_complete(out_dir)
 
 
 def scene_dir(root: Path, scene: str) -> Path:
@@ -134,18 +139,68 @@ def test_torn_marker_is_not_complete(tmp_path):
     assert not is_complete(tmp_path, SPEC)
 
 
-def test_killed_generation_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
-    spec = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160), ingredients=INGREDIENTS)
+def test_a_killed_generation_is_not_complete_and_the_next_one_goes_on(generated, tmp_path, monkeypatch):
+    drawn, real = [], module.draw_camera
 
+    def killed(root, camera):
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        drawn.append(camera.name)
+        return real(root, camera)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "draw_camera", killed)
+        with pytest.raises(KeyboardInterrupt):
+            generate(tmp_path / "set", SPEC, num_workers=1, show_progress=False)
+    assert not (tmp_path / "set").exists()
+    again = []
+    monkeypatch.setattr(module, "draw_camera", lambda root, camera: again.append(camera.name) or real(root, camera))
+    generate(tmp_path / "set", SPEC, num_workers=1, show_progress=False)
+    assert again
+    assert not set(again) & set(drawn)
+    assert contents(tmp_path / "set") == contents(generated)
+
+
+def test_what_a_killed_generation_of_another_spec_left_is_not_used(generated, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
+    other = replace(SPEC, seed=6)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write_truth", stop)
+        patch.setattr(PictureSet, "_finish", stop)
         with pytest.raises(KeyboardInterrupt):
-            generate(tmp_path / "set", spec, num_workers=1, show_progress=False)
+            generate(tmp_path / "set", other, num_workers=1, show_progress=False)
+    generate(tmp_path / "set", SPEC, num_workers=1, show_progress=False)
+    assert contents(tmp_path / "set") == contents(generated)
+
+
+def test_four_shards_are_the_whole_set(generated, tmp_path):
+    pictures = picture_set(SPEC)
+    for number in (3, 1, 4, 2):
+        directory = pictures.generate_shard(tmp_path / "set", Shard(number, 4), 1, show_progress=False)
+        assert directory == pictures.generate_shard(tmp_path / "set", Shard(number, 4), 1, show_progress=False)
+        assert not is_complete(directory, SPEC)
+    pictures.merge_shards(tmp_path / "set", 4)
+    assert contents(tmp_path / "set") == contents(generated)
+    assert is_complete(tmp_path / "set", SPEC)
+
+
+def test_shards_that_are_missing_or_of_another_set_are_named(tmp_path):
+    pictures = picture_set(replace(SPEC, num_train_cars=2, num_val_cars=1, num_test_cars=1))
+    pictures.generate_shard(tmp_path / "set", Shard(1, 2), 1, show_progress=False)
+    with pytest.raises(FileNotFoundError, match=r"shard-2-of-2 is missing or not whole: draw shard 2/2"):
+        pictures.merge_shards(tmp_path / "set", 2)
+    with pytest.raises(FileNotFoundError, match=r"shard-1-of-2 is of another set"):
+        picture_set(SPEC).merge_shards(tmp_path / "set", 2)
+    with pytest.raises(FileExistsError, match="other settings"):
+        picture_set(SPEC).generate_shard(tmp_path / "set", Shard(1, 2), 1, show_progress=False)
     assert not (tmp_path / "set").exists()
-    assert not is_complete(tmp_path / "set", spec)
+
+
+@pytest.mark.parametrize(("number", "num_shards"), [(0, 2), (3, 2), (1, 0)])
+def test_a_shard_that_cannot_be_is_refused(number, num_shards):
+    with pytest.raises(ValueError, match="K from 1 to N"):
+        Shard(number, num_shards)
 
 
 def test_leftovers_of_a_killed_process_are_removed_and_do_no_harm(tmp_path):
@@ -167,14 +222,14 @@ def test_a_finished_set_of_another_spec_is_kept(generated):
 
 def test_the_second_of_two_waits_and_draws_nothing(tmp_path, monkeypatch):
     spec = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160), ingredients=INGREDIENTS)
-    drawn, draw_all = [], module._draw_all
+    drawn, real = [], module.draw_camera
 
     def draw(*arguments):
         drawn.append(arguments)
         time.sleep(0.3)
-        return draw_all(*arguments)
+        return real(*arguments)
 
-    monkeypatch.setattr(module, "_draw_all", draw)
+    monkeypatch.setattr(module, "draw_camera", draw)
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(generate, tmp_path / "set", spec, 1, False) for _ in range(2)]
         assert [future.result() for future in both] == [None, None]
@@ -182,15 +237,19 @@ def test_the_second_of_two_waits_and_draws_nothing(tmp_path, monkeypatch):
     assert is_complete(tmp_path / "set", spec)
 
 
-def test_a_full_disk_says_what_to_do_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_says_what_to_do_and_the_next_run_goes_on(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_write_truth", full)
     spec = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160), ingredients=INGREDIENTS)
-    with pytest.raises(OSError, match=r"set cannot be written: No space left.*MiB are free.*make room"):
-        generate(tmp_path / "set", spec, num_workers=1, show_progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == [".set.lock"]
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureSet, "_finish", full)
+        with pytest.raises(OSError, match=r"set cannot be written: No space left.*MiB are free.*make room"):
+            generate(tmp_path / "set", spec, num_workers=1, show_progress=False)
+    assert not (tmp_path / "set").exists()
+    monkeypatch.setattr(module, "draw_camera", lambda *_: pytest.fail("drawn again"))
+    generate(tmp_path / "set", spec, num_workers=1, show_progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]
 
 
 def test_a_folder_of_other_things_is_not_overwritten(tmp_path):
