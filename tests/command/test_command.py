@@ -211,12 +211,12 @@ def test_shards_are_drawn_and_merged(tmp_path: Path) -> None:
     for shard in ("1/2", "2/2"):
         done = draw(tmp_path, "--shard", shard)
         assert done.exit_code == 0, done.output
-    assert Path(done.output.splitlines()[-1]).name == "raw.shard-2-of-2"
+    assert Path(done.stdout.splitlines()[-1]).name == "raw.shard-2-of-2"
     done = draw(tmp_path, "--merge", "2")
     assert done.exit_code == 0, done.output
-    raw = Path(done.output.splitlines()[-1])
+    raw = Path(done.stdout.splitlines()[-1])
     assert len(list(raw.glob("*/*/images_jpg/*.jpg"))) == 3
-    assert draw(tmp_path).output.splitlines()[-1] == str(raw)
+    assert draw(tmp_path).stdout.splitlines()[-1] == str(raw)
 
 
 @pytest.mark.parametrize(
