@@ -226,7 +226,9 @@ _ALL = (
             TARGET,
             Parameter("search", "configs/search/default.yaml", "YAML file with the space and the budget of the study"),
             Parameter("trials", "", "trainings of the study; empty: as in the search file; more than there are: go on"),
-            Parameter("workers", "", "processes of this machine that train at the same time; empty: 1"),
+            Parameter("workers", "", "processes, or jobs of the launcher, that train at the same time; empty: 1"),
+            Parameter("launcher", "", "who starts the workers: slurm (jobs of a cluster); empty: this machine"),
+            Parameter("backend", "configs/backend/slurm.yaml", "YAML file of what a job asks Slurm for"),
             Parameter(
                 "storage",
                 "",
