@@ -183,11 +183,7 @@ def read_config(given: Mapping[str, Any]) -> SlurmConfig:
 
 
 def run_command(command: Command) -> None:
-    """In the job: run the command, and end it where Slurm is about to end the job.
-
-    Raises:
-        subprocess.CalledProcessError: the command failed.
-    """
+    """In the job: run the command, end it where Slurm is about to end the job, and leave with its exit status."""
     with subprocess.Popen(command.words, env={**os.environ, **command.environment}) as process:
 
         def end(number: int, frame: FrameType | None) -> None:
@@ -198,7 +194,7 @@ def run_command(command: Command) -> None:
         signal.signal(signal.SIGUSR2, end)  # submitit has Slurm send it 90 s before the time limit
         status = process.wait()
     if status != 0:
-        raise subprocess.CalledProcessError(status, command.words)
+        sys.exit(status if status > 0 else 128 - status)
 
 
 def _submit(config: SlurmConfig, folder: str, entry_point: str, run_id: str, command: Command) -> Job:

@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -62,12 +62,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return found
 
 
-def start(project: Project, cluster: SlurmCluster, log: Path, *command: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def started(project: Project, cluster: SlurmCluster, log: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """``python -m command`` in the project; what is left of it at the end is killed."""
     with log.open("wb") as file:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=project.path, stdout=file, stderr=subprocess.STDOUT,
             env={**project.environment(), **cluster.environment, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
         )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def mlflow_run(entry_point: str, *arguments: str) -> list[str]:
@@ -77,62 +85,56 @@ def mlflow_run(entry_point: str, *arguments: str) -> list[str]:
 
 def wait_for_end(process: subprocess.Popen[bytes], log: Path, limit_s: float) -> str:
     """What it printed."""
-    try:
-        process.wait(limit_s)
-    finally:
-        process.kill()
+    process.wait(limit_s)
     return log.read_text()
 
 
 def running_trials(project: Project) -> dict[str, Run]:
     """Job id -> the trial's run that is under way in it."""
-    return {run.data.tags[JOB_TAG]: run for run in project.runs("trial") if run.info.status == "RUNNING"}
+    runs = [run for run in project.runs("trial") if run.info.status == "RUNNING" and JOB_TAG in run.data.tags]
+    return {run.data.tags[JOB_TAG]: run for run in runs}
 
 
 def test_a_study_outlives_a_node_and_a_job(
     project: Project, cluster: SlurmCluster, database: str, tmp_path: Path
 ) -> None:
-    log = tmp_path / "tune.log"
     words = ["--config", TINY, "--search", "search.yaml", "--workers", str(NUM_JOBS), "--launcher", "slurm"]
-    process = start(project, cluster, log, "carkp.stages.tune", *words, "--storage", database)
-    east, west = NODES
+    log, (east, west) = tmp_path / "tune.log", NODES
 
     def busy(node: str) -> list[str]:
         assert process.poll() is None, log.read_text()
         return sorted(set(cluster.jobs(node)) & set(running_trials(project)))
 
-    wait_until(lambda: len(busy(west)) > 0 and len(busy(east)) > 1, 300)
-    cancelled = busy(east)[0]
-    cluster.call("scancel", cancelled)
-    lost_jobs = {job: running_trials(project)[job].info.run_id for job in busy(west)}
-    cluster.kill_node(west)
-    out = wait_for_end(process, log, LIMIT_S)
+    with started(project, cluster, log, "carkp.stages.tune", *words, "--storage", database) as process:
+        wait_until(lambda: len(busy(west)) > 0 and len(busy(east)) > 1, 300)
+        cancelled = busy(east)[0]
+        cluster.call("scancel", cancelled)
+        lost = running_trials(project)
+        cluster.kill_node(west)
+        lost = {job: lost[job] for job in cluster.jobs(west) if job in lost}
+        out = wait_for_end(process, log, LIMIT_S)
     print(out)
     assert process.returncode == 0, out
-
+    (study,) = project.runs("tune")
     trials = project.runs("trial")
-    states = [run.info.status for run in trials]
-    assert "RUNNING" not in states
     good = [run for run in trials if run.info.status == "FINISHED"]
     assert len(good) == len({run.data.tags["carkp.trial"] for run in good}) == NUM_TRIALS
-    (study,) = project.runs("tune")
-    assert study.info.status == "FINISHED"
-    assert f"{NUM_TRIALS} trainings ended" in out
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {study.info.run_id}
+    assert "RUNNING" not in [run.info.status for run in (study, *trials)]
+    assert f"{NUM_TRIALS} trainings ended" in out
     table = Path(project.client.download_artifacts(study.info.run_id, "trials.csv")).read_text().splitlines()[1:]
     assert sum(",complete," in row or ",pruned," in row for row in table) == NUM_TRIALS
-    assert lost_jobs
-    for job, run_id in lost_jobs.items():
-        run = project.client.get_run(run_id)
-        assert run.info.status == "FAILED"
-        assert job in run.data.tags["carkp.error"]
-    assert any(run.data.tags[JOB_TAG] == cancelled and run.info.status in ("FAILED", "KILLED") for run in trials)
+    marked = {run.data.tags[JOB_TAG]: run for run in trials if run.info.status in ("FAILED", "KILLED")}
+    assert lost
+    assert {cancelled, *lost} <= set(marked)
+    assert all(job in marked[job].data.tags["carkp.error"] for job in lost)
     assert f"[{cancelled}] the job is CANCELLED" in out
 
 
 def test_mlflow_runs_an_entry_point_as_a_job(project: Project, cluster: SlurmCluster, tmp_path: Path) -> None:
     log = tmp_path / "run.log"
-    out = wait_for_end(start(project, cluster, log, *mlflow_run("calops")), log, 180)
+    with started(project, cluster, log, *mlflow_run("calops")) as process:
+        out = wait_for_end(process, log, 180)
     (run,) = project.runs("calops")
     assert run.info.status == "FINISHED", out
     job = run.data.tags[JOB_TAG]
@@ -143,38 +145,38 @@ def test_mlflow_runs_an_entry_point_as_a_job(project: Project, cluster: SlurmClu
 
 def test_a_failing_entry_point_fails_its_run(project: Project, cluster: SlurmCluster, tmp_path: Path) -> None:
     log = tmp_path / "run.log"
-    process = start(project, cluster, log, *mlflow_run("float", "-P", "resume=no_such_file.pt"))
-    out = wait_for_end(process, log, 180)
+    with started(project, cluster, log, *mlflow_run("float", "-P", "resume=no_such_file.pt")) as process:
+        out = wait_for_end(process, log, 180)
     assert process.returncode == 1
     assert "no_such_file.pt" in out
     assert project.runs("float")[0].info.status == "FAILED"
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "the node dies", "scancel"])
-def test_a_training_that_is_ended_is_marked(project: Project, cluster: SlurmCluster, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "state"), [("Ctrl-C", "CANCELLED"), ("scancel", "CANCELLED"), ("the node dies", "NODE_FAIL")]
+)
+def test_a_training_that_is_ended_is_marked(
+    project: Project, cluster: SlurmCluster, tmp_path: Path, how: str, state: str
+) -> None:
     log = tmp_path / "run.log"
     settings = '{"options": {"no-requeue": true, "nodelist": "west"}, "poll_s": 1}'
     command = [*mlflow_run("float", "-P", "overrides=train.epochs=5000"), "--backend-config", settings]
-    process = start(project, cluster, log, *command)
-    wait_until(lambda: b": epoch 3/" in log.read_bytes() or b"epoch 3/5000" in log.read_bytes(), 240)
-    (run,) = [run for run in project.runs("float") if run.info.status == "RUNNING"]
-    job = run.data.tags[JOB_TAG]
-    begin = time.monotonic()
-    match how:
-        case "Ctrl-C":
-            os.killpg(process.pid, signal.SIGINT)
-        case "scancel":
-            cluster.call("scancel", job)
-        case _:
-            cluster.kill_node("west")
-    out = wait_for_end(process, log, 150)
-    print(out, f"{time.monotonic() - begin:.0f} s")
+    with started(project, cluster, log, *command) as process:
+        wait_until(lambda: b"epoch 3/5000" in log.read_bytes(), 240)
+        (run,) = [run for run in project.runs("float") if run.info.status == "RUNNING"]
+        job = run.data.tags[JOB_TAG]
+        match how:
+            case "Ctrl-C":
+                process.send_signal(signal.SIGINT)
+            case "scancel":
+                cluster.call("scancel", job)
+            case _:
+                cluster.kill_node("west")
+        out = wait_for_end(process, log, 150)
     assert process.returncode == 1, out
-    expected = {"Ctrl-C": "CANCELLED", "scancel": "CANCELLED", "the node dies": "NODE_FAIL"}[how]
-    assert cluster.jobs()[job] == expected
+    assert cluster.jobs()[job] == state
     ended = project.client.get_run(run.info.run_id)
     assert ended.info.status in ("FAILED", "KILLED")
     assert ended.data.tags["carkp.error"]
     if how == "the node dies":
-        assert ended.info.status == "FAILED"
-        assert "NODE_FAIL" in ended.data.tags["carkp.error"]
+        assert (ended.info.status, state in ended.data.tags["carkp.error"]) == ("FAILED", True)
