@@ -218,7 +218,7 @@ class TrainConfig(Section):
     rdzv_endpoint: Annotated[
         OptionalText,
         Field(
-            description="host:port on one of the machines, at which they find each other. Needed where train.nnodes is "
+            description="Place host:port on one of the machines, at which they find each other. Needed where train.nnodes is "
             "above 1."
         ),
     ] = ""
