@@ -218,8 +218,8 @@ class TrainConfig(Section):
     rdzv_endpoint: Annotated[
         OptionalText,
         Field(
-            description="Place host:port on one of the machines, at which they find each other. Needed where train.nnodes is "
-            "above 1."
+            description="Place host:port on one of the machines, at which they find each other. Needed where "
+            "train.nnodes is above 1."
         ),
     ] = ""
     rdzv_id: Annotated[
