@@ -56,6 +56,14 @@ RECORD = {"record": "write what was measured to reports/measurements, for the pa
 
 TARGET = Parameter("target", "", "a file of configs/targets without .yaml, or a path; empty: as in the configuration")
 NPROC = Parameter("nproc", "", "training processes on this machine; empty: train.nproc of the configuration")
+RANKS = (
+    NPROC,
+    Parameter("nnodes", "", "machines that train together; each starts the same command; empty: train.nnodes"),
+    Parameter("rdzv_endpoint", "", "host:port at which the machines find each other; empty: train.rdzv_endpoint"),
+    Parameter("rdzv_id", "", "name of this training at that endpoint; empty: train.rdzv_id"),
+)
+"""Of stages that train in several processes."""
+
 ANY_MODEL = Parameter(
     "model",
     "latest",
@@ -119,7 +127,7 @@ _ALL = (
         "Train the float model; prepares the data where that is still to do.",
         (
             DATA,
-            NPROC,
+            *RANKS,
             Parameter("resume", "", "latest (the newest float run that did not finish), a run id, or a last.pt"),
         ),
     ),
@@ -133,7 +141,7 @@ _ALL = (
         "Calibrate with the fewest 16-bit tensors that keep the loss at quant.loss_alpha under quant.max_loss.",
         (DATA, MODEL, TARGET),
     ),
-    EntryPoint("qat", "qat", "qat", "Fine-tune the calibrated model for int8.", (DATA, MODEL, TARGET, NPROC)),
+    EntryPoint("qat", "qat", "qat", "Fine-tune the calibrated model for int8.", (DATA, MODEL, TARGET, *RANKS)),
     EntryPoint(
         "adapt",
         "adapt",
@@ -226,7 +234,9 @@ _ALL = (
             TARGET,
             Parameter("search", "configs/search/default.yaml", "YAML file with the space and the budget of the study"),
             Parameter("trials", "", "trainings of the study; empty: as in the search file; more than there are: go on"),
-            Parameter("workers", "", "processes of this machine that train at the same time; empty: 1"),
+            Parameter("workers", "", "processes, or jobs of the launcher, that train at the same time; empty: 1"),
+            Parameter("launcher", "", "who starts the workers: slurm (jobs of a cluster); empty: this machine"),
+            Parameter("backend", "configs/backend/slurm.yaml", "YAML file of what a job asks Slurm for"),
             Parameter(
                 "storage",
                 "",

@@ -81,14 +81,15 @@ def _batch_problems(config: ExperimentConfig) -> list[str]:
         found.append(
             "train.batch_size=1 gives batch norm a single value where model.input_size is [32, 32]: take 2 at least"
         )
-    wanted = train.batch_size * train.nproc
+    num_processes = train.nproc * train.nnodes
+    wanted = train.batch_size * num_processes
     sections: dict[str, SyntheticConfig | RenderedConfig] = {SYNTHETIC: config.synthetic, RENDERED: config.rendered}
     section = sections.get(config.data.source) if config.data.is_generated else None
     if section is not None and section.num_train_cars < wanted:
         found.append(
             f"{config.data.source}.num_train_cars={section.num_train_cars} make no batch of "
-            f"train.batch_size={train.batch_size} in each of train.nproc={train.nproc} processes: {wanted} are needed "
-            "at least"
+            f"train.batch_size={train.batch_size} in each of train.nproc={num_processes} processes: {wanted} are "
+            "needed at least"
         )
     return found
 

@@ -18,6 +18,7 @@ from carkp.config.values import (
     Probability,
     Section,
     StrideSize,
+    Text,
     require_warmup_within,
 )
 
@@ -206,6 +207,40 @@ class TrainConfig(Section):
     nproc: Annotated[
         Int, Field(gt=0, le=MAX_PROCESSES, description="Processes that train together on this machine, under torchrun.")
     ] = 1
+    nnodes: Annotated[
+        Int,
+        Field(
+            gt=0,
+            le=MAX_PROCESSES,
+            description="Machines that train together, with train.nproc processes each. All start the same command.",
+        ),
+    ] = 1
+    rdzv_endpoint: Annotated[
+        OptionalText,
+        Field(
+            description="Place host:port on one of the machines, at which they find each other. Needed where "
+            "train.nnodes is above 1."
+        ),
+    ] = ""
+    rdzv_id: Annotated[
+        Text, Field(description="Name of this training among those that meet at the same train.rdzv_endpoint.")
+    ] = "carkp"
+    max_restarts: Annotated[
+        Int,
+        Field(
+            ge=0,
+            le=1000,
+            description="How often all processes are started again after one has died. Float training goes on from its "
+            "last epoch.",
+        ),
+    ] = 0
+    process_timeout_s: Annotated[
+        PositiveFloat,
+        Field(
+            description="Seconds for which a process waits for another one in training, before all end with an error: "
+            "it or the network has died. More than the longest step or checkpoint takes."
+        ),
+    ] = 1800.0
     num_workers: Annotated[
         NumProcesses,
         Field(
@@ -219,10 +254,10 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         require_warmup_within(self.warmup_epochs, self.epochs)
-        wanted = self.batch_size * self.nproc
+        wanted = self.batch_size * self.nproc * self.nnodes
         if 0 < self.num_samples < wanted:
             raise ValueError(
                 f"num_samples={self.num_samples} make no batch of batch_size={self.batch_size} in each of "
-                f"nproc={self.nproc} processes: {wanted} are needed at least"
+                f"nproc={self.nproc * self.nnodes} processes: {wanted} are needed at least"
             )
         return self

@@ -15,7 +15,9 @@ from carkp.training.distributed import ProcessContext
 from carkp.workflow.build import build_fit_settings, build_model, prepare_torch
 from carkp.workflow.cli import Arguments, guarded, parse_stage
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
+from carkp.workflow.process_group import parse_group
 from carkp.workflow.references import ModelFile, find_current_data, resolve_resume
+from carkp.workflow.restarts import own_checkpoint
 from carkp.workflow.resuming import (
     CODE,
     DATA_DIGEST,
@@ -33,7 +35,6 @@ from carkp.workflow.training import (
     best_checkpoint,
     log_choice,
     log_float_onnx,
-    parse_nproc,
     predict_all,
     run_on_ranks,
     train,
@@ -47,11 +48,15 @@ OTHER_CODE = (
 
 @dataclass(frozen=True)
 class FloatInputs:
-    """Prepared data, the ``last.pt`` to go on from, if any, and the file of the teacher, if any."""
+    """Prepared data, the ``last.pt`` to go on from, if any, and the file of the teacher, if any.
+
+    ``is_own``: that ``last.pt`` is of this run, whose processes were started again.
+    """
 
     data: PreparedData
     resume: Path | None
     teacher: ModelFile | None
+    is_own: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,15 @@ def run(
     settings = build_fit_settings(config.train, context.device)
     decided = {PRETRAINED: deciding.settings[PRETRAINED], CODE: deciding.code_digest, TEACHER_DIGEST: taught_by}
     extra_loss = build_distillation(config, teacher, settings, context.device)
-    training = Training(model.net, model.architecture, settings, inputs.resume, decided=decided, extra_loss=extra_loss)
+    training = Training(
+        model.net,
+        model.architecture,
+        settings,
+        inputs.resume,
+        inputs.is_own,
+        decided=decided,
+        extra_loss=extra_loss,
+    )
     scorer = build_scorer(config, context)
     fitted = train(config, training, stores, out_dir, tracker, scorer)
     best = best_checkpoint(out_dir, context)
@@ -140,7 +153,7 @@ def _run_and_describe(
 def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
     """Find the data, or make them in a child run; find the checkpoint to go on from."""
     config, reference = arguments.config, arguments.values["resume"]
-    nproc = str(parse_nproc(arguments.values["nproc"], config))
+    nproc = str(parse_group(arguments.values, config.train).world_size)
     teacher = find_teacher(config)
     if teacher is not None:
         read_teacher(config, teacher)  # a refusal before hours of preparation
@@ -149,9 +162,10 @@ def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
     data = find_current_data(config, arguments.values["data"])
     if data is None:
         data = run_as_child(config, tracker).prepared
-    resume = resolve_resume(reference, config, data.digest)
+    own = own_checkpoint(tracker.run_id)
+    resume = own or resolve_resume(reference, config, data.digest)
     require_resumable(resume, config, {DATA_DIGEST: data.digest, NUM_PROCESSES: nproc})
-    return FloatInputs(data, resume, teacher)
+    return FloatInputs(data, resume, teacher, is_own=own is not None)
 
 
 def describe(result: FloatResult) -> str:

@@ -4,13 +4,16 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from carkp.cluster.slurm import require_slurm
+from carkp.config.cluster import SlurmConfig
 from carkp.config.loading import ConfigError, dump_yaml, load_yaml
 from carkp.config.schema import ExperimentConfig
 from carkp.config.search import SearchConfig
@@ -42,6 +45,7 @@ from carkp.workflow.study.outcome import (
     row,
     show,
 )
+from carkp.workflow.study.slurm_workers import SlurmWorkers
 from carkp.workflow.study.trial import LR, TrialInputs, tuned_config
 from carkp.workflow.study.workers import ROLE, RUN_ID, SEED, StudySpec, axes_of, queue_jobs, run_workers
 from carkp.workflow.tables import write_table
@@ -63,7 +67,7 @@ def run(config: ExperimentConfig, inputs: TuneInputs, out_dir: Path, tracker: Tr
     tracker.set_tags({"carkp.study": inputs.spec.settings.name, "carkp.target": inputs.spec.inputs.target.name})
     tracker.set_tags({"carkp.data_digest": inputs.spec.inputs.data.digest})
     tracker.log_dataset(config.name, inputs.spec.inputs.data.digest, config.data.title, "tuning")
-    run_workers(inputs.spec, inputs.num_workers)
+    inputs.run_workers(inputs.spec)
     records = study.records()
     complete = [record for record in records if record.value is not None]
     if not complete:
@@ -148,7 +152,7 @@ def confirm(inputs: TuneInputs, best: TrialRecord, tracker: Tracker) -> Confirma
     jobs = [Job(params, {ROLE: role, SEED: seed}) for seed in seeds for role, params in roles.items()]
     study = queue_jobs(spec, jobs)
     attach(study, tracker)
-    run_workers(spec, inputs.num_workers)
+    inputs.run_workers(spec)
     return compare(study.records())
 
 
@@ -180,14 +184,14 @@ def _execute(arguments: Arguments) -> None:
     config = arguments.config
     search = load_yaml(find_config(arguments.values["search"]), SearchConfig, "search")
     num_trials = _positive("trials", arguments, search.num_trials)
-    num_workers = _positive("workers", arguments, 1)
+    run_on = _launcher(arguments)
     target = build_target(config, arguments.values["target"])
     storage = arguments.values["storage"] or sqlite_uri(project_root() / "optuna.db")
     found = find_current_data(config, arguments.values["data"])
 
     def inputs_on(data: PreparedData) -> TuneInputs:
         spec = study_spec(config, search, storage, TrialInputs(config, search.budget, data, target, {}))
-        return TuneInputs(search, spec, num_trials, num_workers)
+        return TuneInputs(search, spec, num_trials, run_on)
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         inputs = inputs_on(found or run_as_child(config, tracker).prepared)
@@ -196,6 +200,26 @@ def _execute(arguments: Arguments) -> None:
     if found is not None:
         _join_earlier_run(inputs_on(found).spec)
     execute("tune", config, work)
+
+
+def _launcher(arguments: Arguments) -> Callable[[StudySpec], None]:
+    """Who works on the study: processes of this machine, or jobs of a cluster.
+
+    Raises:
+        ConfigError: no such launcher, or its settings cannot be used.
+        ClusterError: this machine cannot submit jobs.
+    """
+    num_workers = _positive("workers", arguments, 1)
+    match arguments.values["launcher"]:
+        case "" | "local":
+            return partial(run_workers, num_workers=num_workers)
+        case "slurm":
+            require_slurm()
+            return SlurmWorkers(
+                load_yaml(find_config(arguments.values["backend"]), SlurmConfig, "backend"), num_workers
+            )
+        case other:
+            raise ConfigError(f"launcher={other!r}: expected local or slurm")
 
 
 def study_spec(config: ExperimentConfig, search: SearchConfig, storage: str, inputs: TrialInputs) -> StudySpec:

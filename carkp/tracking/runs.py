@@ -20,6 +20,8 @@ STAGE_TAG = "carkp.stage"
 EXPERIMENT_TAG = "carkp.experiment"
 DATA_TAG, TARGET_TAG = "carkp.data_digest", "carkp.target"
 PARENT_TAG = "mlflow.parentRunId"
+ERROR_TAG = "carkp.error"
+"""What ended a run that did not end well."""
 NOT_THERE, NO_ID = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)
 
 
@@ -104,6 +106,17 @@ def end_run(run_id: str, status: str) -> None:
     """Say that a run whose process is gone has ended."""
     use_default_store()
     MlflowClient().set_terminated(run_id, status)
+
+
+def end_lost_run(run_id: str, status: str, reason: str) -> bool:
+    """End a run that still says it runs, for its process is gone; whether it did. The reason is kept as carkp.error."""
+    use_default_store()
+    client = MlflowClient()
+    if client.get_run(run_id).info.status not in ("RUNNING", "SCHEDULED"):
+        return False
+    client.set_tag(run_id, ERROR_TAG, reason)
+    client.set_terminated(run_id, status)
+    return True
 
 
 def find_run(run_id: str) -> FoundRun:

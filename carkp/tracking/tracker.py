@@ -32,7 +32,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
-from carkp.tracking.runs import create_child_run, find_run
+from carkp.tracking.runs import ERROR_TAG, create_child_run, find_run
 from carkp.tracking.store import TrackingError, open_experiment, use_default_store
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,7 @@ _DIGEST_LENGTH = 36
 _NAME_TAG, _NOTE_TAG = "mlflow.runName", "mlflow.note.content"
 _CONTEXT_TAG = "mlflow.data.context"
 _GIT_TAGS, _COMMIT_TAG = "mlflow.source.git.", "mlflow.source.git.commit"
-_ERROR_TAG, _STUDY_TAG = "carkp.error", "carkp.study"
+_STUDY_TAG = "carkp.study"
 _SERVING_ONNX = ("mlflow-skinny", "numpy", "onnx", "onnxruntime", "pandas")
 """What MLflow needs to serve an ONNX file: the whole of ``mlflow`` brings packages of the tracking server as well."""
 _RECORDED_PACKAGES = ("carkp", "torch", "timm", "onnx", "onnxruntime", "numpy", "opencv-python-headless", "mlflow")
@@ -291,8 +291,8 @@ def _join(run_id: str, stage: str, experiment: str) -> str:
     client.update_run(run_id, status="RUNNING")
     if _GENERATED_NAME.fullmatch(found.name):
         client.set_tag(run_id, _NAME_TAG, _run_name(stage, experiment))
-    if _ERROR_TAG in found.tags:  # of the process that it goes on from
-        client.delete_tag(run_id, _ERROR_TAG)
+    if ERROR_TAG in found.tags:  # of the process that it goes on from
+        client.delete_tag(run_id, ERROR_TAG)
     return run_id
 
 
@@ -304,7 +304,7 @@ def _ended_in_order(run_id: str) -> Iterator[None]:
         yield
     except BaseException as error:
         with suppress(MlflowException):  # the first error counts, and the server may be that
-            client.set_tag(run_id, _ERROR_TAG, f"{type(error).__name__}: {error}"[:_MAX_PARAM_LENGTH])
+            client.set_tag(run_id, ERROR_TAG, f"{type(error).__name__}: {error}"[:_MAX_PARAM_LENGTH])
             client.set_terminated(run_id, "FAILED")
         raise
     client.set_terminated(run_id, "FINISHED")

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from torch import distributed as dist
 from torch import nn
 
 _TIMEOUT = datetime.timedelta(hours=12)
-"""Long, for the other ranks wait while rank 0 prepares a data set."""
+"""Long, for the other ranks wait while rank 0 prepares a data set. ``limit_waiting`` shortens it for training."""
+
+_OF_CONNECTION = re.compile(r"gloo/|NCCL|Connection (closed|reset)|Timed out waiting|recvValue failed|Broken pipe")
+_MAX_REASON = 200
 
 _PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 """Variables by which torchrun tells a process its place."""
@@ -31,6 +35,11 @@ class ProcessContext:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def limit_waiting(self, seconds: float) -> None:
+        """From here on a rank that waits longer for another one ends with an error."""
+        if self.world_size > 1:
+            dist.set_timeout(datetime.timedelta(seconds=seconds))
 
     def barrier(self) -> None:
         if self.world_size > 1:
@@ -70,7 +79,7 @@ def training_device(local_rank: int = 0) -> torch.device:
 
 
 class ProcessError(Exception):
-    """An environment that announces a process group which nobody makes; the message says what to do."""
+    """A process group that nobody makes, or that fell apart; the message says what to do."""
 
 
 @contextmanager
@@ -78,7 +87,7 @@ def process_context() -> Iterator[ProcessContext]:
     """Join the process group that torchrun announced, or stand alone; leave the group at the end.
 
     Raises:
-        ProcessError: another launcher announces a group.
+        ProcessError: another launcher announces a group, or a process of the group or the network has died.
     """
     rank, local_rank, world_size = _place()
     device = training_device(local_rank)
@@ -91,8 +100,21 @@ def process_context() -> Iterator[ProcessContext]:
     dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_TIMEOUT)
     try:
         yield ProcessContext(rank=rank, world_size=world_size, device=device)
+    except RuntimeError as error:
+        if not _is_of_connection(error):
+            raise
+        reason = " ".join(str(error).split())[:_MAX_REASON]
+        raise ProcessError(
+            f"process {rank} of {world_size} has lost the others: one of them has died, or the network between them "
+            f"({reason}). The checkpoint of the last whole epoch can be gone on with: resume=latest, with as many "
+            "processes; train.max_restarts does so by itself"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or bool(_OF_CONNECTION.search(str(error)))
 
 
 def is_under_torchrun() -> bool:

@@ -155,6 +155,11 @@ class TuningStudy:
         """All trials, by number, but for those that one worker left to another."""
         return [record_of(trial) for trial in self._trials()]
 
+    def num_left(self) -> int:
+        """Trainings that wait, are under way, or are to be queued again."""
+        unfinished = (TrialState.WAITING, TrialState.RUNNING)
+        return sum(tries[-1].state in unfinished or _is_to_retry(tries) for tries in self._jobs().values())
+
     def note(self, name: str, value: Any) -> None:
         """Keep something with the study."""
         self.study.set_user_attr(name, value)
@@ -285,12 +290,17 @@ class TuningStudy:
     def _requeue(self) -> None:
         """Queue jobs whose last trial was killed or interrupted, with what the sampler had chosen."""
         for tries in self._jobs().values():
-            last = tries[-1]
-            is_to_retry = last.state == TrialState.FAIL and ERROR not in last.user_attrs
-            if is_to_retry and sum(map(is_killed, tries)) <= MAX_KILLS:
+            if _is_to_retry(tries):
+                last = tries[-1]
                 notes = {name: value for name, value in last.user_attrs.items() if name not in _NOT_HANDED_ON}
                 params = {**last.system_attrs.get("fixed_params", {}), **last.params}
                 self._enqueue(params, {**notes, RETRY_OF: last.number})
+
+
+def _is_to_retry(tries: Sequence[FrozenTrial]) -> bool:
+    """Of a job: whether its last trial was interrupted, or killed and not too often."""
+    is_silent = tries[-1].state == TrialState.FAIL and ERROR not in tries[-1].user_attrs
+    return is_silent and sum(map(is_killed, tries)) <= MAX_KILLS
 
 
 class _EndedByAnotherWorkerError(Exception):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from carkp.cluster.slurm import ClusterError
 from carkp.config.loading import ConfigError, dump_yaml, flatten, load_config, split_overrides
 from carkp.config.schema import ExperimentConfig
 from carkp.data.issues import DataError
@@ -90,6 +91,7 @@ USER_ERRORS = (
     UnsupportedModelError,
     PipelineError,
     ProcessError,
+    ClusterError,
     ModelError,
     StorageError,
     RecordError,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from multiprocessing import parent_process
-from types import FrameType
+from types import FrameType, MappingProxyType
 
 import psutil
 
@@ -120,10 +120,20 @@ def stages_served(modules: Sequence[str]) -> Iterator[None]:
             _SERVER.reset(token)
 
 
-def run_under_torchrun(module: str, arguments: Sequence[str], nproc: int) -> int:
-    """Run ``python -m module arguments`` in ``nproc`` processes on this machine; the exit status of the whole."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc-per-node={nproc}"]
+def run_under_torchrun(
+    module: str,
+    arguments: Sequence[str],
+    nproc: int,
+    options: Sequence[str] = ("--standalone", "--nnodes=1"),
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> int:
+    """Run ``python -m module arguments`` in ``nproc`` processes of this machine; the exit status of the whole.
+
+    ``options`` of torchrun say how the processes meet, and ``variables`` are set where the environment has them not.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", *options, f"--nproc-per-node={nproc}"]
     environment = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)}
+    environment = {**variables, **environment}
     if not _THREAD_COUNTS.fullmatch(environment.get("OMP_NUM_THREADS", "")):
         cores = num_usable_cores()
         environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))

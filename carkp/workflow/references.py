@@ -354,7 +354,7 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
         return _named_checkpoint(reference)
     tags = {STAGE_TAG: "float", EXPERIMENT_TAG: config.name, DATA_TAG: data_digest}
     unfinished = find_runs(tags, is_finished=False, max_results=20)
-    paths = (_last_checkpoint(run.run_id) for run in unfinished if has_artifact(run.run_id, LAST))
+    paths = (last_checkpoint(run.run_id) for run in unfinished if has_artifact(run.run_id, LAST))
     chosen = choose_resumable(paths, config, {DATA_DIGEST: data_digest})
     if chosen is None:
         raise TrackingError(
@@ -365,7 +365,7 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
 
 def _named_checkpoint(reference: str) -> Path:
     if run_id := run_id_of(reference):
-        return _last_checkpoint(run_id)
+        return last_checkpoint(run_id)
     local = expand_path(reference)
     if local.is_file():
         return local
@@ -373,10 +373,10 @@ def _named_checkpoint(reference: str) -> Path:
         raise TrackingError(f"{reference}: a directory; name the {Path(LAST).name} in it")
     if local.suffix or len(local.parts) > 1:
         raise TrackingError(f"{reference}: no such file; give a last.pt, a run id, runs:/<id>, or latest")
-    return _last_checkpoint(reference)
+    return last_checkpoint(reference)
 
 
-def _last_checkpoint(run_id: str) -> Path:
+def last_checkpoint(run_id: str) -> Path:
     """What training itself wrote, where it is still on this machine: a kill can leave half of the artifact's copy."""
     own = project_root() / "runs" / run_id / LAST
     return own if own.is_file() else fetch_artifact(run_id, str(Path(LAST).parent)) / Path(LAST).name

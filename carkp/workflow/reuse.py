@@ -126,6 +126,11 @@ IGNORED = frozenset(
         "train.num_workers",
         "train.num_threads",
         "train.nproc",  # a parameter of the stage may say otherwise: it is given
+        "train.nnodes",  # counts with it
+        "train.rdzv_endpoint",
+        "train.rdzv_id",
+        "train.max_restarts",
+        "train.process_timeout_s",
         "train.teacher",  # its content is given
         "eval.batch_size",
         "quant.target",  # its content is given

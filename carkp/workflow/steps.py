@@ -54,7 +54,7 @@ LINKS: Mapping[str, Link] = {
 
 FACTS: Mapping[str, Callable[[ExperimentConfig], str]] = {
     "source": source_identity,
-    "nproc": lambda config: str(config.train.nproc),
+    "nproc": lambda config: str(config.train.nproc * config.train.nnodes),
     TEACHER: teacher_digest,
     "target": lambda config: target_digest(build_target(config, "")),
     "hardware": lambda config: hardware_digest(build_hardware(config, "")),

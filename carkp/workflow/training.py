@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.config.sources import choosing, shares
 from carkp.data.dataset import normalise
@@ -45,6 +44,8 @@ from carkp.training.resume import load_resumable
 from carkp.workflow.build import build_train_loader, require_sources
 from carkp.workflow.cli import Arguments, execute
 from carkp.workflow.process import run_under_torchrun
+from carkp.workflow.process_group import parse_group
+from carkp.workflow.restarts import clear_unfinished, name_launch, rejoin_run
 from carkp.workflow.resuming import (
     CODE,
     DATA_DIGEST,
@@ -73,6 +74,7 @@ class Training:
         architecture: what a checkpoint needs to build it again.
         settings: how to train it.
         resume: the ``last.pt`` to go on from.
+        is_own: whether that is of this very run, which has logged its epochs.
         keeps_last: whether ``last.pt`` is logged, for a training that can be gone on with.
         keeps_best: whether ``best.pt`` is logged as soon as there is one, and not by the stage at its end.
         batches: what it trains on; None: the training split as the configuration says.
@@ -84,24 +86,12 @@ class Training:
     architecture: dict[str, Any]
     settings: FitSettings
     resume: Path | None = None
+    is_own: bool = False
     keeps_last: bool = True
     keeps_best: bool = True
     batches: TrainBatches | None = None
     decided: Mapping[str, str] = field(default_factory=dict)
     extra_loss: LossTerm | None = None
-
-
-def parse_nproc(text: str, config: ExperimentConfig) -> int:
-    """Number of processes that a parameter asks for.
-
-    Raises:
-        ConfigError: not a number of processes.
-    """
-    if not text:
-        return config.train.nproc
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"nproc={text!r}: expected a number of processes, 1 or more")
-    return int(text)
 
 
 def run_on_ranks(
@@ -114,14 +104,22 @@ def run_on_ranks(
     ``run`` says. The exit status.
     """
     config = arguments.config
-    nproc = parse_nproc(arguments.values["nproc"], config)
-    if nproc > 1 and not is_under_torchrun():
-        return run_under_torchrun(f"carkp.stages.{stage}", arguments.raw, nproc)
+    group = parse_group(arguments.values, config.train)
+    if group.needs_torchrun and not is_under_torchrun():
+        return run_under_torchrun(
+            f"carkp.stages.{stage}", arguments.raw, group.nproc, group.options(), group.variables()
+        )
     with process_context() as context:
+        if context.is_main:
+            rejoin_run(stage)
 
         def work(tracker: Tracker, out_dir: Path) -> None:
+            if context.is_main:
+                name_launch(tracker)
+                clear_unfinished(out_dir / CHECKPOINT_DIR)
             inputs = context.broadcast(find_inputs(arguments, tracker) if context.is_main else None)
             assert inputs is not None
+            context.limit_waiting(config.train.process_timeout_s)
             summary = run(config, inputs, out_dir, tracker, context)
             if context.is_main:
                 print(summary)  # noqa: T201
@@ -145,6 +143,8 @@ def train(
     trainer, context = _build_trainer(config, training, stores, scorer), scorer.context
     if training.resume is not None:
         _resume(trainer, training.resume, config, out_dir, tracker)
+        if not training.is_own:
+            _log_history(trainer, tracker)
     if context.world_size > 1 and context.device.type == "cpu" and context.is_main:
         tqdm.write("batch norm keeps statistics of its own in each process: synchronised batch norm needs CUDA")
     if scorer.choosing and context.is_main:
@@ -311,6 +311,9 @@ def _resume(trainer: Trainer, last: Path, config: ExperimentConfig, out_dir: Pat
         tqdm.write(
             f"goes on from {last}: {checkpoint.epoch} of {total} epochs are done, best epoch {trainer.best_epoch}"
         )
+
+
+def _log_history(trainer: Trainer, tracker: Tracker) -> None:
     for numbers in trainer.history:
         _log_epoch(numbers, tracker)
 

@@ -28,6 +28,12 @@ def make_net(seed: int = 0) -> nn.Module:
     )  # fmt: skip
 
 
+def make_net_without_batch_norm() -> nn.Module:
+    """Whose steps are the same however a batch is divided among processes."""
+    convolution, _, *rest = make_net()
+    return nn.Sequential(convolution, *rest)
+
+
 class FixedBatches:
     """``num_batches`` batches of white squares whose corners are the keypoints; the order depends on the epoch."""
 
@@ -46,6 +52,13 @@ class FixedBatches:
         generator = torch.Generator().manual_seed(self.epoch)
         for place in torch.randperm(len(self.batches), generator=generator).tolist():
             yield self.batches[place]
+
+
+def share_of_each(batches: FixedBatches, context: ProcessContext) -> FixedBatches:
+    """Each batch divided among the processes of ``context``."""
+    own = slice(context.rank, None, context.world_size)
+    batches.batches = [{name: value[own] for name, value in batch.items()} for batch in batches.batches]
+    return batches
 
 
 def make_batch(number: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.nets import FixedBatches, make_net, score
+from carkp.training.fit import fit
+from tests.training.nets import FixedBatches, make_net, make_net_without_batch_norm, make_settings, make_trainer, score
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +34,17 @@ def test_parameters_and_buffers_that_are_scored_are_identical_on_both_ranks(rank
 
 def test_validation_by_two_processes_equals_one_process(ranks: list[dict[str, object]]) -> None:
     assert ranks[0]["untrained_mean_dist"] == score(make_net(), FixedBatches()).mean_dist
+
+
+def test_the_loss_curve_is_that_of_one_process_with_the_same_total_batch(
+    ranks: list[dict[str, object]], tmp_path: Path
+) -> None:
+    alone = make_trainer(make_settings(), FixedBatches(), net=make_net_without_batch_norm())
+    fit(alone, tmp_path, lambda result: None)
+    losses = [numbers["loss"] for numbers in alone.history]
+    assert losses[-1] < losses[0]
+    for rank in ranks:
+        assert rank["losses"] == pytest.approx(losses, rel=1e-4)
 
 
 def test_no_sample_is_lost_or_counted_twice(ranks: list[dict[str, object]]) -> None:

@@ -9,7 +9,15 @@ from torch import nn
 
 from carkp.training.distributed import process_context
 from carkp.training.fit import EpochResult, fit
-from tests.training.nets import FixedBatches, make_net, make_settings, make_trainer, score
+from tests.training.nets import (
+    FixedBatches,
+    make_net,
+    make_net_without_batch_norm,
+    make_settings,
+    make_trainer,
+    score,
+    share_of_each,
+)
 
 
 def sha(net: nn.Module) -> str:
@@ -28,6 +36,10 @@ def main(out: Path) -> None:
         reported: list[EpochResult] = []
         fit(trainer, out, reported.append)
         assert trainer.average is not None
+        divided = make_trainer(
+            make_settings(), share_of_each(FixedBatches(), context), context, make_net_without_batch_norm()
+        )
+        fit(divided, out / "divided", lambda result: None)
         scores = score(trainer.eval_net, FixedBatches(), context)
         report = {
             "weights_sha": sha(trainer.net),
@@ -36,6 +48,7 @@ def main(out: Path) -> None:
             "num_points": scores.num_points,
             "untrained_mean_dist": untrained.mean_dist,
             "num_epochs_reported": len(reported),
+            "losses": [numbers["loss"] for numbers in divided.history],
             "first_index": int(batches.batches[0]["index"][0]),
         }
         (out / f"rank{context.rank}.json").write_text(json.dumps(report))

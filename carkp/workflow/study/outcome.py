@@ -1,6 +1,6 @@
 """What a study came to: its tables, in words, and whether new seeds bear it out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,12 @@ BEST_FILE = "best.yaml"
 
 @dataclass(frozen=True)
 class TuneInputs:
-    """What is searched, in which database, by how many processes."""
+    """What is searched, in which database, and who works on it until nothing is left."""
 
     search: SearchConfig
     spec: StudySpec
     num_trials: int
-    num_workers: int
+    run_workers: Callable[[StudySpec], None]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from carkp.cluster.slurm import JOB_TAG, current_job_id
 from carkp.config.schema import ExperimentConfig
 from carkp.cores import num_usable_cores
 from carkp.project import project_root
@@ -53,7 +55,7 @@ def run_workers(spec: StudySpec, num_workers: int) -> None:
     What a worker that was killed leaves behind is done here in the end.
     """
     if num_workers > 1:
-        shared = _with_threads(spec, max(1, num_usable_cores() // num_workers))
+        shared = with_threads(spec, max(1, num_usable_cores() // num_workers))
         context = multiprocessing.get_context("spawn")
         workers = [context.Process(target=_run_worker, args=(shared,), name=f"worker {i}") for i in range(num_workers)]
         for worker in workers:
@@ -81,6 +83,13 @@ def _run_worker(spec: StudySpec) -> None:
     """``work`` in a process of its own, which ends without a word where it is interrupted or left alone."""
     with suppress(KeyboardInterrupt), orderly_interrupts():
         end_with_parent()
+        work(spec)
+
+
+def run_cluster_worker(spec: StudySpec) -> None:
+    """``work`` in a job of a cluster, which also ends in good order where its time limit is near (SIGUSR2)."""
+    with suppress(KeyboardInterrupt), orderly_interrupts():
+        signal.signal(signal.SIGUSR2, signal.getsignal(signal.SIGTERM))
         work(spec)
 
 
@@ -143,6 +152,7 @@ def _describe_run(spec: StudySpec, trial: Trial, tracker: Tracker) -> None:
             "carkp.trained": "true",
             "carkp.data_digest": spec.inputs.data.digest,
             "carkp.target": spec.inputs.target.name,
+            **({JOB_TAG: job_id} if (job_id := current_job_id()) else {}),
         }
     )
     tracker.describe(f"Under way with {words}.", role or f"{trial.number}: {words}")
@@ -178,7 +188,7 @@ def _seeded(config: ExperimentConfig, notes: Mapping[str, Any]) -> ExperimentCon
     return config.model_copy(update={"seed": notes[SEED]}) if SEED in notes else config
 
 
-def _with_threads(spec: StudySpec, num_threads: int) -> StudySpec:
+def with_threads(spec: StudySpec, num_threads: int) -> StudySpec:
     """Each of several workers keeps to its share of the cores."""
     config = spec.inputs.config
     changes = {"num_threads": num_threads, "num_workers": min(config.train.num_workers, num_threads)}

@@ -1,0 +1,1 @@
+"""Jobs of a cluster's scheduler: submitted, followed, cancelled."""

@@ -1,0 +1,120 @@
+"""The group of processes that a training asks for, on one machine or several, in torchrun's words."""
+
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psutil
+
+from carkp.config.loading import ConfigError
+from carkp.config.training import TrainConfig
+
+_INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Processes that train together.
+
+    Attributes:
+        nproc: on each machine.
+        nnodes: machines.
+        host, port: where the machines meet; unused on one machine.
+        name: of the training at that place.
+        max_restarts: how often all are started again.
+    """
+
+    nproc: int
+    nnodes: int = 1
+    host: str = ""
+    port: int = 0
+    name: str = ""
+    max_restarts: int = 0
+
+    @property
+    def world_size(self) -> int:
+        return self.nproc * self.nnodes
+
+    @property
+    def needs_torchrun(self) -> bool:
+        return self.world_size > 1 or self.max_restarts > 0
+
+    def options(self) -> list[str]:
+        """Of torchrun, but for the number of processes on this machine."""
+        common = [f"--nnodes={self.nnodes}", f"--max-restarts={self.max_restarts}"]
+        if self.nnodes == 1:
+            return ["--standalone", *common]
+        own = local_address(self.host, self.port)
+        is_host = str(_is_own(self.host)).lower()
+        return [
+            *common,
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={self.host}:{self.port}",
+            f"--rdzv-id={self.name}",
+            f"--rdzv-conf=is_host={is_host}",  # torchrun knows a machine by its host name's addresses alone
+            f"--local-addr={own}",  # which others may not be able to resolve
+        ]
+
+    def variables(self) -> dict[str, str]:
+        """The network interface that leads to the other machines: left alone, gloo may take the loopback."""
+        if self.nnodes == 1:
+            return {}
+        own = local_address(self.host, self.port)
+        interface = next((name for name, addresses in _addresses().items() if own in addresses), None)
+        return {} if interface is None else dict.fromkeys(_INTERFACE_VARIABLES, interface)
+
+
+def parse_group(values: Mapping[str, str], config: TrainConfig) -> Group:
+    """The group that parameters of a stage ask for; what they leave empty stands in the configuration.
+
+    Raises:
+        ConfigError: no numbers, or several machines without a place to meet.
+    """
+    nproc = _parse_count("nproc", "processes", values["nproc"], config.nproc)
+    nnodes = _parse_count("nnodes", "machines", values["nnodes"], config.nnodes)
+    endpoint = values["rdzv_endpoint"] or config.rdzv_endpoint
+    name = values["rdzv_id"] or config.rdzv_id
+    host, _, port = endpoint.rpartition(":")
+    if nnodes > 1 and not (host and port.isdecimal()):
+        raise ConfigError(
+            f"nnodes={nnodes} and rdzv_endpoint={endpoint!r}: expected host:port of one of the machines, where they "
+            "find each other, such as node0:29400"
+        )
+    return Group(nproc, nnodes, host, int(port) if port.isdecimal() else 0, name, config.max_restarts)
+
+
+def local_address(host: str, port: int) -> str:
+    """The address of this machine from which ``host`` is reached; nothing is sent.
+
+    Raises:
+        ConfigError: there is no way to it.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise ConfigError(f"rdzv_endpoint={host}:{port}: this machine finds no way there: {error.strerror}") from error
+
+
+def _is_own(host: str) -> bool:
+    """Whether the host is this machine."""
+    own = {address for addresses in _addresses().values() for address in addresses}
+    with suppress(OSError):
+        return any(str(found[4][0]) in own for found in socket.getaddrinfo(host, None))
+    return False
+
+
+def _addresses() -> dict[str, list[str]]:
+    """Network interface -> its addresses."""
+    return {name: [item.address for item in items] for name, items in psutil.net_if_addrs().items()}
+
+
+def _parse_count(name: str, what: str, text: str, default: int) -> int:
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{name}={text!r}: expected a number of {what}, 1 or more")
+    return int(text)

@@ -1,0 +1,56 @@
+"""A stage whose processes torchrun, or a scheduler, has started again: it goes on in the same run."""
+
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+
+from carkp.project import project_root
+from carkp.tracking.runs import STAGE_TAG, find_runs, has_artifact
+from carkp.tracking.tracker import Tracker
+from carkp.training.distributed import is_under_torchrun
+from carkp.training.fit import LAST_NAME
+from carkp.workflow.references import LAST, last_checkpoint
+
+_LAUNCH_TAG = "carkp.torchrun"
+_LAUNCH = "TORCHELASTIC_RUN_ID"
+_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+_RUN = "MLFLOW_RUN_ID"
+_CLOCK_TOLERANCE = timedelta(minutes=1)
+
+
+def is_restarted() -> bool:
+    """Whether this process takes the place of one that died."""
+    return any(os.environ.get(name, "").strip("0").isdecimal() for name in _COUNTS)
+
+
+def name_launch(tracker: Tracker) -> None:
+    """Note on the run by which launch of torchrun it was made."""
+    if is_under_torchrun():
+        tracker.set_tags({_LAUNCH_TAG: os.environ[_LAUNCH]})
+
+
+def rejoin_run(stage: str) -> None:
+    """Go on in the run that this launch of torchrun made before one of its processes died, if it got that far."""
+    if not is_under_torchrun() or not is_restarted() or os.environ.get(_RUN):
+        return
+    launched = datetime.fromtimestamp(psutil.Process(os.getppid()).create_time(), UTC)
+    found = find_runs({STAGE_TAG: stage, _LAUNCH_TAG: os.environ[_LAUNCH]}, is_finished=False, max_results=1)
+    if found and found[0].started > launched - _CLOCK_TOLERANCE:  # names of launches may be used again
+        os.environ[_RUN] = found[0].run_id
+
+
+def own_checkpoint(run_id: str) -> Path | None:
+    """The ``last.pt`` that the run itself wrote before its processes died; None where nothing was started again."""
+    if not is_restarted():
+        return None
+    is_here = (project_root() / "runs" / run_id / LAST).is_file()
+    return last_checkpoint(run_id) if is_here or has_artifact(run_id, LAST) else None
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove checkpoints of a first epoch whose end was not reached: nothing can go on from a best.pt alone."""
+    if is_restarted() and not (folder / LAST_NAME).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
