@@ -109,7 +109,9 @@ def _generate(out_dir: Path, spec: RenderedSpec, num_workers: int, show_progress
         for num_cars in _run(left, num_workers):
             progress.update(num_cars)
     _write_truth(unfinished, blocks)
+    disk.sync_tree(unfinished)
     unfinished.rename(out_dir)  # an empty directory makes way
+    disk.sync_directory(out_dir.parent)
 
 
 def _begin(root: Path, spec: RenderedSpec) -> None:

@@ -120,7 +120,9 @@ def _generate(out_dir: Path, spec: SyntheticSpec, num_workers: int, show_progres
     try:
         counts = _draw_all(partial, spec, num_workers, show_progress)
         (partial / _MARKER).write_text(json.dumps({**_identity(spec), "counts": counts}, indent=1) + "\n")
+        disk.sync_tree(partial)
         partial.rename(out_dir)  # an empty directory makes way, another one does not
+        disk.sync_directory(out_dir.parent)
     finally:
         disk.remove(partial)
 
