@@ -16,6 +16,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
@@ -28,25 +29,24 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from carkp import disk
 from carkp.config.loading import ConfigError
+from carkp.data.store import LmdbStore
 from carkp.measurements.record import Column, Goal, Measurement
 from carkp.measurements.record import Table as RecordTable
-from carkp.project import project_root
+from carkp.project import DATABASE, project_root
+from carkp.tracking.runs import STAGE_TAG
+from carkp.tracking.store import sqlite_uri
 from carkp.workflow.cli import Parameter, guarded
-from carkp.workflow.project_state import (
-    client_of,
-    differences,
-    runs_of,
-    stage_state,
-    temporaries,
-    unreadable_files,
-)
+from carkp.workflow.project_state import content_digest, differences, temporaries, unreadable_files
 from carkp.workflow.recording import Findings, parse_study, write_record
+from carkp.workflow.run_log import LOG_NAME
 
 STUDY = "crash_safety"
 CONFIGS = ("configs", "MLproject", "python_env.yaml", "requirements.txt")
@@ -58,6 +58,9 @@ num_swept_percentiles: 3
 num_confirmation_seeds: 0
 """
 FRESH = "fresh"
+TIMED = re.compile(r"^system/|samples_per_s|seconds|_(ms|us)\b|latency|_ratio|correlation|trusted_s|^perf/|^host/")
+"""Metrics that are times, or made of some."""
+
 CHAIN = ("data", "float", "calibration", "export", "align")
 """Stages that make what others begin from."""
 
@@ -79,7 +82,7 @@ STAGES: Mapping[str, Killed] = {
     "export": Killed("export", "calibration"),
     "report": Killed("report", "align"),
     "tune": Killed("tune", "data", ("--search", "search.yaml")),
-    "main": Killed("pipeline", FRESH),
+    "main": Killed("pipeline", "data"),
 }
 
 
@@ -312,6 +315,61 @@ def kill_once(bench: Bench, name: str, number: int, moment: float) -> Outcome:
         running=_called_running(bench.project),
         temporary=len(list(bench.temporary.iterdir())),
     )
+
+
+def run_state(run: Run, client: MlflowClient) -> dict[str, str]:
+    """Metrics with their histories, and the run's files."""
+    state: dict[str, str] = {}
+    for name in sorted(run.data.metrics):
+        if not TIMED.search(name):
+            history = client.get_metric_history(run.info.run_id, name)
+            state[f"metric {name}"] = repr([(item.step, item.value) for item in history])
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != LOG_NAME:
+            state[f"file {path.relative_to(folder).as_posix()}"] = content_digest(path)
+    return state
+
+
+def stage_state(project: Path, stage: str) -> dict[str, str]:
+    """Of the newest finished run of a stage; of the pipeline, of the runs that its steps were given by.
+
+    Raises:
+        ValueError: there is none.
+    """
+    client = client_of(project)
+    run = newest_finished(client, stage)
+    steps = {name.removeprefix("carkp.pipeline."): value for name, value in run.data.tags.items()
+             if name.startswith("carkp.pipeline.")}  # fmt: skip
+    state = {} if steps else run_state(run, client)
+    for step, run_id in steps.items():
+        state |= {f"{step}: {name}": value for name, value in run_state(client.get_run(run_id), client).items()}
+    for path in sorted((project / "data").rglob("*_lmdb")):
+        state[f"store {path.relative_to(project / 'data').as_posix()}"] = LmdbStore(path).info.digest
+    return state
+
+
+def client_of(project: Path) -> MlflowClient:
+    """Of the project's own database."""
+    return MlflowClient(tracking_uri=sqlite_uri(project / DATABASE))
+
+
+def newest_finished(client: MlflowClient, stage: str) -> Run:
+    """The run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = runs_of(client, f"tags.`{STAGE_TAG}` = '{stage}' and attributes.status = 'FINISHED'")
+    if not found:
+        raise ValueError(f"no finished run of {stage}")
+    return found[0]
+
+
+def runs_of(client: MlflowClient, query: str) -> list[Run]:
+    """Of all experiments, newest first."""
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
 
 
 def _called_running(project: Path) -> list[str]:

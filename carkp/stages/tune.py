@@ -17,6 +17,7 @@ from carkp.config.search import SearchConfig
 from carkp.disk import write_atomic
 from carkp.project import find_config, project_root
 from carkp.report.study_figures import StudyPoint, history_figure, importance_figure
+from carkp.tracking.owners import PROCESS_TAG, is_alive, process_name
 from carkp.tracking.runs import adopt_run, find_run
 from carkp.tracking.store import TrackingError, sqlite_uri
 from carkp.tracking.tracker import Tracker
@@ -27,7 +28,6 @@ from carkp.tuning.storage import find_notes
 from carkp.tuning.study import TuningStudy
 from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
-from carkp.workflow.process import PROCESS_TAG, is_alive, process_name
 from carkp.workflow.quantising import build_target
 from carkp.workflow.references import find_current_data
 from carkp.workflow.study.outcome import (

@@ -32,11 +32,10 @@ from mlflow.models.model import ModelInfo
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.file_utils import local_file_uri_to_path
-from mlflow.utils.uri import is_local_uri
 
 from carkp import disk
-from carkp.tracking.runs import create_child_run, find_run
+from carkp.tracking.owners import PROCESS_TAG, process_name
+from carkp.tracking.runs import create_child_run, find_run, local_artifacts
 from carkp.tracking.store import TrackingError, open_experiment, use_default_store
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -153,7 +152,7 @@ class MlflowTracker:
 
     @cached_property
     def _folder(self) -> Path | None:
-        return local_artifacts(self._client, self._run_id)
+        return local_artifacts(self._run_id)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         logged = [Param(name, str(value)[:_MAX_PARAM_LENGTH]) for name, value in params.items()]
@@ -282,6 +281,7 @@ def _create_run(stage: str, experiment: str) -> str:
     tags = resolve_tags()
     if tags.get(_COMMIT_TAG, commit) != commit:  # of the repository that the program's file lies in by chance
         tags = {name: value for name, value in tags.items() if not name.startswith(_GIT_TAGS)}
+    tags[PROCESS_TAG] = process_name(os.getpid())
     run = MlflowClient().create_run(experiment_id, tags=tags, run_name=_run_name(stage, experiment))
     return str(run.info.run_id)
 
@@ -301,6 +301,8 @@ def _join(run_id: str, stage: str, experiment: str) -> str:
     if found.status == "FINISHED" and not is_study:
         raise TrackingError(f"MLFLOW_RUN_ID={run_id}: the run {found.name!r} is finished. {remedy}")
     client.update_run(run_id, status="RUNNING")
+    if not is_study:  # on which several processes may work
+        client.set_tag(run_id, PROCESS_TAG, process_name(os.getpid()))
     if _GENERATED_NAME.fullmatch(found.name):
         client.set_tag(run_id, _NAME_TAG, _run_name(stage, experiment))
     if _ERROR_TAG in found.tags:  # of the process that it goes on from
@@ -317,7 +319,7 @@ def _ended_in_order(run_id: str) -> Iterator[None]:
     client = MlflowClient()
     try:
         yield
-        if (kept := local_artifacts(client, run_id)) is not None and kept.is_dir():
+        if (kept := local_artifacts(run_id)) is not None and kept.is_dir():
             disk.sync_tree(kept)
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
@@ -326,14 +328,6 @@ def _ended_in_order(run_id: str) -> Iterator[None]:
             client.set_terminated(run_id, status)
         raise
     client.set_terminated(run_id, "FINISHED")
-
-
-def local_artifacts(client: MlflowClient, run_id: str) -> Path | None:
-    """The folder that keeps a run's files, where it is one of this machine."""
-    uri = str(client.get_run(run_id).info.artifact_uri)
-    if not is_local_uri(uri):  # type: ignore[no-untyped-call]
-        return None
-    return Path(local_file_uri_to_path(uri))  # type: ignore[no-untyped-call]
 
 
 @contextmanager

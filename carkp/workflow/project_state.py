@@ -1,4 +1,4 @@
-"""What runs left in a project, in a form that can be compared: without times, ids and places.
+"""What the files of a project say, in a form that can be compared: without times, ids and places.
 
 Weights, metrics and predictions count bit by bit, whatever file they lie in.
 """
@@ -12,85 +12,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import yaml
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
 from carkp.data.store import LmdbStore
 from carkp.disk import file_digest
-from carkp.project import DATABASE
-from carkp.tracking.runs import STAGE_TAG
-from carkp.tracking.store import sqlite_uri
 from carkp.training.checkpoint import load_checkpoint, weights_digest
-
-State = dict[str, str]
-"""What -> its value or digest."""
 
 TEMPORARY = re.compile(r"\.(partial|part|tmp)$|^\.artifact\.uploading\.|-(journal|wal|shm)$")
 """Names of files and folders that are there only while something is written."""
-
-LOG = "log.txt"
-_TIMED = re.compile(r"^system/|samples_per_s|seconds|_(ms|us)\b|latency|_ratio|correlation|trusted_s|^perf/|^host/")
-"""Metrics that are times, or made of some."""
 
 _ID = re.compile(r"\b(m-)?[0-9a-f]{32}\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?( UTC)?")
 _FACTS = ("source", "source_fingerprint")
 """Of a summary of data: where the source lies, and when its files were changed."""
-
-
-def run_state(run: Run, client: MlflowClient) -> State:
-    """Metrics with their histories, and the run's files."""
-    state: State = {}
-    for name in sorted(run.data.metrics):
-        if not _TIMED.search(name):
-            history = client.get_metric_history(run.info.run_id, name)
-            state[f"metric {name}"] = repr([(item.step, item.value) for item in history])
-    folder = Path(run.info.artifact_uri.removeprefix("file://"))
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != LOG:
-            state[f"file {path.relative_to(folder).as_posix()}"] = content_digest(path)
-    return state
-
-
-def stage_state(project: Path, stage: str) -> State:
-    """Of the newest finished run of a stage; of the pipeline, of the runs that its steps were given by.
-
-    Raises:
-        ValueError: there is none.
-    """
-    client = client_of(project)
-    run = newest_finished(client, stage)
-    steps = {name.removeprefix("carkp.pipeline."): value for name, value in run.data.tags.items()
-             if name.startswith("carkp.pipeline.")}  # fmt: skip
-    state = {} if steps else run_state(run, client)
-    for step, run_id in steps.items():
-        state |= {f"{step}: {name}": value for name, value in run_state(client.get_run(run_id), client).items()}
-    for path in sorted((project / "data").rglob("*_lmdb")):
-        state[f"store {path.relative_to(project / 'data').as_posix()}"] = LmdbStore(path).info.digest
-    return state
-
-
-def client_of(project: Path) -> MlflowClient:
-    """Of the project's own database."""
-    return MlflowClient(tracking_uri=sqlite_uri(project / DATABASE))
-
-
-def newest_finished(client: MlflowClient, stage: str) -> Run:
-    """The run.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = runs_of(client, f"tags.`{STAGE_TAG}` = '{stage}' and attributes.status = 'FINISHED'")
-    if not found:
-        raise ValueError(f"no finished run of {stage}")
-    return found[0]
-
-
-def runs_of(client: MlflowClient, query: str) -> list[Run]:
-    """Of all experiments, newest first."""
-    experiments = [item.experiment_id for item in client.search_experiments()]
-    return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
 
 
 def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
