@@ -242,8 +242,9 @@ class Bench:
 
     def restore(self, state: str) -> None:
         """Put the project as it was, and empty the folder of temporary files."""
-        for path in (self.project, self.temporary):
+        for path in (self.project, self.temporary, self.folder / "seen"):
             shutil.rmtree(path, ignore_errors=True)
+        (self.folder / "seen").mkdir()
         shutil.copytree(self._state(state), self.project)
         self.temporary.mkdir()
 
@@ -350,8 +351,10 @@ def stage_state(project: Path, stage: str) -> dict[str, str]:
 
 
 def client_of(project: Path) -> MlflowClient:
-    """Of the project's own database."""
-    return MlflowClient(tracking_uri=sqlite_uri(project / DATABASE))
+    """Of a copy of the project's database: MLflow keeps those open that it has seen, also when they are gone."""
+    copied = Path(tempfile.mkdtemp(dir=project.parent / "seen")) / DATABASE
+    shutil.copy(project / DATABASE, copied)
+    return MlflowClient(tracking_uri=sqlite_uri(copied))
 
 
 def newest_finished(client: MlflowClient, stage: str) -> Run:

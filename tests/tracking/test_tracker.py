@@ -133,9 +133,12 @@ def test_a_failed_run_goes_on_and_forgets_its_error(project: Path, monkeypatch: 
 
 @pytest.mark.parametrize("reason", [KeyboardInterrupt, Terminated])
 def test_an_interrupted_run_is_killed_and_not_failed(project: Path, reason: type[KeyboardInterrupt]) -> None:
-    with pytest.raises(reason), tracked_run("calops", "mine", 10.0) as tracker:
-        with nested_run(tracker.run_id, "trial", "mine") as child:
-            raise reason
+    with (
+        pytest.raises(reason),
+        tracked_run("calops", "mine", 10.0) as tracker,
+        nested_run(tracker.run_id, "trial", "mine") as child,
+    ):
+        raise reason
     client = MlflowClient()
     assert {client.get_run(found.run_id).info.status for found in (tracker, child)} == {"KILLED"}
 
