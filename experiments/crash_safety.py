@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import psutil
@@ -125,7 +126,10 @@ class Starter:
         context.Process(target=_serve, args=(theirs, self._connection, tuple(modules)), daemon=False).start()
         theirs.close()
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._connection.close()
 
     def run(self, module: str, words: Sequence[str], project: Path, seconds: float | None = None) -> tuple[int, float]:
@@ -462,11 +466,10 @@ def main() -> int:
     folder = project_root() / "runs" / STUDY
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = str(folder / "tmp")
-    starter = Starter([killed.module for killed in STAGES.values()] + ["align"])
-    bench = Bench(folder, starter, arguments.config_words)
-    outcomes = run(bench, names, int(arguments.values["kills"]), int(arguments.values["seed"]))
-    found = findings(outcomes, {name: reference(bench, name) for name in names})
-    starter.close()
+    with Starter([*(killed.module for killed in STAGES.values()), "align"]) as starter:
+        bench = Bench(folder, starter, arguments.config_words)
+        outcomes = run(bench, names, int(arguments.values["kills"]), int(arguments.values["seed"]))
+        found = findings(outcomes, {name: reference(bench, name) for name in names})
     table = Table("", "", title="Killed at random moments")
     for item in found.measurements:
         table.add_row(item.quantity, f"{item.value}")

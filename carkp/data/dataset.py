@@ -5,6 +5,7 @@ that it reaches persistent workers too.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple, Protocol, TypedDict
 
 import cv2
@@ -64,6 +65,9 @@ class CropDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.store)
+
+    def sample_id(self, item: EpochIndex) -> str:
+        return self.store[item.position].sample_id
 
     def __getitem__(self, item: int | EpochIndex) -> Sample:
         """A plain integer stands for epoch 0.
@@ -128,6 +132,12 @@ class EpochSampler(Protocol):
     def __len__(self) -> int: ...
 
 
+class Named(Protocol):
+    """A data set that knows the ids of its samples."""
+
+    def sample_id(self, item: EpochIndex) -> str: ...
+
+
 class TrainLoader:
     """Training batches; call ``set_epoch`` before each epoch."""
 
@@ -145,6 +155,12 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._loader)
+
+    def sample_ids(self, number: int) -> list[str]:
+        """Of a batch of the epoch, counted from 0."""
+        size = self._loader.batch_size or 1
+        dataset: Named = self._loader.dataset  # type: ignore[assignment]
+        return [dataset.sample_id(item) for item in islice(self._sampler, number * size, (number + 1) * size)]
 
 
 def train_loader(
