@@ -1,4 +1,8 @@
-"""Writing that others can rely on: one writer a directory at a time, names of unfinished work, and clear errors.
+"""Writing that others can rely on: whole files that are on the disk, one writer a directory at a time, clear errors.
+
+A file is written under a hidden name, brought to the disk, renamed, and then its directory is brought to the disk: a
+kill or a loss of power leaves the old file or the new one. ``replacing`` does that for whoever writes,
+``write_atomic`` for bytes that are there already.
 
 The lock is the operating system's: it goes with the process that holds it, also when that is killed. On network file
 systems it is as good as their locks: NFS needs lockd (or version 4), and a mount with ``nolock`` or ``local_lock``
@@ -6,6 +10,7 @@ tells the processes of one machine apart and no others.
 """
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -28,6 +33,12 @@ _PARTIAL = "partial"
 _OLD_S = 24 * 3600.0
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of errors that room on the disk mends."""
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+"""What file systems say that cannot bring a directory to the disk by itself."""
+
+_MANY = 64
+"""Files of a tree from which on Linux brings the whole file system to the disk: one by one they take longer."""
 
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -89,20 +100,39 @@ def short_name_beside(path: Path) -> Path:
     return path.with_name("unfinished")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when complete.
+def write_atomic(path: Path, data: bytes, is_synced: bool = True) -> None:
+    """Write a file that appears under its name only when complete; its folder is made.
+
+    Args:
+        path: the file.
+        data: its content.
+        is_synced: whether it is on the disk when this returns; else the caller calls ``sync_tree`` after many files.
 
     Raises:
         OSError: it cannot be written; it names ``path``, and nothing of it is left.
     """
+    with replacing(path, is_synced) as partial:
+        partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, is_synced: bool = True) -> Iterator[Path]:
+    """A hidden name beside ``path`` for a file; at the end of the block it takes the name ``path``, by ``publish``.
+
+    The folder is made. What killed processes left in it goes.
+
+    Raises:
+        OSError: the file cannot be written; it names ``path``, and nothing of it is left.
+    """
     partial = partial_path(short_name_beside(path))
     try:
-        try:
-            partial.write_bytes(data)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
-        partial.replace(path)
+        make_folder(path.parent)
+        _sweep(path.parent.absolute())
+        yield partial
+        if is_synced:
+            publish(partial, path)
+        else:
+            partial.replace(path)
     except BaseException as error:
         remove(partial)
         if isinstance(error, OSError) and error.errno:
@@ -110,10 +140,99 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
+def publish(partial: Path, path: Path) -> None:
+    """Give a finished file its name: file, then name, are on the disk when this returns.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    sync_file(partial)
+    partial.replace(path)
+    sync_directory(path.parent)
+
+
+def copy_atomic(source: Path, path: Path) -> None:
+    """Copy a file; the copy appears under its name only when it is complete and on the disk.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
+    with replacing(path) as partial:
+        shutil.copyfile(source, partial)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; their names are on the disk when this returns.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_directory(made.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Bring a file's content to the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_directory(folder: Path) -> None:
+    """Bring the names in a folder to the disk; Windows and some file systems do that by themselves, or not at all."""
+    if os.name == "nt":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(number)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring all files and folders below ``folder`` to the disk, and itself.
+
+    Raises:
+        OSError: the disk does not take them.
+    """
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    if len(files) > _MANY and sys.platform == "linux":
+        _sync_file_system(folder)
+        return
+    for path in files:
+        sync_file(path)
+    for place in (*(path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink()), folder):
+        sync_directory(place)
+
+
+def _sync_file_system(folder: Path) -> None:
+    """Python has no name for syncfs."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(number) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(number)
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove, once a process, what killed processes left of files in ``folder``."""
+    name = short_name_beside(folder / "any").name
+    for leftover in folder.glob(f".{name}.*.{_PARTIAL}"):
+        if _is_abandoned(leftover, name, is_own_alive=True):
+            remove(leftover)
+
+
 def remove_leftovers(path: Path) -> None:
     """Delete what killed processes left beside ``path``. Hold the lock: what this process left counts too."""
     for leftover in path.parent.glob(f".{_escape(path.name)}.*.{_PARTIAL}"):
-        if _is_abandoned(leftover, path.name):
+        if _is_abandoned(leftover, path.name, is_own_alive=False):
             remove(leftover)
 
 
@@ -127,11 +246,17 @@ def remove(path: Path) -> None:
 
 
 def replace_directory(new: Path, final: Path) -> None:
-    """Rename ``new`` to ``final``; what was there keeps its content for those who have it open."""
+    """Rename ``new`` to ``final``, all of it on the disk; what was there keeps its content for those who have it open.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    sync_tree(new)
     old = partial_path(final)
     if final.exists():
         final.rename(old)
     new.rename(final)
+    sync_directory(final.parent)
     remove(old)
 
 
@@ -160,14 +285,14 @@ def _remedy(path: Path, number: int | None) -> str:
     return free
 
 
-def _is_abandoned(leftover: Path, name: str) -> bool:
+def _is_abandoned(leftover: Path, name: str, is_own_alive: bool) -> bool:
     """Whether the process that made it is gone; of other machines' processes a day without a change tells."""
     parts = leftover.name.removeprefix(f".{name}.").split(".")
     if len(parts) < 4 or not parts[-3].isdigit():
         return False
     host, pid = ".".join(parts[:-3]), int(parts[-3])
     if host == socket.gethostname():
-        return pid == os.getpid() or not is_running(pid)
+        return not is_own_alive if pid == os.getpid() else not is_running(pid)
     try:
         return time.time() - leftover.stat().st_mtime > _OLD_S
     except OSError:

@@ -78,6 +78,9 @@ class Discs:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
 
+    def sample_ids(self, number: int) -> list[str]:
+        return [str(index) for index in self.batches[number]["index"].tolist()]
+
 
 def _discs(size: int, input_size: tuple[int, int], rng: np.random.Generator, pinned: bool) -> Batch:
     height, width = input_size

@@ -160,7 +160,7 @@ def _remove_unused_annotations(out_dir: Path, splits: set[str]) -> None:
 def _write_crop(path: Path, data: bytes) -> bool:
     """False where the file system takes no name of that length."""
     try:
-        disk.write_atomic(path, data)
+        disk.write_atomic(path, data, is_synced=False)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return False
@@ -219,7 +219,7 @@ class AnnotationWriter:
             file.write("\n}\n" if self._count else "{}\n")
             file.close()
         for partial_path, path in zip(self._partials, self._paths, strict=True):
-            partial_path.replace(path)
+            disk.publish(partial_path, path)
 
     def _discard(self) -> None:
         for file in self._files:

@@ -6,6 +6,7 @@ that it reaches persistent workers too.
 
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from multiprocessing import get_all_start_methods, set_forkserver_preload
 from typing import NamedTuple, Protocol, TypedDict
 
@@ -66,6 +67,9 @@ class CropDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.store)
+
+    def sample_id(self, item: EpochIndex) -> str:
+        return self.store[item.position].sample_id
 
     def __getitem__(self, item: int | EpochIndex) -> Sample:
         """A plain integer stands for epoch 0.
@@ -130,6 +134,12 @@ class EpochSampler(Protocol):
     def __len__(self) -> int: ...
 
 
+class Named(Protocol):
+    """A data set that knows the ids of its samples."""
+
+    def sample_id(self, item: EpochIndex) -> str: ...
+
+
 class TrainLoader:
     """Training batches; call ``set_epoch`` before each epoch."""
 
@@ -147,6 +157,12 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._loader)
+
+    def sample_ids(self, number: int) -> list[str]:
+        """Of a batch of the epoch, counted from 0."""
+        size = self._loader.batch_size or 1
+        dataset: Named = self._loader.dataset  # type: ignore[assignment]
+        return [dataset.sample_id(item) for item in islice(self._sampler, number * size, (number + 1) * size)]
 
 
 def train_loader(

@@ -132,6 +132,7 @@ def _prepare(
     )
     with explain_write_errors(out_dir / SUMMARY_FILE):
         # The stores belong together from here on; the summary says so of what.
+        disk.sync_tree(out_dir)
         (out_dir / UNFINISHED_FILE).unlink(missing_ok=True)
         disk.write_atomic(out_dir / SUMMARY_FILE, summary.to_json().encode())
     return summary
@@ -140,10 +141,11 @@ def _prepare(
 def _begin(out_dir: Path) -> None:
     """Mark ``out_dir`` as unfinished and remove what killed preparations left."""
     with explain_write_errors(out_dir):
-        out_dir.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(out_dir)
         begun = f"process {os.getpid()} on {socket.gethostname()} began it at {time.strftime('%F %T')}\n"
-        (out_dir / UNFINISHED_FILE).write_text(begun, encoding="utf-8")
+        disk.write_atomic(out_dir / UNFINISHED_FILE, begun.encode())
         (out_dir / SUMMARY_FILE).unlink(missing_ok=True)
+        disk.sync_directory(out_dir)
     for name in STORE_NAMES.values():
         disk.remove_leftovers(out_dir / name)
     remove_leftovers(out_dir)

@@ -14,6 +14,7 @@ from typing import Self
 import cv2
 import numpy as np
 
+from carkp import disk
 from carkp.data import containers
 from carkp.data.files import exists, is_file, is_utf8
 from carkp.data.issues import DataError
@@ -200,11 +201,11 @@ class VideoWriter:
 
     def _move(self) -> None:
         try:
-            self._partial.replace(self._path)
+            disk.publish(self._partial, self._path)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise OSError(error.errno, error.strerror, str(self._path)) from error
-            shutil.copyfile(self._partial, self._path)
+            disk.copy_atomic(self._partial, self._path)
 
     def _check(self) -> None:
         """OpenCV does not say that a disk is full."""

@@ -74,6 +74,9 @@ class TwoViewDataset(Dataset[ViewedSample]):
     def __len__(self) -> int:
         return len(self.store)
 
+    def sample_id(self, item: EpochIndex) -> str:
+        return self.store[item.position].sample_id
+
     def __getitem__(self, item: EpochIndex) -> ViewedSample:
         """Raises DataError where the crop cannot be decoded."""
         record = self.store[item.position]
@@ -124,11 +127,20 @@ class PartedDataset(Dataset[ViewedSample]):
         return int(self._ends[-1])
 
     def __getitem__(self, item: EpochIndex) -> ViewedSample:
+        dataset, own = self._find(item)
+        sample: ViewedSample = dataset[own]
+        return sample
+
+    def sample_id(self, item: EpochIndex) -> str:
+        dataset, own = self._find(item)
+        return str(dataset.sample_id(own))
+
+    def _find(self, item: EpochIndex) -> tuple[Any, EpochIndex]:
+        """The data set that a sample is of, and which it is there."""
         number = int(np.searchsorted(self._ends, item.position, side="right"))
         part = self._parts[number]
         place = item.position - int(self._ends[number]) + len(part)
-        sample: ViewedSample = part.dataset[EpochIndex(item.epoch, int(part.positions[place]))]
-        return sample
+        return part.dataset, EpochIndex(item.epoch, int(part.positions[place]))
 
 
 def collate_views(samples: Sequence[ViewedSample]) -> ViewedBatch:

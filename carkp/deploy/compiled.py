@@ -7,7 +7,6 @@ on other ones too.
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 from onnx import helper
 
@@ -15,7 +14,7 @@ from carkp.deploy.cpu import CpuFeatures
 from carkp.deploy.graph_audit import optimised_graph
 from carkp.deploy.notes import COMPILED_PREFIX, PROGRAM_KEY
 from carkp.deploy.runtime import OnnxRunner
-from carkp.disk import file_digest
+from carkp.disk import file_digest, write_atomic
 
 LEVEL = "ORT_ENABLE_EXTENDED"
 PREFIX = COMPILED_PREFIX
@@ -46,10 +45,7 @@ def compile_for_onnxruntime(source: Path, path: Path, cpu: CpuFeatures) -> None:
         "source_sha256": file_digest(source),
     }
     helper.set_model_props(model, kept | {PREFIX + name: value for name, value in made.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    onnx.save_model(model, str(temporary))
-    temporary.replace(path)
+    write_atomic(path, model.SerializeToString(deterministic=True))
 
 
 def require_same_outputs(first: Path, second: Path, num_images: int = 4, seed: int = 0) -> None:

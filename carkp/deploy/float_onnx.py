@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from carkp.deploy.float_ops import FloatSite, GraphParts, UnsupportedOperatorError, write_float_op
 from carkp.deploy.quiet import quiet
 from carkp.deploy.runtime import INPUT_NAME, OUTPUT_NAME, OnnxRunner
+from carkp.disk import write_atomic
 from carkp.quant.float_layers import float_weights
 from carkp.quant.fold import FoldError, fold
 from carkp.quant.graph import IMAGE, Activation, AddLayer, ConcatLayer, ConvLayer, FloatLayer, LayerGraph, Step
@@ -67,10 +68,7 @@ def export_float_onnx(net: nn.Module, input_size: tuple[int, int], path: Path, m
         model = _exported_by_torch(plain, input_size)
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    onnx.save_model(model, str(temporary))
-    temporary.replace(path)
+    write_atomic(path, model.SerializeToString(deterministic=True))
 
 
 def check_against_torch(path: Path, net: nn.Module, images: Tensor, tolerance: float = 1e-4) -> float:

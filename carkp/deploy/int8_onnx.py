@@ -18,6 +18,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from carkp.deploy.int8_graph import program_to_graph
 from carkp.deploy.notes import COMPILED_PREFIX, DIGEST_KEY, ORIGIN_PREFIX, PREFIX, PROGRAM_KEY, SCALES_KEY, TARGET_KEY
+from carkp.disk import write_atomic
 from carkp.quant.program import (
     FloatOp,
     Layer,
@@ -66,10 +67,7 @@ def save_program(program: QProgram, path: Path | str, batch: int | None = None) 
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise Int8OnnxError(f"{path}: not written, the program gives no valid ONNX model: {error}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(_serialise(model))
-    temporary.replace(path)
+    write_atomic(path, _serialise(model))
 
 
 def load_program(path: Path | str) -> QProgram:

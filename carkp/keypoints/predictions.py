@@ -1,5 +1,6 @@
 """The predictions of one model on one split: what metrics and reports are made of."""
 
+import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from carkp.disk import write_atomic
 from carkp.keypoints import metrics
 from carkp.keypoints.clusters import Units, units_of
 from carkp.keypoints.sample_ids import source_of
@@ -86,9 +88,10 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write a compressed NPZ with one array an attribute."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+        write_atomic(path, content.getvalue())
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:

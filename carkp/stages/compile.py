@@ -1,6 +1,5 @@
 """Entry point ``compile``: the file for the target, and a page that says how fast it will be there and why."""
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from carkp.deploy.latency import interleaved_times, paired_ratio
 from carkp.deploy.layer_profile import measure_program
 from carkp.deploy.perf import Comparison, compare, predict
 from carkp.deploy.runtime import OnnxRunner
-from carkp.disk import file_digest
+from carkp.disk import copy_atomic, file_digest
 from carkp.quant.program import QProgram
 from carkp.report.runtime_data import RuntimeContent
 from carkp.tracking.runs import DATA_TAG, fetch_artifact, run_id_of
@@ -113,7 +112,7 @@ def write_deployable(inputs: CompileInputs, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{inputs.target.name}.onnx"
     if inputs.target.name != HOST:
-        shutil.copyfile(inputs.model.path, path)
+        copy_atomic(inputs.model.path, path)
         return path
     compile_for_onnxruntime(inputs.model.path, path, cpu_features())
     require_same_outputs(inputs.model.path, path)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
+from carkp.tracking.owners import PROCESS_TAG, is_alive, process_name
 from carkp.tracking.runs import (
     PARENT_TAG,
     STAGE_TAG,
@@ -30,7 +31,8 @@ from carkp.tracking.runs import (
 from carkp.tracking.tracker import NullTracker, Tracker
 from carkp.workflow.cli import Arguments, PipelineError, execute, guarded, parse_stage
 from carkp.workflow.decisions import decide, describe_decision, other_inputs, pipeline_file, plan
-from carkp.workflow.process import PROCESS_TAG, is_alive, launch, process_name, stages_served
+from carkp.workflow.killed import end_killed_run
+from carkp.workflow.process import launch, stages_served
 from carkp.workflow.quantising import build_hardware
 from carkp.workflow.reuse import INPUTS_TAG, name_some, setting_differences
 from carkp.workflow.steps import PIPELINE, STEP_PREFIX, STEPS, Step, find_checkpoint
@@ -187,7 +189,7 @@ def end_killed_runs(own_run_id: str) -> None:
                 "start): wait for it or end it, then give the same command again"
             )
         for found in (*running, *([parent] if is_running(parent) else [])):
-            end_run(found.run_id, "KILLED")
+            end_killed_run(found.run_id)
 
 
 def is_running(run: FoundRun) -> bool:

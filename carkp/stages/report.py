@@ -1,7 +1,6 @@
 """Entry point ``report``: is the int8 model as good as float? A page made of logged artifacts alone."""
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
+from carkp.disk import copy_atomic, remove, write_atomic
 from carkp.project import project_root
 from carkp.report.accuracy import accuracy_parts, headline
 from carkp.report.accuracy_data import ReportContent
@@ -54,12 +54,11 @@ def run(config: ExperimentConfig, inputs: ReportInputs, out_dir: Path, tracker: 
     content = read_content(config, inputs)
     parts = accuracy_parts(content)
     written = out_dir / ARTIFACT_DIR
-    (written / PICTURES_DIR).mkdir(parents=True, exist_ok=True)
-    (written / HTML_NAME).write_text(html_page(content.title, parts, has_contents=True), encoding="utf-8")
+    write_atomic(written / HTML_NAME, html_page(content.title, parts, has_contents=True).encode())
     page = markdown_page(content.title, parts)
-    (written / MARKDOWN_NAME).write_text(page.text, encoding="utf-8")
+    write_atomic(written / MARKDOWN_NAME, page.text.encode())
     for name, picture in page.pictures.items():
-        (written / PICTURES_DIR / name).write_bytes(picture)
+        write_atomic(written / PICTURES_DIR / name, picture)
     _publish(written, inputs.folder, tracker)
     tracker.set_tags(_tags(inputs))
     experiment = _experiment(inputs.families[0])
@@ -163,11 +162,12 @@ def _publish(written: Path, folder: Path, tracker: Tracker) -> None:
         if path.is_file():
             parent = path.parent.relative_to(written)
             tracker.log_file(path, (Path(ARTIFACT_DIR) / parent).as_posix())
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (HTML_NAME, MARKDOWN_NAME):
-        shutil.copyfile(written / name, folder / name)
-    shutil.rmtree(folder / PICTURES_DIR, ignore_errors=True)
-    shutil.copytree(written / PICTURES_DIR, folder / PICTURES_DIR)
+    pictures = [f"{PICTURES_DIR}/{path.name}" for path in sorted((written / PICTURES_DIR).glob("*"))]
+    for name in (*pictures, HTML_NAME, MARKDOWN_NAME):  # a page appears after what it shows
+        copy_atomic(written / name, folder / name)
+    for path in (folder / PICTURES_DIR).glob("*"):
+        if f"{PICTURES_DIR}/{path.name}" not in pictures:
+            remove(path)
 
 
 def _tags(inputs: ReportInputs) -> Mapping[str, str]:

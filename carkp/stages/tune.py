@@ -17,8 +17,10 @@ from carkp.config.cluster import SlurmConfig
 from carkp.config.loading import ConfigError, dump_yaml, load_yaml
 from carkp.config.schema import ExperimentConfig
 from carkp.config.search import SearchConfig
+from carkp.disk import write_atomic
 from carkp.project import find_config, project_root
 from carkp.report.study_figures import StudyPoint, history_figure, importance_figure
+from carkp.tracking.owners import PROCESS_TAG, is_alive, process_name
 from carkp.tracking.runs import adopt_run, find_run
 from carkp.tracking.store import TrackingError, sqlite_uri
 from carkp.tracking.tracker import Tracker
@@ -29,7 +31,6 @@ from carkp.tuning.storage import find_notes
 from carkp.tuning.study import TuningStudy
 from carkp.workflow.cli import Arguments, execute, guarded, parse_stage
 from carkp.workflow.preparation import PreparedData, require_samples, run_as_child
-from carkp.workflow.process import PROCESS_TAG, is_alive, process_name
 from carkp.workflow.quantising import build_target
 from carkp.workflow.references import find_current_data
 from carkp.workflow.study.outcome import (
@@ -280,11 +281,8 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _log(inputs: TuneInputs, result: TuneResult, out_dir: Path, tracker: Tracker) -> None:
     best = result.best
     out_dir.mkdir(parents=True, exist_ok=True)  # another process that ends in the same run takes it away
-    (out_dir / BEST_FILE).write_text(
-        f"# The best of the study {inputs.spec.settings.name}: pck {best.value:.4f} at its budget.\n"
-        + dump_yaml(result.config),
-        encoding="utf-8",
-    )
+    head = f"# The best of the study {inputs.spec.settings.name}: pck {best.value:.4f} at its budget.\n"
+    write_atomic(out_dir / BEST_FILE, (head + dump_yaml(result.config)).encode())
     write_table([row(record) for record in result.records], out_dir / "trials.csv")
     for name in (BEST_FILE, "trials.csv"):
         tracker.log_file(out_dir / name, "")

@@ -114,7 +114,7 @@ class PictureSet(Generic[OneBlock]):
                 own = self.blocks[shard.number - 1 :: shard.num_shards]
                 self._draw_missing(unfinished, own, num_workers, show_progress)
                 _write_json(unfinished / SHARD_FILE, identity)
-                unfinished.rename(directory)
+                _give_name(unfinished, directory)
         return directory
 
     def merge_shards(self, out_dir: Path, num_shards: int) -> Path:
@@ -196,7 +196,7 @@ class PictureSet(Generic[OneBlock]):
             }
         shutil.rmtree(unfinished / _BLOCKS)
         _write_json(unfinished / self.marker, {**self.identity, "counts": counts})
-        unfinished.rename(out_dir)  # an empty directory makes way, another one does not
+        _give_name(unfinished, out_dir)
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,13 @@ def _draw_block(draw: Callable[[Path, OneBlock], Drawn], root: Path, block: OneB
     drawn = draw(root, block)
     _write_json(_result_file(root, block), asdict(drawn))
     return drawn.num_cars
+
+
+def _give_name(unfinished: Path, final: Path) -> None:
+    """Rename a folder once all that it holds is on the disk."""
+    disk.sync_tree(unfinished)
+    unfinished.rename(final)  # an empty directory makes way, another one does not
+    disk.sync_directory(final.parent)
 
 
 def _result_file(root: Path, block: Block) -> Path:

@@ -12,6 +12,8 @@ from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
 from carkp.tracking.store import TrackingError, use_default_store
 
@@ -145,6 +147,15 @@ def find_run_or_none(run_id: str) -> FoundRun | None:
         return find_run(run_id)
     except TrackingError:
         return None
+
+
+def local_artifacts(run_id: str) -> Path | None:
+    """The folder that keeps a run's files, where it is one of this machine."""
+    use_default_store()
+    uri = str(MlflowClient().get_run(run_id).info.artifact_uri)
+    if not is_local_uri(uri):  # type: ignore[no-untyped-call]
+        return None
+    return Path(local_file_uri_to_path(uri))  # type: ignore[no-untyped-call]
 
 
 def run_id_of(reference: str) -> str | None:

@@ -177,7 +177,20 @@ def _set_up_database(uri: str) -> None:
     root = project_root()
     with disk.exclusive(root / "runs" / DATABASE, "sets up the tracking database"):
         if not (root / DATABASE).is_file():
-            _own_store(uri)
+            disk.remove_leftovers(root / DATABASE)
+            _make_database(root / DATABASE)
+
+
+def _make_database(path: Path) -> None:
+    """In a folder of its own: MLflow makes it in many steps, and a half made one can be used by nobody."""
+    folder = disk.partial_path(path)
+    made = folder / path.name
+    try:
+        folder.mkdir()
+        _own_store(sqlite_uri(made)).engine.dispose()
+        disk.publish(made, path)
+    finally:
+        disk.remove(folder)
 
 
 def _own_store(uri: str) -> SqlAlchemyStore:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +33,9 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
-from carkp.tracking.runs import ERROR_TAG, create_child_run, find_run
+from carkp import disk
+from carkp.tracking.owners import PROCESS_TAG, process_name
+from carkp.tracking.runs import ERROR_TAG, create_child_run, find_run, local_artifacts
 from carkp.tracking.store import TrackingError, open_experiment, use_default_store
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -147,6 +150,10 @@ class MlflowTracker:
     def run_id(self) -> str:
         return self._run_id
 
+    @cached_property
+    def _folder(self) -> Path | None:
+        return local_artifacts(self._run_id)
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         logged = [Param(name, str(value)[:_MAX_PARAM_LENGTH]) for name, value in params.items()]
         self._client.log_batch(self._run_id, params=logged, synchronous=True)
@@ -163,7 +170,11 @@ class MlflowTracker:
         self._client.log_batch(self._run_id, tags=logged, synchronous=True)
 
     def log_file(self, path: Path, folder: str) -> None:
-        self._client.log_artifact(self._run_id, str(path), folder or None)
+        """Copy a file to the run. Into a folder MLflow would copy it without bringing it to the disk."""
+        if self._folder is None:
+            self._client.log_artifact(self._run_id, str(path), folder or None)
+        else:
+            disk.copy_atomic(path, self._folder / folder / path.name)
 
     def log_figure(self, figure: Figure, name: str) -> None:
         self._client.log_figure(self._run_id, figure, name, save_kwargs={"dpi": _FIGURE_DPI})
@@ -249,7 +260,7 @@ def nested_run(parent_run_id: str, stage: str, experiment: str) -> Iterator[Trac
 def tracked_run(stage: str, experiment: str, system_metrics_interval_s: float) -> Iterator[Tracker]:
     """The run of a stage: the one that ``mlflow run`` opened, else a new one in the experiment of that name.
 
-    An exception marks the run as failed and is kept as its description.
+    An exception marks the run as failed, an interruption as killed; it is kept as its tag ``carkp.error``.
 
     Raises:
         TrackingError: the server gives no answer, or the run or the experiment cannot be used.
@@ -270,6 +281,7 @@ def _create_run(stage: str, experiment: str) -> str:
     tags = resolve_tags()
     if tags.get(_COMMIT_TAG, commit) != commit:  # of the repository that the program's file lies in by chance
         tags = {name: value for name, value in tags.items() if not name.startswith(_GIT_TAGS)}
+    tags[PROCESS_TAG] = process_name(os.getpid())
     run = MlflowClient().create_run(experiment_id, tags=tags, run_name=_run_name(stage, experiment))
     return str(run.info.run_id)
 
@@ -289,6 +301,8 @@ def _join(run_id: str, stage: str, experiment: str) -> str:
     if found.status == "FINISHED" and not is_study:
         raise TrackingError(f"MLFLOW_RUN_ID={run_id}: the run {found.name!r} is finished. {remedy}")
     client.update_run(run_id, status="RUNNING")
+    if not is_study:  # on which several processes may work
+        client.set_tag(run_id, PROCESS_TAG, process_name(os.getpid()))
     if _GENERATED_NAME.fullmatch(found.name):
         client.set_tag(run_id, _NAME_TAG, _run_name(stage, experiment))
     if ERROR_TAG in found.tags:  # of the process that it goes on from
@@ -298,14 +312,20 @@ def _join(run_id: str, stage: str, experiment: str) -> str:
 
 @contextmanager
 def _ended_in_order(run_id: str) -> Iterator[None]:
-    """The run is finished at the end; what ends it before makes it failed and is kept as its tag ``carkp.error``."""
+    """The run is finished at the end, when all that it holds is on the disk.
+
+    What ends it before makes it failed, an interruption killed; it is kept as its tag ``carkp.error``.
+    """
     client = MlflowClient()
     try:
         yield
+        if (kept := local_artifacts(run_id)) is not None and kept.is_dir():
+            disk.sync_tree(kept)
     except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         with suppress(MlflowException):  # the first error counts, and the server may be that
             client.set_tag(run_id, ERROR_TAG, f"{type(error).__name__}: {error}"[:_MAX_PARAM_LENGTH])
-            client.set_terminated(run_id, "FAILED")
+            client.set_terminated(run_id, status)
         raise
     client.set_terminated(run_id, "FINISHED")
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from carkp.disk import describe_free_space, partial_path, remove, remove_leftovers
+from carkp.disk import describe_free_space, write_atomic
 from carkp.file_kinds import is_safetensors
 from carkp.model.half_weights import read_half_weights
 from carkp.model.pose_net import PoseNet, pose_net_from_architecture
@@ -70,19 +69,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """
     buffer = io.BytesIO()  # torch hides what its writer meets on a disk
     torch.save({"format_version": FORMAT_VERSION, **vars(checkpoint)}, buffer)
-    partial = partial_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
-        with partial.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_atomic(path, buffer.getvalue())
     except OSError as error:
         raise CheckpointError(_describe_failed_write(path, error)) from error
-    finally:
-        remove(partial)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from carkp.keypoints.codec import HeatmapCodec
+from carkp.keypoints.heatmap_tensors import HeatmapTarget
 from carkp.keypoints.loss import weighted_heatmap_loss
 from carkp.keypoints.metrics import Scores
 from carkp.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from carkp.training.distributed import ProcessContext
+from carkp.training.divergence import MAX_IN_A_ROW, Divergence, KeptBuffers, find_origin
 from carkp.training.evaluate import Batch
 from carkp.training.optim import WeightAverage, warmup_cosine
 from carkp.training.random_state import RandomState, get_random_state, read_random_states, set_random_state
@@ -36,6 +38,9 @@ class TrainBatches(Protocol):
     def set_epoch(self, epoch: int) -> None: ...
     def __iter__(self) -> Iterator[Batch]: ...
     def __len__(self) -> int: ...
+    def sample_ids(self, number: int) -> list[str]:
+        """Of a batch of the epoch, counted from 0."""
+        ...
 
 
 class LossTerm(Protocol):
@@ -127,6 +132,7 @@ class FitInputs:
         architecture, config: stored in the checkpoints.
         decided: what else decides the result, by name: digests, and settings as "auto" was decided; for ``last.pt``.
         extra_loss: a further term of the loss.
+        on_divergence: told of each step that is left out, for its loss or its gradient is no number.
     """
 
     batches: TrainBatches
@@ -137,6 +143,7 @@ class FitInputs:
     config: dict[str, Any]
     decided: dict[str, str] = field(default_factory=dict)
     extra_loss: LossTerm | None = None
+    on_divergence: Callable[[Divergence], None] = lambda found: None
 
 
 class Trainer:
@@ -161,6 +168,9 @@ class Trainer:
         self.best_epoch, self.best_pck = 0, float("-inf")
         self.best_weights: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
+        self._buffers = KeptBuffers(self.net)
+        self._gradient_norm = 0.0
+        self._num_left_out = 0
 
     @property
     def eval_net(self) -> nn.Module:
@@ -180,7 +190,52 @@ class Trainer:
         return self.settings.lr * warmup_cosine(step, num_warmup_steps, num_steps)
 
     def step(self, batch: Batch) -> Tensor:
-        """One optimiser step; the loss, detached and still on the device."""
+        """One optimiser step; the loss, detached and still on the device.
+
+        Where loss or gradient are no numbers, weights, statistics and average stay as they were.
+        """
+        loss = self._loss(batch)
+        # one that is no number makes every gradient so, on every process; else the factor is exactly 1
+        loss = loss * (1 + 0 * loss.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._gradient_norm = float(self._clip_gradient())
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * group["lr_scale"]
+        self.num_steps_done += 1
+        if not math.isfinite(self._gradient_norm):
+            self._num_left_out += 1
+            self._buffers.restore()
+            return loss.detach()
+        self._num_left_out = 0
+        self.optimizer.step()
+        self._buffers.keep()
+        if self.average is not None:
+            self.average.update(self.net)
+        return loss.detach()
+
+    def _clip_gradient(self) -> Tensor:
+        """The norm of the gradient before it is clipped."""
+        if self.settings.grad_clip > 0:
+            return nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.grad_clip)
+        return nn.utils.get_total_norm([value.grad for value in self.net.parameters() if value.grad is not None])
+
+    def _loss(self, batch: Batch) -> Tensor:
+        images, target = self._inputs(batch)
+        heatmaps = self._forward(self.parallel, images)
+        loss = weighted_heatmap_loss(heatmaps, target.heatmaps, target.weights)
+        if self.inputs.extra_loss is not None:
+            loss = loss + self.inputs.extra_loss(batch, images, heatmaps, self.eval_net)
+        return loss
+
+    def _forward(self, net: nn.Module, images: Tensor) -> Tensor:
+        dtype = self.settings.autocast_dtype
+        with torch.autocast(self.context.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            heatmaps: Tensor = net(images)
+        return heatmaps
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, HeatmapTarget]:
+        """Of the network and of the loss, on the device."""
         device = self.context.device
         images = self.inputs.normalise(batch["image"].to(device, non_blocking=True))
         points, validity = batch["points"].to(device), batch["validity"].to(device)
@@ -191,24 +246,7 @@ class Trainer:
             images, codec = reduce_images(images, size), reduce_codec(codec, size)
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        target = codec.encode(points, validity)
-        dtype = self.settings.autocast_dtype
-        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            heatmaps = self.parallel(images)
-        loss = weighted_heatmap_loss(heatmaps, target.heatmaps, target.weights)
-        if self.inputs.extra_loss is not None:
-            loss = loss + self.inputs.extra_loss(batch, images, heatmaps, self.eval_net)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.settings.grad_clip > 0:
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.grad_clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * group["lr_scale"]
-        self.optimizer.step()
-        self.num_steps_done += 1
-        if self.average is not None:
-            self.average.update(self.net)
-        return loss.detach()
+        return images, codec.encode(points, validity)
 
     def run_epoch(self, on_step: Callable[[float], None]) -> EpochResult:
         """Train one epoch, then validate."""
@@ -218,13 +256,17 @@ class Trainer:
             freeze_batch_norm(self.net)
         lr = self.lr
         start = time.perf_counter()
+        self._buffers.keep()
         total: float = 0.0
-        num_samples = 0
-        for batch in self.inputs.batches:
+        num_samples, num_steps = 0, 0
+        for number, batch in enumerate(self.inputs.batches):
             loss = float(self.step(batch))
-            self._check_finite(loss)
-            total += loss
             num_samples += len(batch["image"])
+            if self._num_left_out:
+                self._report_divergence(number, batch, loss)
+            else:
+                total += loss
+                num_steps += 1
             on_step(loss)
         seconds = time.perf_counter() - start
         self._check_finite_weights()
@@ -235,7 +277,8 @@ class Trainer:
         scores = self.inputs.validate(self.eval_net)
         is_best = self._note_best(scores.pck)
         rate = num_samples * self.context.world_size / seconds
-        mean_loss = math.fsum(self.context.gather(total)) / len(self.inputs.batches) / self.context.world_size
+        summed = math.fsum(self.context.gather(total))
+        mean_loss = summed / num_steps / self.context.world_size if num_steps else math.nan
         result = EpochResult(self.epoch, mean_loss, lr, seconds, rate, scores, is_best)
         self.history.append(result.numbers())
         return result
@@ -253,10 +296,27 @@ class Trainer:
             self.best_weights = {name: value.detach().cpu().clone() for name, value in self._eval_weights().items()}
         return is_best
 
-    def _check_finite(self, loss: float) -> None:
-        if not abs(loss) < float("inf"):
+    def _report_divergence(self, number: int, batch: Batch, loss: float) -> None:
+        """Say where a step that was left out went wrong; end the training after some in a row."""
+        device, random = self.context.device, get_random_state(self.context.device)
+        images, _ = self._inputs(batch)
+        origin = find_origin(self.net, lambda: self._forward(self.net, images), loss)
+        self._buffers.restore()
+        set_random_state(random, device)
+        found = Divergence(
+            epoch=self.epoch + 1,
+            step=number + 1,
+            num_steps=len(self.inputs.batches),
+            loss=loss,
+            gradient_norm=self._gradient_norm,
+            samples=self.inputs.batches.sample_ids(number),
+            origin=origin,
+            num_in_a_row=self._num_left_out,
+        )
+        self.inputs.on_divergence(found)
+        if self._num_left_out >= MAX_IN_A_ROW:
             raise FloatingPointError(
-                f"the loss became {loss} in epoch {self.epoch + 1}: lower train.lr or set train.grad_clip"
+                f"{found}, as in the {MAX_IN_A_ROW - 1} steps before: lower train.lr or set train.grad_clip"
             )
 
     def _check_finite_weights(self) -> None:

@@ -19,6 +19,7 @@ from carkp.data.mixture import MixedStore
 from carkp.data.store import Store, Stores
 from carkp.data.transforms import TrainTransform
 from carkp.data.views import Part, TwoViewDataset, parted_loader
+from carkp.disk import publish
 from carkp.keypoints.predictions import Predictions
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, load_checkpoint, load_net, weights_digest
@@ -219,7 +220,7 @@ def refuse_worse(config: ExperimentConfig, before: Measured, after: Measured, ou
     if lost <= allowed:
         return
     refused = out_dir / CHECKPOINT_DIR / REFUSED_NAME
-    (out_dir / CHECKPOINT_DIR / BEST_NAME).replace(refused)
+    publish(out_dir / CHECKPOINT_DIR / BEST_NAME, refused)
     tracker.log_file(refused, CHECKPOINT_DIR)
     raise AdaptationError(
         f"the adapted model is not shipped: it lost {lost:.4f} of PCK on the validation split of the configuration's "

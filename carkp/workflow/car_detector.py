@@ -149,7 +149,7 @@ def fetch(url: str, path: Path, sha256: str) -> None:
         if digest != sha256:
             raise _fetch_error(url, path, f"what came has the SHA-256 {digest}, expected {sha256}")
         with explain_write_errors(path):
-            partial.replace(path)
+            disk.publish(partial, path)
     finally:
         disk.remove(partial)
 

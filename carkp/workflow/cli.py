@@ -34,6 +34,7 @@ from carkp.training.distributed import ProcessError
 from carkp.tuning.errors import StorageError
 from carkp.workflow import system_errors
 from carkp.workflow.early import refuse_early
+from carkp.workflow.killed import end_killed_runs
 from carkp.workflow.process import Terminated, orderly_interrupts
 from carkp.workflow.reuse import keep_code
 from carkp.workflow.run_log import kept_output
@@ -229,6 +230,7 @@ def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path]
         tracked_run(stage, config.name, config.tracking.system_metrics_interval_s) as tracker,
         kept_output(tracker, logs / tracker.run_id),
     ):
+        end_killed_runs(stage, tracker.run_id)
         run_in_folder(config, tracker, work)
 
 

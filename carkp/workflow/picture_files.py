@@ -18,7 +18,6 @@ def write_jpeg(path: Path, image_rgb: Image) -> None:
     Raises:
         OSError: it cannot be written, or JPEG cannot hold it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         data = jpeg.encode_bgr(np.asarray(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), np.uint8), _JPEG_QUALITY)
     except ValueError as error:

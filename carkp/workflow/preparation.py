@@ -17,6 +17,7 @@ from carkp.data.prepare import prepare
 from carkp.data.source import fingerprint
 from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, Store, Stores, data_digest
 from carkp.data.summary import SUMMARY_FILE, DataSummary, check_digests, read_summary
+from carkp.disk import write_atomic
 from carkp.progress import is_hidden
 from carkp.project import project_root
 from carkp.rendered.catalog import CatalogError
@@ -379,7 +380,7 @@ def _log(config: ExperimentConfig, result: DataResult, out_dir: Path, tracker: T
 def _log_summary(summary: DataSummary, sheet: Image, folder: str, out_dir: Path, tracker: Tracker) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
     summary_path = out_dir / SUMMARY_FILE
-    summary_path.write_text(summary.to_json(), encoding="utf-8")
+    write_atomic(summary_path, summary.to_json().encode())
     tracker.log_file(summary_path, folder)
     sheet_path = out_dir / "contact_sheet.jpg"
     write_jpeg(sheet_path, sheet)

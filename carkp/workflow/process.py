@@ -1,9 +1,8 @@
-"""Processes: named in runs so that others can tell whether they are still there, started, and ended in good order."""
+"""Processes: started, and ended in good order."""
 
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,12 +12,8 @@ from contextvars import ContextVar
 from multiprocessing import parent_process
 from types import FrameType, MappingProxyType
 
-import psutil
-
 from carkp.cores import num_usable_cores
 from carkp.workflow.stage_server import ServerGoneError, StageServer
-
-PROCESS_TAG = "carkp.process"
 
 _LAUNCHER = re.compile(r"PET_.*|TORCHELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)")
 """Variables of another launcher, which torchrun would take for its own settings or hand on."""
@@ -30,7 +25,6 @@ _SERVER: ContextVar[StageServer | None] = ContextVar("stage_server", default=Non
 _KILLED = -9
 """Exit status of a process that SIGKILL ended, which Windows has no name for."""
 
-_START_TOLERANCE_S = 1.0
 _INTERRUPT_GRACE_S = 15.0
 
 
@@ -138,24 +132,6 @@ def run_under_torchrun(
         cores = num_usable_cores()
         environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
     return _call([*command, "-m", "--", module, *arguments], environment)
-
-
-def process_name(pid: int) -> str:
-    """Host, process id and start: unlike the id alone it never names another process later."""
-    return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.0f}"
-
-
-def is_alive(name: str) -> bool:
-    """Whether the process is there; of one on another machine this cannot be known, and it counts as alive."""
-    host, pid, start = name.split()
-    if host != socket.gethostname():
-        return True
-    try:
-        process = psutil.Process(int(pid))
-        is_same = abs(process.create_time() - float(start)) <= _START_TOLERANCE_S
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _call(

@@ -9,6 +9,7 @@ from typing import Any
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.deploy.hardware import Hardware
+from carkp.disk import write_atomic
 from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_from_json, codec_to_json
 from carkp.keypoints.metrics import Scores
 from carkp.model.pose_net import pose_net_from_architecture
@@ -182,5 +183,4 @@ def write_scales(net: FakeQuantNet, path: Path) -> None:
         if isinstance(layer, ConvLayer)
     }
     content = {"target": net.target.name, "tensors": tensors, "weights": weights}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_atomic(path, json.dumps(content, indent=1).encode())

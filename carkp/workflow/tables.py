@@ -1,15 +1,18 @@
 """Tables as CSV files."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from carkp.disk import write_atomic
+
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One line a row under a line of names; the names are those of the first row."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, stream.getvalue().encode())

@@ -18,7 +18,7 @@ from carkp.data.mixture import MixedStore, restrict
 from carkp.data.shares import describe_shares
 from carkp.data.store import Store, Stores, data_digest
 from carkp.deploy.float_onnx import check_against_torch, export_float_onnx
-from carkp.disk import describe_free_space
+from carkp.disk import describe_free_space, write_atomic
 from carkp.keypoints.codec import CODEC_KEY, codec_to_json
 from carkp.keypoints.metrics import Scores, labelled_extent
 from carkp.keypoints.predictions import Predictions
@@ -26,6 +26,7 @@ from carkp.progress import is_hidden
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from carkp.training.distributed import ProcessContext, is_under_torchrun, process_context
+from carkp.training.divergence import Divergence, divergences_to_json
 from carkp.training.evaluate import predict
 from carkp.training.fit import (
     BEST_NAME,
@@ -63,6 +64,9 @@ CHECKPOINT_DIR = "checkpoints"
 ONNX_DIR = "onnx"
 ONNX_TOLERANCE = 1e-4
 NUM_ONNX_IMAGES = 16
+DIVERGENCE_FILE = "divergence.json"
+MAX_NOTED = 100
+"""Steps that were left out, in the run's file of them."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,8 @@ def train(
     require_sources(config, stores.train)
     require_labels(stores, scorer.choosing)
     trainer, context = _build_trainer(config, training, stores, scorer), scorer.context
+    if context.is_main:
+        trainer.inputs = replace(trainer.inputs, on_divergence=_divergence_log(out_dir, tracker))
     if training.resume is not None:
         _resume(trainer, training.resume, config, out_dir, tracker)
         if not training.is_own:
@@ -194,6 +200,21 @@ def describe_mixture(config: ExperimentConfig, stores: Stores, context: ProcessC
     ratio, settings = shares(config.data), config.train
     drawn = describe_shares(stores.train, ratio, settings.batch_size, settings.num_samples, context.world_size)
     return f"{drawn}\nval pck, which chooses the epoch, is of {' and '.join(choosing(config.data))}"
+
+
+def _divergence_log(out_dir: Path, tracker: Tracker) -> Callable[[Divergence], None]:
+    """What warns of a step that was left out, and keeps it in a file of the run."""
+    noted: list[Divergence] = []
+
+    def note(found: Divergence) -> None:
+        tqdm.write(f"warning: {found}; the step is left out")
+        if len(noted) < MAX_NOTED:
+            noted.append(found)
+            path = out_dir / DIVERGENCE_FILE
+            write_atomic(path, divergences_to_json(noted).encode())
+            tracker.log_file(path, "")
+
+    return note
 
 
 def has_labels(store: Store) -> bool:

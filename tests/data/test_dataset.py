@@ -79,6 +79,13 @@ def test_ranks_share_a_training_epoch_evenly(dataset, world_size):
     assert len(set(together)) == len(together)
 
 
+def test_a_loader_names_the_samples_of_each_batch(dataset):
+    loader = train_loader(dataset, 2, 0, seed=1, rank=1, world_size=2)
+    loader.set_epoch(3)
+    for number, batch in enumerate(loader):
+        assert loader.sample_ids(number) == [dataset.store[index].sample_id for index in batch["index"].tolist()]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 5])
 def test_ranks_score_every_sample_once(store, world_size):
     dataset = CropDataset(store, EvalTransform(SIZE), seed=0)

@@ -61,6 +61,13 @@ def test_every_batch_has_the_share_of_every_part(stores: tuple[LmdbStore, LmdbSt
     assert seen == {0: 5, 2: 5}
 
 
+def test_a_batch_of_parts_names_its_samples(stores: tuple[LmdbStore, LmdbStore]) -> None:
+    loader = loader_of(stores)
+    loader.set_epoch(1)
+    for number, batch in enumerate(loader):
+        assert loader.sample_ids(number) == [f"train/s/{index}_0" for index in batch["index"].tolist()]
+
+
 def test_a_part_that_goes_round_is_never_seen_twice_alike(stores: tuple[LmdbStore, LmdbStore]) -> None:
     loader = loader_of(stores)
     pictures = []

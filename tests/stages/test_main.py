@@ -15,10 +15,10 @@ from carkp.config.loading import load_config
 from carkp.config.schema import ExperimentConfig
 from carkp.stages import pipeline
 from carkp.synthetic.generate import generate
+from carkp.tracking.owners import process_name
 from carkp.tracking.runs import FoundRun, find_latest_run, find_run
 from carkp.training.checkpoint import Checkpoint, save_checkpoint
 from carkp.workflow import decisions, preparation, reuse, steps
-from carkp.workflow.process import process_name
 from carkp.workflow.reuse import INPUTS_FILE, INPUTS_TAG
 from carkp.workflow.source_code import SourceCode, source_code
 from tests.stages.conftest import ROOT, TINY, Project, copy_project

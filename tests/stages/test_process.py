@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carkp.workflow.process import Terminated, is_alive, orderly_interrupts, process_name, run_under_torchrun
+from carkp.tracking.owners import is_alive, process_name
+from carkp.workflow.process import Terminated, orderly_interrupts, run_under_torchrun
 
 STAGE = """
 import time

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import MlflowTracker, nested_run, tracked_run
+from carkp.workflow.process import Terminated
 
 
 def write_relu(path: Path) -> None:
@@ -128,6 +129,18 @@ def test_a_failed_run_goes_on_and_forgets_its_error(project: Path, monkeypatch: 
     found = client.get_run(tracker.run_id)
     assert found.info.status == "FINISHED"
     assert "carkp.error" not in found.data.tags
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, Terminated])
+def test_an_interrupted_run_is_killed_and_not_failed(project: Path, reason: type[KeyboardInterrupt]) -> None:
+    with (
+        pytest.raises(reason),
+        tracked_run("calops", "mine", 10.0) as tracker,
+        nested_run(tracker.run_id, "trial", "mine") as child,
+    ):
+        raise reason
+    client = MlflowClient()
+    assert {client.get_run(found.run_id).info.status for found in (tracker, child)} == {"KILLED"}
 
 
 def test_a_child_that_fails_does_not_take_its_parent_along(project: Path) -> None:

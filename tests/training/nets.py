@@ -49,9 +49,15 @@ class FixedBatches:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        yield from (self.batches[place] for place in self.order())
+
+    def order(self) -> list[int]:
         generator = torch.Generator().manual_seed(self.epoch)
-        for place in torch.randperm(len(self.batches), generator=generator).tolist():
-            yield self.batches[place]
+        places: list[int] = torch.randperm(len(self.batches), generator=generator).tolist()
+        return places
+
+    def sample_ids(self, number: int) -> list[str]:
+        return [f"square {index}" for index in self.batches[self.order()[number]]["index"].tolist()]
 
 
 def share_of_each(batches: FixedBatches, context: ProcessContext) -> FixedBatches:

@@ -1,4 +1,5 @@
 import pickle
+import socket
 import subprocess
 import sys
 import zipfile
@@ -7,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from carkp.disk import partial_path
 from carkp.model.pose_net import build_pose_net
 from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_net, save_checkpoint
 
@@ -76,9 +76,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_keeps_the_old_checkpoint(tm
 
 
 def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path: Path) -> None:
-    partial = partial_path(tmp_path / "last.pt")
-    host, _, rest = partial.name.removeprefix(".last.pt.").rpartition(".partial")[0].rsplit(".", 2)
-    (tmp_path / f".last.pt.{host}.999999999.{rest}.partial").write_bytes(b"half")
+    (tmp_path / f".unfinished.{socket.gethostname()}.999999999.00000000.partial").write_bytes(b"half")
     save_checkpoint(make_checkpoint(), tmp_path / "last.pt")
     assert [item.name for item in tmp_path.iterdir()] == ["last.pt"]
 

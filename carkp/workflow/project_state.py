@@ -1,0 +1,135 @@
+"""What the files of a project say, in a form that can be compared: without times, ids and places.
+
+Weights, metrics and predictions count bit by bit, whatever file they lie in.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import yaml
+
+from carkp.data.store import LmdbStore
+from carkp.disk import file_digest
+from carkp.training.checkpoint import load_checkpoint, weights_digest
+
+TEMPORARY = re.compile(r"\.(partial|part|tmp)$|^\.artifact\.uploading\.|-(journal|wal|shm)$")
+"""Names of files and folders that are there only while something is written."""
+
+_ID = re.compile(r"\b(m-)?[0-9a-f]{32}\b")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?( UTC)?")
+_FACTS = ("source", "source_fingerprint")
+"""Of a summary of data: where the source lies, and when its files were changed."""
+
+
+def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    """Names of what differs, or is there once only."""
+    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of what a file says.
+
+    Raises:
+        Exception: as the file's reader raises, of one that is not whole.
+    """
+    return _READERS.get(path.suffix, file_digest)(path)
+
+
+def unreadable_files(project: Path) -> list[str]:
+    """Files under their final names that their readers refuse; of kinds that have a reader."""
+    return [f"{path.relative_to(project)}: {error}" for path, error in _unreadable(project)]
+
+
+def _unreadable(project: Path) -> Iterator[tuple[Path, Exception]]:
+    for path in files_of(project):
+        if path.suffix in _READERS and not is_temporary(path, project):
+            try:
+                content_digest(path)
+            except Exception as error:  # whatever the reader of a half file says
+                yield path, error
+    for store in project.rglob("*_lmdb"):
+        if not is_temporary(store, project):
+            try:
+                assert LmdbStore(store).info.digest
+            except Exception as error:
+                yield store, error
+
+
+def temporaries(project: Path) -> list[str]:
+    """What is there only while something is written; the outermost names."""
+    found = [path for path in project.rglob("*") if TEMPORARY.search(path.name)]
+    return sorted(str(path.relative_to(project)) for path in found if not is_temporary(path.parent, project))
+
+
+def is_temporary(path: Path, project: Path) -> bool:
+    """Whether it, or a folder that it lies in, has a temporary's name."""
+    return any(TEMPORARY.search(part) for part in path.relative_to(project).parts)
+
+
+def files_of(project: Path) -> Iterable[Path]:
+    return (path for path in sorted(project.rglob("*")) if path.is_file() and not path.is_symlink())
+
+
+def _text(path: Path) -> str:
+    return _digest(plain(path.read_text(encoding="utf-8")).encode())
+
+
+def plain(text: str) -> str:
+    """A text without ids and times."""
+    return _TIME.sub("<time>", _ID.sub("<id>", text))
+
+
+def _json(path: Path) -> str:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if path.name == "summary.json":
+        content = {name: value for name, value in content.items() if name not in _FACTS}
+    return _digest(plain(json.dumps(content, sort_keys=True)).encode())
+
+
+def _yaml(path: Path) -> str:
+    return _digest(plain(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str)).encode())
+
+
+def _checkpoint(path: Path) -> str:
+    checkpoint = load_checkpoint(path)
+    trained = checkpoint.training_state.get("weights", {})
+    return f"epoch {checkpoint.epoch}: {weights_digest(checkpoint.weights)} {weights_digest(trained)}"
+
+
+def _arrays(path: Path) -> str:
+    digest = hashlib.sha256()
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in sorted(arrays):
+            digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+            digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _graph(path: Path) -> str:
+    """Its notes name runs."""
+    model = onnx.load(str(path))
+    notes = plain(json.dumps({item.key: item.value for item in model.metadata_props}, sort_keys=True))
+    del model.metadata_props[:]
+    return _digest(model.SerializeToString(deterministic=True) + notes.encode())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+_READERS: Mapping[str, Callable[[Path], str]] = {
+    ".pt": _checkpoint,
+    ".npz": _arrays,
+    ".onnx": _graph,
+    ".json": _json,
+    ".yaml": _yaml,
+    ".csv": _text,
+    ".html": _text,
+    ".md": _text,
+    ".txt": _text,
+}

@@ -1,0 +1,55 @@
+"""What is left of a run whose process was killed."""
+
+import os
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from carkp.tracking.owners import PROCESS_TAG, process_name
+from carkp.tracking.runs import local_artifacts
+from carkp.tracking.store import open_experiment, use_default_store
+from carkp.workflow.killed import end_killed_runs
+
+UNFINISHED = (".unfinished.host.5.00000000.partial", ".artifact.uploading.x7")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "MLproject").write_text("name: carkp\n")
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(None)
+    use_default_store()
+    return tmp_path
+
+
+def begun(process: str, stage: str) -> str:
+    """A run that is under way, with a finished file and two that are not."""
+    tags = {PROCESS_TAG: process, "carkp.stage": stage}
+    run_id = MlflowClient().create_run(open_experiment("killed"), tags=tags).info.run_id
+    for folder in (local_artifacts(run_id), Path("runs") / run_id):
+        assert folder is not None
+        (folder / "checkpoints").mkdir(parents=True)
+        for name in ("last.pt", *UNFINISHED):
+            (folder / "checkpoints" / name).touch()
+    return run_id
+
+
+def left(run_id: str) -> set[str]:
+    folder = local_artifacts(run_id)
+    assert folder is not None
+    return {path.name for place in (folder, Path("runs") / run_id) for path in place.rglob("*") if path.is_file()}
+
+
+def test_runs_of_killed_processes_are_ended_and_those_of_others_left_alone(project: Path) -> None:
+    host, pid, start = process_name(os.getpid()).split()
+    gone = f"{host} {pid} {float(start) - 100:.0f}"
+    dead, alive, other = begun(gone, "float"), begun(process_name(os.getpid()), "float"), begun(gone, "qat")
+    far, own = begun("elsewhere 5 0", "float"), begun(gone, "float")
+    end_killed_runs("float", own)
+    states = {run_id: MlflowClient().get_run(run_id).info.status for run_id in (dead, alive, other, far, own)}
+    assert [run_id for run_id, status in states.items() if status == "KILLED"] == [dead]
+    assert left(dead) == {"last.pt"}
+    assert left(alive) == left(far) == {"last.pt", *UNFINISHED}
