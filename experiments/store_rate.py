@@ -38,6 +38,7 @@ GOALS = {
     "memory_large_to_small": Goal(at_most=1.2),
 }
 QUANTITIES = {
+    "bytes_per_crop": ("store, for each crop", "bytes", ".0f"),
     "small_gib": ("small store, as many crops as CarFusion's", "GiB", ".2f"),
     "large_gib": ("large store", "GiB", ".2f"),
     "digest_mb_per_s": ("open and compare with the digest, large store", "MB/s", ".0f"),
@@ -122,6 +123,7 @@ def measure(folder: Path, num_crops: int, copies: int, num_reads: int, num_round
             larges.append(pool.apply(read_at_random, (large, num_reads, seed)))
     ratios = [large.reads_per_s / small.reads_per_s for small, large in zip(smalls, larges, strict=True)]
     found = {
+        "bytes_per_crop": large_bytes / (num_crops * copies),
         "small_gib": small_bytes / 2**30,
         "large_gib": large_bytes / 2**30,
         "digest_mb_per_s": np.median(digests),
