@@ -78,7 +78,7 @@ class Killed:
 STAGES: Mapping[str, Killed] = {
     "data": Killed("data", FRESH),
     "float": Killed("float", "data"),
-    "qat": Killed("qat", "float"),
+    "qat": Killed("qat", "calibration"),
     "calibration": Killed("calibration", "float"),
     "export": Killed("export", "calibration"),
     "report": Killed("report", "align"),
