@@ -49,7 +49,7 @@ def refusal(uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What is said of a tracking URI."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(TrackingError) as caught:
-        use_default_store()
+        use_default_store(wait_s=2.0)
     return str(caught.value)
 
 
