@@ -1,16 +1,17 @@
 """A tracking server that cannot be reached, told apart from one that refuses; and how long it is waited for."""
 
-import os
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
+from mlflow.utils import rest_utils
 from sqlalchemy.exc import DBAPIError
 
 T = TypeVar("T")
@@ -21,8 +22,8 @@ _LOCKED_S = 120.0
 _NO_ANSWER = ("failed with exception", "failed with timeout exception")
 _UNAVAILABLE = ErrorCode.Name(TEMPORARILY_UNAVAILABLE)
 _FIRST_SERVER_ERROR = 500
-_NUM_TRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
-_VARIABLES = threading.RLock()
+_RETRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_LIMITS: ContextVar[Mapping[str, int]] = ContextVar("limits", default=MappingProxyType({}))
 
 
 def is_outage(error: BaseException) -> bool:
@@ -56,19 +57,34 @@ def while_locked(change: Callable[[], T]) -> T:
 
 @contextmanager
 def patience(timeout_s: float, num_retries: int = 0) -> Iterator[None]:
-    """Within, MLflow gives up a request after so long and so many retries, unless the environment says how long.
+    """Within, this thread has MLflow give up a request after so long and so many retries.
 
-    Left alone it retries for some minutes. Its settings are variables of the process, so threads wait for each other.
+    Left alone it retries for some minutes. What the environment says counts more.
     """
-    wanted = {_NUM_TRIES: str(num_retries), _TIMEOUT: str(max(1, round(timeout_s)))}
-    with _VARIABLES:
-        ours = {name: value for name, value in wanted.items() if name not in os.environ}
-        os.environ.update(ours)
-        try:
-            yield
-        finally:
-            for name in ours:
-                os.environ.pop(name, None)
+    token = _LIMITS.set({_RETRIES: num_retries, _TIMEOUT: max(1, round(timeout_s))})
+    try:
+        yield
+    finally:
+        _LIMITS.reset(token)
+
+
+class _Limited:
+    """A setting of MLflow's requests. MLflow reads variables of the process, which threads and children share."""
+
+    def __init__(self, variable: Any) -> None:
+        self._variable = variable
+
+    def get(self) -> int:
+        limit = None if self._variable.is_set() else _LIMITS.get().get(self._variable.name)
+        found: int = self._variable.get() if limit is None else limit
+        return found
+
+    def __str__(self) -> str:
+        return str(self._variable)
+
+
+for _name in (_RETRIES, _TIMEOUT):
+    setattr(rest_utils, _name, _Limited(getattr(rest_utils, _name)))
 
 
 def _is_without_answer(error: MlflowException) -> bool:

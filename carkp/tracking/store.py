@@ -156,7 +156,7 @@ def _require_database(uri: str) -> None:
         reason = _shorten(without_password(str(error).splitlines()[0]))
         raise TrackingError(
             f"{without_password(uri)}: the tracking database cannot be opened: {reason}. See that it runs, that the "
-            "address and the user are right and that its driver is installed (such as psycopg2-binary or pymysql), or "
+            "address and the user are right and that its driver is installed (such as psycopg[binary] or pymysql), or "
             "unset MLFLOW_TRACKING_URI to track to mlflow.db in the project"
         ) from error
 

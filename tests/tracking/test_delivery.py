@@ -1,11 +1,13 @@
 """Outages of the tracking server: what a run reports meanwhile arrives later, in order, once."""
 
 import json
+import os
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,6 +21,7 @@ from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
+from mlflow.utils import rest_utils
 from mlflow.utils.rest_utils import MlflowHostCreds, http_request_safe
 
 from carkp.command.main import group
@@ -134,6 +137,7 @@ def test_a_run_that_ends_in_an_outage_is_sent_later_and_once(
     assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})
     assert history(tracker.run_id) == [(1, 4.0)]
     assert "nothing waits to be sent" in CliRunner().invoke(group, ["sync"]).stdout
+    assert "no such folder" in CliRunner().invoke(group, ["sync", str(folder)]).output
 
 
 def test_the_time_of_a_report_is_when_it_was_made(network: Network) -> None:
@@ -287,6 +291,18 @@ def test_what_is_an_outage(status: tuple[str, list[int]], code: int, is_kept: bo
     with patience(1), pytest.raises(MlflowException) as caught:
         http_request_safe(MlflowHostCreds(uri), "/api/2.0/mlflow/runs/get", "GET")
     assert is_outage(caught.value) == is_kept
+
+
+def test_patience_is_of_one_thread_and_of_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    before, timeout = dict(os.environ), rest_utils.MLFLOW_HTTP_REQUEST_TIMEOUT
+    with patience(3.0), ThreadPoolExecutor(1) as other:
+        assert (timeout.get(), rest_utils.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()) == (3, 0)
+        assert other.submit(timeout.get).result() == 120
+        assert dict(os.environ) == before
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
+        assert timeout.get() == 7
 
 
 @pytest.mark.parametrize(
