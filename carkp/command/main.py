@@ -27,6 +27,7 @@ HELPERS = {
     "config": Helper("config", "Show the settings of an experiment, or explain them."),
     "models": Helper("models", "List the models that can be named here."),
     "status": Helper("status", "Show the newest run of every stage, and what `carkp run` would do anew."),
+    "sync": Helper("sync", "Send reports of runs that an outage of the tracking server has held back."),
     "doctor": Helper("doctor", "Say what works on this machine, and what to do about the rest."),
 }
 

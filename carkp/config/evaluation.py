@@ -115,6 +115,14 @@ class TrackingConfig(Section):
         Float,
         Field(ge=0.1, description="Seconds between two records of what processor, memory and disk do during a run."),
     ] = 10.0
+    wait_s: Annotated[
+        Float,
+        Field(
+            ge=1,
+            description="Seconds that the start of a stage waits for a tracking server that does not answer, before it "
+            "fails; the end of a stage waits as long to send what an outage has held back.",
+        ),
+    ] = 30.0
     num_kept_crops: Annotated[
         PositiveInt,
         Field(description="Crops that a run keeps as pictures: so many of the worst, and so many around the median."),

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
+from carkp.tracking.delivery import spool_root
 from carkp.tracking.owners import PROCESS_TAG, is_alive, process_name
 from carkp.tracking.runs import (
     PARENT_TAG,
@@ -28,6 +29,7 @@ from carkp.tracking.runs import (
     find_run,
     find_runs,
 )
+from carkp.tracking.sync import send_left_over
 from carkp.tracking.tracker import NullTracker, Tracker
 from carkp.workflow.cli import Arguments, PipelineError, execute, guarded, parse_stage
 from carkp.workflow.decisions import decide, describe_decision, other_inputs, pipeline_file, plan
@@ -134,6 +136,7 @@ def run_stage(
     try:
         status = launch(command, run_id, lambda pid: tracker.set_tags({STEP_PROCESS_TAG: process_name(pid)}))
     finally:
+        send_left_over(spool_root())  # the step may have ended in an outage
         if find_run(run_id).status == "RUNNING":  # it ended before it joined its run, or without a word
             end_run(run_id, "KILLED" if status < 0 else "FAILED")
     if status != 0:

@@ -22,7 +22,7 @@ from carkp.project import find_config, project_root
 from carkp.report.study_figures import StudyPoint, history_figure, importance_figure
 from carkp.tracking.owners import PROCESS_TAG, is_alive, process_name
 from carkp.tracking.runs import adopt_run, find_run
-from carkp.tracking.store import TrackingError, sqlite_uri
+from carkp.tracking.store import TrackingError, sqlite_uri, use_default_store
 from carkp.tracking.tracker import Tracker
 from carkp.tuning.objective import Job
 from carkp.tuning.record import TrialRecord
@@ -188,6 +188,7 @@ def _execute(arguments: Arguments) -> None:
     run_on = _launcher(arguments)
     target = build_target(config, arguments.values["target"])
     storage = arguments.values["storage"] or sqlite_uri(project_root() / "optuna.db")
+    use_default_store(config.tracking.wait_s)
     found = find_current_data(config, arguments.values["data"])
 
     def inputs_on(data: PreparedData) -> TuneInputs:

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
+from carkp.tracking.outage import while_locked
 from carkp.tracking.store import TrackingError, use_default_store
 
 LATEST = "latest"
@@ -94,20 +95,21 @@ def create_child_run(parent_run_id: str, name: str) -> str:
     use_default_store()
     client = MlflowClient()
     parent = client.get_run(parent_run_id)
-    run = client.create_run(parent.info.experiment_id, tags={PARENT_TAG: parent_run_id}, run_name=name)
+    tags = {PARENT_TAG: parent_run_id}
+    run = while_locked(lambda: client.create_run(parent.info.experiment_id, tags=tags, run_name=name))
     return str(run.info.run_id)
 
 
 def adopt_run(run_id: str, parent_run_id: str) -> None:
     """Make a run a child of another one."""
     use_default_store()
-    MlflowClient().set_tag(run_id, PARENT_TAG, parent_run_id)
+    while_locked(lambda: MlflowClient().set_tag(run_id, PARENT_TAG, parent_run_id))
 
 
 def end_run(run_id: str, status: str) -> None:
     """Say that a run whose process is gone has ended."""
     use_default_store()
-    MlflowClient().set_terminated(run_id, status)
+    while_locked(lambda: MlflowClient().set_terminated(run_id, status))
 
 
 def end_lost_run(run_id: str, status: str, reason: str) -> bool:

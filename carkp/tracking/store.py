@@ -2,9 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -20,14 +18,20 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from carkp import disk
 from carkp.project import DATABASE, project_root
+from carkp.tracking.outage import is_outage, patience
 
 ARTIFACT_DIR = "mlruns"
 
 SERVER_ERRORS = (MlflowException, SQLAlchemyError)
 """What the tracking server, or the way to it, can raise at any time; ``explain_server_error`` says it to a person."""
 
-_FIRST_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""For the first question alone: in the middle of a training a server may be away for some minutes."""
+FIRST_WAIT_S = 10.0
+"""So long those wait for the first answer who have no configuration that says how long."""
+
+_FIRST_TIMEOUT_S, _FIRST_PAUSE_S = 10.0, 1.0
+
+_ANSWERED: set[str] = set()
+"""URIs that this process has had an answer from."""
 
 _DATABASE_TIMEOUT_S = 10
 _REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
@@ -42,15 +46,15 @@ class TrackingError(Exception):
     """Runs that cannot be kept or found; the message says what was looked for and what to do."""
 
 
-def use_default_store() -> None:
+def use_default_store(wait_s: float = FIRST_WAIT_S) -> None:
     """Track to mlflow.db in the project unless MLFLOW_TRACKING_URI says otherwise; at first, see that it answers.
 
     Raises:
-        TrackingError: it does not, or it refuses.
+        TrackingError: it does not within ``wait_s``, or it refuses.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         mlflow.set_tracking_uri(default_uri())
-    _require_answer(mlflow.get_tracking_uri())
+    require_answer(mlflow.get_tracking_uri(), wait_s)
 
 
 def default_uri() -> str:
@@ -74,7 +78,7 @@ def open_experiment(name: str) -> str:
     client = MlflowClient()
     experiment = client.get_experiment_by_name(name) or _create_experiment(client, name)
     if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
-        shown = _without_password(mlflow.get_tracking_uri())
+        shown = without_password(mlflow.get_tracking_uri())
         raise TrackingError(
             f"the experiment {name!r} was deleted in {shown}: bring it back with `MLFLOW_TRACKING_URI={shown} mlflow "
             f"experiments restore --experiment-id {experiment.experiment_id}`, or take another name (--set name=…)"
@@ -82,46 +86,56 @@ def open_experiment(name: str) -> str:
     return str(experiment.experiment_id)
 
 
-def explain_server_error(error: Exception, uri: str = "") -> str:
-    """What went wrong with the tracking server, where, and what to do."""
+def is_refused_user(error: Exception) -> bool:
+    """Whether the server does not know the user, or has not permitted this."""
+    return getattr(error, "error_code", "") in _REFUSALS or bool(_REFUSED.search(str(error)))
+
+
+def explain_server_error(error: Exception, uri: str = "", waited: str = "") -> str:
+    """What went wrong with the tracking server, where, and what to do; ``waited``: for how long it was asked."""
     uri = uri or mlflow.get_tracking_uri()
-    shown, text = _without_password(uri), _without_password(str(error))
+    shown, text = without_password(uri), without_password(str(error))
     if (match := _SCHEMA.search(text)) or (match := _NO_REVISION.search(text)):
         return _explain_schema(shown, match.group(1))
-    if getattr(error, "error_code", "") in _REFUSALS or _REFUSED.search(text):
+    if is_refused_user(error):
         return (
             f"{shown}: the tracking server refuses this user ({_shorten(text)}); set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, or ask its owner for permission"
         )
     if "API request to" in text:
-        return f"{shown}: the tracking server gives no answer: {_reason(text)}. {_server_remedy(uri)}"
+        return f"{shown}: the tracking server gives no answer: {_reason(text)}{waited}. {_server_remedy(uri)}"
     return f"{shown}: the tracking server says: {_shorten(text)}"
 
 
-@lru_cache(maxsize=16)
-def _require_answer(uri: str) -> None:
-    """Ask once whether runs can be kept there; nobody waits minutes for a server that is gone."""
-    with _short_timeouts():
+def require_answer(uri: str, wait_s: float) -> None:
+    """Ask once whether runs can be kept there; nobody waits minutes for a server that is gone.
+
+    Raises:
+        TrackingError: there is no answer within ``wait_s``, or it is no.
+    """
+    if uri in _ANSWERED:
+        return
+    end = time.monotonic() + wait_s
+    while True:
+        left = end - time.monotonic()
         try:
-            if urlsplit(uri).scheme not in ("", "file", "http", "https", "databricks"):
-                _require_database(uri)
-            if uri == default_uri():
-                _set_up_database(uri)
-            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+            with patience(min(_FIRST_TIMEOUT_S, left)):
+                _ask(uri)
+            _ANSWERED.add(uri)
+            return
         except SERVER_ERRORS as error:
-            raise TrackingError(explain_server_error(error, uri)) from error
+            if not is_outage(error) or time.monotonic() + _FIRST_PAUSE_S >= end:
+                waited = f"; it was waited for {wait_s:g} s (tracking.wait_s)"
+                raise TrackingError(explain_server_error(error, uri, waited)) from error
+        time.sleep(_FIRST_PAUSE_S)
 
 
-@contextmanager
-def _short_timeouts() -> Iterator[None]:
-    """MLflow asks a few times only, unless the environment says how often."""
-    ours = {name: value for name, value in _FIRST_PATIENCE.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
+def _ask(uri: str) -> None:
+    if urlsplit(uri).scheme not in ("", "file", "http", "https", "databricks"):
+        _require_database(uri)
+    if uri == default_uri():
+        _set_up_database(uri)
+    MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
 def _require_database(uri: str) -> None:
@@ -139,10 +153,10 @@ def _require_database(uri: str) -> None:
     except ArgumentError:
         return  # a kind of store that MLflow knows by a plugin, or it will say so itself
     except (SQLAlchemyError, ImportError) as error:
-        reason = _shorten(_without_password(str(error).splitlines()[0]))
+        reason = _shorten(without_password(str(error).splitlines()[0]))
         raise TrackingError(
-            f"{_without_password(uri)}: the tracking database cannot be opened: {reason}. See that it runs, that the "
-            "address and the user are right and that its driver is installed (such as psycopg2-binary or pymysql), or "
+            f"{without_password(uri)}: the tracking database cannot be opened: {reason}. See that it runs, that the "
+            "address and the user are right and that its driver is installed (such as psycopg[binary] or pymysql), or "
             "unset MLFLOW_TRACKING_URI to track to mlflow.db in the project"
         ) from error
 
@@ -225,7 +239,7 @@ def _server_remedy(uri: str) -> str:
     proxies = {} if proxy_bypass(host) else getproxies()
     proxy = proxies.get(urlsplit(uri).scheme) or proxies.get("all")
     hint = (
-        f"requests to it go through the proxy {_without_password(proxy)} (NO_PROXY={host} keeps them from it), "
+        f"requests to it go through the proxy {without_password(proxy)} (NO_PROXY={host} keeps them from it), "
         if proxy
         else ""
     )
@@ -246,5 +260,5 @@ def _shorten(text: str) -> str:
     return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…"
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
     return re.sub(r"(://[^:/@\s]*):[^@/\s]+@", r"\1:***@", text)

@@ -33,7 +33,7 @@ def open_storage(url: str, heartbeat: Heartbeat) -> RDBStorage:
             reason = str(error).splitlines()[0]
             raise StorageError(
                 f"{url.rpartition('@')[2]}: cannot be used as a database of studies ({reason}); expected "
-                "sqlite:///file.db, or postgresql://user:password@host/database with the package psycopg[binary]"
+                "sqlite:///file.db, or postgresql+psycopg://user:password@host/database with carkp[postgres]"
             ) from error
 
 

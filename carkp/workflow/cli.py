@@ -227,7 +227,7 @@ def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path]
     keep_code(stage, config)
     logs = project_root() / "runs" / "logs"
     with (
-        tracked_run(stage, config.name, config.tracking.system_metrics_interval_s) as tracker,
+        tracked_run(stage, config.name, config.tracking.system_metrics_interval_s, config.tracking.wait_s) as tracker,
         kept_output(tracker, logs / tracker.run_id),
     ):
         end_killed_runs(stage, tracker.run_id)

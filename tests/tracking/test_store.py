@@ -11,6 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
+from mlflow.utils import rest_utils
 
 from carkp.project import project_root
 from carkp.tracking import store
@@ -49,7 +50,7 @@ def refusal(uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What is said of a tracking URI."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(TrackingError) as caught:
-        use_default_store()
+        use_default_store(wait_s=2.0)
     return str(caught.value)
 
 
@@ -106,7 +107,7 @@ def test_a_server_that_is_no_tracking_server(
 def test_patience_is_short_for_the_first_question_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     use_default_store()
-    assert mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 7
+    assert rest_utils.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 7
 
 
 @pytest.mark.parametrize("revision", ["0123456789ab", "0a8213491aaa"])

@@ -5,21 +5,14 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-import onnx
 import pytest
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
-from onnx import TensorProto, helper
 
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import MlflowTracker, nested_run, tracked_run
 from carkp.workflow.process import Terminated
-
-
-def write_relu(path: Path) -> None:
-    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "xy"]
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+from tests.tracking.relu import write_relu
 
 
 def report_everything(tracker: MlflowTracker, folder: Path) -> None:

@@ -102,7 +102,7 @@ def run_tracked(spec: StudySpec, study: TuningStudy, trial: Trial) -> Outcome:
     _end_killed(trial.notes.get(RUN_ID))
     pruned: Pruned | None = None
     config = _seeded(spec.inputs.config, trial.notes)
-    with nested_run(study.notes()[RUN_ID], "trial", config.name) as tracker:
+    with nested_run(study.notes()[RUN_ID], "trial", config.name, config.tracking.wait_s) as tracker:
         trial.note(RUN_ID, tracker.run_id)
         _describe_run(spec, trial, tracker)
         try:
