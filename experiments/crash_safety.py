@@ -22,11 +22,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import psutil
@@ -48,6 +48,8 @@ from carkp.workflow.cli import Parameter, guarded
 from carkp.workflow.project_state import content_digest, differences, temporaries, unreadable_files
 from carkp.workflow.recording import Findings, parse_study, write_record
 from carkp.workflow.run_log import LOG_NAME
+
+T = TypeVar("T")
 
 STUDY = "crash_safety"
 CONFIGS = ("configs", "MLproject", "python_env.yaml", "requirements.txt")
@@ -246,9 +248,8 @@ class Bench:
 
     def restore(self, state: str) -> None:
         """Put the project as it was, and empty the folder of temporary files."""
-        for path in (self.project, self.temporary, self.folder / "seen"):
+        for path in (self.project, self.temporary):
             shutil.rmtree(path, ignore_errors=True)
-        (self.folder / "seen").mkdir()
         shutil.copytree(self._state(state), self.project)
         self.temporary.mkdir()
 
@@ -282,6 +283,12 @@ class Reference:
     unsteady: list[str]
 
 
+def apart(function: Callable[..., T], *arguments: object) -> T:
+    """What a function gives in a process of its own: one that has seen a database or a store keeps it open."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
 def reference(bench: Bench, name: str) -> Reference:
     """Made once, then read."""
     path = bench.folder / "reference" / f"{name}.json"
@@ -290,7 +297,7 @@ def reference(bench: Bench, name: str) -> Reference:
         for _ in range(2):
             bench.restore(STAGES[name].before)
             seconds = bench.run_well(STAGES[name])
-            states.append(stage_state(bench.project, name))
+            states.append(apart(stage_state, bench.project, name))
             times.append(seconds)
         found = Reference(states[0], min(times), differences(*states))
         disk.write_atomic(path, json.dumps(asdict(found), indent=1).encode())
@@ -302,10 +309,10 @@ def kill_once(bench: Bench, name: str, number: int, moment: float) -> Outcome:
     expected, stage = reference(bench, name), STAGES[name]
     bench.restore(stage.before)
     status, _ = bench.run(stage, moment * expected.seconds)
-    unreadable = unreadable_files(bench.project)
+    unreadable = apart(unreadable_files, bench.project)
     again, _ = bench.run(stage)
     try:
-        different = differences(stage_state(bench.project, name), expected.state)
+        different = differences(apart(stage_state, bench.project, name), expected.state)
     except ValueError as error:
         different = [str(error)]
     return Outcome(
@@ -317,7 +324,7 @@ def kill_once(bench: Bench, name: str, number: int, moment: float) -> Outcome:
         status=again,
         different=[item for item in different if item not in expected.unsteady],
         left=temporaries(bench.project),
-        running=_called_running(bench.project),
+        running=apart(called_running, bench.project),
         temporary=len(list(bench.temporary.iterdir())),
     )
 
@@ -355,10 +362,8 @@ def stage_state(project: Path, stage: str) -> dict[str, str]:
 
 
 def client_of(project: Path) -> MlflowClient:
-    """Of a copy of the project's database: MLflow keeps those open that it has seen, also when they are gone."""
-    copied = Path(tempfile.mkdtemp(dir=project.parent / "seen")) / DATABASE
-    shutil.copy(project / DATABASE, copied)
-    return MlflowClient(tracking_uri=sqlite_uri(copied))
+    """Of the project's own database."""
+    return MlflowClient(tracking_uri=sqlite_uri(project / DATABASE))
 
 
 def newest_finished(client: MlflowClient, stage: str) -> Run:
@@ -379,7 +384,8 @@ def runs_of(client: MlflowClient, query: str) -> list[Run]:
     return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
 
 
-def _called_running(project: Path) -> list[str]:
+def called_running(project: Path) -> list[str]:
+    """Names of runs that say so."""
     return [str(run.info.run_name) for run in runs_of(client_of(project), "attributes.status = 'RUNNING'")]
 
 

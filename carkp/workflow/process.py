@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from multiprocessing import parent_process
 from types import FrameType, MappingProxyType
+from typing import Any
 
 from carkp.cores import num_usable_cores
 from carkp.workflow.stage_server import ServerGoneError, StageServer
@@ -37,8 +38,9 @@ def orderly_interrupts() -> Iterator[None]:
     """Within, SIGTERM (``kill``, ``docker stop``, ``scancel``) raises ``Terminated``, so that runs are closed.
 
     Once this process was interrupted, by SIGTERM or from the keyboard, it ignores further SIGTERMs: ``mlflow run`` and
-    whoever signals a group of processes send more than one, and the second would end the closing. Processes forked
-    meanwhile end at once by SIGTERM, as they would without. Outside the main thread nothing changes.
+    whoever signals a group of processes send more than one, and the second would end the closing. Nor does it mind
+    that children end: torch raises an error where a loader process does, which would take the interruption's place.
+    Processes forked meanwhile end at once by SIGTERM, as they would without. Outside the main thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,15 +52,21 @@ def orderly_interrupts() -> Iterator[None]:
         if os.getpid() != own_pid:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        signal.signal(number, signal.SIG_IGN)
+        mind_nothing()
         raise Terminated
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if os.getpid() == own_pid:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            mind_nothing()
         signal.default_int_handler(number, frame)
 
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    def mind_nothing() -> None:
+        signal.signal(signal.SIGTERM, _do_nothing)
+        if sys.platform != "win32" and callable(handler := signal.getsignal(signal.SIGCHLD)):
+            before[signal.SIGCHLD] = handler
+            signal.signal(signal.SIGCHLD, _do_nothing)
+
+    before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
@@ -66,6 +74,11 @@ def orderly_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """SIG_IGN would be inherited by children, and Python complains of a signal that was on its way."""
+    del number, frame
 
 
 def end_with_parent() -> None:

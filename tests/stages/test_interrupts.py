@@ -41,6 +41,14 @@ num_confirmation_seeds: 0
 PATIENCE_S = 180
 
 
+@pytest.fixture(scope="module")
+def calibrated(trained: Project) -> Project:
+    for stage in ("calibration", "export", "align"):
+        done = trained.stage(stage)
+        assert done.returncode == 0, done.stderr
+    return trained
+
+
 def start(project: Project, program: str, stage: str, *words: str) -> "subprocess.Popen[str]":
     """In a session of its own, as from a terminal: a job in the background would ignore Ctrl-C."""
     return subprocess.Popen(
@@ -72,17 +80,17 @@ def newest(project: Project) -> list[Run]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_run_of_an_interrupted_stage_is_killed(trained: Project, stage: str, number: signal.Signals) -> None:
-    search = trained.path / "interrupted.yaml"
+def test_the_run_of_an_interrupted_stage_is_killed(calibrated: Project, stage: str, number: signal.Signals) -> None:
+    search = calibrated.path / "interrupted.yaml"
     search.write_text(SEARCH)
     words = ["--search", str(search)] if stage == "tune" else []
-    process = start(trained, STALLED, stage, *words)
+    process = start(calibrated, STALLED, stage, *words)
     assert process.stdout is not None
     for line in process.stdout:
         if line == "under way\n":
             break
     interrupt(process, number)
-    run = newest(trained)[0]
+    run = newest(calibrated)[0]
     assert run.info.status == "KILLED"
     assert run.data.tags["carkp.error"].startswith("Terminated" if number == signal.SIGTERM else "KeyboardInterrupt")
 

@@ -104,6 +104,30 @@ def test_a_second_sigterm_does_not_end_the_closing(first: signal.Signals) -> Non
         assert process.wait(timeout=30) == 0
 
 
+LOADER_ENDS = """
+import os, signal
+from carkp.workflow.process import Terminated, orderly_interrupts
+
+def complain(number, frame):
+    raise RuntimeError("a loader process was killed")
+
+try:
+    with orderly_interrupts():
+        signal.signal(signal.SIGCHLD, complain)  # as torch does
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGCHLD})
+except Terminated:
+    print("terminated", signal.getsignal(signal.SIGCHLD) is complain, flush=True)
+"""
+
+
+def test_a_loader_process_that_ends_with_this_one_does_not_hide_the_interruption() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADER_ENDS], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("terminated True\n", "")
+
+
 def test_a_worker_ends_with_the_process_that_started_it() -> None:
     with start(ORPHAN) as process:
         assert process.stdout is not None

@@ -51,6 +51,14 @@ def test_no_sample_is_lost_or_counted_twice(ranks: list[dict[str, object]]) -> N
     assert ranks[0]["num_points"] == 12 * 32
 
 
+def test_a_step_that_is_bad_on_one_rank_is_left_out_on_both(ranks: list[dict[str, object]]) -> None:
+    steps = [[step[:2] for step in rank["left_out"]] for rank in ranks]  # type: ignore[attr-defined]
+    assert steps[0] == steps[1]
+    assert len(steps[0]) == 2
+    assert {step[2] for step in ranks[1]["left_out"]} == {"loss"}  # type: ignore[attr-defined]
+    assert ranks[0]["weights_after_sha"] == ranks[1]["weights_after_sha"]
+
+
 def test_rank_zero_alone_writes_checkpoints(ranks: list[dict[str, object]]) -> None:
     assert [rank["num_epochs_reported"] for rank in ranks] == [2, 0]
 

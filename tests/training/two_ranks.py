@@ -3,11 +3,13 @@
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from carkp.training.distributed import process_context
+from carkp.training.distributed import ProcessContext, process_context
+from carkp.training.divergence import Divergence
 from carkp.training.fit import EpochResult, fit
 from tests.training.nets import (
     FixedBatches,
@@ -27,6 +29,20 @@ def sha(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def train_with_a_bad_batch(context: ProcessContext) -> tuple[list[tuple[int, int, str]], str]:
+    """Labels of one batch of rank 1 are no numbers: the steps that were left out, and the weights at the end."""
+    batches = FixedBatches(num_batches=4)
+    batches.batches = batches.batches[context.rank :: context.world_size]
+    if context.rank == 1:
+        batches.batches[0]["points"][0, 0] = float("nan")
+    trainer = make_trainer(make_settings(epochs=2), batches, context)
+    found: list[Divergence] = []
+    trainer.inputs = replace(trainer.inputs, on_divergence=found.append)
+    for _ in range(2):
+        trainer.run_epoch(lambda loss: None)
+    return [(item.epoch, item.step, item.origin.kind) for item in found], sha(trainer.net)
+
+
 def main(out: Path) -> None:
     with process_context() as context:
         batches = FixedBatches(num_batches=4)
@@ -41,7 +57,10 @@ def main(out: Path) -> None:
         )
         fit(divided, out / "divided", lambda result: None)
         scores = score(trainer.eval_net, FixedBatches(), context)
+        left_out, weights_after = train_with_a_bad_batch(context)
         report = {
+            "left_out": left_out,
+            "weights_after_sha": weights_after,
             "weights_sha": sha(trainer.net),
             "average_sha": sha(trainer.average.net),
             "pck": scores.pck,
