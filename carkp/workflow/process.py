@@ -16,6 +16,7 @@ from types import FrameType, MappingProxyType
 import psutil
 
 from carkp.cores import num_usable_cores
+from carkp.workflow.agent_watch import watch_agent
 from carkp.workflow.stage_server import ServerGoneError, StageServer
 
 PROCESS_TAG = "carkp.process"
@@ -137,7 +138,7 @@ def run_under_torchrun(
     if not _THREAD_COUNTS.fullmatch(environment.get("OMP_NUM_THREADS", "")):
         cores = num_usable_cores()
         environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
-    return _call([*command, "-m", "--", module, *arguments], environment)
+    return _call([*command, "-m", "--", module, *arguments], environment, watch_agent)
 
 
 def process_name(pid: int) -> str:
