@@ -97,8 +97,8 @@ def process_context() -> Iterator[ProcessContext]:
     if world_size == 1:
         yield ProcessContext(rank=0, world_size=1, device=device)
         return
-    dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_TIMEOUT)
     try:
+        dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_TIMEOUT)
         yield ProcessContext(rank=rank, world_size=world_size, device=device)
     except RuntimeError as error:
         if not _is_of_connection(error):
@@ -110,7 +110,8 @@ def process_context() -> Iterator[ProcessContext]:
             "processes; train.max_restarts does so by itself"
         ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _is_of_connection(error: RuntimeError) -> bool:

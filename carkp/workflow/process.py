@@ -14,6 +14,7 @@ from types import FrameType, MappingProxyType
 from typing import Any
 
 from carkp.cores import num_usable_cores
+from carkp.workflow.agent_watch import watch_agent
 from carkp.workflow.stage_server import ServerGoneError, StageServer
 
 _LAUNCHER = re.compile(r"PET_.*|TORCHELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)")
@@ -144,7 +145,7 @@ def run_under_torchrun(
     if not _THREAD_COUNTS.fullmatch(environment.get("OMP_NUM_THREADS", "")):
         cores = num_usable_cores()
         environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
-    return _call([*command, "-m", "--", module, *arguments], environment)
+    return _call([*command, "-m", "--", module, *arguments], environment, watch_agent)
 
 
 def _call(

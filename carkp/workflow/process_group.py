@@ -12,6 +12,9 @@ from carkp.config.training import TrainConfig
 
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
+_FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Else processes that are started again meet in the store of those that died, and may find the addresses of these."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -57,12 +60,13 @@ class Group:
         ]
 
     def variables(self) -> dict[str, str]:
-        """The network interface that leads to the other machines: left alone, gloo may take the loopback."""
+        """For torchrun. The network interface leads to the other machines: left alone, gloo may take the loopback."""
         if self.nnodes == 1:
-            return {}
+            return _FRESH_STORE
         own = local_address(self.host, self.port)
         interface = next((name for name, addresses in _addresses().items() if own in addresses), None)
-        return {} if interface is None else dict.fromkeys(_INTERFACE_VARIABLES, interface)
+        found = {} if interface is None else dict.fromkeys(_INTERFACE_VARIABLES, interface)
+        return {**_FRESH_STORE, **found}
 
 
 def parse_group(values: Mapping[str, str], config: TrainConfig) -> Group:

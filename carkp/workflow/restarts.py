@@ -16,14 +16,17 @@ from carkp.workflow.references import LAST, last_checkpoint
 
 _LAUNCH_TAG = "carkp.torchrun"
 _LAUNCH = "TORCHELASTIC_RUN_ID"
-_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+_REQUEUES = "SLURM_RESTART_COUNT"
 _RUN = "MLFLOW_RUN_ID"
-_CLOCK_TOLERANCE = timedelta(minutes=1)
+_CLOCK_TOLERANCE = timedelta(seconds=5)
 
 
-def is_restarted() -> bool:
-    """Whether this process takes the place of one that died."""
-    return any(os.environ.get(name, "").strip("0").isdecimal() for name in _COUNTS)
+def may_be_restarted() -> bool:
+    """Whether this process may take the place of one that died.
+
+    Torchrun's own count does not say so: it counts on the machine of the dead process alone.
+    """
+    return is_under_torchrun() or os.environ.get(_REQUEUES, "0") != "0"
 
 
 def name_launch(tracker: Tracker) -> None:
@@ -34,7 +37,7 @@ def name_launch(tracker: Tracker) -> None:
 
 def rejoin_run(stage: str) -> None:
     """Go on in the run that this launch of torchrun made before one of its processes died, if it got that far."""
-    if not is_under_torchrun() or not is_restarted() or os.environ.get(_RUN):
+    if not is_under_torchrun() or os.environ.get(_RUN):
         return
     launched = datetime.fromtimestamp(psutil.Process(os.getppid()).create_time(), UTC)
     found = find_runs({STAGE_TAG: stage, _LAUNCH_TAG: os.environ[_LAUNCH]}, is_finished=False, max_results=1)
@@ -43,8 +46,8 @@ def rejoin_run(stage: str) -> None:
 
 
 def own_checkpoint(run_id: str) -> Path | None:
-    """The ``last.pt`` that the run itself wrote before its processes died; None where nothing was started again."""
-    if not is_restarted():
+    """The ``last.pt`` that the run itself wrote before its processes died; None of a run that begins."""
+    if not may_be_restarted():
         return None
     is_here = (project_root() / "runs" / run_id / LAST).is_file()
     return last_checkpoint(run_id) if is_here or has_artifact(run_id, LAST) else None
@@ -52,5 +55,5 @@ def own_checkpoint(run_id: str) -> Path | None:
 
 def clear_unfinished(folder: Path) -> None:
     """Remove checkpoints of a first epoch whose end was not reached: nothing can go on from a best.pt alone."""
-    if is_restarted() and not (folder / LAST_NAME).is_file():
+    if may_be_restarted() and not (folder / LAST_NAME).is_file():
         shutil.rmtree(folder, ignore_errors=True)

@@ -34,7 +34,7 @@ def postgres() -> Iterator[str]:
         _call("initdb", f"--pgdata={data}", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
         server = subprocess.Popen(
             [str(find_program("postgres")), "-D", str(data), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"],
-            user=USER, cwd=folder, stdout=subprocess.DEVNULL, stderr=(folder / "log").open("wb"),
+            user=USER, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             wait_until(lambda: _is_ready(port), 60)
