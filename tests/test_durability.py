@@ -215,7 +215,6 @@ REASONS = {
     "carkp/rendered/generate.py": "a tree that is renamed as a whole, after disk.sync_tree",
     "carkp/synthetic/blocks.py": "a tree that is renamed as a whole, after disk.sync_tree",
     "carkp/keypoints/predictions.py": "into memory, then to disk.write_atomic",
-    "carkp/tracking/spool.py": "appended to, line by line, each brought to the disk",
     "carkp/tracking/tracker.py": "a temporary folder",
     "carkp/training/checkpoint.py": "into memory, then to disk.write_atomic",
     "carkp/model/weight_files.py": "words of a message",

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from carkp import disk
 from carkp.tracking.store import TrackingError
 
 REPORTS, REFUSED = "reports.jsonl", "refused.jsonl"
@@ -74,10 +75,10 @@ class Spool:
         (folder / _FILES).mkdir(parents=True)
         lock = FileLock(folder / _LOCK)
         lock.acquire()
-        _write_durably(folder / _ADDRESS, json.dumps(address.__dict__))
+        disk.write_atomic(folder / _ADDRESS, json.dumps(address.__dict__).encode())
         (folder / REPORTS).touch(mode=0o600)
         for made in (folder, root, root.parent):
-            _sync_folder(made)
+            disk.sync_directory(made)
         return cls(folder, lock)
 
     @classmethod
@@ -175,8 +176,8 @@ class Spool:
         except BaseException:
             shutil.rmtree(copy.parent, ignore_errors=True)
             raise
-        _sync_folder(copy.parent)
-        _sync_folder(copy.parent.parent)
+        disk.sync_directory(copy.parent)
+        disk.sync_directory(copy.parent.parent)
         return copy
 
     def _read_sent(self) -> int:
@@ -227,21 +228,3 @@ def _append_durably(path: Path, text: str) -> None:
         except OSError:
             os.truncate(path, end)
             raise
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """New names in it survive a loss of power; Windows has no such thing."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
