@@ -95,6 +95,7 @@ class Delivery:
                 return
             self._spool = Spool.create(spool_root(), self._address)
             self._spool.append(report)
+            self._num_sent = 0
             self._is_over.clear()
             folder = self._spool.folder
         _say(
@@ -105,17 +106,21 @@ class Delivery:
 
     def _send_kept(self) -> None:
         """Try until all is sent or the run has ended."""
-        pause, num_before = _FIRST_PAUSE_S, self._num_sent
+        pause = _FIRST_PAUSE_S
         while not self._is_closed.wait(pause):
             if not self._is_answering():
                 pause = min(2 * pause, _LAST_PAUSE_S)
                 continue
             pause = _FIRST_PAUSE_S
-            while (report := self._next()) is not None and self._send_one(report):
-                pass
-            if self._is_over.is_set():
-                _say(f"{self._address.uri} answers again: {self._num_sent - num_before} kept reports were sent")
+            if self._send_all():
                 return
+
+    def _send_all(self) -> bool:
+        """Whether nothing waits any more; the next outage has a thread of its own."""
+        while (report := self._next()) is not None:
+            if not self._send_one(report):
+                return False
+        return True
 
     def _is_answering(self) -> bool:
         """Asked with little patience: files are sent with much, and others may want to ask meanwhile."""
@@ -134,6 +139,7 @@ class Delivery:
             if report is None:
                 self._spool.close()
                 self._spool = None
+                _say(f"{self._address.uri} answers again: {self._num_sent} kept reports were sent")
                 self._is_over.set()
             return report
 
@@ -155,7 +161,7 @@ class Delivery:
             if self._spool is not None:
                 self._spool.mark_sent()
                 self._num_sent += 1
-        return self._spool is not None
+        return True
 
     def _refuse(self, report: Report, error: Exception) -> None:
         with self._lock:

@@ -140,6 +140,21 @@ def test_a_run_that_ends_in_an_outage_is_sent_later_and_once(
     assert "no such folder" in CliRunner().invoke(group, ["sync", str(folder)]).output
 
 
+def test_one_outage_after_the_other(network: Network, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracked_run("float", "tiny", 60.0) as tracker:
+        for step in range(12):
+            network.is_down = step % 4 in (1, 2)
+            tracker.log_metrics({"loss": step / 8}, step)
+            end = time.monotonic() + 20
+            while step % 4 == 3 and list(spool_root().iterdir()):  # the server is back
+                assert time.monotonic() < end
+                time.sleep(0.01)
+    assert history(tracker.run_id) == [(step, step / 8) for step in range(12)]
+    assert MlflowClient().get_run(tracker.run_id).info.status == "FINISHED"
+    assert capsys.readouterr().err.count("answers again: ") == 3
+    assert list(spool_root().iterdir()) == []
+
+
 def test_the_time_of_a_report_is_when_it_was_made(network: Network) -> None:
     before = time.time_ns() // 1_000_000
     with tracked_run("float", "tiny", 60.0, wait_s=0.1) as tracker:
