@@ -167,6 +167,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         OSError: one cannot be made.
     """
+    if folder.is_dir():
+        return
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
