@@ -303,11 +303,18 @@ def _ended_in_order(run_id: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with suppress(MlflowException):  # the first error counts, and the server may be that
-            client.set_tag(run_id, ERROR_TAG, f"{type(error).__name__}: {error}"[:_MAX_PARAM_LENGTH])
-            client.set_terminated(run_id, "FAILED")
+        try:
+            _mark_failed(client, run_id, error)
+        except KeyboardInterrupt:  # torchrun ends what is left of a group while the loss of a process is written down
+            _mark_failed(client, run_id, error)
         raise
     client.set_terminated(run_id, "FINISHED")
+
+
+def _mark_failed(client: MlflowClient, run_id: str, error: BaseException) -> None:
+    with suppress(MlflowException):  # the first error counts, and the server may be that
+        client.set_tag(run_id, ERROR_TAG, f"{type(error).__name__}: {error}"[:_MAX_PARAM_LENGTH])
+        client.set_terminated(run_id, "FAILED")
 
 
 @contextmanager
