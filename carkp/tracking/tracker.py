@@ -350,10 +350,17 @@ def _ended_in_order(tracker: MlflowTracker, wait_s: float) -> Iterator[None]:
         tracker.require_accepted()
         tracker.sync_files()
     except BaseException as error:
-        with suppress(MlflowException, TrackingError, OSError):  # the first error counts, and the server may be that
-            tracker.end(min(wait_s, _FAILED_WAIT_S), error)
+        try:
+            _end_early(tracker, wait_s, error)
+        except KeyboardInterrupt:  # torchrun ends what is left of a group while the loss of a process is written down
+            _end_early(tracker, wait_s, error)
         raise
     tracker.end(wait_s)
+
+
+def _end_early(tracker: MlflowTracker, wait_s: float, error: BaseException) -> None:
+    with suppress(MlflowException, TrackingError, OSError):  # the first error counts, and the server may be that
+        tracker.end(min(wait_s, _FAILED_WAIT_S), error)
 
 
 @contextmanager

@@ -41,6 +41,25 @@ class ProcessContext:
         if self.world_size > 1:
             dist.set_timeout(datetime.timedelta(seconds=seconds))
 
+    @contextmanager
+    def naming_lost_peers(self) -> Iterator[None]:
+        """Within, errors of the connection to other ranks are named as such.
+
+        Raises:
+            ProcessError: another process, or the network, has died.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not _is_of_connection(error):
+                raise
+            reason = " ".join(str(error).split())[:_MAX_REASON]
+            raise ProcessError(
+                f"process {self.rank} of {self.world_size} has lost the others: one of them has died, or the network "
+                f"between them ({reason}). The checkpoint of the last whole epoch can be gone on with: resume=latest, "
+                "with as many processes; train.max_restarts does so by itself"
+            ) from error
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
@@ -97,18 +116,11 @@ def process_context() -> Iterator[ProcessContext]:
     if world_size == 1:
         yield ProcessContext(rank=0, world_size=1, device=device)
         return
+    context = ProcessContext(rank=rank, world_size=world_size, device=device)
     try:
-        dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_TIMEOUT)
-        yield ProcessContext(rank=rank, world_size=world_size, device=device)
-    except RuntimeError as error:
-        if not _is_of_connection(error):
-            raise
-        reason = " ".join(str(error).split())[:_MAX_REASON]
-        raise ProcessError(
-            f"process {rank} of {world_size} has lost the others: one of them has died, or the network between them "
-            f"({reason}). The checkpoint of the last whole epoch can be gone on with: resume=latest, with as many "
-            "processes; train.max_restarts does so by itself"
-        ) from error
+        with context.naming_lost_peers():
+            dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_TIMEOUT)
+        yield context
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -1,5 +1,6 @@
 """The group of processes that a training asks for, on one machine or several, in torchrun's words."""
 
+import ipaddress
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,6 +12,8 @@ from carkp.config.loading import ConfigError
 from carkp.config.training import TrainConfig
 
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+_CONNECT_TIMEOUT_S = 5
 
 _FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Else processes that are started again meet in the store of those that died, and may find the addresses of these."""
@@ -49,13 +52,14 @@ class Group:
         if self.nnodes == 1:
             return ["--standalone", *common]
         own = local_address(self.host, self.port)
-        is_host = str(_is_own(self.host)).lower()
+        # torchrun knows a machine by its host name alone, and takes another one for the host of none of its addresses
+        is_host = _is_own(self.host) and not _is_known_to_torchrun(self.host) and not _is_served(self.host, self.port)
         return [
             *common,
+            *(["--rdzv-conf=is_host=true"] if is_host else []),
             "--rdzv-backend=c10d",
             f"--rdzv-endpoint={self.host}:{self.port}",
             f"--rdzv-id={self.name}",
-            f"--rdzv-conf=is_host={is_host}",  # torchrun knows a machine by its host name's addresses alone
             f"--local-addr={own}",  # which others may not be able to resolve
         ]
 
@@ -108,6 +112,22 @@ def _is_own(host: str) -> bool:
     own = {address for addresses in _addresses().values() for address in addresses}
     with suppress(OSError):
         return any(str(found[4][0]) in own for found in socket.getaddrinfo(host, None))
+    return False
+
+
+def _is_known_to_torchrun(host: str) -> bool:
+    """Whether torchrun itself takes this machine for the host; of several launches on it, one is."""
+    with suppress(OSError):
+        return host == socket.gethostname() or any(
+            ipaddress.ip_address(found[4][0]).is_loopback for found in socket.getaddrinfo(host, None)
+        )
+    return False
+
+
+def _is_served(host: str, port: int) -> bool:
+    """Whether another launch on this machine, as of a further node of a scheduler, has opened the port already."""
+    with suppress(OSError), socket.create_connection((host, port), _CONNECT_TIMEOUT_S):
+        return True
     return False
 
 

@@ -117,6 +117,7 @@ def run_on_ranks(
         if context.is_main:
             rejoin_run(stage)
 
+        @context.naming_lost_peers()
         def work(tracker: Tracker, out_dir: Path) -> None:
             if context.is_main:
                 name_launch(tracker)

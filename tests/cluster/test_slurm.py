@@ -1,6 +1,8 @@
 """Jobs in a real Slurm cluster, a study in a real PostgreSQL: nodes die, jobs are cancelled."""
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 from mlflow.entities import Run
 
 from tests.cluster import postgres
-from tests.cluster.slurm_cluster import NODES, SlurmCluster, missing_programs, slurm_cluster, wait_until
+from tests.cluster.slurm_cluster import NODES, SlurmCluster, free_ports, missing_programs, slurm_cluster, wait_until
 from tests.stages.conftest import TINY, Project, copy_project
 
 NUM_TRIALS, NUM_JOBS = 20, 4
@@ -141,6 +143,21 @@ def test_mlflow_runs_an_entry_point_as_a_job(project: Project, cluster: SlurmClu
     assert cluster.jobs()[job] == run.data.tags["carkp.slurm_state"] == "COMPLETED"
     assert run.data.tags["mlflow.project.backend"] == "carkp-slurm"
     assert any(line.startswith(f"[{job}]") and "parameters" in line.lower() for line in out.splitlines()), out
+
+
+def test_nodes_train_together(project: Project, cluster: SlurmCluster, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    float_words = [sys.executable, "-m", "carkp.stages.float", "--config", TINY, "--set", "name=nodes"]
+    float_words += ["--set", "train.batch_size=4", "--nnodes", "2", "--rdzv_endpoint", f"127.0.0.1:{port}"]
+    script = tmp_path / "job.sh"
+    script.write_text(f"#!/bin/sh\nsrun --ntasks-per-node=1 {shlex.join(float_words)}\n")
+    words = ["--wait", "--nodes=2", "--cpus-per-task=2", f"--output={tmp_path}/log", f"--chdir={project.path}"]
+    environment = {**project.environment(), **cluster.environment}
+    done = subprocess.run(["sbatch", *words, str(script)], env=environment, timeout=300, check=False)
+    assert done.returncode == 0, (tmp_path / "log").read_text()
+    (run,) = [run for run in project.finished("float") if run.data.tags["carkp.experiment"] == "nodes"]
+    inputs = json.loads(Path(project.client.download_artifacts(run.info.run_id, "inputs.json")).read_text())
+    assert inputs["given"]["nproc"] == "2"
 
 
 def test_a_failing_entry_point_fails_its_run(project: Project, cluster: SlurmCluster, tmp_path: Path) -> None:

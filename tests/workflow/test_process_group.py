@@ -40,11 +40,19 @@ def test_one_process_needs_torchrun_to_be_started_again() -> None:
     assert Group(2).options() == ["--standalone", "--nnodes=1", "--max-restarts=0"]
 
 
-def test_the_machine_at_the_endpoint_is_known_by_its_address() -> None:
-    options = Group(1, 2, "127.0.0.1", 29400, "mine").options()
-    assert {"--rdzv-conf=is_host=true", "--local-addr=127.0.0.1", "--rdzv-endpoint=127.0.0.1:29400"} <= set(options)
-    names = {name for _, name in socket.if_nameindex()}
-    assert Group(1, 2, "127.0.0.1", 29400, "mine").variables()["GLOO_SOCKET_IFNAME"] in names
+def test_the_way_to_the_endpoint_is_told() -> None:
+    group = Group(1, 2, "127.0.0.1", 29400, "mine")
+    assert {"--local-addr=127.0.0.1", "--rdzv-endpoint=127.0.0.1:29400", "--rdzv-id=mine"} <= set(group.options())
+    assert group.variables()["GLOO_SOCKET_IFNAME"] in {name for _, name in socket.if_nameindex()}
+
+
+def test_the_machine_at_the_endpoint_is_known_by_any_of_its_addresses() -> None:
+    own = local_address("192.0.2.1", 1)  # by which this machine would go out
+    with socket.create_server((own, 0)) as other:
+        port = other.getsockname()[1]
+        assert "--rdzv-conf=is_host=true" not in Group(1, 2, own, port, "mine").options()  # another launch is
+    assert "--rdzv-conf=is_host=true" in Group(1, 2, own, port, "mine").options()
+    assert "--rdzv-conf=is_host=true" not in Group(1, 2, "127.0.0.1", port, "mine").options()  # torchrun sees it
 
 
 def test_a_place_that_nobody_knows_is_named() -> None:
