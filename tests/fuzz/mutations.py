@@ -65,8 +65,8 @@ def mutate(data: bytes, rng: random.Random, form: Form, others: Sequence[bytes] 
     if structured is not None and rng.random() < 0.6:
         try:
             return structured(data, rng)
-        except (ValueError, KeyError, IndexError, struct.error, zipfile.BadZipFile, RecursionError, yaml.YAMLError):
-            pass  # no longer of its format: its bytes are left
+        except Exception:  # no longer of its format: its bytes are left
+            return mutate_bytes(data, rng, others)
     return mutate_bytes(data, rng, others)
 
 

@@ -35,7 +35,7 @@ from carkp.data.video import Video
 from carkp.deploy.hardware import TargetFile
 from carkp.deploy.int8_onnx import Int8OnnxError, load_program
 from carkp.keypoints.codec import codec_from_json
-from carkp.keypoints.predictions import load_predictions
+from carkp.keypoints.predictions import PredictionsError, load_predictions
 from carkp.measurements.record import RecordError, load_record
 from carkp.model.weight_files import read_state_dict
 from carkp.predictor import BoxError, ModelError, Predictor, check_boxes
@@ -64,7 +64,7 @@ class Reader:
 
     Attributes:
         name: as figures call it.
-        read: calls carkp with the bytes; the folder is empty or has the files of earlier calls, and is the reader's own.
+        read: calls carkp with the bytes; the folder is the reader's own, empty or with the files of earlier calls.
         seeds: makes valid files.
         form: how their content is changed.
         errors: those of the project that may come out; ``ValueError`` where a ``raise`` of carkp itself raised it.
@@ -195,10 +195,20 @@ def _read_card(data: bytes, folder: Path) -> None:
     card_from_yaml(data.decode("utf-8", "replace"))
 
 
+class _OneValue(store.LmdbStore):
+    """A store of one value, which is not on a disk."""
+
+    def __init__(self, value: bytes) -> None:
+        self.path, self.value = Path("store"), value
+
+    def _get(self, index: int) -> bytes:
+        return self.value
+
+
 def _read_store_value(data: bytes, folder: Path) -> None:
-    record = store.unpack_record(data)
-    store.unpack_id(data)
-    jpeg.decode_bgr(record.jpeg)
+    values = _OneValue(data)
+    values.sample_id(0)
+    jpeg.decode_bgr(values[0].jpeg)
 
 
 def _read_store_notes(data: bytes, folder: Path) -> None:
@@ -330,6 +340,9 @@ def _serve(data: bytes, folder: Path) -> None:
     """What MLflow's own part refuses it answers; an unexpected error of the model it answers with this message."""
     try:
         invocations(data.decode("utf-8", "replace"), "application/json", served_model(), SIGNATURE.inputs)
+    except RecursionError as error:
+        if place_of(error) != RecursionError.__name__:  # a line of carkp is in it
+            raise
     except MlflowException as error:
         if "Encountered an unexpected error" in str(error):
             raise error.__context__ or error from None
@@ -395,11 +408,13 @@ READERS: tuple[Reader, ...] = (
     Reader("checkpoint", _read_checkpoint, seeds.checkpoints, "zip", (CheckpointError,)),
     Reader("shipped weights", _read_checkpoint, seeds.half_weights, "safetensors", (CheckpointError,)),
     Reader("architecture", _build_net, seeds.architectures, "json", (CheckpointError,), is_slow=True),
-    Reader("pretrained weights", _read_weights, lambda: [*seeds.state_dicts(), *seeds.half_weights()], "zip", (ValueError,)),
+    Reader(
+        "pretrained weights", _read_weights, lambda: [*seeds.state_dicts(), *seeds.half_weights()], "zip", (ValueError,)
+    ),
     Reader("int8 program", _read_program, seeds.programs, "onnx", (Int8OnnxError, ProgramError)),
-    Reader("ONNX in ONNX Runtime", _predict_onnx, seeds.programs, "onnx", (ModelError,), is_slow=True),
-    Reader("TFLite in LiteRT", _predict_tflite, seeds.tflites, "bytes", (ModelError,)),
-    Reader("predictions", _read_predictions, seeds.predictions, "zip", (ValueError,)),
+    Reader("ONNX in ONNX Runtime", _predict_onnx, seeds.programs, "onnx", (ModelError, CheckpointError), is_slow=True),
+    Reader("TFLite in LiteRT", _predict_tflite, seeds.tflites, "bytes", (ModelError, CheckpointError)),
+    Reader("predictions", _read_predictions, seeds.predictions, "zip", (PredictionsError,)),
     Reader("picture", _read_picture, seeds.pictures, "image", (DataError,)),
     Reader("video", _read_video, seeds.videos, "bytes", (DataError,), is_slow=True),
     Reader("GLB", _read_glb, seeds.glbs, "glb", (MeshError,), is_slow=True),

@@ -17,7 +17,6 @@ import yaml
 
 from carkp.config.loading import dump_yaml
 from carkp.config.schema import ExperimentConfig
-from carkp.data import jpeg
 from carkp.data.issues import Tally
 from carkp.data.store import Record, pack_record
 from carkp.data.summary import DataSummary, SceneCounts
@@ -141,7 +140,12 @@ def boxes_json() -> list[bytes]:
         "annotations": [{"id": 1, **result, "iscrowd": 0}],
         "categories": [{"id": 3, "name": "car"}],
     }
-    contents = ({"1.jpg": [row, row], "b#000001": [row]}, [row], [result, {**result, "file_name": "1.jpg"}], annotations)
+    contents = (
+        {"1.jpg": [row, row], "b#000001": [row]},
+        [row],
+        [result, {**result, "file_name": "1.jpg"}],
+        annotations,
+    )
     return [json.dumps(content).encode() for content in contents]
 
 
@@ -188,7 +192,11 @@ def searches() -> list[bytes]:
 
 
 def measurement_records() -> list[bytes]:
-    table = {"name": "t", "columns": [{"name": "a", "heading": "b"}], "rows": [{"a": 1}, {"a": {"value": 1, "low": 0, "high": 2}}]}
+    table = {
+        "name": "t",
+        "columns": [{"name": "a", "heading": "b"}],
+        "rows": [{"a": 1}, {"a": {"value": 1, "low": 0, "high": 2}}],
+    }
     measurement = {"name": "ratio", "quantity": "a / b", "value": 0.87, "format": ".2f", "goal": {"at_least": 0.8}}
     record = {
         "name": "fuzzed",
@@ -254,7 +262,9 @@ def codecs() -> list[bytes]:
 
 
 def inputs() -> list[bytes]:
-    return [Inputs("float", {"train.lr": 1}, {"data": "ab"}, SourceCode({"carkp": "ab"}, {"torch": "2"})).to_json().encode()]
+    return [
+        Inputs("float", {"train.lr": 1}, {"data": "ab"}, SourceCode({"carkp": "ab"}, {"torch": "2"})).to_json().encode()
+    ]
 
 
 def tensors() -> dict[str, torch.Tensor]:
