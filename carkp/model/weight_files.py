@@ -72,6 +72,10 @@ def _read(path: Path) -> Any:
             "holds more than tensors and plain values. Where it is whole and yours, save its tensors alone: "
             "torch.save(model.state_dict(), path)"
         ) from error
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"{path}: not a checkpoint that can be loaded: it is damaged, {error}; download or copy it anew"
+        ) from error
     except Exception as error:  # a foreign file decides by its bytes what torch and zipfile raise
         raise ValueError(f"{path}: not a checkpoint that can be loaded: {error}; download or copy it anew") from error
 
@@ -101,7 +105,7 @@ def check_archive(path: Path) -> None:
             raise zipfile.BadZipFile("it unpacks to more than its own size, which no file of torch does")
         damaged = archive.testzip()
     if damaged is not None:
-        raise zipfile.BadZipFile(f"it is damaged, the checksum of {damaged} is wrong")
+        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 
 
 def strange_tensors(content: object) -> list[str]:
