@@ -1,8 +1,8 @@
 """Does every reader stand whatever bytes it gets?
 
 Command:  python experiments/fuzz.py       (10 minutes a reader, six hours in all)
-Asks:     the readers of tests/fuzz/readers.py, each under atheris in a process of its own, with valid files to begin from
-          and with changes that know the format. Counted are foreign errors (any but the project's own), crashes, inputs
+Asks:     the readers of tests/fuzz/readers.py, each under atheris in processes of its own, from valid files on and
+          with changes that know the format. Counted are foreign errors (any but the project's own), crashes, inputs
           that take longer than 30 s, and processes that need more than 2 GiB beyond what they began with. What led to a
           finding is kept in the folder. Needs atheris: `pip install "carkp[fuzz]"`.
 Expect:   no finding; a million inputs or more in half an hour, most of them of small texts.

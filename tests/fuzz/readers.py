@@ -337,15 +337,18 @@ def served_model() -> Any:
 
 
 def _serve(data: bytes, folder: Path) -> None:
-    """What MLflow's own part refuses it answers; an unexpected error of the model it answers with this message."""
+    """What MLflow's own part stumbles over, before it comes to carkp, is no matter here.
+
+    It answers an unexpected error of the model with a message of its own.
+    """
     try:
         invocations(data.decode("utf-8", "replace"), "application/json", served_model(), SIGNATURE.inputs)
-    except RecursionError as error:
-        if place_of(error) != RecursionError.__name__:  # a line of carkp is in it
-            raise
     except MlflowException as error:
         if "Encountered an unexpected error" in str(error):
             raise error.__context__ or error from None
+    except Exception as error:
+        if place_of(error) != type(error).__name__:  # a line of carkp is in it
+            raise
 
 
 @cache

@@ -22,6 +22,7 @@ from carkp.config.loading import ConfigError, load_config
 from carkp.config.yaml_files import MAX_BYTES, YamlError, parse_plain_yaml, parse_yaml
 from carkp.data import annotations, coco, jpeg, mixture, real_cars, store
 from carkp.data.boxes import parse_boxes
+from carkp.data.containers import is_video_cut_short
 from carkp.data.files import parse_number, split_lines
 from carkp.data.issues import DataError, Issues
 from carkp.data.pictures import decode_picture
@@ -410,6 +411,14 @@ def test_a_few_bytes_stand_for_no_gigabytes_of_pixels(data: bytes) -> None:
         with pytest.raises(DataError, match="image"):
             decode_picture(data)
         assert jpeg.decode_bgr(data) is None
+
+
+def test_a_box_of_a_video_that_states_more_than_files_can_hold(tmp_path: Path) -> None:
+    path = tmp_path / "x.mp4"
+    path.write_bytes(struct.pack(">I4sQ", 1, b"free", 2**64 - 1) + seeds.videos()[0])
+    with pytest.raises(DataError, match="video"):
+        Video(path)
+    assert not is_video_cut_short(path)
 
 
 @pytest.mark.parametrize(
