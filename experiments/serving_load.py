@@ -423,8 +423,8 @@ def main() -> int:
             print(dict(sorted(log.statuses.items())), flush=True)
         tracker.log_metrics({f"{name}/mixed_up": row["mixed_up"] for name, row in zip("ab", rows, strict=False)})
         note = (
-            f"{values['minutes']} minutes each, {values['clients']} ordinary clients and {len(OTHERS)} others. MLflow's own "
-            f"parser answered {num_of_parser:,} damaged bodies with status 500, before they came to carkp."
+            f"{values['minutes']} minutes each, {values['clients']} ordinary clients and {len(OTHERS)} others. "
+            f"MLflow's own parser answered {num_of_parser:,} damaged bodies with status 500, before they came to carkp."
         )
         table = Table(name="servers", columns=list(COLUMNS), rows=rows)
         write_record(arguments, STUDY, Findings(measurements(rows), [table], packages=["mlflow", "uvicorn"], note=note))

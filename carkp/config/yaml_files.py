@@ -17,6 +17,9 @@ MAX_BYTES = 2**20
 MAX_EXPANDED = 2**20
 """Characters and nodes of a text with every alias written out: ten lines can stand for billions."""
 
+MAX_DEPTH = 100
+"""Of brackets: PyYAML's time grows with its square."""
+
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _TAB_HINT = "; YAML indents with spaces, not with tabs"
 
@@ -27,6 +30,11 @@ class YamlError(ValueError):
 
 class _PlainLoader(yaml.SafeLoader):
     """Safe, and no larger in memory than its text by much."""
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level >= MAX_DEPTH:
+            raise yaml.scanner.ScannerError(None, None, "nested too deeply", self.get_mark())
+        super().fetch_flow_collection_start(token)
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()

@@ -276,7 +276,8 @@ def _read_predictions(data: bytes, folder: Path) -> None:
 
 def _read_picture(data: bytes, folder: Path) -> None:
     header = read_header(data)
-    if header is not None and header.height * header.width > 4 * PIXELS:
+    stated = [(header.height, header.width)] if header is not None else []
+    if any(height * width > 4 * PIXELS for height, width in [*stated, jpeg.read_size(data) or (0, 0)]):
         decode_if_refused(data)
         return
     count_pages(data)

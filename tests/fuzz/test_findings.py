@@ -77,6 +77,13 @@ def test_odd_tags_of_yaml(value: str) -> None:
         parse_yaml(f"a: {value}")
 
 
+def test_brackets_without_end_are_refused_in_time() -> None:
+    for text in ("[" * 200_000, "{a: " * 50_000):
+        with bounded(8, 2), pytest.raises(YamlError, match="nested too deeply"):
+            parse_yaml(text)
+    assert parse_yaml("a: " + "[" * 90 + "]" * 90)
+
+
 def test_a_configuration_of_gigabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.yaml"
     path.write_bytes(b"# ")
