@@ -22,10 +22,10 @@ from carkp.data.geometry import Placement, Size
 from carkp.data.rectangles import MIN_CROP_EXTENT_PX, CropRectangle, crop_rectangle
 from carkp.deploy.litert import LiteRtRunner, is_tflite
 from carkp.deploy.notes import ORIGIN_PREFIX, TARGET_KEY
-from carkp.deploy.runtime import OnnxRunner
+from carkp.deploy.runtime import OnnxRunError, OnnxRunner
 from carkp.entry_points import INSTALL_TRAIN
 from carkp.file_kinds import is_checkpoint, is_safetensors
-from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, codec_for_input, codec_from_json
+from carkp.keypoints.codec import CODEC_KEY, HeatmapCodec, checked_codec, codec_for_input, codec_from_json
 from carkp.keypoints.schema import NUM_KEYPOINTS
 from carkp.shipped import DEFAULT_MODEL, ONNX_FILE, find_shipped_file, is_shipped
 
@@ -165,7 +165,7 @@ class Predictor:
         net = load_net(checkpoint).to(memory_format=torch.channels_last)
         height, width = checkpoint.architecture["input_size"]
         try:
-            codec = codec or codec_for_input((height, width), **checkpoint.config["heatmap"])
+            codec = codec or checked_codec(codec_for_input((height, width), **checkpoint.config["heatmap"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: its configuration says no codec ({error}): give one") from error
 
@@ -237,8 +237,15 @@ class Predictor:
         return Inputs(images, np.array([rectangle[:2] for rectangle in rectangles], np.float32), scales)
 
     def heatmaps(self, images: Floats) -> Floats:
-        """Heatmaps (N, K, h, w) of normalised images (N, 3, H, W)."""
-        return self._forward(images)
+        """Heatmaps (N, K, h, w) of normalised images (N, 3, H, W).
+
+        Raises:
+            ModelError: the network cannot be run.
+        """
+        try:
+            return self._forward(images)
+        except OnnxRunError as error:
+            raise ModelError(str(error)) from error
 
     def locate(self, heatmaps: Floats, inputs: Inputs) -> tuple[Floats, Floats]:
         """Points (N, K, 2) in pixels of the picture and scores (N, K).

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,15 @@ import yaml
 
 _ODD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 """YAML 1.1 reads 010 as eight and 1:30 as ninety."""
+
+MAX_BYTES = 2**20
+"""Of a file; PyYAML takes minutes for more."""
+
+MAX_EXPANDED = 2**20
+"""Characters and nodes of a text with every alias written out: ten lines can stand for billions."""
+
+MAX_DEPTH = 100
+"""Of brackets: PyYAML's time grows with its square."""
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _TAB_HINT = "; YAML indents with spaces, not with tabs"
@@ -19,8 +28,23 @@ class YamlError(ValueError):
     """A text that is no YAML, or one that says something else than it seems to; the message names the line."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe, and strict where YAML 1.1 or PyYAML surprise."""
+class _PlainLoader(yaml.SafeLoader):
+    """Safe, and no larger in memory than its text by much."""
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level >= MAX_DEPTH:
+            raise yaml.scanner.ScannerError(None, None, "nested too deeply", self.get_mark())
+        super().fetch_flow_collection_start(token)
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _check_expanded(node)
+        return node
+
+
+class _Loader(_PlainLoader):
+    """Strict, too, where YAML 1.1 or PyYAML surprise."""
 
 
 def read_yaml(path: Path) -> Any:
@@ -30,7 +54,10 @@ def read_yaml(path: Path) -> Any:
         YamlError: it is not valid.
         OSError: it cannot be read.
     """
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise YamlError(f"larger than {MAX_BYTES // 2**20} MiB, which no file of settings is")
     encoding = json.detect_encoding(data)  # by the byte order mark and by where zeros are; UTF-8 else
     try:
         text = data.decode(encoding)
@@ -44,17 +71,53 @@ def parse_yaml(text: str) -> Any:
     """What a YAML text holds.
 
     Raises:
-        YamlError: it is not valid.
+        YamlError: it is not valid, or its aliases stand for more than ``MAX_EXPANDED``.
     """
+    return _parse(text, _Loader)
+
+
+def parse_plain_yaml(text: str) -> Any:
+    """``parse_yaml`` of other programs' files: what YAML 1.1 allows is taken as it is.
+
+    Raises:
+        YamlError: it is not valid, or its aliases stand for more than ``MAX_EXPANDED``.
+    """
+    return _parse(text, _PlainLoader)
+
+
+def _parse(text: str, loader: type[yaml.SafeLoader]) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, loader)
     except yaml.YAMLError as error:
         hint = _TAB_HINT if r"'\t'" in str(error) else ""
         raise YamlError(f"{error}{hint}") from error
     except RecursionError as error:
         raise YamlError("nested too deeply") from error
-    except ValueError as error:  # of a number or a date that is none, such as 2024-02-31
+    except (ValueError, AttributeError, IndexError, OverflowError) as error:  # of a number or a date, as 2024-02-31
         raise YamlError(f"a value that cannot be read: {error}; quote it where it is text") from error
+
+
+def _check_expanded(root: yaml.Node) -> None:
+    """Raises ConstructorError where a node is within itself, or where the aliases stand for too much."""
+    sizes: dict[int, int | None] = {}
+
+    def measure(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = None
+            sizes[id(node)] = 1 + (len(node.value) if isinstance(node.value, str) else sum(map(measure, _parts(node))))
+        size = sizes[id(node)]
+        if size is None:
+            raise _error("an alias of what it is part of", node)
+        if size > MAX_EXPANDED:
+            raise _error(f"with its aliases written out, more than {MAX_EXPANDED} characters", node)
+        return size
+
+    measure(root)
+
+
+def _parts(node: yaml.Node) -> Iterator[yaml.Node]:
+    for item in node.value:
+        yield from item if isinstance(item, tuple) else (item,)
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> Any:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from carkp.data import jpeg
 from carkp.data.coco import load_json_object
 from carkp.data.crops import annotation_path, meta_path
-from carkp.data.files import MAX_COORDINATE_PX, is_file
+from carkp.data.files import MAX_COORDINATE_PX, is_file, stays_below
 from carkp.data.frames import SPLIT_NAMES, SPLITS
 from carkp.data.issues import Issues, printable
 from carkp.data.store import Record, sample_id_of
@@ -135,7 +135,7 @@ def _find_crop(root: Path, split: str, relative: PurePosixPath) -> Path | None:
     """Keys are relative to ``root`` here, and relative to anywhere in what HAT writes: then their end counts."""
     scene, directory, name = relative.parts[-3:]
     candidates = (root / relative, root / split / scene / directory / name)
-    return next((path for path in candidates if is_file(path)), None)
+    return next((path for path in candidates if stays_below(root, path) and is_file(path)), None)
 
 
 def _truncation(meta: Any) -> int:

@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from carkp.data.carfusion import IMAGE_DIRS, NUM_RAW_IDS, unique_frame_id
-from carkp.data.files import MAX_COORDINATE_PX, NameIndex, exists, fold_name, is_file, parse_number, read_file
+from carkp.data.files import (
+    MAX_COORDINATE_PX,
+    NameIndex,
+    exists,
+    fold_name,
+    is_file,
+    parse_number,
+    read_file,
+    stays_below,
+)
 from carkp.data.frames import SPLIT_NAMES, SPLITS, Box, Frame, Instance, Keypoints, hull_box
 from carkp.data.issues import DataError, Issues, printable
 from carkp.data.traits import read_traits
@@ -27,6 +36,7 @@ from carkp.keypoints.schema import CARFUSION_IDS, MISSING, OCCLUDED, VISIBLE
 
 Json = dict[str, Any]
 
+_NO_IMAGE = "frame has labels and no image"
 _KEPT = np.array(CARFUSION_IDS) - 1
 _SPLIT_DIRS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
 _COCO_VISIBILITIES = (MISSING, OCCLUDED, VISIBLE)  # COCO's 0, 1, 2 happen to be our validity
@@ -228,7 +238,8 @@ def _read_image(
     file = find_image(content.path, split, name, index)
     if file is None:
         content.cars.pop(image_id)
-        issues.skip("frame has labels and no image", where)
+        is_outside = leads_out(content.path, name)
+        issues.skip("picture lies outside of the data: link it into them" if is_outside else _NO_IMAGE, where)
         return None
     _report_renamed(file, name, where, issues)
     scene, frame_id = names.name(_relative(name))
@@ -363,6 +374,8 @@ def find_image(
 ) -> Path | None:
     """The picture, looked for beside the JSON file and above it, with and without the split's name; None if nowhere.
 
+    A name that leads out of the directory above the JSON file finds nothing.
+
     Where no file has the very name, one whose name is composed otherwise or differs in case alone is taken.
     """
     here = annotation_file.parent
@@ -370,15 +383,24 @@ def find_image(
     places = here.parent, here, here.parent / "images", here / "images"
     directories = (split, *names, *(f"{name}2017" for name in names))
     bases = list(dict.fromkeys([*(place / name for name in directories for place in places), *places]))
+    candidates = _existing(bases, file_name, index or NameIndex())
+    return next((path for path in candidates if stays_below(here.parent, path)), None)
+
+
+def leads_out(annotation_file: Path, file_name: str) -> bool:
+    """Whether a name is of a file that is there, and not below the directory of the annotations or the one above."""
+    places = annotation_file.parent.parent, annotation_file.parent
+    found = [place / spelling for place in places for spelling in (file_name, _relative(file_name))]
+    return any(is_file(path) and not stays_below(places[0], path) for path in found)
+
+
+def _existing(bases: list[Path], file_name: PurePosixPath | str, index: NameIndex) -> Iterator[Path]:
+    """Files that may be meant, the likeliest first."""
     exact = str(file_name)
     relatives = dict.fromkeys([PurePosixPath(exact), _relative(exact)])  # a backslash may be part of a name
-    for relative in relatives:
-        found = next((base / relative for base in bases if is_file(base / relative)), None)
-        if found is not None:
-            return found
-    index = index or NameIndex()
+    yield from (base / relative for relative in relatives for base in bases if is_file(base / relative))
     found_loosely = (index.find(base, relative) for relative in relatives for base in bases if exists(base))
-    return next((path for path in found_loosely if path is not None), None)
+    yield from (path for path in found_loosely if path is not None)
 
 
 def _file_names(content: _Content) -> list[PurePosixPath]:

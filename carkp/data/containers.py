@@ -109,7 +109,7 @@ def is_video_cut_short(path: Path) -> bool:
 def _is_mp4_longer(file: BinaryIO, limit: int) -> bool:
     """Whether a box that holds pictures or their index ends behind ``limit``."""
     position = 0
-    while True:
+    while position <= limit:
         file.seek(position)
         size, kind = struct.unpack(">I4s", file.read(8))
         if size == 1:
@@ -119,6 +119,7 @@ def _is_mp4_longer(file: BinaryIO, limit: int) -> bool:
         if size < 8:  # 0: up to the end
             return False
         position += size
+    return False
 
 
 def _is_riff_longer(file: BinaryIO, limit: int) -> bool:

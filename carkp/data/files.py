@@ -16,8 +16,8 @@ MAX_COORDINATE_PX = 100_000.0
 """No picture is larger: what lies farther away is no place in a picture."""
 
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "@eadir", "__macosx", "$recycle.bin", "lost+found", "#recycle"})
-_LINE_END = re.compile(r"\r*\n|\r")
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
+_LINE_END = re.compile(r"\r+\n?")
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
 
 
 def is_clutter(name: str) -> bool:
@@ -105,6 +105,13 @@ def _walk(directory: str, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
             yield path
 
 
+def stays_below(root: Path, path: Path) -> bool:
+    """Whether a path that a file names lies below ``root``; symbolic links there are the user's own, and followed."""
+    if ".." in path.parts:
+        return path.resolve().is_relative_to(root.resolve())
+    return path.absolute().is_relative_to(root.absolute())
+
+
 def expand_path(text: str | Path) -> Path:
     """The path that a person means: see ``carkp.config.paths.expand``.
 
@@ -141,8 +148,14 @@ def read_lines(path: Path) -> list[str]:
 def split_lines(data: bytes) -> list[str]:
     """:func:`read_lines` of a file's content."""
     encoding = json.detect_encoding(data)  # by the byte order mark and by where zeros are; UTF-8 else
-    lines = _LINE_END.split(data.decode(encoding, errors="replace").removeprefix("\ufeff"))
+    text = data.decode(encoding, errors="replace").removeprefix("\ufeff")
+    lines = _LINE_END.sub(_as_line_feeds, text).split("\n")
     return lines if lines[-1] else lines[:-1]
+
+
+def _as_line_feeds(end: re.Match[str]) -> str:
+    """A line feed behind any number of carriage returns ends one line, each other carriage return one of its own."""
+    return "\n" if end[0].endswith("\n") else "\n" * len(end[0])
 
 
 def parse_number(text: str) -> float | None:

@@ -4,7 +4,16 @@ import io
 import struct
 from dataclasses import dataclass
 
-from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from PIL.Image import DecompressionBombError
 from PIL.ImageFile import ImageFile
 
 UPRIGHT = 1
@@ -15,7 +24,17 @@ MAX_PIXELS = 2**28
 _ORIENTATION_TAG = 0x0112
 _KIND_TAG, _PREVIEW = 254, 1
 _EXIF_MARKS = (b"Exif\0", b"EXIF", b"eXIf", b"Raw profile type exif", b"adobe:ns:meta")
-_BROKEN = (SyntaxError, OSError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error)
+_BROKEN = (
+    SyntaxError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    EOFError,
+    struct.error,
+    DecompressionBombError,
+)
 
 _READERS: dict[bytes, type[ImageFile]] = {
     b"\xff\xd8": JpegImagePlugin.JpegImageFile,
@@ -25,6 +44,7 @@ _READERS: dict[bytes, type[ImageFile]] = {
     b"MM": TiffImagePlugin.TiffImageFile,
     b"BM": BmpImagePlugin.BmpImageFile,
     b"GIF8": GifImagePlugin.GifImageFile,
+    b"P": PpmImagePlugin.PpmImageFile,
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carkp.data import containers
+from carkp.data.headers import MAX_PIXELS, read_header
 
 Image = NDArray[np.uint8]
 
@@ -33,9 +34,10 @@ _REDUCED_FLAGS: dict[int, int] = {
 def decode_bgr(data: bytes, reduction: int = 1) -> Image | None:
     """Decode a picture, at 1/``reduction`` (1, 2, 4 or 8) of its size, rounded up; None where it cannot be decoded.
 
-    A reduced pixel is the mean of a square of ``reduction`` pixels. EXIF orientation is ignored, as labels ignore it.
+    None, too, where it has more than ``MAX_PIXELS``, or where its size is not known before it is decoded. A reduced
+    pixel is the mean of a square of ``reduction`` pixels. EXIF orientation is ignored, as labels ignore it.
     """
-    if not data:
+    if not data or not _is_decodable(data):
         return None
     flags = _REDUCED_FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -43,6 +45,15 @@ def decode_bgr(data: bytes, reduction: int = 1) -> Image | None:
     except cv2.error:
         return None
     return image  # type: ignore[return-value]
+
+
+def _is_decodable(data: bytes) -> bool:
+    """Whether the header says a size, and no too large one: decoders make room for all of it at once."""
+    size = read_size(data)
+    if size is None:
+        header = read_header(data)
+        size = None if header is None else (header.height, header.width)
+    return size is not None and 0 < size[0] * size[1] <= MAX_PIXELS
 
 
 def decode_rgb(data: bytes, reduction: int = 1) -> Image | None:

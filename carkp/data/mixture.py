@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-from carkp.data.files import is_file
+from carkp.data.files import is_file, is_utf8
 from carkp.data.issues import DataError, explain_write_errors
 from carkp.data.store import STORE_NAMES, Record, Store, StoreInfo, Stores, data_digest, open_stores
 from carkp.data.summary import DataSummary
@@ -117,9 +117,16 @@ def source_directories(directory: Path) -> dict[str, Path]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
-        return {str(name): directory.parent / str(part) for name, part in content["sources"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        sources = {str(name): str(part) for name, part in content["sources"].items()}
+        if strange := [part for part in sources.values() if not _is_name(part)]:
+            raise ValueError(f"{strange[0]!r} is no name of a directory beside it")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is no mixture that can be read ({error}): prepare the data again") from error
+    return {name: directory.parent / part for name, part in sources.items()}
+
+
+def _is_name(part: str) -> bool:
+    return Path(part).name == part and part not in ("", "..") and "\0" not in part and is_utf8(part)
 
 
 def open_data(directory: Path) -> Stores:

@@ -21,7 +21,7 @@ from carkp.data.issues import DataError, printable
 FRAME_MARK = "#"
 """Between a video's file name and the number of a frame."""
 
-_FRAME_NAME = re.compile(rf"(.+){FRAME_MARK}(\d{{6,}})", re.DOTALL)
+_FRAME_NAME = re.compile(rf"(.+){FRAME_MARK}(\d{{6,18}})", re.DOTALL)
 _KNOWN_SUFFIX = re.compile(
     r"\.(jpe?g?|jfif|png|bmp|webp|tiff?|gif|hei[cf]|avif|mp4|avi|mov|mkv|webm|m4v|mpe?g|wmv|3gp|m2?ts)", re.IGNORECASE
 )

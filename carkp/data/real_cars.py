@@ -23,7 +23,16 @@ import numpy as np
 from carkp.data import coco
 from carkp.data.carfusion import FrameFiles
 from carkp.data.crops import cut_frame
-from carkp.data.files import MAX_COORDINATE_PX, exists, expand_path, is_clutter, is_directory, is_file, read_file
+from carkp.data.files import (
+    MAX_COORDINATE_PX,
+    exists,
+    expand_path,
+    is_clutter,
+    is_directory,
+    is_file,
+    read_file,
+    stays_below,
+)
 from carkp.data.frames import Box, Frame, Instance, Keypoints
 from carkp.data.issues import DataError, Issues, printable
 from carkp.data.source import SourceKind, detect_source_kind, list_source_frames
@@ -151,7 +160,8 @@ def _read_list(path: Path, issues: Issues) -> list[Frame]:
             cars.setdefault(image, []).append(instance)
     frames = []
     for image, instances in cars.items():
-        file = next((base / image for base in (path.parent / "images", path.parent) if is_file(base / image)), None)
+        candidates = (path.parent / "images" / image, path.parent / image)
+        file = next((found for found in candidates if stays_below(path.parent, found) and is_file(found)), None)
         if file is None:
             issues.skip("frame has labels and no image", f"{path}, {image}", len(instances))
             continue

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import lmdb
 import numpy as np
@@ -37,6 +37,8 @@ from carkp.keypoints.schema import NUM_KEYPOINTS
 FORMAT = "carkp-crops"
 SCHEMA_VERSION = 1
 STORE_NAMES: dict[str, str] = {"train": "train_lmdb", "val": "val_lmdb", "test": "test_lmdb"}
+
+T = TypeVar("T")
 
 _META_KEY = b"meta"
 _HEADER = struct.Struct(f"<IIbHH{8 * NUM_KEYPOINTS}s{NUM_KEYPOINTS}s")
@@ -135,10 +137,16 @@ class LmdbStore:
         return self.info.num_samples
 
     def __getitem__(self, index: int) -> Record:
-        return unpack_record(self._get(index))
+        return self._unpacked(unpack_record, index)
 
     def sample_id(self, index: int) -> str:
-        return unpack_id(self._get(index))
+        return self._unpacked(unpack_id, index)
+
+    def _unpacked(self, unpack: Callable[[bytes], T], index: int) -> T:
+        try:
+            return unpack(self._get(index))
+        except ValueError as error:
+            raise DataError(f"{self.path}: sample {index} cannot be read ({error}): {_AGAIN}") from error
 
     def verify(self) -> None:
         """Read all of the store and compare it with its digest; once a process while the file is the same.
@@ -315,8 +323,12 @@ def pack_record(record: Record) -> bytes:
 
 
 def unpack_record(value: bytes) -> Record:
-    """The inverse of ``pack_record``; the arrays are writable copies."""
-    height, width, truncated, id_length, scene_length, points, validity = _HEADER.unpack_from(value)
+    """The inverse of ``pack_record``; the arrays are writable copies.
+
+    Raises:
+        ValueError: the value is something else.
+    """
+    height, width, truncated, id_length, scene_length, points, validity = _unpack_header(value)
     scene_at = _HEADER.size + id_length
     jpeg_at = scene_at + scene_length
     return Record(
@@ -331,9 +343,19 @@ def unpack_record(value: bytes) -> Record:
 
 
 def unpack_id(value: bytes) -> str:
-    """The sample id alone."""
-    id_length = _HEADER.unpack_from(value)[3]
+    """The sample id alone.
+
+    Raises:
+        ValueError: the value is something else.
+    """
+    id_length = _unpack_header(value)[3]
     return value[_HEADER.size : _HEADER.size + id_length].decode()
+
+
+def _unpack_header(value: bytes) -> tuple[Any, ...]:
+    if len(value) < _HEADER.size:
+        raise ValueError(f"it has {len(value)} bytes, a sample has {_HEADER.size} and more")
+    return _HEADER.unpack_from(value)
 
 
 def read_info(path: Path) -> StoreInfo:
@@ -417,20 +439,21 @@ def _needed_bytes(environment: Any) -> int:
 def _check_info(path: Path, raw: bytes | None, num_entries: int) -> StoreInfo:
     try:
         meta = json.loads(raw) if raw is not None else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         meta = {}
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise DataError(
             f"{path} is an LMDB but no store of this program, or it was never finished: prepare the data again"
         )
-    if meta["schema_version"] != SCHEMA_VERSION:
-        found = meta["schema_version"]
+    found = meta.get("schema_version")
+    if found != SCHEMA_VERSION:
         raise DataError(
             f"{path} has store version {found}, this program reads {SCHEMA_VERSION}: prepare the data again"
         )
-    if meta["num_samples"] != num_entries - 1:
-        raise DataError(f"{path} is incomplete: {num_entries - 1} of {meta['num_samples']} samples: prepare it again")
-    return StoreInfo(meta["num_samples"], meta["digest"])
+    num_samples, digest = meta.get("num_samples"), meta.get("digest")
+    if num_samples != num_entries - 1 or not isinstance(digest, str):
+        raise DataError(f"{path} is incomplete: {num_entries - 1} of {num_samples} samples: prepare it again")
+    return StoreInfo(num_entries - 1, digest)
 
 
 _environments: dict[Path, tuple[tuple[int, int], Any]] = {}

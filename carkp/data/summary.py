@@ -105,7 +105,7 @@ def read_summary(out_dir: Path) -> DataSummary | None:
         return None
     try:
         summary = DataSummary.from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # of another version, or not ours: it will be written anew
     return summary if summary.schema_version == SCHEMA_VERSION else None
 

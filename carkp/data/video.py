@@ -17,6 +17,7 @@ import numpy as np
 from carkp import disk
 from carkp.data import containers
 from carkp.data.files import exists, is_file, is_utf8
+from carkp.data.headers import MAX_PIXELS
 from carkp.data.issues import DataError
 from carkp.data.jpeg import Image
 from carkp.data.orientation import APPLY, IGNORE, check_orientation
@@ -29,6 +30,8 @@ MAX_FPS = 65_535
 
 _DECIMALS = (1000, 100, 10, 1)
 _MIN_FPS = 0.01
+_TEXT_BYTES = 8
+_TEXT = frozenset((*b"\t\n\r", *range(0x20, 0x7F)))
 
 
 class Video:
@@ -44,12 +47,18 @@ class Video:
             self.is_cut_short = containers.is_video_cut_short(path)
         except OSError as error:
             raise DataError(f"video cannot be read: {error.strerror}") from error
+        if _is_text(path):  # FFmpeg would open the files that a playlist names
+            raise DataError("video cannot be read: it is a text or a playlist: give the video that it is of")
         self._folder = None if is_utf8(str(path.absolute())) else tempfile.TemporaryDirectory()
         self._capture = cv2.VideoCapture(self._openable(), cv2.CAP_FFMPEG)
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, float(orientation == APPLY))
         if not self._capture.isOpened():
             self.close()
             raise DataError("video cannot be decoded: not one that OpenCV reads, or its index at the end is missing")
+        width, height = (self._number(prop) for prop in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > MAX_PIXELS:
+            self.close()
+            raise DataError(f"video has frames of {width:.0f}x{height:.0f} pixels: make it smaller")
         self.stated_fps = self._number(cv2.CAP_PROP_FPS)
         """As the file says; 0 where it does not."""
         self.fps = self.stated_fps or DEFAULT_FPS
@@ -127,6 +136,13 @@ class Video:
         self._capture.release()
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins as playlists do, and no video."""
+    with path.open("rb") as file:
+        start = file.read(_TEXT_BYTES)
+    return not start.startswith(b"RIFF") and bool(start) and all(byte in _TEXT for byte in start)
 
 
 def writable_fps(fps: float) -> float:

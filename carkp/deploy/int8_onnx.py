@@ -214,7 +214,7 @@ def _read_program(path: Path, model: ModelProto) -> QProgram:
     try:
         program = _decode_program(document, model)
         expected = program_to_onnx(program, _batch_of(model))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         problem = f"its program cannot be rebuilt ({type(error).__name__}: {error})"
         raise Int8OnnxError(f"{path}: {problem}; the file was edited or damaged, export it again") from error
     found = _without_foreign_metadata(model)
@@ -233,6 +233,9 @@ def _read_model(path: Path) -> ModelProto:
         model = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # protobuf's DecodeError has no public home in onnx
         raise Int8OnnxError(f"{path}: truncated or not an ONNX file ({error}); export it again") from error
+    outside = [tensor.name for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+    if outside:
+        raise Int8OnnxError(f"{path}: {outside[0]} lies in another file, which is not read; export it again")
     if not model.graph.node:
         raise Int8OnnxError(f"{path}: truncated or not an ONNX file (no graph in it); export it again")
     return model
@@ -254,7 +257,7 @@ def _read_document(path: Path, model: ModelProto) -> dict[str, Any]:
         )
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Int8OnnxError(f"{path}: {PROGRAM_KEY} is no JSON ({error}); export it again") from error
     version = document.get("format") if isinstance(document, dict) else None
     if version != FORMAT:

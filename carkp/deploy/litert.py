@@ -3,6 +3,7 @@
 Legend: B batch, K keypoints, H W height and width of the image, h w of the heatmaps.
 """
 
+import struct
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,11 +72,11 @@ def notes_of(content: bytes) -> dict[str, str]:
     model = schema.Model.GetRootAs(content, 0)
     found = {}
     for place in range(model.MetadataLength()):
-        item = model.Metadata(place)
-        data = model.Buffers(item.Buffer()).DataAsNumpy()
         try:
+            item = model.Metadata(place)
+            data = model.Buffers(item.Buffer()).DataAsNumpy()
             found[item.Name().decode()] = bytes(data).decode() if not isinstance(data, int) else ""
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, AttributeError, IndexError, TypeError, ValueError, struct.error):
             continue
     return found
 
@@ -116,7 +117,10 @@ class LiteRtRunner:
             )
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: not a readable .tflite file (truncated, or something else): {error}") from error
-        (given, *_), (made, *_) = self.interpreter.get_input_details(), self.interpreter.get_output_details()
+        ends = self.interpreter.get_input_details(), self.interpreter.get_output_details()
+        if not all(ends):
+            raise ValueError(f"{path}: not a readable .tflite file: it has no input or no output")
+        (given, *_), (made, *_) = ends
         self._input, self._output = given["index"], made["index"]
         self._check_interface(given, made)
         _, height, width, _ = given["shape"].tolist()

@@ -12,7 +12,7 @@ import openvino
 
 def main(source: str, images_path: str, path: str) -> None:
     """Quantise the ONNX file ``source`` with the images of an .npy file; write OpenVINO's XML ``path``."""
-    images = np.load(images_path, mmap_mode="r")
+    images = np.load(images_path, mmap_mode="r", allow_pickle=False)
     model = openvino.Core().read_model(source)
     dataset = nncf.Dataset([np.array(image[None]) for image in images])
     quantised = nncf.quantize(model, dataset, subset_size=len(images))

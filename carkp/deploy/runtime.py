@@ -33,6 +33,10 @@ def session_options(num_threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
+class OnnxRunError(ValueError):
+    """A network that was opened and fails as it runs: its parts contradict each other."""
+
+
 class OnnxRunner:
     """A session on the CPU: normalised YUV images in, heatmaps out."""
 
@@ -86,7 +90,10 @@ class OnnxRunner:
             raise ValueError(
                 f"{self.path}: expected float32 images of shape {expected}, got {images.dtype} {images.shape}"
             )
-        heatmaps: Float32Array = self._session.run(None, {self._session.get_inputs()[0].name: images})[0]
+        try:
+            heatmaps: Float32Array = self._session.run(None, {self._session.get_inputs()[0].name: images})[0]
+        except Exception as error:  # as in _open_session
+            raise OnnxRunError(f"{self.path}: ONNX Runtime cannot run the network: {error}") from error
         return heatmaps
 
 

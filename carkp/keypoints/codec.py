@@ -6,9 +6,9 @@ A heatmap cell (column i, row j) stands for the input pixel (stride * i, stride 
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from carkp.keypoints.heatmap_tensors import Decoded, HeatmapTarget
 
 DecoderKind = Literal["averaged", "dark"]
+
+_MAX_EXTENT = 2**14
+"""Of a heatmap in cells: no network has a larger one."""
+
+_SHOWN = 200
 
 HEATMAP_STRIDE = 4
 """Input pixels a cell, of every network of carkp."""
@@ -121,9 +126,39 @@ def codec_from_json(text: str) -> HeatmapCodec:
     Raises:
         ValueError: the text is something else.
     """
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not a codec but no JSON ({error}): {text[:_SHOWN]!r}") from error
     names = {item.name for item in fields(HeatmapCodec)}
-    if not isinstance(found, dict) or set(found) != names or found["decoder"] not in get_args(DecoderKind):
-        raise ValueError(f"not a codec, which has {', '.join(sorted(names))}: {text[:200]}")
+    if not isinstance(found, dict) or set(found) != names or not _has_values_of_codec(found):
+        raise ValueError(f"not a codec, which has {', '.join(sorted(names))}: {text[:_SHOWN]}")
     height, width = found.pop("heatmap_size")
-    return HeatmapCodec(heatmap_size=(int(height), int(width)), **found)
+    return HeatmapCodec(heatmap_size=(height, width), **found)
+
+
+def checked_codec(codec: HeatmapCodec) -> HeatmapCodec:
+    """The same one; its values are out of a file.
+
+    Raises:
+        ValueError: they are of other types, or beyond all use.
+    """
+    return codec_from_json(codec_to_json(codec))
+
+
+def _has_values_of_codec(found: Mapping[str, Any]) -> bool:
+    """Whether types are right, and no value would need memory without end."""
+    size = found["heatmap_size"]
+    if not (isinstance(size, list) and len(size) == 2 and all(_is_within(extent, 1, _MAX_EXTENT) for extent in size)):
+        return False
+    numbers = found["sigma"], found["background_weight"]
+    return (
+        found["decoder"] in ("averaged", "dark")
+        and _is_within(found["stride"], 1, _MAX_EXTENT)
+        and _is_within(found["window"], 1, 2 * max(size) + 1)
+        and all(isinstance(number, int | float) and 0 <= number <= _MAX_EXTENT for number in numbers)
+    )
+
+
+def _is_within(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -1,10 +1,13 @@
 """The predictions of one model on one split: what metrics and reports are made of."""
 
 import io
-from collections.abc import Collection, Sequence
+import math
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,28 @@ from carkp.disk import write_atomic
 from carkp.keypoints import metrics
 from carkp.keypoints.clusters import Units, units_of
 from carkp.keypoints.sample_ids import source_of
+from carkp.keypoints.schema import NUM_KEYPOINTS
+
+MAX_BYTES = 2**30
+"""Of all arrays of a file: two million cars."""
+
+_AGAIN = "run the evaluation again"
+_FORMS: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "sample_ids": ("U", ()),
+    "points": ("f", (NUM_KEYPOINTS, 2)),
+    "scores": ("f", (NUM_KEYPOINTS,)),
+    "targets": ("f", (NUM_KEYPOINTS, 2)),
+    "validity": ("iu", (NUM_KEYPOINTS,)),
+    "lengths": ("f", ()),
+    "lengths_hat": ("f", ()),
+    "crop_size": ("iu", (2,)),
+    "truncated": ("iu", ()),
+}
+"""Name of an array -> kind of its numbers, and its shape behind the number of samples."""
+
+
+class PredictionsError(ValueError):
+    """A file that holds no predictions; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +130,46 @@ def load_predictions(path: Path) -> Predictions:
     """Read what ``Predictions.save`` wrote.
 
     Raises:
-        ValueError: the file lacks an array.
+        PredictionsError: the file is damaged, lacks an array, or is larger than ``MAX_BYTES``.
     """
-    with np.load(path, allow_pickle=False) as arrays:
-        missing = [field.name for field in fields(Predictions) if field.name not in arrays]
+    try:
+        arrays = _read_arrays(path)
+    except PredictionsError:
+        raise
+    except Exception as error:  # a foreign file decides by its bytes what zipfile, zlib and NumPy raise
+        raise PredictionsError(f"{path} is no predictions file that can be read ({error}): {_AGAIN}") from error
+    num = len(arrays["sample_ids"])
+    for name, (kind, shape) in _FORMS.items():
+        array = arrays[name]
+        if array.dtype.kind not in kind or array.shape != (num, *shape):
+            found = f"{array.dtype} {array.shape}, expected {(num, *shape)}"
+            raise PredictionsError(f"{path} is no predictions file: {name} is {found}: {_AGAIN}")
+    return Predictions(**arrays)
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """By name."""
+    names = [field.name for field in fields(Predictions)]
+    with zipfile.ZipFile(path) as archive:
+        missing = [name for name in names if f"{name}.npy" not in archive.namelist()]
         if missing:
-            raise ValueError(f"{path} is no predictions file: it lacks {', '.join(missing)}")
-        return Predictions(**{field.name: arrays[field.name] for field in fields(Predictions)})
+            raise PredictionsError(f"{path} is no predictions file: it lacks {', '.join(missing)}")
+        if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
+            raise PredictionsError(f"{path} unpacks to more than {MAX_BYTES // 2**20} MiB: no file of predictions does")
+        return {name: _read_array(archive.read(f"{name}.npy")) for name in names}
+
+
+def _read_array(content: bytes) -> NDArray[Any]:
+    """As ``numpy.load``, which makes room for whatever shape the header states before it looks at what is there."""
+    with io.BytesIO(content) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
+        shape, is_fortran, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which are not read")
+        if math.prod(shape) == 0:
+            return np.zeros(shape, dtype)
+        array = np.frombuffer(content, dtype, math.prod(shape), file.tell())
+        return array.reshape(shape, order="F" if is_fortran else "C").copy()

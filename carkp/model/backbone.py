@@ -74,6 +74,17 @@ def build_backbone(
     return Backbone(module, out_channels)
 
 
+def count_weights(name: str, activation: Activation = "default") -> int:
+    """Values of a backbone's parameters, without memory for them.
+
+    Raises:
+        ValueError: as :func:`build_backbone`.
+    """
+    with torch.device("meta"):
+        features = _timm_features(name, activation, 0.0)
+    return sum(parameter.numel() for parameter in features.parameters())
+
+
 def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 

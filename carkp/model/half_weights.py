@@ -94,7 +94,7 @@ def _metadata(path: Path, found: Mapping[str, str]) -> dict[str, Any]:
         metadata = json.loads(found[METADATA_KEY])
         version = metadata["format"]
         wrong = [name for name, kind in _REQUIRED.items() if not isinstance(metadata.get(name), kind)]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: weights alone, which do not say what network they are of: give them as model.pretrained"
         ) from error

@@ -9,12 +9,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from carkp.keypoints.schema import NUM_KEYPOINTS
-from carkp.model.backbone import Activation, build_backbone
+from carkp.model.backbone import Activation, build_backbone, count_weights
 from carkp.model.head import DeconvHead
 from carkp.model.plain import Size
 from carkp.model.pretrained import PretrainedSource, load_pretrained
 from carkp.model.shipped_weights import load_shipped
 from carkp.shipped import is_shipped
+
+MAX_EXTENT_PX = 2048
+"""Of a network's input."""
+
+_SHOWN = 200
 
 ARCHITECTURE_KEYS = (
     "name",
@@ -98,10 +103,7 @@ def pose_net_from_architecture(architecture: dict[str, Any]) -> PoseNet:
     Raises:
         ValueError: an entry is missing or unknown, or describes no network.
     """
-    missing = [key for key in ARCHITECTURE_KEYS if key not in architecture]
-    unknown = [key for key in architecture if key not in ARCHITECTURE_KEYS]
-    if missing or unknown:
-        raise ValueError(f"architecture: missing entries {missing}, unknown entries {unknown}")
+    _check_architecture(architecture)
     height, width = architecture["input_size"]
     backbone = build_backbone(
         architecture["name"], (height, width), architecture["activation"], architecture["drop_path_rate"]
@@ -113,3 +115,35 @@ def pose_net_from_architecture(architecture: dict[str, Any]) -> PoseNet:
         architecture["num_deconvs"],
     )
     return PoseNet(backbone.module, head)
+
+
+def require_small(architecture: dict[str, Any], num_weights: int) -> None:
+    """Refuse to build what is larger than the weights that there are for it: a file may name a network of any size.
+
+    Raises:
+        ValueError: the backbone has more weights than ``num_weights``, or the architecture describes no network.
+    """
+    _check_architecture(architecture)
+    num_needed = count_weights(architecture["name"], architecture["activation"])
+    if num_needed > num_weights:
+        raise ValueError(f"{architecture['name']} has {num_needed:,} weights, there are {num_weights:,}")
+
+
+def _check_architecture(architecture: dict[str, Any]) -> None:
+    missing = [key for key in ARCHITECTURE_KEYS if key not in architecture]
+    unknown = [key for key in architecture if key not in ARCHITECTURE_KEYS]
+    if missing or unknown:
+        raise ValueError(f"architecture: missing entries {missing}, unknown entries {unknown}")
+    size, rate = architecture["input_size"], architecture["drop_path_rate"]
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise ValueError(f"architecture: input_size must be height and width, got {size!r}"[:_SHOWN])
+    limits = {"num_keypoints": 1024, "head_channels": 8192, "num_deconvs": 5}
+    counts = {"height": (size[0], MAX_EXTENT_PX), "width": (size[1], MAX_EXTENT_PX)}
+    counts |= {name: (architecture[name], most) for name, most in limits.items()}
+    for name, (count, most) in counts.items():
+        if not isinstance(count, int) or not 0 <= count <= most:
+            raise ValueError(f"architecture: {name} must be a whole number up to {most}, got {count!r}"[:_SHOWN])
+    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise ValueError(f"architecture: drop_path_rate must be from 0 to 1, got {rate!r}"[:_SHOWN])
+    if not all(isinstance(architecture[name], str) for name in ("name", "activation")):
+        raise ValueError("architecture: name and activation must be text")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,6 +37,8 @@ def read_state_dict(path: Path) -> StateDict:
             break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path}: expected a state dict, or one under {', '.join(CHECKPOINT_KEYS)}")
+    if strange := strange_tensors(content):
+        raise ValueError(f"{path}: {strange[0]}: no weights that can be loaded")
     broken = [name for name, value in content.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
         raise ValueError(
@@ -62,7 +63,7 @@ def _read(path: Path) -> Any:
     try:
         if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
             return load_file(path)
-        _check_sums(path)
+        check_archive(path)
         with path.open("rb") as file:  # by its name torch would take some files for another kind
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch advises to trust the file
@@ -71,7 +72,11 @@ def _read(path: Path) -> Any:
             "holds more than tensors and plain values. Where it is whole and yours, save its tensors alone: "
             "torch.save(model.state_dict(), path)"
         ) from error
-    except (RuntimeError, EOFError, OSError, SafetensorError, zipfile.BadZipFile) as error:
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"{path}: not a checkpoint that can be loaded: it is damaged, {error}; download or copy it anew"
+        ) from error
+    except Exception as error:  # a foreign file decides by its bytes what torch and zipfile raise
         raise ValueError(f"{path}: not a checkpoint that can be loaded: {error}; download or copy it anew") from error
 
 
@@ -87,11 +92,43 @@ def _foreign_kind(start: bytes) -> str:
     return ""
 
 
-def _check_sums(path: Path) -> None:
-    """Of an archive of torch, whose checksums ``torch.load`` does not look at."""
+def check_archive(path: Path) -> None:
+    """Look at what ``torch.load`` does not: checksums, and whether an archive of torch is larger than its file.
+
+    Raises:
+        BadZipFile: it is damaged, or it is compressed, which torch does not do: a few bytes can stand for gigabytes.
+    """
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
+        if sum(item.file_size for item in archive.infolist()) > path.stat().st_size:
+            raise zipfile.BadZipFile("it unpacks to more than its own size, which no file of torch does")
         damaged = archive.testzip()
     if damaged is not None:
-        raise zipfile.BadZipFile(f"it is damaged, the checksum of {damaged} is wrong")
+        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+
+
+def strange_tensors(content: object) -> list[str]:
+    """What is wrong with tensors of a nest of plain data: they are not dense values in memory, one for each element.
+
+    A tensor may say that it has a billion elements, and repeat one value for them: the next copy needs the memory.
+    """
+    found, pending, seen = [], [content], set[int]()
+    while pending:
+        item = pending.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Mapping):
+            pending += item.values()
+        elif isinstance(item, list | tuple | set):
+            pending += item
+        elif isinstance(item, Tensor):
+            is_plain = item.layout == torch.strided and item.device.type == "cpu" and not item.is_quantized
+            if not is_plain or item.numel() > max(_num_stored(item), 1):
+                found.append(f"a tensor of shape {tuple(item.shape)} has fewer values in the file, or is not dense")
+    return found
+
+
+def _num_stored(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes() // max(tensor.element_size(), 1)

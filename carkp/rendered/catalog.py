@@ -140,9 +140,16 @@ def read_entries(folder: Path) -> dict[str, MeshEntry]:
         if "/" in name or "\\" in name or name.startswith("."):
             raise CatalogError(f"{path}: {name!r} is no name of a mesh: it is the file's name without .glb")
         mesh = mesh_path(folder, name)
-        if not mesh.is_file():
+        if not _is_there(mesh):
             raise CatalogError(f"{path} names {name!r}, but there is no {mesh}: put it there or delete the entry")
     return entries
+
+
+def _is_there(mesh: Path) -> bool:
+    try:
+        return mesh.is_file()
+    except OSError:  # a name longer than names may be
+        return False
 
 
 def read_completions(path: Path | None = None) -> dict[str, Completion]:
@@ -216,8 +223,14 @@ def _parse(text: bytes, adapter: TypeAdapter[T], where: str) -> T:
         raise CatalogError(f"{where}: no UTF-8 text: {error}") from error
     except json.JSONDecodeError as error:
         raise CatalogError(f"{where}, line {error.lineno}: no valid JSON: {error.msg}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = " -> ".join(str(part) for part in first["loc"]) or "the whole"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise CatalogError(f"{where}: {at}: {first['msg']}{more}") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists nested a thousand deep
+        if isinstance(error, ValidationError):
+            raise CatalogError(f"{where}: {_first_problem(error)}") from error
+        raise CatalogError(f"{where}: no JSON that can be read: {error}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    at = " -> ".join(str(part) for part in first["loc"]) or "the whole"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{at}: {first['msg']}{more}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -21,6 +24,12 @@ AXES = np.array([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 """glTF's axes (x right, y up, z backward) -> the car's: x forward, y left, z up."""
 
 MAX_TEXTURE_PX = 512
+MAX_TRIANGLES = 5_000_000
+MAX_TEXTURE_PIXELS = 2**26
+"""Of a texture as it lies in the file."""
+
+_START_BYTES, _JSON_CHUNK = 20, 0x4E4F534A
+
 NUM_LEVELS = 8
 """Levels of a texture's pyramid, each half as large as the one before."""
 
@@ -101,13 +110,43 @@ def load_glb(path: Path) -> Surface:
         MeshError: it cannot be read, or holds no triangle.
     """
     try:
-        scene = trimesh.load_scene(str(path), process=False)
-    except Exception as error:  # trimesh raises whatever its parts raise
+        return _read(path.read_bytes())
+    except MeshError as error:
+        raise MeshError(f"{path}: {error}") from error
+    except Exception as error:  # trimesh and Pillow raise whatever their parts raise
         raise MeshError(f"{path}: no GLB file that can be read: {error}") from error
-    parts = [part for node in scene.graph.nodes_geometry if (part := _part(scene, node)) is not None]
+
+
+def _read(data: bytes) -> Surface:
+    _check_header(data)
+    scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)  # without a path no other file is read
+    nodes = scene.graph.nodes_geometry
+    if sum(len(getattr(scene.geometry[scene.graph[node][1]], "faces", ())) for node in nodes) > MAX_TRIANGLES:
+        raise MeshError(f"it has more than {MAX_TRIANGLES:,} triangles")
+    parts = [part for node in nodes if (part := _part(scene, node)) is not None]
     if not parts:
-        raise MeshError(f"{path}: the file holds no triangle")
+        raise MeshError("the file holds no triangle")
     return _assemble(parts)
+
+
+def _check_header(data: bytes) -> None:
+    """Refuse what would need memory without end, or other files.
+
+    Raises:
+        MeshError: it is no GLB file, has accessors without data, or names other files.
+    """
+    magic, _, _, length, kind = struct.unpack_from("<4s4I", data) if len(data) >= _START_BYTES else (b"", 0, 0, 0, 0)
+    if magic != b"glTF" or kind != _JSON_CHUNK:
+        raise MeshError("no GLB file that can be read: it begins otherwise")
+    header = json.loads(data[_START_BYTES : _START_BYTES + length])
+    if any("bufferView" not in accessor for accessor in header.get("accessors", [])):
+        raise MeshError("an accessor has no data: such meshes (sparse, Draco) are not read")
+    counts = [accessor["count"] for accessor in header.get("accessors", [])]
+    if any(not isinstance(count, int) or not 0 <= count <= len(data) for count in counts):
+        raise MeshError("an accessor states more values than the file has bytes")
+    named = [item["uri"] for part in ("buffers", "images") for item in header.get(part, []) if "uri" in item]
+    if any(not str(uri).startswith("data:") for uri in named):
+        raise MeshError("it names other files, which are not read: save the mesh as one file")
 
 
 def _part(scene: Any, node: str) -> _Part | None:
@@ -216,6 +255,8 @@ class _Textures:
         return self._known[id(picture)]
 
     def _add(self, picture: Any) -> tuple[int, float]:
+        if picture.width * picture.height > MAX_TEXTURE_PIXELS:
+            raise MeshError(f"a texture has {picture.width}x{picture.height} pixels: make it smaller")
         level = np.asarray(picture.convert("RGBA"))
         height, width = (min(MAX_TEXTURE_PX, 1 << max(int(np.log2(extent)), 0)) for extent in level.shape[:2])
         level = cv2.resize(level, (width, height), interpolation=cv2.INTER_AREA)

@@ -15,7 +15,8 @@ from torch import Tensor
 from carkp.disk import describe_free_space, write_atomic
 from carkp.file_kinds import is_safetensors
 from carkp.model.half_weights import read_half_weights
-from carkp.model.pose_net import PoseNet, pose_net_from_architecture
+from carkp.model.pose_net import PoseNet, pose_net_from_architecture, require_small
+from carkp.model.weight_files import check_archive, strange_tensors
 
 FORMAT_VERSION = 1
 
@@ -107,15 +108,13 @@ def _load_half_weights(path: Path) -> Checkpoint:
 def _read(path: Path) -> object:
     """What the file holds, after a look at the checksums, which ``torch.load`` leaves out."""
     try:
-        is_archive = zipfile.is_zipfile(path)
-        if is_archive:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        check_archive(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file decides by its bytes what torch and zipfile raise
         raise CheckpointError(f"{path}: not a readable checkpoint ({_describe_failed_read(error)})") from error
+    if strange := strange_tensors(content):
+        raise CheckpointError(f"{path}: not a readable checkpoint ({strange[0]})")
+    return content
 
 
 def _check_content(content: object, path: Path) -> dict[str, Any]:
@@ -173,9 +172,10 @@ def load_net(checkpoint: Checkpoint) -> PoseNet:
     if "fake_quant" in checkpoint.architecture:
         raise CheckpointError("the checkpoint holds a calibrated network, here a float one is wanted (stage float)")
     try:
+        require_small(checkpoint.architecture, sum(value.numel() for value in checkpoint.weights.values()))
         net = pose_net_from_architecture(checkpoint.architecture)
         net.load_state_dict(checkpoint.weights)
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the checkpoint holds no network of this architecture: {error}") from error
     if broken := [name for name, value in net.state_dict().items() if not bool(value.isfinite().all())]:
         raise CheckpointError(

@@ -182,10 +182,10 @@ class Inputs:
         Raises:
             ValueError: the text is something else.
         """
-        content = json.loads(text)
         try:
+            content = json.loads(text)
             return Inputs(content["stage"], content["settings"], content["given"], SourceCode(**content["code"]))
-        except (TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"no record of inputs: {error}") from error
 
 

@@ -5,6 +5,7 @@ with ``images`` in the same folder, else by the entry's ``file_name``, else the 
 Which class a category is, that file's ``categories`` say, else the numbers are COCO's: 3, 6, 8 for car, bus, truck.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ RESULTS, ANNOTATIONS = "COCO detection results", "COCO annotations"
 
 _REMEDY = "give the COCO file with the categories' names, such as car, in the same folder"
 _COCO: Mapping[Id, str] = {number: name for number, name in COCO_CATEGORIES.items()}  # noqa: C416
+_ID = re.compile(r"0|[1-9][0-9]{0,18}")
 _RESULT_KEYS = ("image_id", "category_id", "bbox")
 
 
@@ -202,8 +204,8 @@ def _id(value: Any) -> Id | None:
         return None
     if isinstance(value, str):
         text = value.strip()
-        return int(text) if text.isdecimal() and text == str(int(text)) else text or None
-    return int(value) if float(value).is_integer() else None
+        return int(text) if _ID.fullmatch(text) else text or None
+    return value if isinstance(value, int) else int(value) if value.is_integer() else None
 
 
 def _box(values: Any) -> list[float] | None:

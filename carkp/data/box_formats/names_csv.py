@@ -15,7 +15,6 @@ COLUMNS = ("image", "x", "y", "w", "h")
 
 _SEPARATORS = (",", ";", "\t")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-_LINE_END = re.compile(rb"\r*\n|\r")
 
 
 def read_csv(path: Path) -> BoxBook:
@@ -45,7 +44,12 @@ def _csv_lines(data: bytes) -> list[str]:
     """Files of editors that differ hold lines in different encodings."""
     if json.detect_encoding(data) not in ("utf-8", "utf-8-sig"):
         return decode(data).splitlines()
-    return [decode(line) for line in _LINE_END.split(data)]
+    return [decode(line) for part in data.split(b"\n") for line in _split_returns(part)]
+
+
+def _split_returns(part: bytes) -> list[bytes]:
+    """The lines of what stands before a line feed: old Macs end them with carriage returns alone."""
+    return part.rstrip(b"\r").split(b"\r")
 
 
 def _separator(header: str) -> str:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from carkp.config.yaml_files import YamlError, parse_plain_yaml
 from carkp.data.box_formats.book import BoxBook, RelativeBoxes, Row
 from carkp.data.box_formats.lines import LineError, LineFormat, read_lines_file, read_lines_folder
 from carkp.data.box_formats.texts import decode
@@ -102,8 +101,8 @@ def _read_list(path: Path) -> ClassNames:
 def _read_yaml(path: Path) -> ClassNames:
     shown = printable(str(path))
     try:
-        content = yaml.safe_load(decode(read_file(path)))
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        content = parse_plain_yaml(decode(read_file(path)))
+    except (OSError, YamlError) as error:
         raise DataError(f"{shown}: cannot be read: {error}") from error
     names = content.get("names") if isinstance(content, dict) else None
     names = dict(enumerate(names)) if isinstance(names, list) else names
