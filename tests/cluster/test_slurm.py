@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from tests.cluster import postgres
 from tests.cluster.slurm_cluster import NODES, SlurmCluster, free_ports, missing_programs, slurm_cluster, wait_until
+from tests.postgres import postgres
 from tests.stages.conftest import TINY, Project, copy_project
 
 NUM_TRIALS, NUM_JOBS = 20, 4
@@ -35,7 +35,6 @@ pytestmark = [
     pytest.mark.skipif(
         bool(missing_programs()), reason="not installed: apt-get install slurmctld slurmd slurm-client munge"
     ),
-    pytest.mark.skipif(not postgres.is_there(), reason="PostgreSQL is not installed: apt-get install postgresql"),
 ]
 
 
@@ -49,7 +48,7 @@ def cluster(tmp_path: Path) -> Iterator[SlurmCluster]:
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    with postgres.postgres() as url:
+    with postgres(1) as (url,):
         yield url
 
 
