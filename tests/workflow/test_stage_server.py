@@ -23,8 +23,10 @@ def main(argv):
         case "crash": os.kill(os.getpid(), signal.SIGSEGV)
         case "environment": print("seen", os.environ.get("ASKED"), sys.orig_argv[-1], os.getpid(), flush=True); return 0
         case "sleep":
-            try: print("under way", os.getpid(), flush=True); time.sleep(60)
-            finally: print("closed", flush=True)
+            from carkp.workflow.process import orderly_interrupts
+            with orderly_interrupts():  # as every stage has it: the SIGTERM behind a Ctrl-C does not end the closing
+                try: print("under way", os.getpid(), flush=True); time.sleep(60)
+                finally: print("closed", flush=True)
 """
 
 CALLER = """
