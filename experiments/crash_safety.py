@@ -215,7 +215,7 @@ class Bench:
     """
 
     def __init__(self, folder: Path, starter: Starter, config_words: Sequence[str]) -> None:
-        self.folder, self.project = folder, folder / "project"
+        self.folder, self.project, self.temporary = folder, folder / "project", Path(os.environ["TMPDIR"])
         self._starter, self._words = starter, tuple(config_words)
 
     def prepare(self, needed: set[str]) -> None:
@@ -252,10 +252,6 @@ class Bench:
             shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(self._state(state), self.project)
         self.temporary.mkdir()
-
-    @property
-    def temporary(self) -> Path:
-        return self.folder / "tmp"
 
     def run(self, stage: Killed, seconds: float | None = None) -> tuple[int, float]:
         """The exit status and the time of a stage that is killed after some seconds; None: nobody kills it."""
@@ -471,11 +467,12 @@ def main() -> int:
         raise ConfigError(f"stages={','.join(unknown)}: expected some of {', '.join(STAGES)}")
     folder = project_root() / "runs" / STUDY
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ["TMPDIR"] = str(folder / "tmp")
+    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="kills-")  # in the project its sockets' names could be too long
     with Starter([*(killed.module for killed in STAGES.values()), "align"]) as starter:
         bench = Bench(folder, starter, arguments.config_words)
         outcomes = run(bench, names, int(arguments.values["kills"]), int(arguments.values["seed"]))
         found = findings(outcomes, {name: reference(bench, name) for name in names})
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
     table = Table("", "", title="Killed at random moments")
     for item in found.measurements:
         table.add_row(item.quantity, f"{item.value}")
