@@ -25,7 +25,7 @@ from carkp.tracking.runs import adopt_run, find_run
 from carkp.tracking.store import TrackingError, sqlite_uri, use_default_store
 from carkp.tracking.tracker import Tracker
 from carkp.tuning.objective import Job
-from carkp.tuning.record import TrialRecord
+from carkp.tuning.record import TrialRecord, best_of, slot_of
 from carkp.tuning.settings import StudySettings
 from carkp.tuning.storage import find_notes
 from carkp.tuning.study import TuningStudy
@@ -73,7 +73,7 @@ def run(config: ExperimentConfig, inputs: TuneInputs, out_dir: Path, tracker: Tr
     complete = [record for record in records if record.value is not None]
     if not complete:
         raise ConfigError(f"study {inputs.spec.settings.name}: every training failed; the trials' runs say why")
-    best = max(complete, key=lambda record: record.value or 0.0)
+    best = best_of(complete)
     found = tuned_config(config, best.params)
     result = TuneResult(records, best, found, study.importances(config.seed), confirm(inputs, best, tracker))
     _log(inputs, result, out_dir, tracker)
@@ -287,8 +287,9 @@ def _log(inputs: TuneInputs, result: TuneResult, out_dir: Path, tracker: Tracker
     write_table([row(record) for record in result.records], out_dir / "trials.csv")
     for name in (BEST_FILE, "trials.csv"):
         tracker.log_file(out_dir / name, "")
+    slots = {record.number: slot_of(record) for record in result.records if record.is_trained}
     points = [
-        StudyPoint(record.training, record.value, record.is_trained)
+        StudyPoint(slots.get(record.training, record.training), record.value, record.is_trained)
         for record in result.records
         if record.value is not None
     ]

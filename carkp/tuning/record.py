@@ -1,7 +1,7 @@
 """Trials as a study's database has them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,3 +65,23 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         is_retry=RETRY_OF in trial.user_attrs,
         seconds=duration.total_seconds() if duration is not None else math.nan,
     )
+
+
+def slot_of(record: TrialRecord) -> int:
+    """The job that the trial's training was for: the same whether it was done at once or again, after a kill."""
+    return int(record.notes.get(SLOT, record.training))
+
+
+def best_of(records: Sequence[TrialRecord]) -> TrialRecord:
+    """The trial of the largest value; among equals that of the first job, so that a kill does not change it.
+
+    Raises:
+        ValueError: no trial is complete.
+    """
+    slots = {record.number: slot_of(record) for record in records if record.is_trained}
+
+    def rank(record: TrialRecord) -> tuple[float, int, bool, int]:
+        slot = slots.get(record.training, record.training)
+        return -(record.value or 0.0), slot, not record.is_trained, record.number
+
+    return min((record for record in records if record.value is not None), key=rank)
