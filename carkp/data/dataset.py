@@ -7,7 +7,7 @@ that it reaches persistent workers too.
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from multiprocessing import get_all_start_methods, set_forkserver_preload
+from multiprocessing import get_all_start_methods
 from typing import NamedTuple, Protocol, TypedDict
 
 import cv2
@@ -242,12 +242,11 @@ def start_method(num_workers: int) -> str | None:
     """How the workers of a loader are started; None: as the system does by default.
 
     A notebook's kernel has threads that hold locks at any time. A process that is forked from it inherits the locks and
-    can wait for them for ever, so in a notebook a server without threads forks the workers.
+    can wait for them for ever, so in a notebook the workers are started anew.
     """
-    if num_workers == 0 or "ipykernel.kernelapp" not in sys.modules or "forkserver" not in get_all_start_methods():
+    if num_workers == 0 or "ipykernel.kernelapp" not in sys.modules or "spawn" not in get_all_start_methods():
         return None
-    set_forkserver_preload([__name__])
-    return "forkserver"
+    return "spawn"
 
 
 def start_worker(worker_id: int) -> None:

@@ -105,7 +105,7 @@ def test_a_notebook_forks_nothing_and_has_the_same_batches(store: Store, monkeyp
     forked = list(eval_loader(dataset, 3, num_workers=1))
     monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", ModuleType("ipykernel.kernelapp"))
     loader = eval_loader(dataset, 3, num_workers=1)
-    assert loader.multiprocessing_context.get_start_method() == "forkserver"
+    assert loader.multiprocessing_context.get_start_method() == "spawn"
     for batch, expected in zip(loader, forked, strict=True):
         assert torch.equal(batch["image"], expected["image"])
     assert eval_loader(dataset, 3, num_workers=0).multiprocessing_context is None
