@@ -120,7 +120,8 @@ def _fuzz(reader: Reader, own: Path, state: State, limits: Limits, seed: int) ->
     log = os.open(own / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    corpus, scratch = (Path(tempfile.mkdtemp(dir=_memory_folder(own))) for _ in range(2))
+    tempfile.tempdir = _memory_folder(own)
+    corpus, scratch = (Path(tempfile.mkdtemp()) for _ in range(2))
     seeds = list(reader.seeds())
     for index, content in enumerate(seeds):
         (corpus / f"seed_{index}").write_bytes(content)
