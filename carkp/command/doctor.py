@@ -136,12 +136,12 @@ def _existing(path: Path) -> Path:
 def _tracking() -> Iterator[Finding]:
     if not _version("mlflow"):
         return
-    import mlflow
-
     from carkp.tracking.store import SERVER_ERRORS, TrackingError, explain_server_error, use_default_store
 
     try:
         use_default_store()
+        import mlflow  # carkp.tracking first: it keeps MLflow from telling its makers
+
         yield Finding(GOOD, "tracking", mlflow.get_tracking_uri())
     except TrackingError as error:
         yield Finding(BAD, "tracking", str(error))

@@ -21,7 +21,9 @@ from carkp.deploy.cpu import cpu_features
 from carkp.deploy.float_onnx import ExportMismatchError
 from carkp.deploy.graph_audit import FloatKernelError
 from carkp.deploy.int8_onnx import Int8OnnxError
+from carkp.deploy.runtime import OnnxRunError
 from carkp.entry_points import DATA, DEFAULT_CONFIG, ENTRY_POINTS, MODEL, VERBOSE_VARIABLE, Parameter
+from carkp.keypoints.predictions import PredictionsError
 from carkp.measurements.record import RecordError
 from carkp.predictor import ModelError
 from carkp.project import find_config, project_root
@@ -96,6 +98,8 @@ USER_ERRORS = (
     ModelError,
     StorageError,
     RecordError,
+    PredictionsError,
+    OnnxRunError,
 )
 """Errors whose message tells a user what, where and what to do: shown without a traceback."""
 

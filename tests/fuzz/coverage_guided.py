@@ -96,18 +96,9 @@ def run_reader(reader: Reader, folder: Path, seconds: float, num_inputs: int, se
         left = num_inputs - outcome.num_inputs
         if left_s < 1 or (num_inputs and left <= 0):
             break
-        state = State()
-        pid = os.fork()
-        if pid == 0:
-            _fuzz(reader, own, state, Limits(start + seconds, left if num_inputs else sys.maxsize), seed + number)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        unfinished = state.load()
-        outcome.num_inputs += state.num_inputs
-        outcome.slowest_ms = max(outcome.slowest_ms, state.slowest_ns / 1e6)
-        outcome.added_mib = max(outcome.added_mib, (state.peak_kib - state.first_kib) / 1024)
-        if status:
-            name = f"ended_{number}"
-            (own / name).write_bytes(unfinished)
+        child_limits = Limits(start + seconds, left if num_inputs else sys.maxsize)
+        name = f"ended_{number}"
+        if status := _add_child(reader, own, outcome, child_limits, seed + number, name):
             outcome.findings[f"the process ended with {status}"] = f"{own.name}/{name}"
     outcome.seconds = time.monotonic() - start
     for path in sorted(own.glob("*.place")):
@@ -115,12 +106,30 @@ def run_reader(reader: Reader, folder: Path, seconds: float, num_inputs: int, se
     return outcome
 
 
+def _add_child(reader: Reader, own: Path, outcome: Outcome, limits: Limits, seed: int, name: str) -> int:
+    """Run a child to its end and count what it did; its status. Where that is not 0, its last input is kept."""
+    state = State()
+    with tempfile.TemporaryDirectory(dir=_memory_folder(own)) as temporary:
+        pid = os.fork()
+        if pid == 0:
+            tempfile.tempdir = temporary
+            _fuzz(reader, own, state, limits, seed)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    unfinished = state.load()
+    outcome.num_inputs += state.num_inputs
+    outcome.slowest_ms = max(outcome.slowest_ms, state.slowest_ns / 1e6)
+    outcome.added_mib = max(outcome.added_mib, (state.peak_kib - state.first_kib) / 1024)
+    if status:
+        (own / name).write_bytes(unfinished)
+    return status
+
+
 def _fuzz(reader: Reader, own: Path, state: State, limits: Limits, seed: int) -> None:
     """In the child: does not come back."""
     log = os.open(own / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    corpus, scratch = (Path(tempfile.mkdtemp(dir=_memory_folder(own))) for _ in range(2))
+    corpus, scratch = (Path(tempfile.mkdtemp()) for _ in range(2))
     seeds = list(reader.seeds())
     for index, content in enumerate(seeds):
         (corpus / f"seed_{index}").write_bytes(content)
