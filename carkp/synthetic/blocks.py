@@ -188,7 +188,7 @@ class PictureSet(Generic[OneBlock]):
         for scene in (*TRAIN_SCENES, *TEST_SCENES):
             done = [_read_result(unfinished, block) for block in self.blocks if block.scene == scene]
             truth = "".join(f"{line}\n" for drawn in done for line in drawn.truth)
-            (unfinished / split_of(scene) / scene / "truth.jsonl").write_text(truth)
+            (unfinished / split_of(scene) / scene / "truth.jsonl").write_text(truth, encoding="utf-8")
             counts[scene] = {
                 "cars": sum(drawn.num_cars for drawn in done),
                 "frames": sum(drawn.num_frames for drawn in done),
