@@ -63,9 +63,10 @@ def orderly_interrupts() -> Iterator[None]:
 
     def mind_nothing() -> None:
         signal.signal(signal.SIGTERM, _do_nothing)
-        if sys.platform != "win32" and callable(handler := signal.getsignal(signal.SIGCHLD)):
-            before[signal.SIGCHLD] = handler
-            signal.signal(signal.SIGCHLD, _do_nothing)
+        child_ends = getattr(signal, "SIGCHLD", None)  # Windows has none
+        if child_ends is not None and callable(handler := signal.getsignal(child_ends)):
+            before[child_ends] = handler
+            signal.signal(child_ends, _do_nothing)
 
     before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
