@@ -180,7 +180,7 @@ def test_a_broken_video_is_named(trained: Project, tiny_models: TinyModels, imag
     (images / "cut.jpg").unlink()
     done = infer(trained, tiny_models, tmp_path / "out", images)
     assert done.returncode == 1
-    assert "clip.mp4: video cannot be decoded" in done.stderr
+    assert "clip.mp4: video cannot be read" in done.stderr
     assert set(found_in(tmp_path / "out")["images"]) == {"a.jpg", "b.png", "c.jpg"}
 
 
