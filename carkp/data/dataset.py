@@ -4,10 +4,8 @@ Everything random about a sample comes from (seed, epoch, index). The epoch trav
 that it reaches persistent workers too.
 """
 
-import sys
 from collections.abc import Iterator
 from itertools import islice
-from multiprocessing import get_all_start_methods
 from typing import NamedTuple, Protocol, TypedDict
 
 import cv2
@@ -21,6 +19,7 @@ from carkp.data import jpeg
 from carkp.data.colour import INPUT_SCALE, INPUT_ZERO
 from carkp.data.geometry import choose_reduction
 from carkp.data.issues import DataError
+from carkp.data.parallel import use_short_socket_folder
 from carkp.data.store import Record, Store
 from carkp.data.transforms import Transform
 
@@ -218,12 +217,13 @@ def _loader(
     num_workers: int,
     pin_memory: bool,
 ) -> "DataLoader[Sample]":
+    if num_workers:
+        use_short_socket_folder()
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        multiprocessing_context=start_method(num_workers),
         worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
@@ -236,17 +236,6 @@ def _chosen(num_there: int, num_wanted: int, seed: int) -> NDArray[np.int64]:
     if num_wanted == 0 or num_wanted >= num_there:
         return np.arange(num_there)
     return np.sort(np.random.default_rng(seed).choice(num_there, num_wanted, replace=False))
-
-
-def start_method(num_workers: int) -> str | None:
-    """How the workers of a loader are started; None: as the system does by default.
-
-    A notebook's kernel has threads that hold locks at any time. A process that is forked from it inherits the locks and
-    can wait for them for ever, so in a notebook the workers are started anew.
-    """
-    if num_workers == 0 or "ipykernel.kernelapp" not in sys.modules or "spawn" not in get_all_start_methods():
-        return None
-    return "spawn"
 
 
 def start_worker(worker_id: int) -> None:

@@ -3,15 +3,20 @@
 import contextlib
 import itertools
 import multiprocessing
+import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import process
+from multiprocessing.util import Finalize
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 
@@ -21,6 +26,10 @@ from carkp.data.issues import DataError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+MAX_SOCKET_FOLDER = 70
+"""Bytes: macOS takes 104 for a socket, of which 32 are multiprocessing's own."""
+
+SHORT_FOLDER = "/tmp"
 CHUNK_SIZE = 4
 CHUNKS_AHEAD_PER_WORKER = 4
 
@@ -30,6 +39,30 @@ def resolve_num_workers(num_workers: int) -> int:
     if num_workers < 0:
         raise ValueError(f"num_workers must not be negative, got {num_workers}")
     return num_workers or num_usable_cores()
+
+
+def use_short_socket_folder() -> None:
+    """Let processes of multiprocessing meet in a folder whose name is short enough, whatever TMPDIR says.
+
+    A loader process hands its samples over through a socket in the temporary folder. The system takes paths of about a
+    hundred bytes; with a longer one the samples would never arrive, and the training would wait for ever.
+
+    Raises:
+        DataError: the temporary folder's name is too long, and there is no other one.
+    """
+    config: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
+    named = config.get("tempdir") or tempfile.gettempdir()
+    if sys.platform == "win32" or len(os.fsencode(named)) <= MAX_SOCKET_FOLDER:
+        return
+    try:
+        folder = tempfile.mkdtemp(prefix="pymp-", dir=SHORT_FOLDER)
+    except OSError as error:
+        raise DataError(
+            f"{named}: the name of this temporary folder is too long for processes that load data, and {SHORT_FOLDER} "
+            "cannot be used: set TMPDIR to a folder with a short name, or train.num_workers=0"
+        ) from error
+    Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-100)
+    config["tempdir"] = folder
 
 
 def map_ordered(

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from carkp.data import geometry, jpeg
-from carkp.data.dataset import EpochIndex, Sample, TrainLoader, start_method, start_worker
+from carkp.data.dataset import EpochIndex, Sample, TrainLoader, start_worker
 from carkp.data.geometry import choose_reduction
 from carkp.data.issues import DataError
+from carkp.data.parallel import use_short_socket_folder
 from carkp.data.shares import MixedSampler
 from carkp.data.store import Store
 from carkp.data.transforms import ViewTransform
@@ -199,12 +200,13 @@ def _loader(
     num_workers: int,
     pin_memory: bool = False,
 ) -> "DataLoader[Any]":
+    if num_workers:
+        use_short_socket_folder()
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        multiprocessing_context=start_method(num_workers),
         collate_fn=collate_views,
         worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,

@@ -1,13 +1,15 @@
 """The same samples whatever the number of workers and ranks."""
 
-import sys
-from types import ModuleType
+import tempfile
+from multiprocessing import process
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from carkp.config.schema import AugmentConfig
+from carkp.data import parallel
 from carkp.data.dataset import CropDataset, EpochIndex, eval_loader, normalise, train_loader
 from carkp.data.issues import DataError
 from carkp.data.store import LmdbStore, Record, Store, StoreWriter
@@ -100,15 +102,26 @@ def test_eval_with_workers_is_eval_without(store):
         assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_notebook_forks_nothing_and_has_the_same_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = CropDataset(store, EvalTransform(SIZE), seed=0)
-    forked = list(eval_loader(dataset, 3, num_workers=1))
-    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", ModuleType("ipykernel.kernelapp"))
-    loader = eval_loader(dataset, 3, num_workers=1)
-    assert loader.multiprocessing_context.get_start_method() == "spawn"
-    for batch, expected in zip(loader, forked, strict=True):
-        assert torch.equal(batch["image"], expected["image"])
-    assert eval_loader(dataset, 3, num_workers=0).multiprocessing_context is None
+@pytest.fixture
+def long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A name that the system does not take for a socket."""
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setitem(process.current_process()._config, "tempdir", None)
+    return folder
+
+
+def test_samples_arrive_also_where_the_temporary_folder_has_a_long_name(store, long_temporary_folder):
+    loader = eval_loader(CropDataset(store, EvalTransform(SIZE), seed=0), 5, num_workers=1)
+    indices = [index for batch in loader for index in batch["index"].tolist()]
+    assert indices == list(range(13))
+
+
+def test_where_no_folder_has_a_short_name_it_is_said(store, long_temporary_folder, monkeypatch):
+    monkeypatch.setattr(parallel, "SHORT_FOLDER", str(long_temporary_folder / "missing"))
+    with pytest.raises(DataError, match=r"too long for processes that load data.*set TMPDIR"):
+        eval_loader(CropDataset(store, EvalTransform(SIZE), seed=0), 5, num_workers=1)
 
 
 def test_large_crops_are_decoded_smaller_with_the_same_points(store):

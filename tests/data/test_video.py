@@ -205,7 +205,7 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Path) -> No
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
     for data in (b"", b"no video", b"RIFF", b"\x1aE\xdf\xa3", b"\0\0\0\x18ftyp", bytes(5000)):
         (tmp_path / "a.mp4").write_bytes(data)
-        with pytest.raises(DataError, match="video cannot be read"):
+        with pytest.raises(DataError, match=r"video cannot be (read|decoded)"):
             Video(tmp_path / "a.mp4")
     with pytest.raises(DataError, match="video cannot be read: No such file"):
         Video(tmp_path / "none.mp4")

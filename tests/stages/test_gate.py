@@ -29,7 +29,8 @@ TARGETS = sorted(path.stem for path in (ROOT / "configs" / "targets").glob("*.ya
 LIKE_OTHERS = ("cortex_m_class", "jetson_orin_nano_int8")
 """Their arithmetic is that of another target."""
 
-CHANGES = ("quant.num_images=16", "quant.num_rounding_images=16")
+CHANGES = ("quant.num_images=16", "quant.num_rounding_images=16", "align.max_shift_steps=3")
+"""Of 28 cars a single keypoint that takes another peak weighs more than a step; which ones do depends on the CPU."""
 
 
 @dataclass(frozen=True)
