@@ -20,6 +20,10 @@ from tests.quant.networks import images
 from tests.quant.test_wide import GROUPS, SETS, mixed_program
 
 BATCH = images(16, seed=5)
+NEXT_TO_IT = 2.5
+ONE_BYTE_STEP = 256.5
+"""The sums of 16 bits are rounded in float32, in an order that depends on the CPU. A tie can move a byte on the way to the
+output by one step, which a few outputs of 16 bits show as so many steps."""
 
 
 def simulated(program: QProgram) -> np.ndarray:
@@ -41,8 +45,10 @@ def test_the_int8_file_is_next_to_it_and_is_read_back(wide: tuple[str, ...], tmp
     save_program(program, path)
     assert same_program(load_program(path), program)
     assert onnx.load(path).opset_import[0].version == WIDE_OPSET
-    steps = (OnnxRunner(path).run(BATCH.numpy()) - simulated(program)) / program.tensors[program.output].scale
-    assert np.abs(steps).max() < 2.5
+    output = program.tensors[program.output]
+    steps = np.abs(OnnxRunner(path).run(BATCH.numpy()) - simulated(program)) / output.scale
+    assert np.mean(steps > NEXT_TO_IT) < 0.01
+    assert steps.max() < (ONE_BYTE_STEP if output.dtype == "int16" else NEXT_TO_IT)
     num_touched = program.num_convs - program.num_byte_convs
     assert num_touched >= 1
     require_int8_convs(path, program.num_byte_convs, num_touched)
