@@ -22,7 +22,7 @@ from tests.quant.test_wide import GROUPS, SETS, mixed_program
 BATCH = images(16, seed=5)
 NEXT_TO_IT = 2.5
 ONE_BYTE_STEP = 256.5
-"""The sums of 16 bits are rounded in float32, in an order that depends on the CPU. A tie can move a byte on the way to the
+"""Sums of 16 bits are rounded in float32, in an order that depends on the CPU. A tie can move a byte on the way to the
 output by one step, which a few outputs of 16 bits show as so many steps."""
 
 
