@@ -382,17 +382,17 @@ def _system_metrics(tracker: MlflowTracker, interval_s: float, is_continued: boo
 
 
 def _sample(monitor: SystemMetricsMonitor, tracker: Tracker, interval_s: float, is_over: threading.Event) -> None:
-    """Report what the monitor finds until it is over, or until the server refuses it."""
-    step = monitor._logging_step
+    """Report what the monitor finds, at last when it is over, or until the server refuses it."""
+    step, is_last = monitor._logging_step, False
     with suppress(MlflowException, TrackingError, OSError):  # the run itself will meet them
-        monitor.collect_metrics()  # type: ignore[no-untyped-call]
-        while not is_over.wait(interval_s):
+        while not is_last:
+            monitor.collect_metrics()  # type: ignore[no-untyped-call]
+            is_last = is_over.wait(interval_s)
             found = monitor.aggregate_metrics()  # type: ignore[no-untyped-call]
             tracker.log_metrics({f"{_SYSTEM_PREFIX}{name}": value for name, value in found.items()}, step)
             step += 1
             for part in monitor.monitors:
                 part.clear_metrics()  # type: ignore[no-untyped-call]
-            monitor.collect_metrics()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
