@@ -1,6 +1,7 @@
 """Without a network everything works that does not ask for weights, and what does says what is missing."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.offline import sitecustomize
+from tests.offline import blocked_sockets
 from tests.stages.conftest import ROOT, copy_project
 
 PREDICTION = """
@@ -52,6 +53,11 @@ class Offline:
         return self.attempts.read_text() if self.attempts.exists() else ""
 
 
+def test_the_process_of_the_tests_keeps_its_network() -> None:
+    assert socket.socket.connect is not blocked_sockets.connect
+    assert socket.getaddrinfo is not blocked_sockets.getaddrinfo
+
+
 @pytest.fixture
 def offline(tmp_path: Path) -> Offline:
     return Offline(tmp_path)
@@ -67,9 +73,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path
         ("HF_HOME", str(tmp_path)),
     ):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("socket.socket.connect", sitecustomize.connect)
-    monkeypatch.setattr("socket.socket.connect_ex", sitecustomize.connect_ex)
-    monkeypatch.setattr("socket.getaddrinfo", sitecustomize.getaddrinfo)
+    monkeypatch.setattr("socket.socket.connect", blocked_sockets.connect)
+    monkeypatch.setattr("socket.socket.connect_ex", blocked_sockets.connect_ex)
+    monkeypatch.setattr("socket.getaddrinfo", blocked_sockets.getaddrinfo)
     return attempts
 
 
