@@ -176,8 +176,8 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Bring a file's content to the disk."""
-    with path.open("rb+") as file:
+    """Bring a file's content to the disk; it may be one that this process may only read."""
+    with path.open("rb+" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
 
 

@@ -88,7 +88,7 @@ class PictureSet(Generic[OneBlock]):
         """
         if self.is_complete(out_dir):
             return out_dir
-        with explained(out_dir), disk.exclusive(out_dir, self.work):
+        with _explained(out_dir), disk.exclusive(out_dir, self.work):
             if not self.is_complete(out_dir):
                 _require_free(out_dir, self.marker)
                 unfinished = self._begin(out_dir, self.identity)
@@ -107,7 +107,7 @@ class PictureSet(Generic[OneBlock]):
         identity = {**self.identity, **asdict(shard)}
         if _holds(directory / SHARD_FILE, identity):
             return directory
-        with explained(directory), disk.exclusive(directory, self.work):
+        with _explained(directory), disk.exclusive(directory, self.work):
             if not _holds(directory / SHARD_FILE, identity):
                 _require_free(directory, SHARD_FILE)
                 unfinished = self._begin(directory, identity)
@@ -129,7 +129,7 @@ class PictureSet(Generic[OneBlock]):
         shards = [Shard(number, num_shards) for number in range(1, num_shards + 1)]
         for shard in shards:
             self._require_shard(out_dir, shard)
-        with explained(out_dir), disk.exclusive(out_dir, self.work):
+        with _explained(out_dir), disk.exclusive(out_dir, self.work):
             if not self.is_complete(out_dir):
                 _require_free(out_dir, self.marker)
                 unfinished = self._begin(out_dir, self.identity)
@@ -219,7 +219,7 @@ class Shard:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     """Errors of the system say what cannot be written and what to do."""
     try:
         yield

@@ -197,9 +197,12 @@ class Spool:
     def _parse(self, line: bytes) -> Report:
         try:
             found = json.loads(line)
+            for name in (*found["files"], found["content"].get("folder", "")):
+                if Path(name).is_absolute() or ".." in Path(name).parts:
+                    raise ValueError(f"{name!r} leads out of its folder")
             files = tuple(self.folder / name for name in found["files"])
             return Report(found["kind"], found["content"], files, found["replaces"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SpoolError(f"{self.folder / REPORTS}: damaged at byte {self._offset}: {error}") from error
 
 

@@ -125,7 +125,7 @@ def require_answer(uri: str, wait_s: float) -> None:
             return
         except SERVER_ERRORS as error:
             if not is_outage(error) or time.monotonic() + _FIRST_PAUSE_S >= end:
-                waited = f"; it was waited for {wait_s:g} s (tracking.wait_s)"
+                waited = f"; it was waited for {wait_s:g} s (tracking.wait_s)" if is_outage(error) else ""
                 raise TrackingError(explain_server_error(error, uri, waited)) from error
         time.sleep(_FIRST_PAUSE_S)
 

@@ -153,3 +153,14 @@ def test_a_damaged_spool_is_named(tmp_path: Path) -> None:
     (spool.folder / "address.json").write_text("{}")
     with pytest.raises(SpoolError, match="cannot be read as kept reports"):
         Spool.open(spool.folder)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../elsewhere.png", "files/../../elsewhere.png"])
+@pytest.mark.parametrize("place", ["files", "folder"])
+def test_names_in_a_spool_stay_in_their_folders(tmp_path: Path, name: str, place: str) -> None:
+    spool = Spool.create(tmp_path, ADDRESS)
+    files, folder = ([name], "figures") if place == "files" else ([], name)
+    report = {"kind": "artifact", "content": {"folder": folder}, "files": files, "replaces": False}
+    (spool.folder / REPORTS).write_text(json.dumps(report) + "\n")
+    with pytest.raises(SpoolError, match="leads out of its folder"):
+        spool.next()
