@@ -17,8 +17,8 @@ from rich.table import Table
 
 from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
+from carkp.processes import PROCESS_TAG, is_alive, process_name
 from carkp.tracking.delivery import spool_root
-from carkp.tracking.owners import PROCESS_TAG, is_alive, process_name
 from carkp.tracking.runs import (
     PARENT_TAG,
     STAGE_TAG,

@@ -18,14 +18,14 @@ from carkp.config.loading import ConfigError, dump_yaml, load_yaml
 from carkp.config.schema import ExperimentConfig
 from carkp.config.search import SearchConfig
 from carkp.disk import write_atomic
+from carkp.processes import PROCESS_TAG, is_alive, process_name
 from carkp.project import find_config, project_root
 from carkp.report.study_figures import StudyPoint, history_figure, importance_figure
-from carkp.tracking.owners import PROCESS_TAG, is_alive, process_name
 from carkp.tracking.runs import adopt_run, find_run
 from carkp.tracking.store import TrackingError, sqlite_uri, use_default_store
 from carkp.tracking.tracker import Tracker
 from carkp.tuning.objective import Job
-from carkp.tuning.record import TrialRecord, best_of, slot_of
+from carkp.tuning.record import TrialRecord, best_of, slots_of
 from carkp.tuning.settings import StudySettings
 from carkp.tuning.storage import find_notes
 from carkp.tuning.study import TuningStudy
@@ -43,7 +43,7 @@ from carkp.workflow.study.outcome import (
     compare,
     default_params,
     describe,
-    row,
+    rows,
     show,
 )
 from carkp.workflow.study.slurm_workers import SlurmWorkers
@@ -284,12 +284,12 @@ def _log(inputs: TuneInputs, result: TuneResult, out_dir: Path, tracker: Tracker
     out_dir.mkdir(parents=True, exist_ok=True)  # another process that ends in the same run takes it away
     head = f"# The best of the study {inputs.spec.settings.name}: pck {best.value:.4f} at its budget.\n"
     write_atomic(out_dir / BEST_FILE, (head + dump_yaml(result.config)).encode())
-    write_table([row(record) for record in result.records], out_dir / "trials.csv")
+    write_table(rows(result.records), out_dir / "trials.csv")
     for name in (BEST_FILE, "trials.csv"):
         tracker.log_file(out_dir / name, "")
-    slots = {record.number: slot_of(record) for record in result.records if record.is_trained}
+    slots = slots_of(result.records)
     points = [
-        StudyPoint(slots.get(record.training, record.training), record.value, record.is_trained)
+        StudyPoint(slots[record.number], record.value, record.is_trained)
         for record in result.records
         if record.value is not None
     ]

@@ -29,10 +29,10 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
 from carkp import disk
+from carkp.processes import PROCESS_TAG, process_name
 from carkp.tracking import reports
 from carkp.tracking.delivery import Delivery, spool_root
 from carkp.tracking.outage import patience, while_locked
-from carkp.tracking.owners import PROCESS_TAG, process_name
 from carkp.tracking.runs import ERROR_TAG, create_child_run, find_run
 from carkp.tracking.spool import Report
 from carkp.tracking.store import FIRST_WAIT_S, TrackingError, open_experiment, use_default_store

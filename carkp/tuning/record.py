@@ -8,8 +8,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 TRAINED, SOURCE, ALTERNATIVES, RETRY_OF = "trained", "source", "alternatives", "retry_of"
-SLOT, SEEN = "slot", "seen"
-"""Notes: the job that a trial is for; the number of the trial whose worker has shown a sign of life."""
+SLOT, SEEN, WORKER = "slot", "seen", "worker"
+"""Notes: the job that a trial is for; the number of the trial whose worker has shown a sign of life; its process."""
 
 ERROR, INTERRUPTED = "error", "interrupted"
 """Notes on what ended a failed trial; neither is there where its process was killed."""
@@ -72,16 +72,21 @@ def slot_of(record: TrialRecord) -> int:
     return int(record.notes.get(SLOT, record.training))
 
 
+def slots_of(records: Sequence[TrialRecord]) -> dict[int, int]:
+    """Trial number -> job, also of trials that a training scored beside its own."""
+    of_trainings = {record.number: slot_of(record) for record in records if record.is_trained}
+    return {record.number: of_trainings.get(record.training, record.training) for record in records}
+
+
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord:
     """The trial of the largest value; among equals that of the first job, so that a kill does not change it.
 
     Raises:
         ValueError: no trial is complete.
     """
-    slots = {record.number: slot_of(record) for record in records if record.is_trained}
+    slots = slots_of(records)
 
     def rank(record: TrialRecord) -> tuple[float, int, bool, int]:
-        slot = slots.get(record.training, record.training)
-        return -(record.value or 0.0), slot, not record.is_trained, record.number
+        return -(record.value or 0.0), slots[record.number], not record.is_trained, record.number
 
     return min((record for record in records if record.value is not None), key=rank)

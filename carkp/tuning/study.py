@@ -6,6 +6,7 @@ others than its own are added as finished trials, marked ``trained: false``.
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from carkp.processes import is_alive, process_name
 from carkp.tuning.objective import Job, Objective, Pruned
 from carkp.tuning.quiet import without_warnings
 from carkp.tuning.record import (
@@ -31,6 +33,7 @@ from carkp.tuning.record import (
     SLOT,
     SOURCE,
     TRAINED,
+    WORKER,
     TrialRecord,
     is_killed,
     record_of,
@@ -44,7 +47,7 @@ MIN_TRAININGS_TO_EXPLAIN = 6
 MAX_KILLS = 1
 """A job whose trials were killed more often is given up."""
 
-_NOT_HANDED_ON = frozenset({SEEN, INTERRUPTED, ALTERNATIVES})
+_NOT_HANDED_ON = frozenset({SEEN, WORKER, INTERRUPTED, ALTERNATIVES})
 _MAX_ERROR_LENGTH = 1000
 
 _CREATION_TIMEOUT_S = 30
@@ -181,9 +184,9 @@ class TuningStudy:
         counted_once.add_trials(complete)
         return optuna.importance.get_param_importances(counted_once, evaluator=evaluator)
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """Seeded for each trial: workers draw other numbers than each other, and than before an interruption."""
-        seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
+    def _sampler(self, slot: int) -> optuna.samplers.BaseSampler:
+        """Seeded for each job: workers draw other numbers than each other, and a job that is done again the same."""
+        seed = int(np.random.SeedSequence((self._seed, slot)).generate_state(1)[0])
         ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         num_trainings = sum(bool(trial.user_attrs.get(TRAINED)) for trial in ended)
         has_begun = num_trainings >= self.settings.num_startup_trainings
@@ -250,8 +253,9 @@ class TuningStudy:
 
     def _evaluate(self, trial: optuna.Trial, objective: Objective) -> float:
         self._storage.record_heartbeat(trial._trial_id)  # from here on a killed worker is known by its silence
+        trial.set_user_attr(WORKER, process_name(os.getpid()))
         trial.set_user_attr(SEEN, trial.number)
-        self.study.sampler = self._sampler(trial.number)
+        self.study.sampler = self._sampler(trial.user_attrs.get(SLOT, trial.number))
         try:
             outcome = objective(_OptunaTrial(trial, self.settings.axes))
         except Pruned as reason:
@@ -277,13 +281,15 @@ class TuningStudy:
             )
 
     def _fail_silent(self) -> None:
-        """End trials of killed workers, also of those that were killed before their first sign of life."""
+        """End trials of killed workers: at once on the machine of the worker, elsewhere after some silence.
+
+        Workers that were killed before their first sign of life are silent too.
+        """
         with without_warnings():
             fail_stale_trials(self.study)
         limit = datetime.now() - timedelta(seconds=self.settings.heartbeat.grace_s)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            is_silent = trial.user_attrs.get(SEEN) != trial.number
-            if is_silent and trial.datetime_start is not None and trial.datetime_start < limit:
+            if _is_abandoned(trial, limit):
                 with suppress(ValueError, UpdateFinishedTrialError):  # another worker may end it too
                     self.study.tell(trial.number, state=TrialState.FAIL)
 
@@ -293,8 +299,16 @@ class TuningStudy:
             if _is_to_retry(tries):
                 last = tries[-1]
                 notes = {name: value for name, value in last.user_attrs.items() if name not in _NOT_HANDED_ON}
-                params = {**last.system_attrs.get("fixed_params", {}), **last.params}
+                chosen = last.params if last.params.keys() == self.settings.axes.keys() else {}
+                params = {**last.system_attrs.get("fixed_params", {}), **chosen}
                 self._enqueue(params, {**notes, RETRY_OF: last.number})
+
+
+def _is_abandoned(trial: FrozenTrial, limit: datetime) -> bool:
+    """Whether nobody works on a running trial. ``limit``: when it must have begun that its silence counts."""
+    if trial.user_attrs.get(SEEN) == trial.number:
+        return not is_alive(trial.user_attrs[WORKER]) if WORKER in trial.user_attrs else False
+    return trial.datetime_start is not None and trial.datetime_start < limit
 
 
 def _is_to_retry(tries: Sequence[FrozenTrial]) -> bool:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from carkp import disk
+from carkp.processes import PROCESS_TAG, is_alive
 from carkp.project import project_root
-from carkp.tracking.owners import PROCESS_TAG, is_alive
 from carkp.tracking.runs import STAGE_TAG, FoundRun, end_run, find_runs, local_artifacts
 
 NUM_EARLIER = 20

@@ -3,6 +3,7 @@
 Weights, metrics and predictions count bit by bit, whatever file they lie in.
 """
 
+import csv
 import hashlib
 import json
 import re
@@ -22,6 +23,9 @@ TEMPORARY = re.compile(r"\.(partial|part|tmp)$|^\.artifact\.uploading\.|-(journa
 
 _ID = re.compile(r"\b(m-)?[0-9a-f]{32}\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?( UTC)?")
+_COUNTED = frozenset({"trial", "training", "seconds", "run_id"})
+"""Columns of a study's trials that a training that is done again changes."""
+
 _FACTS = ("source", "source_fingerprint")
 """Of a summary of data: where the source lies, and when its files were changed."""
 
@@ -84,6 +88,17 @@ def plain(text: str) -> str:
     return _TIME.sub("<time>", _ID.sub("<id>", text))
 
 
+def _table(path: Path) -> str:
+    """The trials of a study by job, without those that failed; another table as it is."""
+    with path.open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    if not found or not {"job", "trained", "state"} <= found[0].keys():
+        return _text(path)
+    kept = [row for row in found if row["state"] in ("complete", "pruned")]
+    lines = sorted(json.dumps({name: row[name] for name in sorted(row) if name not in _COUNTED}) for row in kept)
+    return _digest("\n".join(lines).encode())
+
+
 def _json(path: Path) -> str:
     content = json.loads(path.read_text(encoding="utf-8"))
     if path.name == "summary.json":
@@ -128,7 +143,7 @@ _READERS: Mapping[str, Callable[[Path], str]] = {
     ".onnx": _graph,
     ".json": _json,
     ".yaml": _yaml,
-    ".csv": _text,
+    ".csv": _table,
     ".html": _text,
     ".md": _text,
     ".txt": _text,

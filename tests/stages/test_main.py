@@ -13,9 +13,9 @@ from mlflow.entities import Run
 
 from carkp.config.loading import load_config
 from carkp.config.schema import ExperimentConfig
+from carkp.processes import process_name
 from carkp.stages import pipeline
 from carkp.synthetic.generate import generate
-from carkp.tracking.owners import process_name
 from carkp.tracking.runs import FoundRun, find_latest_run, find_run
 from carkp.training.checkpoint import Checkpoint, save_checkpoint
 from carkp.workflow import decisions, preparation, reuse, steps

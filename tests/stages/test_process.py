@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carkp.tracking.owners import is_alive, process_name
+from carkp.processes import is_alive, process_name
 from carkp.workflow.process import Terminated, orderly_interrupts, run_under_torchrun
 
 STAGE = """

@@ -4,13 +4,16 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from carkp.tuning.errors import StorageError
 from carkp.tuning.objective import Outcome, Trial
+from carkp.tuning.record import slot_of
 from carkp.tuning.storage import find_notes
 from carkp.tuning.study import TuningStudy
 from tests.tuning.worker import DEFAULT, jobs, objective, settings
@@ -32,6 +35,12 @@ def open_study(storage: str, num_trials: int = 4) -> TuningStudy:
 def start_worker(storage: str, what: str, num_trials: int = 4) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "tests.tuning.worker", storage, "test", str(num_trials), what]
     return subprocess.Popen(command, cwd=ROOT)
+
+
+def parameters_by_job(study: TuningStudy) -> list[tuple[int, dict[str, float]]]:
+    """Of what was trained to its end."""
+    records = [record for record in study.records() if record.is_trained and record.has_ended_by_itself]
+    return sorted((slot_of(record), dict(record.params)) for record in records)
 
 
 def trained_states(study: TuningStudy) -> Counter[str]:
@@ -130,6 +139,56 @@ def test_going_on_proposes_what_an_uninterrupted_study_does(storage: str, tmp_pa
     ]
     assert proposed[0] == proposed[1]
     assert len(proposed[0]) == 4
+
+
+@pytest.mark.parametrize("moment", ["before the sampler has chosen", "between two parameters", "in the training"])
+def test_a_job_that_is_done_again_has_the_parameters_of_an_undisturbed_study(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    suggest = optuna.Trial.suggest_float
+
+    def killed(trial: optuna.Trial, name: str, *arguments: Any, **options: Any) -> float:
+        if trial.number == 2 and (name == "x") == (moment == "before the sampler has chosen"):
+            raise KeyboardInterrupt
+        return suggest(trial, name, *arguments, **options)
+
+    def killed_while_training(trial: Trial) -> Outcome:
+        if trial.number == 2:
+            raise KeyboardInterrupt
+        return objective(trial)
+
+    with monkeypatch.context() as patch:
+        if moment != "in the training":
+            patch.setattr(optuna.Trial, "suggest_float", killed)
+        study = open_study(storage)
+        with pytest.raises(KeyboardInterrupt):
+            study.run(killed_while_training)
+    resumed = open_study(storage)
+    resumed.run(objective)
+    whole = open_study(f"sqlite:///{tmp_path / 'whole.db'}")
+    whole.run(objective)
+    assert parameters_by_job(resumed) == parameters_by_job(whole)
+
+
+def test_a_trial_of_a_killed_process_of_this_machine_is_done_again_at_once(
+    storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start_worker(storage, "killed_once").wait() == -9
+    monkeypatch.setattr("carkp.tuning.study.fail_stale_trials", lambda study: None)  # the heartbeat says nothing
+    open_study(storage)._fail_silent()
+    assert trained_states(open_study(storage))["fail"] == 1
+
+
+def test_a_trial_of_a_process_that_is_alive_is_left_to_it(storage: str) -> None:
+    def look(trial: Trial) -> Outcome:
+        other = open_study(storage, 1)
+        other._fail_silent()
+        assert trained_states(other) == {"running": 1}
+        return objective(trial)
+
+    study = open_study(storage, 1)
+    study.run(look)
+    assert trained_states(study) == {"complete": 1}
 
 
 def test_a_failed_trial_is_kept_and_the_study_goes_on(storage: str) -> None:

@@ -7,7 +7,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from carkp.tracking.owners import PROCESS_TAG, process_name
+from carkp.processes import PROCESS_TAG, process_name
 from carkp.tracking.runs import local_artifacts
 from carkp.tracking.store import open_experiment, use_default_store
 from carkp.workflow.killed import end_killed_runs

@@ -31,11 +31,21 @@ def save_page(path: Path, value: float = 1.0) -> None:
     path.write_text(f"<p>run {run_id} of 2026-11-{len(str(path)) % 9 + 10} 12:0{len(str(path)) % 9} UTC: {value}</p>")
 
 
+def save_trials(path: Path, value: float = 1.0) -> None:
+    """Of a study; of the one project its first training was killed and done again."""
+    head = "trial,training,job,trained,state,sigma,val_int8_pck,seconds,run_id"
+    first = [f"0,0,0,True,complete,1.5,{value},5.1,b"]
+    if path.parent.name == "one":
+        first = ["0,0,0,True,fail,1.5,,3.2,a", f"2,2,0,True,complete,1.5,{value},4.5,c"]
+    path.write_text("\n".join([head, *first, "1,1,1,True,pruned,2.5,,1.5,d"]) + "\n")
+
+
 FILES: dict[str, Callable[..., None]] = {
     "best.pt": save_weights,
     "test.npz": save_arrays,
     "summary.json": save_summary,
     "index.html": save_page,
+    "trials.csv": save_trials,
 }
 
 

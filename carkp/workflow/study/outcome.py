@@ -11,7 +11,7 @@ from rich.table import Table
 from carkp.config.schema import ExperimentConfig
 from carkp.config.search import SearchConfig
 from carkp.tuning.confirm import MeanDifference, mean_difference
-from carkp.tuning.record import TrialRecord
+from carkp.tuning.record import TrialRecord, slots_of
 from carkp.workflow.study.trial import LR, SIGMA, Q, percentile_of, q_of
 from carkp.workflow.study.workers import FLOAT_PCK, ORACLE, ROLE, RUN_ID, SCORING_SHARE, SEED, TEST_PCK, StudySpec
 
@@ -125,11 +125,18 @@ def _cells(record: TrialRecord) -> list[str]:
     return [str(record.number), record.state, *shown, *scores, f"{record.seconds:.0f}"]
 
 
-def row(record: TrialRecord) -> dict[str, Any]:
+def rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """The study's trials as a table. ``job``: the same for the trainings of one job and all that they scored."""
+    jobs = slots_of(records)
+    return [_row(record, jobs[record.number]) for record in records]
+
+
+def _row(record: TrialRecord, job: int) -> dict[str, Any]:
     params = record.params
     return {
         "trial": record.number,
         "training": record.training,
+        "job": job,
         "trained": record.is_trained,
         "state": record.state,
         **{name: params.get(name, "") for name in (SIGMA, LR, Q)},

@@ -1,4 +1,4 @@
-"""Processes that work on runs: named in them, so that others can tell whether somebody is still at work."""
+"""Names of processes: a run or a trial keeps that of its process, so that others can tell whether it is alive."""
 
 import socket
 
