@@ -111,7 +111,7 @@ def main() -> int:
             drawn_per_s=drawing_rate(spec, num_usable_cores()),
             packed_per_s=recorded("packing_rate", "packing_frames_per_s"),
             trained_per_s=recorded("training_rate", "rate_stage"),
-            checked_mb_per_s=recorded("store_rate", "digest_mb_per_s"),
+            checked_mb_per_s=recorded("store_rate", "digest_disk_mb_per_s"),
             bytes_per_crop=recorded("store_rate", "bytes_per_crop"),
         )
         tracker.log_metrics(asdict(rates))
