@@ -1,6 +1,6 @@
 """The Python API: it takes a picture and the boxes of its cars, and returns their keypoints in pixels of the picture.
 
-Symbols: N cars, K keypoints, H and W height and width of the network's input, h and w those of the heatmaps.
+Legend: N cars, K keypoints, H and W height and width of the network's input, h and w those of the heatmaps.
 """
 
 import sys
