@@ -143,7 +143,7 @@ def train(
     scorer: Scorer,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> FitResult:
-    """Train on the training split and validate every epoch; log each epoch and its checkpoints, then call ``on_epoch``."""
+    """Train, and validate after every epoch; log each epoch and its checkpoints, then call ``on_epoch``."""
     require_sources(config, stores.train)
     require_labels(stores, scorer.choosing)
     trainer, context = _build_trainer(config, training, stores, scorer), scorer.context
