@@ -27,7 +27,7 @@ STYLES = {"int8": "green", "fallback": "yellow", "impossible": "bold red"}
 
 @dataclass(frozen=True)
 class CheckInputs:
-    """A program, and the target that it is held against."""
+    """A program, and the target to check it against."""
 
     model: FoundProgram
     target: Target
