@@ -2,10 +2,10 @@
 
 Command:  python experiments/store_rate.py       (some minutes and 25 GB of disk; `--copies 2 --crops 2000` for a look)
 Asks:     megabytes a second of opening a store and comparing its content with its digest, and crops a second at random
-          places, of a store as large as CarFusion's and of one that is `copies` times as large, in interleaved rounds.
-          Each reading has a process of its own, whose memory is looked at in the end. The crops are made up.
+          positions, of a store as large as CarFusion's and of one that is `copies` times as large, in interleaved
+          rounds. Each reading runs in its own process, whose memory is measured at the end. The crops are generated.
 Expect:   digest >= 500 MB/s; random reads of the large store within 10 % of the small one's; memory <= 1.2 times.
-          Both stores fit the system's page cache here: a store that does not is read at the disk's own rate.
+          Both stores fit into the system's page cache here; a store that does not fit is read at the disk's own rate.
 """
 
 import multiprocessing
@@ -25,11 +25,11 @@ from carkp.data.store import LmdbStore, Record, StoreWriter
 from carkp.keypoints.schema import NUM_KEYPOINTS
 from carkp.measurements.record import Goal, Measurement
 
-# What else a run needs is imported in main(): the reading processes import this module too.
+# Other modules are imported in main(): the reading processes import this module, too.
 
 STUDY = "store_rate"
 NUM_PICTURES = 64
-"""Different ones; reading does not decode them."""
+"""Number of different pictures; reading does not decode them."""
 
 CROP_SIZE = (220, 300)
 GOALS = {
@@ -53,14 +53,14 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Reading:
-    """Of one process: crops a second, and MiB of memory that are not mapped from files."""
+    """Result of one process: crops per second, and MiB of memory that is not mapped from files."""
 
     reads_per_s: float
     memory_mib: float
 
 
 def made_up_crops(num_crops: int) -> Iterator[Record]:
-    """Records with JPEGs of a usual size."""
+    """Yield records with JPEGs of a usual size."""
     rng = np.random.default_rng(0)
     pictures = []
     for _ in range(NUM_PICTURES):
@@ -76,7 +76,7 @@ def made_up_crops(num_crops: int) -> Iterator[Record]:
 
 
 def write_store(path: Path, num_crops: int) -> float:
-    """A store of made-up crops; its size in bytes."""
+    """Write a store of generated crops; return its size in bytes."""
     with StoreWriter(path) as writer:
         for record in tqdm(made_up_crops(num_crops), f"write {path.name}", num_crops, unit="crop"):
             writer.add(record)
@@ -84,14 +84,14 @@ def write_store(path: Path, num_crops: int) -> float:
 
 
 def verify_seconds(path: Path) -> float:
-    """Of opening a store and reading all of it, in a process that has not done so before."""
+    """Return the seconds for opening a store and reading all of it, in a process that has not read it before."""
     start = time.perf_counter()
     LmdbStore(path).verify()
     return time.perf_counter() - start
 
 
 def read_at_random(path: Path, num_reads: int, seed: int) -> Reading:
-    """Read crops of a store, each anywhere."""
+    """Read crops of a store at random positions."""
     store = LmdbStore(path)
     places = np.random.default_rng(seed).integers(0, len(store), num_reads).tolist()
     start = time.perf_counter()
@@ -102,7 +102,7 @@ def read_at_random(path: Path, num_reads: int, seed: int) -> Reading:
 
 
 def own_memory_mib() -> float:
-    """Memory of this process that is not mapped from files, where the system says it; else the peak of all of it."""
+    """Return this process's memory that is not mapped from files, if the system reports it; else its peak memory."""
     status = Path("/proc/self/smaps_rollup")
     if status.is_file():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines()[1:])
@@ -111,7 +111,7 @@ def own_memory_mib() -> float:
 
 
 def measure(folder: Path, num_crops: int, copies: int, num_reads: int, num_rounds: int) -> dict[str, float]:
-    """The figures of ``QUANTITIES``: medians over the rounds."""
+    """Measure the values of ``QUANTITIES``: medians over the rounds, and the peaks of memory."""
     small, large = folder / "small", folder / "large"
     small_bytes, large_bytes = write_store(small, num_crops), write_store(large, num_crops * copies)
     digests, smalls, larges = [], [], []
@@ -138,7 +138,7 @@ def measure(folder: Path, num_crops: int, copies: int, num_reads: int, num_round
 
 
 def measurements(found: Mapping[str, float]) -> list[Measurement]:
-    """For ``--record``."""
+    """Return the measurements for ``--record``."""
     return [
         Measurement(name=name, quantity=title, value=found[name], unit=unit, goal=GOALS.get(name), format=style)
         for name, (title, unit, style) in QUANTITIES.items()
