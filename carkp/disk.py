@@ -323,7 +323,10 @@ def file_digest(path: Path) -> str:
 
 
 def content_digest(folder: Path, files: Iterable[Path]) -> str:
-    """Return the SHA-256 over names and content of files below ``folder``. Rereads files of changed size or time."""
+    """Return the SHA-256 over names and content of files below ``folder``.
+
+    Files are read again only if their size or time of change differs.
+    """
     listed = [(path, path.relative_to(folder).as_posix(), path.stat()) for path in sorted(files)]
     return _content_digest(tuple((path, name, status.st_size, status.st_mtime_ns) for path, name, status in listed))
 

@@ -16,7 +16,7 @@ _OWN_PROJECT = re.compile(r"^\ufeff?name: *[\"']?carkp\b", re.MULTILINE)
 
 
 def project_root() -> Path:
-    """Return the carkp project around the working directory, else this module's checkout, else that directory."""
+    """Return the project around the working directory, else this module's checkout, else the working directory."""
     here = Path.cwd()
     candidates = (here, *here.parents, Path(__file__).resolve().parents[1])
     return next((path for path in candidates if _is_project(path)), here)
