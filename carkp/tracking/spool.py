@@ -136,7 +136,7 @@ class Spool:
         line = self._next_line()
         assert line is not None
         self._offset += len(line)
-        with (self.folder / _SENT).open("a", encoding="ascii") as file:  # if a power loss takes it, carkp sends again
+        with (self.folder / _SENT).open("a", encoding="ascii") as file:  # after a power loss, it is sent again
             file.write(f"{self._offset}\n")
         for path in self._parse(line).files:
             shutil.rmtree(path.parent, ignore_errors=True)
