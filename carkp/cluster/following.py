@@ -10,7 +10,7 @@ from pathlib import Path
 from carkp.cluster.slurm import COMPLETED, ENDED, PENDING, ClusterError, Job, NoAnswerError, cancel, find_states
 
 _NUM_LOOKS = 2
-"""A job counts as ended after this many looks: after a failure of its node it may be queued again a moment later."""
+"""Looks in a row that must see a job ended: after a failure of its node it may be queued again a moment later."""
 
 _CANCEL_PATIENCE_S = 90.0
 """By default, Slurm gives the processes of a cancelled job 30 s."""
