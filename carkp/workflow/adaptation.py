@@ -166,8 +166,7 @@ def build_batches(config: ExperimentConfig, stores: Stores, cars: TargetCars, pi
 def build_adapt_settings(config: ExperimentConfig, device: torch.device) -> FitSettings:
     """Return the settings of float training with the changes of ``adapt``, uncompiled.
 
-    Training trusts the first weights and
-    keeps the last ones.
+    Training trusts the first weights and keeps the last ones.
     """
     names = ("epochs", "lr", "warmup_epochs", "ema_decay")
     changes = {name: getattr(config.adapt, name) for name in names} | {"compile": False}

@@ -150,7 +150,7 @@ def choose_wide(patterns: Sequence[str], tensors: Iterable[str]) -> list[str]:
 
 
 def vary_percentile(observers: Mapping[str, Observer], quant: QuantConfig, percentile: float) -> dict[str, Observer]:
-    """Return ``observers`` with another percentile. Tensors keep an observer that a rule changed."""
+    """Return ``observers`` with another percentile. Tensors with another observer by a rule keep it."""
     own = Observer(quant.observer, quant.percentile)
     varied = Observer("percentile", percentile)
     return {name: varied if observer == own else observer for name, observer in observers.items()}

@@ -65,7 +65,7 @@ def find_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
 
 
 def find_current_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
-    """Do the same as ``find_data``, for stages that prepare data: print why ``latest`` is outdated and return None."""
+    """Do the same as ``find_data``, but if ``latest`` is outdated, print why and return None."""
     prepared = find_data(config, reference)
     if prepared is not None and reference == LATEST and (reason := stale_reason(config, prepared)):
         print(f"data: prepared anew, {reason}", flush=True)  # noqa: T201

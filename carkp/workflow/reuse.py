@@ -36,7 +36,7 @@ from carkp.workflow.meshes import mesh_digests
 from carkp.workflow.source_code import SourceCode, source_code
 
 TEACHER = "teacher"
-"""Name of the digest of the teacher's weights among the inputs of a stage; "" without a teacher."""
+"""Name of the digest of the teacher's weights among the inputs of a stage; "none" without a teacher."""
 
 INPUTS_TAG = "carkp.inputs"
 INPUTS_FILE = "inputs.json"

@@ -90,7 +90,7 @@ class StageServer:
         return status
 
     def _end(self, pid: int) -> None:
-        """Send a stage SIGTERM, and wait until it has closed its run."""
+        """Send a stage SIGTERM, and wait until it has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         self._connection.recv()
