@@ -1,4 +1,4 @@
-"""Entry point ``align``: does every execution of the int8 model give the same? Fails where they do not."""
+"""Entry point ``align``: does every execution of the int8 model give the same result? Fails if not."""
 
 import sys
 from collections import Counter
@@ -196,7 +196,7 @@ class Lockstep:
         return next(iter(heatmaps.values()))
 
     def assemble(self, first: Predictions) -> dict[str, Predictions]:
-        """Return the predictions of every execution and of ``ONE_STEP``; ``first`` is the first one, with labels."""
+        """Return the predictions of every execution and of ``ONE_STEP``; ``first``: those of the first, with labels."""
         return {
             name: replace(
                 first,

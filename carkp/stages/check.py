@@ -1,4 +1,4 @@
-"""Entry point ``check``: which layers the target's hardware takes, and what to change; fails on impossible ones."""
+"""Entry point ``check``: which layers the target's hardware supports, and what to change; fails on impossible ones."""
 
 import sys
 from collections import defaultdict

@@ -1,7 +1,7 @@
 """Entry point ``main``: data -> float -> calibration -> export -> align -> check -> compile -> report.
 
-Every step is a child run. What a finished run with the same inputs gave is used again; after a failure the same command
-goes on where the last one stopped.
+Every step is a child run. Results of finished runs with the same inputs are reused. After a failure, the same command
+continues where the last one stopped.
 """
 
 import os

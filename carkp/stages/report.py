@@ -141,7 +141,7 @@ def _execute(arguments: Arguments) -> None:
 
 
 def default_name(families: Sequence[FamilyRuns]) -> str:
-    """Return the default name of the report: experiment and target, or "comparison" for several families."""
+    """Return the default name: the experiment with the target or, for several families, with "comparison"."""
     words = [_experiment(families[0]), families[0].target if len(families) == 1 else "comparison"]
     return re.sub(r"[^\w.-]+", "-", "-".join(word for word in words if word))
 
