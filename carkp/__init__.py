@@ -10,7 +10,7 @@ __all__ = ["Predictor", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    """``carkp.Predictor``, imported where it is first asked for: importing carkp alone stays cheap."""
+    """Import ``carkp.Predictor`` on first access, so that ``import carkp`` alone stays fast."""
     if name == "Predictor":
         from carkp.predictor import Predictor
 

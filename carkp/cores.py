@@ -4,7 +4,7 @@ import os
 
 
 def num_usable_cores() -> int:
-    """Those that the system gives to this process; where it does not tell, all of the machine."""
+    """Return the number of cores that the system gives to this process, or all of the machine if it does not say."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,12 +1,12 @@
-"""Writing that others can rely on: whole files that are on the disk, one writer a directory at a time, clear errors.
+"""Safe writing: files are complete and on the disk, a directory has one writer at a time, and errors are clear.
 
-A file is written under a hidden name, brought to the disk, renamed, and then its directory is brought to the disk: a
-kill or a loss of power leaves the old file or the new one. ``replacing`` does that for whoever writes,
-``write_atomic`` for bytes that are there already.
+A file is written under a hidden name and flushed to the disk. Then it is renamed, and its directory is flushed too.
+After a kill or a power loss, either the old file or the new one is there. ``replacing`` does this for any writer, and
+``write_atomic`` for bytes in memory.
 
-The lock is the operating system's: it goes with the process that holds it, also when that is killed. On network file
-systems it is as good as their locks: NFS needs lockd (or version 4), and a mount with ``nolock`` or ``local_lock``
-tells the processes of one machine apart and no others.
+The lock is a lock of the operating system. It ends with the process that holds it, also when that process is killed. On
+a network file system it is only as good as the locks of that file system: NFS needs lockd (or version 4), and a mount
+with ``nolock`` or ``local_lock`` locks only between processes of one machine.
 """
 
 import contextlib
@@ -27,36 +27,37 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 PATIENCE_S = 1.0
-"""How long a process waits for another one before it says so."""
+"""How long a process waits for another one before it prints a message."""
 
 _PARTIAL = "partial"
 _OLD_S = 24 * 3600.0
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Numbers of errors that room on the disk mends."""
+"""Error numbers of a lack of space. Freeing space on the disk solves them."""
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-"""What file systems say that cannot bring a directory to the disk by itself."""
+"""Error numbers of file systems that cannot flush a single directory to the disk."""
 
 _MANY = 64
-"""Files of a tree from which on Linux brings the whole file system to the disk: one by one they take longer."""
+"""With more files than this, ``sync_tree`` flushes the whole file system on Linux: file by file would take longer."""
 
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
 def exclusive(directory: Path, work: str) -> Iterator[None]:
-    """Hold the lock of ``directory``, which need not be there; wait for the process that holds it now.
+    """Hold the lock of ``directory``; wait while another process holds it. The directory need not exist.
 
-    The lock's file and a note of who holds it lie beside the directory, so that the directory can be renamed.
+    The lock file and a note about its holder lie beside the directory, so that the directory can be renamed.
 
     Args:
-        directory: what is to be written.
-        work: what is being done, for the message of those that wait: "prepares the data", "draws the pictures".
+        directory: directory to write.
+        work: what this process does there, for the message to waiting processes: "prepares the data", "draws the
+            pictures".
 
     Raises:
         OSError: the lock's file cannot be written.
     """
-    directory = directory.resolve()  # two links to it mean one directory
+    directory = directory.resolve()  # two links to one directory share one lock
     directory.parent.mkdir(parents=True, exist_ok=True)
     lock_file = directory.with_name(f".{directory.name}.lock")
     with lock_file.open("a", encoding="utf-8"):  # where none can be made, as in /proc, the lock would be tried for ever
@@ -80,7 +81,7 @@ def exclusive(directory: Path, work: str) -> Iterator[None]:
 
 
 def describe_wait(directory: Path, owner: Path) -> str:
-    """Who is at work, and what to do."""
+    """Describe which process is at work, and what the user can do."""
     try:
         note = json.loads(owner.read_text(encoding="utf-8"))
         who = f"process {note['pid']} on {note['host']}, which {note['work']} there since {note['since']}"
@@ -91,25 +92,25 @@ def describe_wait(directory: Path, owner: Path) -> str:
 
 
 def partial_path(path: Path) -> Path:
-    """A hidden name beside ``path`` for what is not finished, another one at each call."""
+    """Return a new hidden name beside ``path`` for unfinished work; each call gives another one."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.{_PARTIAL}")
 
 
 def short_name_beside(path: Path) -> Path:
-    """A name beside ``path`` for unfinished work: ``path``'s own may be as long as can be."""
+    """Return a short name beside ``path`` for unfinished work; the name of ``path`` may be too long to extend."""
     return path.with_name("unfinished")
 
 
 def write_atomic(path: Path, data: bytes, is_synced: bool = True) -> None:
-    """Write a file that appears under its name only when complete; its folder is made.
+    """Write a file that appears under its name only when it is complete; create its folder.
 
     Args:
         path: the file.
         data: its content.
-        is_synced: whether it is on the disk when this returns; else the caller calls ``sync_tree`` after many files.
+        is_synced: whether the file is on the disk on return; if not, the caller calls ``sync_tree`` after many files.
 
     Raises:
-        OSError: it cannot be written; it names ``path``, and nothing of it is left.
+        OSError: the file cannot be written; the error names ``path``, and no part of the file is left.
     """
     with replacing(path, is_synced) as partial:
         partial.write_bytes(data)
@@ -117,12 +118,12 @@ def write_atomic(path: Path, data: bytes, is_synced: bool = True) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, is_synced: bool = True) -> Iterator[Path]:
-    """A hidden name beside ``path`` for a file; at the end of the block it takes the name ``path``, by ``publish``.
+    """Yield a hidden name beside ``path`` to write to; at the end of the block, ``publish`` renames it to ``path``.
 
-    The folder is made. What killed processes left in it goes.
+    The folder is created. Files that killed processes left in it are removed.
 
     Raises:
-        OSError: the file cannot be written; it names ``path``, and nothing of it is left.
+        OSError: the file cannot be written; the error names ``path``, and no part of the file is left.
     """
     partial = partial_path(short_name_beside(path))
     try:
@@ -141,10 +142,10 @@ def replacing(path: Path, is_synced: bool = True) -> Iterator[Path]:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Give a finished file its name: file, then name, are on the disk when this returns.
+    """Rename a finished file to ``path``; its content and then its name are on the disk on return.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the disk does not accept it.
     """
     sync_file(partial)
     partial.replace(path)
@@ -155,17 +156,17 @@ def copy_atomic(source: Path, path: Path) -> None:
     """Copy a file; the copy appears under its name only when it is complete and on the disk.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: the file cannot be read or written.
     """
     with replacing(path) as partial:
         shutil.copyfile(source, partial)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; their names are on the disk when this returns.
+    """Create a folder and its parents; their names are on the disk on return.
 
     Raises:
-        OSError: one cannot be made.
+        OSError: a folder cannot be created.
     """
     if folder.is_dir():
         return
@@ -176,13 +177,13 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Bring a file's content to the disk; it may be one that this process may only read."""
+    """Flush a file's content to the disk; read permission is enough."""
     with path.open("rb+" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_directory(folder: Path) -> None:
-    """Bring the names in a folder to the disk; Windows and some file systems do that by themselves, or not at all."""
+    """Flush the names in a folder to the disk. Windows and some file systems do this by themselves or not at all."""
     if os.name == "nt":
         return
     number = os.open(folder, os.O_RDONLY)
@@ -196,10 +197,10 @@ def sync_directory(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring all files and folders below ``folder`` to the disk, and itself.
+    """Flush ``folder`` and all files and folders below it to the disk.
 
     Raises:
-        OSError: the disk does not take them.
+        OSError: the disk does not accept them.
     """
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     if len(files) > _MANY and sys.platform == "linux":
@@ -212,7 +213,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _sync_file_system(folder: Path) -> None:
-    """Python has no name for syncfs."""
+    """Call syncfs, which Python does not offer."""
     number = os.open(folder, os.O_RDONLY)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(number) != 0:
@@ -224,7 +225,7 @@ def _sync_file_system(folder: Path) -> None:
 
 @cache
 def _sweep(folder: Path) -> None:
-    """Remove, once a process, what killed processes left of files in ``folder``."""
+    """Remove the unfinished files that killed processes left in ``folder``, once per process."""
     name = short_name_beside(folder / "any").name
     for leftover in folder.glob(f".{name}.*.{_PARTIAL}"):
         if _is_abandoned(leftover, name, is_own_alive=True):
@@ -232,14 +233,14 @@ def _sweep(folder: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what killed processes left beside ``path``. Hold the lock: what this process left counts too."""
+    """Delete what killed processes, and this one, left beside ``path``. The caller must hold the lock."""
     for leftover in path.parent.glob(f".{_escape(path.name)}.*.{_PARTIAL}"):
         if _is_abandoned(leftover, path.name, is_own_alive=False):
             remove(leftover)
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a directory with all it holds, as far as possible."""
+    """Delete a file, or a directory with its content, as far as possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -248,10 +249,10 @@ def remove(path: Path) -> None:
 
 
 def replace_directory(new: Path, final: Path) -> None:
-    """Rename ``new`` to ``final``, all of it on the disk; what was there keeps its content for those who have it open.
+    """Rename ``new`` to ``final`` after flushing it to the disk. Processes that have old files open keep their content.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the disk does not accept it.
     """
     sync_tree(new)
     old = partial_path(final)
@@ -263,13 +264,13 @@ def replace_directory(new: Path, final: Path) -> None:
 
 
 def describe_write_error(path: Path, error: OSError) -> str:
-    """What could not be written, where, why, and what to do."""
+    """Describe what could not be written, where, why, and what to do."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{path} cannot be written: {reason}. {_remedy(path, error.errno)}"
 
 
 def describe_free_space(path: Path) -> str:
-    """How much room is left where ``path`` lies or would lie."""
+    """Describe how much space is free where ``path`` lies or would lie."""
     there = next((parent for parent in (path, *path.parents) if os.path.exists(parent)), Path("/"))  # noqa: PTH110
     try:
         free = shutil.disk_usage(there).free
@@ -288,7 +289,7 @@ def _remedy(path: Path, number: int | None) -> str:
 
 
 def _is_abandoned(leftover: Path, name: str, is_own_alive: bool) -> bool:
-    """Whether the process that made it is gone; of other machines' processes a day without a change tells."""
+    """Return whether the process that made it is gone. On another machine, one day without a change counts as gone."""
     parts = leftover.name.removeprefix(f".{name}.").split(".")
     if len(parts) < 4 or not parts[-3].isdigit():
         return False
@@ -302,7 +303,7 @@ def _is_abandoned(leftover: Path, name: str, is_own_alive: bool) -> bool:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine is there. Needs psutil: on Windows a signal 0 would be its Ctrl-C."""
+    """Return whether a process of this machine exists. Uses psutil, because on Windows signal 0 would send Ctrl-C."""
     import psutil
 
     try:
@@ -316,13 +317,16 @@ def _escape(name: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_digest(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over names and content of files below ``folder``; read anew where size or time of change differ."""
+    """Return the SHA-256 over names and content of files below ``folder``.
+
+    Files are read again only if their size or time of change differs.
+    """
     listed = [(path, path.relative_to(folder).as_posix(), path.stat()) for path in sorted(files)]
     return _content_digest(tuple((path, name, status.st_size, status.st_mtime_ns) for path, name, status in listed))
 

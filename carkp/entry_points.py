@@ -1,4 +1,4 @@
-"""What every entry point is called, what it does and what it is given; imports nothing, so that help comes at once."""
+"""Names, summaries and parameters of all entry points. Imports nothing of carkp, so that help appears at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 DEFAULT_CONFIG = "configs/synthetic.yaml"
 STUDIED_CONFIG = "configs/from_imagenet.yaml"
-"""What a study trains where nothing else is named: it calibrates by percentile, and its first weights know no sigma."""
+"""Default configuration of a study. It calibrates by percentile, and its first weights do not depend on sigma."""
 
 INSTALL_TRAIN = 'pip install "carkp[train]"'
 VERBOSE_VARIABLE = "CARKP_VERBOSE"
@@ -29,14 +29,14 @@ class EntryPoint:
     """An entry point of MLproject and a command of ``carkp``.
 
     Attributes:
-        command: after ``carkp``.
-        name: of the entry point in MLproject.
-        module: below ``carkp.stages``.
-        summary: one sentence.
-        parameters: beside ``config`` and ``overrides``, which all have.
-        flags: name -> help of switches that ``python -m`` alone has.
-        default_config: the experiment's YAML file where none is named.
-        argument: the parameter that the command takes as a word; "": none.
+        command: name of the command after ``carkp``.
+        name: name of the entry point in MLproject.
+        module: module below ``carkp.stages``.
+        summary: one sentence about what it does.
+        parameters: parameters beside ``config`` and ``overrides``, which all entry points have.
+        flags: name -> help of switches that only ``python -m`` has.
+        default_config: YAML file of the experiment if the user names none.
+        argument: name of the parameter that the command takes as a positional argument; "": none.
     """
 
     command: str
@@ -52,7 +52,7 @@ class EntryPoint:
 DATA = Parameter("data", "latest", "prepared data: latest, a directory, or runs:/<id of a data run>")
 MODEL = Parameter("model", "latest", "model: latest, carkp-car12, a local file, runs:/<id>/<path>, or models:/…")
 RECORD = {"record": "write what was measured to reports/measurements, for the pages that show it"}
-"""A switch of programs that measure."""
+"""Switch of programs that measure."""
 
 TARGET = Parameter("target", "", "a file of configs/targets without .yaml, or a path; empty: as in the configuration")
 NPROC = Parameter("nproc", "", "training processes on this machine; empty: train.nproc of the configuration")
@@ -62,7 +62,7 @@ RANKS = (
     Parameter("rdzv_endpoint", "", "host:port at which the machines find each other; empty: train.rdzv_endpoint"),
     Parameter("rdzv_id", "", "name of this training at that endpoint; empty: train.rdzv_id"),
 )
-"""Of stages that train in several processes."""
+"""Parameters of stages that train in several processes."""
 
 ANY_MODEL = Parameter(
     "model",
@@ -249,4 +249,4 @@ _ALL = (
 )
 
 ENTRY_POINTS: Mapping[str, EntryPoint] = MappingProxyType({point.name: point for point in _ALL})
-"""Name in MLproject -> entry point, in the order of the chain."""
+"""Name in MLproject -> entry point, in the order of the pipeline."""

@@ -1,6 +1,6 @@
-"""The Python API: a picture and the boxes of its cars in, their keypoints in the picture's pixels out.
+"""The Python API: it takes a picture and the boxes of its cars, and returns their keypoints in pixels of the picture.
 
-Legend: N cars, K keypoints, H W height and width of the network's input, h w of the heatmaps.
+Legend: N cars, K keypoints, H and W height and width of the network's input, h and w those of the heatmaps.
 """
 
 import sys
@@ -33,29 +33,29 @@ Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 MODEL_FILES = ("artifacts/model.onnx", "model.onnx")
-"""Where the model lies in a folder that stands for one: the registered model, an ONNX model of MLflow."""
+"""Where the model lies in a folder: in a registered model, and in an ONNX model of MLflow."""
 
 DECIMALS = 3
-"""Of numbers in JSON."""
+"""Decimals of numbers in JSON."""
 
 
 BATCH_SIZE = 16
-"""Cars that go through the network at once. More take more memory, and on a CPU no less time each."""
+"""Cars per batch. Larger batches take more memory and, on a CPU, no less time per car."""
 
 _SHOWN = 200
 _THREADS_LOCK = threading.RLock()
 
 
 class ModelError(ValueError):
-    """A file that no predictor can be made of; the message names it and what to do."""
+    """A file that cannot be loaded as a predictor; the message names the file and what to do."""
 
 
 class HeatmapError(ValueError):
-    """Heatmaps in which no keypoint can be found, for they are no numbers; the message says what to do."""
+    """Heatmaps with NaN or infinite values, in which no keypoint can be found; the message says what to do."""
 
 
 class BoxError(ValueError):
-    """A box that holds no part of the picture; the message says which."""
+    """A box that does not hold any part of the picture; the message says which box."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +63,9 @@ class Prediction:
     """The cars of a picture, in the order of their boxes.
 
     Attributes:
-        points: (N, K, 2) float32, (x, y) in pixels of the picture; ``carkp.keypoints.schema`` has the names.
-        scores: (N, K) float32 heatmap peaks, about 1 for a sure keypoint and 0 for none.
-        boxes: (N, 4) float64 x, y, width, height, as they were given.
+        points: (N, K, 2) float32, (x, y) in pixels of the picture; ``carkp.keypoints.schema`` lists the names.
+        scores: (N, K) float32, heights of the heatmap peaks: about 1 for a certain keypoint, 0 for none.
+        boxes: (N, 4) float64 x, y, width, height, as given by the caller.
     """
 
     points: Floats
@@ -76,7 +76,7 @@ class Prediction:
         return len(self.boxes)
 
     def cars(self) -> list[dict[str, Any]]:
-        """``{"box": [4], "points": [[x, y] * K], "scores": [K]}`` a car, as JSON keeps it."""
+        """Return ``{"box": [4], "points": [[x, y] * K], "scores": [K]}`` for each car, ready for JSON."""
         rows = zip(self.boxes, self.points, self.scores, strict=True)
         return [
             {"box": _rounded(box), "points": _rounded(points), "scores": _rounded(scores)}
@@ -85,12 +85,12 @@ class Prediction:
 
 
 class Inputs(NamedTuple):
-    """What the network sees of a picture, and the way back.
+    """Inputs of the network, and how to map its points back to the picture.
 
     Attributes:
         images: (N, 3, H, W) float32 normalised YUV444.
         corners: (N, 2) float32, (x, y) of each crop's top left pixel in the picture.
-        scales: (N,) float32, input pixels a pixel of the picture.
+        scales: (N,) float32, number of input pixels per pixel of the picture.
     """
 
     images: Floats
@@ -103,12 +103,13 @@ Forward = Callable[[Floats], Floats]
 
 
 class Predictor:
-    """``predictor(image, boxes)``; :meth:`load` opens the model that comes with carkp, or a file.
+    """Finds keypoints: ``predictor(image, boxes)``. :meth:`load` opens the model that comes with carkp, or a file.
 
-    A call takes its cars in batches of ``batch_size``, so that its memory does not grow with their number.
+    A call takes its cars in batches of ``batch_size``, so that memory does not grow with their number.
 
-    The threads of cv2 and torch are limited to ``num_threads`` inside a call and put back afterwards; both settings are
-    the process's, so calls from several Python threads wait for each other there, but not while ONNX Runtime runs.
+    Inside a call, cv2 and torch are limited to ``num_threads`` threads; afterwards the old limits are restored. Both
+    limits belong to the whole process. So calls from several Python threads wait for each other there, but not while
+    ONNX Runtime runs.
     """
 
     def __init__(
@@ -131,18 +132,18 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path | str = DEFAULT_MODEL, num_threads: int = 1, codec: HeatmapCodec | None = None) -> Self:
-        """Opens a float checkpoint, a float ONNX, an int8 ONNX or a .tflite file; what it is, its content says.
+        """Load a float checkpoint, a float ONNX, an int8 ONNX or a .tflite file; its content decides which kind it is.
 
         Args:
-            path: the name of a model that comes with carkp, whose int8 ONNX is opened; a file; or a folder that holds
+            path: the name of a model that comes with carkp (its int8 ONNX is opened), a file, or a folder that holds
                 ``artifacts/model.onnx`` (the registered model) or ``model.onnx``.
-            num_threads: of one operator, at least 1.
-            codec: how to read the heatmaps; None: as the model itself says, which files of the first versions do not.
+            num_threads: number of threads of one operator, at least 1.
+            codec: how to read the heatmaps; None: as stored in the model. Files of the first versions do not store it.
 
         Raises:
-            FileNotFoundError: there is no such file, or it is not in this installation.
-            ModelError: not such a model, or one that does not say its codec where none is given.
-            CheckpointError: a checkpoint that cannot be read.
+            FileNotFoundError: the file does not exist, or it is not in this installation.
+            ModelError: the file is no such model, or it stores no codec and none is given.
+            CheckpointError: the checkpoint cannot be read.
         """
         if num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
@@ -200,16 +201,17 @@ class Predictor:
         return predictor
 
     def __call__(self, image: Image, boxes: ArrayLike | None = None) -> Prediction:
-        """Keypoints of every car.
+        """Return the keypoints of every car.
 
         Args:
             image: (height, width, 3) uint8 RGB, of any size and strides; it is neither changed nor copied.
-            boxes: (N, 4) x, y, width, height in pixels of ``image``; None: one box, the whole of it; N may be 0.
+            boxes: (N, 4) x, y, width, height in pixels of ``image``; None: one box, the whole image; N may be 0.
 
         Raises:
-            ValueError: an image of another type or shape.
-            BoxError: boxes of another shape, or one with values that are not finite, without extent, or off the image.
-            HeatmapError: the model gives values that are no numbers.
+            ValueError: the image has another type or shape.
+            BoxError: the boxes have another shape, or a box has values that are not finite, no extent, or lies off the
+                image.
+            HeatmapError: the model gives NaN or infinite values.
         """
         checked = check_boxes(image, boxes)
         points = np.zeros((len(checked), NUM_KEYPOINTS, 2), np.float32)
@@ -221,9 +223,10 @@ class Predictor:
         return Prediction(points, scores, checked)
 
     def prepare(self, image: Image, boxes: NDArray[np.float64]) -> Inputs:
-        """Every car's crop as the network's input, by the rule and the transforms of evaluation; ``boxes`` checked.
+        """Return every car's crop as input of the network, with the crop rule and the transforms of evaluation.
 
-        A crop of twice the input's size or more is first reduced by 2, 4 or 8, as the data set decodes its JPEG.
+        ``boxes`` must be checked. A crop of twice the input's size or more is first reduced by 2, 4 or 8, as the data
+        set does when it decodes JPEG.
         """
         height, width = self.input_size
         rectangles = [crop_rectangle(Box(*box), image.shape[:2]) for box in boxes.tolist()]
@@ -237,7 +240,7 @@ class Predictor:
         return Inputs(images, np.array([rectangle[:2] for rectangle in rectangles], np.float32), scales)
 
     def heatmaps(self, images: Floats) -> Floats:
-        """Heatmaps (N, K, h, w) of normalised images (N, 3, H, W).
+        """Return heatmaps (N, K, h, w) of normalised images (N, 3, H, W).
 
         Raises:
             ModelError: the network cannot be run.
@@ -248,11 +251,11 @@ class Predictor:
             raise ModelError(str(error)) from error
 
     def locate(self, heatmaps: Floats, inputs: Inputs) -> tuple[Floats, Floats]:
-        """Points (N, K, 2) in pixels of the picture and scores (N, K).
+        """Return points (N, K, 2) in pixels of the picture and scores (N, K).
 
         Raises:
-            ModelError: heatmaps of other keypoints.
-            HeatmapError: heatmaps with values that are no numbers.
+            ModelError: the number of heatmaps is not the number of keypoints.
+            HeatmapError: the heatmaps have NaN or infinite values.
         """
         if heatmaps.shape[1] != NUM_KEYPOINTS:
             raise ModelError(f"the model gives {heatmaps.shape[1]} heatmaps, a car has {NUM_KEYPOINTS} keypoints")
@@ -267,10 +270,10 @@ class Predictor:
 
 
 def find_model_file(path: Path) -> Path:
-    """The model at ``path``: the file itself, that in a folder, or that of a name of a model that comes with carkp.
+    """Return the model file at ``path``: a file, the file in a folder, or the file of a model that comes with carkp.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no model.
     """
     if is_shipped(str(path)):
         return find_shipped_file(str(path), ONNX_FILE)
@@ -284,11 +287,12 @@ def find_model_file(path: Path) -> Path:
 
 
 def check_boxes(image: Image, boxes: ArrayLike | None) -> NDArray[np.float64]:
-    """The boxes (N, 4) as float64; None is the whole of ``image``.
+    """Return the boxes (N, 4) as float64; None stands for the whole ``image``.
 
     Raises:
-        ValueError: an image of another type or shape than (height, width, 3) uint8.
-        BoxError: boxes of another shape, or one with values that are not finite, without extent, or off the image.
+        ValueError: the image is smaller than a crop may be, or not (height, width, 3) uint8.
+        BoxError: the boxes have another shape, or a box has values that are not finite, no extent, or lies off the
+            image.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -342,7 +346,7 @@ def _extent(rectangle: CropRectangle) -> Size:
 
 
 def _network_input(crop: Image, input_size: Size) -> tuple[Image, float]:
-    """(3, H, W) YUV444 of an RGB crop as ``EvalTransform`` makes it, and the scale of its placement."""
+    """Return (3, H, W) YUV444 of an RGB crop, as ``EvalTransform`` makes it, and the scale of its placement."""
     size = crop.shape[0], crop.shape[1]
     scale = geometry.fit_scale(size, input_size)
     reduced = geometry.reduce_image(crop, geometry.choose_reduction(size, input_size, 1.0))
@@ -351,14 +355,14 @@ def _network_input(crop: Image, input_size: Size) -> tuple[Image, float]:
 
 
 def _kind_of(metadata: dict[str, str]) -> str:
-    """What the notes in an ONNX file say that it is. A compiled file keeps its target, but not its program."""
+    """Return the kind of an ONNX file by its metadata. A compiled file keeps its target, but not its program."""
     if TARGET_KEY in metadata:
         return "int8 ONNX"
     return "float ONNX" if CODEC_KEY in metadata else "ONNX of unknown origin"
 
 
 def _check_heatmaps(path: Path, shape: tuple[int | str, ...], codec: HeatmapCodec) -> None:
-    """Raises ModelError where an output of ``shape`` (B, K, h, w) is not what the codec reads; names are any extent."""
+    """Raise ModelError if an output of ``shape`` (B, K, h, w) does not fit the codec. A named extent fits any size."""
     expected = (NUM_KEYPOINTS, *codec.heatmap_size)
     if any(isinstance(got, int) and got != want for got, want in zip(shape[1:], expected, strict=True)):
         raise ModelError(
@@ -382,7 +386,7 @@ def _codec_in(path: Path, metadata: dict[str, str]) -> HeatmapCodec:
 
 @contextmanager
 def _limited_threads(num_threads: int) -> Iterator[None]:
-    """cv2, and torch where it is in use, on ``num_threads``; the process's own settings are put back."""
+    """Limit cv2, and torch if it is loaded, to ``num_threads`` threads; restore the process's own limits afterwards."""
     torch = sys.modules.get("torch")
     with _THREADS_LOCK:
         previous = cv2.getNumThreads(), torch.get_num_threads() if torch else 0

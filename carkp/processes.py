@@ -1,4 +1,4 @@
-"""Names of processes: a run or a trial keeps that of its process, so that others can tell whether it is alive."""
+"""Names of processes. Runs and trials store the name of their process, so that others can see whether it is alive."""
 
 import socket
 
@@ -10,12 +10,12 @@ _START_TOLERANCE_S = 1.0
 
 
 def process_name(pid: int) -> str:
-    """Host, process id and start: unlike the id alone it never names another process later."""
+    """Return host, process id and start time. Unlike the id alone, the name never means another process later."""
     return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.0f}"
 
 
 def is_alive(name: str) -> bool:
-    """Whether the process is there; of one on another machine this cannot be known, and it counts as alive."""
+    """Return whether the process exists. A process on another machine cannot be checked and counts as alive."""
     host, pid, start = name.split()
     if host != socket.gethostname():
         return True

@@ -3,9 +3,9 @@
 import os
 
 TQDM_DISABLE = "TQDM_DISABLE"
-"""tqdm's own environment variable, which a bar that says ``disable`` itself does not look at."""
+"""Environment variable of tqdm. A bar created with an explicit ``disable`` ignores it."""
 
 
 def is_hidden(unwanted: bool = False) -> bool:
-    """Whether a progress bar is left out: it is ``unwanted`` here, or ``carkp -q`` leaves out all."""
+    """Return whether to hide a progress bar: it is ``unwanted`` here, or ``carkp -q`` hides all of them."""
     return unwanted or os.environ.get(TQDM_DISABLE, "") not in ("", "0")

@@ -1,4 +1,4 @@
-"""Where the project lies, and the files in it that a command names."""
+"""Location of the project, and of the files in it that a command names."""
 
 import os
 import re
@@ -10,30 +10,30 @@ from carkp.config.paths import expand
 
 PROJECT_FILE = "MLproject"
 DATABASE = "mlflow.db"
-"""Of runs, in the project, unless MLFLOW_TRACKING_URI names another place."""
+"""Database of runs in the project, unless MLFLOW_TRACKING_URI names another place."""
 
 _OWN_PROJECT = re.compile(r"^\ufeff?name: *[\"']?carkp\b", re.MULTILINE)
 
 
 def project_root() -> Path:
-    """The carkp project that the working directory lies in, else the checkout that this module lies in, if any."""
+    """Return the project around the working directory, else this module's checkout, else the working directory."""
     here = Path.cwd()
     candidates = (here, *here.parents, Path(__file__).resolve().parents[1])
     return next((path for path in candidates if _is_project(path)), here)
 
 
 def has_no_runs() -> bool:
-    """Whether runs would be kept in the project's own database, and there is none yet."""
+    """Return whether runs go to the project's own database, and that database does not exist yet."""
     return not os.environ.get("MLFLOW_TRACKING_URI", "").strip() and not (project_root() / DATABASE).exists()
 
 
 def find_config(name: str) -> Path:
-    """``name`` in the working directory, else in the project, else among the files that an installation brings.
+    """Return the path of ``name``: in the working directory, else in the project, else among the installed files.
 
-    ``~`` and ``$NAME`` in it are filled in.
+    ``~`` and ``$NAME`` in it are expanded.
 
     Raises:
-        ConfigError: they cannot be.
+        ConfigError: they cannot be expanded.
     """
     try:
         path = Path(expand(name))
@@ -46,7 +46,7 @@ def find_config(name: str) -> Path:
 
 
 def _is_project(directory: Path) -> bool:
-    """Whether carkp's own MLproject file lies there: those of other projects have the same name."""
+    """Return whether the directory has carkp's own MLproject file; other projects have a file of that name too."""
     try:
         return bool(_OWN_PROJECT.search((directory / PROJECT_FILE).read_text(encoding="utf-8", errors="replace")))
     except OSError:

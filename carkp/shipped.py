@@ -1,7 +1,7 @@
-"""The models that come with carkp: which there are, and where their files lie in this installation.
+"""The models that come with carkp, and where their files lie in this installation.
 
-A name, such as ``carkp-car12``, stands for the int8 ONNX where a model predicts and for the float weights where one is
-trained, calibrated or scored in float. ``carkp-car12/weights.safetensors`` names one file of it.
+A name such as ``carkp-car12`` means the int8 ONNX for prediction. For training, calibration and float scores it means
+the float weights. ``carkp-car12/weights.safetensors`` names one file of the model.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 ROOT = Path(__file__).parent / "models"
-"""Where the models lie, a folder each; data alone, so that they decide nothing but where they are named."""
+"""Folder of the models, one subfolder each. It holds data only: a model has no effect unless a user names it."""
 
 DEFAULT_MODEL = "carkp-car12"
 FOLDERS: Mapping[str, str] = MappingProxyType({DEFAULT_MODEL: "car12"})
@@ -19,11 +19,11 @@ FOLDERS: Mapping[str, str] = MappingProxyType({DEFAULT_MODEL: "car12"})
 ONNX_FILE, WEIGHTS_FILE, CARD_FILE, FIGURES_FILE = "int8.onnx", "weights.safetensors", "card.md", "card.yaml"
 FILES = (ONNX_FILE, WEIGHTS_FILE, CARD_FILE, FIGURES_FILE)
 MAX_BYTES = 16 * 2**20
-"""Of all files of a model together: they come with every installation."""
+"""Limit on all files of a model together, because they are part of every installation."""
 
 
 class ShippedModelError(FileNotFoundError):
-    """A model that comes with carkp and is not in this installation; the message says what to do."""
+    """A model that should come with carkp but is missing in this installation; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class ShippedModel:
     """The files of a model.
 
     Attributes:
-        name: as users give it.
+        name: name for users.
         onnx: the int8 program for ONNX Runtime, with any number of images.
-        weights: of the float network, in float16.
-        card: what it was made of, what it is worth and what it cannot do, for a person.
-        figures: what the card shows, as data.
+        weights: weights of the float network, in float16.
+        card: text for people: how the model was made, how good it is and what it cannot do.
+        figures: numbers that the card shows, as data.
     """
 
     name: str
@@ -50,20 +50,20 @@ class ShippedModel:
 
 
 def shipped_names() -> tuple[str, ...]:
-    """Of all models that come with carkp, whether their files are in this installation or not."""
+    """Return the names of all models that come with carkp, even if their files are not in this installation."""
     return tuple(FOLDERS)
 
 
 def is_shipped(reference: str) -> bool:
-    """Whether ``reference`` is the name of such a model or, as ``<name>/<file>``, of a file of one.
+    """Return whether ``reference`` is the name of such a model, or of one of its files, as ``<name>/<file>``.
 
-    A file of one's own that is called so has to be given as ``./carkp-car12``.
+    A user's own file with such a name must be given as ``./carkp-car12``.
     """
     return _split(reference)[0] in FOLDERS
 
 
 def shipped_folder(name: str) -> Path:
-    """Where the files of the model ``name`` belong.
+    """Return the folder of the files of the model ``name``; it need not exist.
 
     Raises:
         ValueError: there is no model of this name.
@@ -74,7 +74,7 @@ def shipped_folder(name: str) -> Path:
 
 
 def find_shipped(name: str = DEFAULT_MODEL) -> ShippedModel:
-    """The files of the model ``name``.
+    """Return the files of the model ``name``.
 
     Raises:
         ValueError: there is no model of this name.
@@ -92,7 +92,7 @@ def find_shipped(name: str = DEFAULT_MODEL) -> ShippedModel:
 
 
 def find_shipped_file(reference: str, default: str) -> Path:
-    """The file that ``reference`` names; ``default`` is the one that the name alone stands for.
+    """Return the file that ``reference`` names; ``default`` is the file that the name alone stands for.
 
     Raises:
         ValueError: there is no model of this name.

@@ -1,11 +1,11 @@
 """What do a user's own cars bring: without labels, and with 5, 20 or 50 of them?
 
 Command:  python experiments/adaptation.py --labels <source of the user's cars> --model <float model>   (minutes an arm)
-Asks:     the model is adapted (stage adapt) to all training cars of the source without their labels, to a few of them
-          with labels, and to both; every adapted model is scored on the test cars of the source (COCO JSON or
-          CarFusion's layout, with a train and a test split), from which nothing is learnt. Which few is drawn at
-          random, as often as --draws says.
-Expect:   labels bring more the more there are; cars without labels bring most where the model is often right already.
+Asks:     the model is adapted (stage adapt) to all training cars of the source without their labels, to a few cars
+          with labels, and to both. Every adapted model is scored on the test cars of the source, which are not learnt
+          from. The source is COCO JSON or CarFusion's layout, with a train and a test split. The few cars are drawn at
+          random, --draws times.
+Expect:   more labels bring more; cars without labels bring most if the model is often right already.
           Differences whose interval holds 0 say nothing: take more cars to score on.
 """
 
@@ -58,7 +58,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Arm:
-    """What one adaptation is given: cars without labels, and places of those with labels."""
+    """The cars for one adaptation: whether unlabelled cars are used, and the indices of the labelled ones."""
 
     name: str
     draw: int
@@ -68,7 +68,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Row:
-    """What an arm reached: PCK at three thresholds and what it gained over the model as it was, with an interval."""
+    """Scores of an arm: PCK at three thresholds, and the gain over the model before adaptation with its interval."""
 
     arm: str
     draw: int
@@ -83,7 +83,7 @@ class Row:
 
 
 def arms_of(num_cars: int, numbers: Sequence[int], num_draws: int) -> Iterator[Arm]:
-    """Without labels; then, for every number and draw, with labels alone and with both."""
+    """Yield the arm without labels; then, for every number and draw, the arms with labels only and with both."""
     yield Arm("unlabelled", 0, has_unlabelled=True)
     for number in numbers:
         for draw in range(num_draws):
@@ -94,7 +94,7 @@ def arms_of(num_cars: int, numbers: Sequence[int], num_draws: int) -> Iterator[A
 
 
 def cars_of(arm: Arm, everything: TargetCars) -> TargetCars:
-    """The cars of an arm; those with labels are not taken without them too."""
+    """Return the cars of an arm; labelled cars are not also used as unlabelled ones."""
     assert everything.labelled is not None
     store, nothing = everything.labelled.store, np.array([], np.int64)
     others = np.setdiff1d(np.arange(len(store)), np.array(arm.labelled, np.int64))
@@ -122,7 +122,7 @@ def run(
     tracker: Tracker,
     context: ProcessContext,
 ) -> list[Row]:
-    """One adaptation an arm, each from the same model; the table is written as it grows."""
+    """Run one adaptation per arm, each from the same model; the table is written after every arm."""
     prepare_torch(config)
     numbers, draws = (read_numbers(arguments.values[item.name]) for item in (NUMBERS, DRAWS))
     source = TargetSources([], None, expand_path(arguments.values["labels"]))
@@ -149,7 +149,7 @@ def run(
 
 
 def read_numbers(text: str) -> list[int]:
-    """Raises ConfigError for anything but numbers from 1 on, separated by commas."""
+    """Parse positive numbers separated by commas. Raises ConfigError for anything else."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"{text!r}: expected numbers from 1 on, separated by commas")
@@ -166,7 +166,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def findings(rows: Sequence[Row]) -> Findings:
-    """For ``--record``."""
+    """Return the findings for ``--record``."""
     plain = ("arm", "draw", "pck_0_05", "pck_0_1", "pck_0_2")
     table: list[dict[str, Cell]] = [
         {name: getattr(row, name) for name in plain}

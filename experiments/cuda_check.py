@@ -2,12 +2,12 @@
 
 Command:  python experiments/cuda_check.py                 (a machine with a CUDA device; two minutes)
           … -P compile=true                                (a minute more: torch.compile)
-Asks:     of drawn discs, twelve colours for twelve keypoints, with the configured network from its first weights:
+Asks:     on drawn discs, twelve colours for twelve keypoints, with the configured network from its first weights:
             float32 on the device against the CPU, bfloat16 against float32, channels_last against the default format,
-            pinned against pageable batches: how far the losses lie apart;
-            two equal trainings, and one that goes on from last.pt (dropped paths draw from the device's generator):
+            pinned against pageable batches: how far the losses differ;
+            two equal trainings, and one that is resumed from last.pt (dropped paths draw from the device's generator):
             whether the weights are equal, bit for bit;
-            carkp-car12 on the device against the CPU: how far its keypoints lie apart;
+            carkp-car12 on the device against the CPU: how far its heatmaps differ;
             samples a second and peak memory of each setting.
 Expect:   every line within its limit. Without a CUDA device nothing is measured, and the command says so. Several
           devices need `torchrun`; synchronised batch norms are not covered here.
@@ -51,7 +51,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Line:
-    """One finding; ``limit`` None: a figure without a verdict."""
+    """One finding; ``limit`` None: a value without a verdict."""
 
     name: str
     value: float
@@ -64,7 +64,7 @@ class Line:
 
 
 class Discs:
-    """The same ``number`` batches in every epoch: a coloured disc on grey noise for every keypoint."""
+    """Returns the same ``number`` batches in every epoch: a coloured disc on grey noise for every keypoint."""
 
     def __init__(self, number: int, size: int, input_size: tuple[int, int], pinned: bool = False) -> None:
         rng = np.random.default_rng(0)
@@ -106,14 +106,14 @@ def _discs(size: int, input_size: tuple[int, int], rng: np.random.Generator, pin
 
 @dataclass(frozen=True)
 class Variant:
-    """A configuration, and what it trains on."""
+    """A configuration, its batches, and its device."""
 
     config: ExperimentConfig
     batches: Discs
     device: torch.device
 
     def trainer(self) -> Trainer:
-        """From the first weights that the configuration's seed gives."""
+        """Build a trainer with the first weights for the configuration's seed."""
         config = self.config
         prepare_torch(config)
         model = build_model(config)
@@ -133,13 +133,13 @@ class Variant:
         return Trainer(model.net, inputs, settings, ProcessContext(rank=0, world_size=1, device=self.device))
 
     def losses(self) -> list[float]:
-        """Of the first steps."""
+        """Return the losses of the first steps."""
         trainer = self.trainer()
         trainer.net.train()
         return [float(trainer.step(batch)) for _ in range(NUM_STEPS // len(self.batches)) for batch in self.batches]
 
     def rate(self) -> tuple[float, float]:
-        """Samples a second with the batches of memory, and the peak of the device's memory in MiB."""
+        """Return samples per second with batches in memory, and the peak of the device's memory in MiB."""
         trainer = self.trainer()
         trainer.net.train()
         batches = self.batches.batches
@@ -154,11 +154,11 @@ class Variant:
 
 
 class _StopError(Exception):
-    """Ends a training in the middle, as a kill would after an epoch."""
+    """Ends a training in the middle, as a kill after an epoch would."""
 
 
 def trained(variant: Variant, folder: Path, stop_after: int = 0) -> dict[str, Tensor]:
-    """Weights after all epochs; with ``stop_after``, of a training that ended there and went on from its file."""
+    """Return the weights after all epochs; with ``stop_after``, training stops there and is resumed from its file."""
 
     def on_epoch(result: EpochResult) -> None:
         if result.epoch == stop_after:
@@ -175,12 +175,12 @@ def trained(variant: Variant, folder: Path, stop_after: int = 0) -> dict[str, Te
 
 
 def number_of_differences(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Elements of the weights that are not equal."""
+    """Return the number of weight elements that are not equal."""
     return float(sum(int((one[name] != other[name]).sum()) for name in one))
 
 
 def relative(losses: Sequence[float], reference: Sequence[float], num_steps: int) -> float:
-    """The largest relative difference of a loss within the first steps."""
+    """Return the largest relative difference of a loss within the first steps."""
     pairs = list(zip(losses, reference, strict=True))[:num_steps]
     return max(abs(own - other) / other for own, other in pairs)
 
@@ -190,7 +190,7 @@ def with_train(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:
 
 
 def check(config: ExperimentConfig, device: torch.device, compiled: bool, folder: Path) -> Iterator[Line]:
-    """All lines, each as soon as it is measured."""
+    """Yield all lines, each as soon as it is measured."""
     size = config.model.input_size
     few = Discs(NUM_BATCHES, BATCH, size)
     exact = with_train(config, precision="float32", epochs=NUM_EPOCHS)
@@ -219,7 +219,7 @@ def check(config: ExperimentConfig, device: torch.device, compiled: bool, folder
 
 
 def _repeated(config: ExperimentConfig, batches: Discs, device: torch.device, folder: Path) -> Iterator[Line]:
-    """Equal trainings, undisturbed and taken up again; dropped paths draw random numbers on the device."""
+    """Compare equal trainings, undisturbed and resumed; dropped paths draw random numbers on the device."""
     dropping = config.model_copy(update={"model": config.model.model_copy(update={"drop_path_rate": 0.2})})
     variant = Variant(dropping, batches, device)
     weights = trained(variant, folder / "first")
@@ -230,7 +230,7 @@ def _repeated(config: ExperimentConfig, batches: Discs, device: torch.device, fo
 
 
 def _shipped(device: torch.device) -> Line:
-    """The model that comes with carkp, on discs."""
+    """Compare the model that comes with carkp on discs."""
     shipped = ExperimentConfig(model=ModelConfig(pretrained=DEFAULT_MODEL))
     images = normalise(Discs(1, BATCH, shipped.model.input_size).batches[0]["image"])
     net = build_model(shipped).net.eval()
@@ -273,7 +273,7 @@ def run(config: ExperimentConfig, device: torch.device, compiled: bool, out_dir:
 
 
 def findings(lines: Sequence[Line]) -> Findings:
-    """For ``--record``."""
+    """Return the findings for ``--record``."""
     measurements = [
         Measurement(
             name=f"line_{number}",

@@ -5,8 +5,8 @@ Asks:     the share of occluded labelled keypoints, of truncated cars and of eac
           the PCK of two predictors that do not look for keypoints: the mean training position, and the labels of the
           training crop that is nearest in pixels.
 Expect:   occluded >= 0.25, truncated >= 0.10, each octant >= 0.06, mean position <= 0.20, nearest crop <= 0.45 on the
-          generated cars; a data set past these limits is too easy. Headings need the generator's truth.jsonl, so that
-          real data come without them.
+          generated cars; a data set beyond these limits is too easy. Headings need the generator's truth.jsonl, so
+          real data have none.
 """
 
 import json
@@ -42,14 +42,14 @@ QUANTITIES = {
     "mean_position_pck": ("PCK of the mean training position", Goal(at_most=0.20)),
     "nearest_crop_pck": ("PCK of the nearest training crop", Goal(at_most=0.45)),
 }
-"""Name -> what it is, and what was wanted."""
+"""Name -> description and goal."""
 
 NUM_OCTANTS = 8
 CHUNK = 500
 
 
 class Split:
-    """All samples of a split under validation transforms: images (N, 3 H W), points (N, K, 2), validity (N, K)."""
+    """All samples of a split with validation transforms: images (N, 3 H W), points (N, K, 2), validity (N, K)."""
 
     def __init__(self, dataset: CropDataset, name: str) -> None:
         samples = [dataset[index] for index in tqdm(range(len(dataset)), f"read {name}")]
@@ -65,13 +65,13 @@ class Split:
 
 
 def mean_positions(train: Split) -> NDArray[np.float64]:
-    """Mean place (K, 2) of each labelled keypoint."""
+    """Return the mean position (K, 2) of each keypoint over its labels."""
     is_labelled = (train.validity > 0)[..., None]
     return (train.points * is_labelled).sum(axis=0) / is_labelled.sum(axis=0)
 
 
 def nearest_crops(test: Split, train: Split) -> NDArray[np.int64]:
-    """Index of the training image with the smallest Euclidean distance to each test image."""
+    """Return the index of the training image with the smallest Euclidean distance to each test image."""
     queries = test.images.astype(np.float32) - 128
     best, index = np.full(len(queries), np.inf, np.float32), np.zeros(len(queries), np.int64)
     for start in tqdm(range(0, len(train.images), CHUNK), "search nearest"):
@@ -85,14 +85,14 @@ def nearest_crops(test: Split, train: Split) -> NDArray[np.int64]:
 
 
 def copied_points(test: Split, train: Split) -> NDArray[np.float64]:
-    """Labels of the nearest training crop; a keypoint that it lacks comes from the mean position."""
+    """Return the labels of the nearest training crop; a keypoint that it lacks gets its mean position."""
     chosen = nearest_crops(test, train)
     is_labelled = (train.validity[chosen] > 0)[..., None]
     return np.where(is_labelled, train.points[chosen], mean_positions(train)[None])
 
 
 def octant_shares(raw: Path, sample_ids: list[str]) -> list[float]:
-    """Share of each heading octant among the samples; empty where the source carries no truth."""
+    """Return the share of each heading octant among the samples; empty if the source has no truth.jsonl."""
     octants = {}
     for path in sorted(raw.glob("*/*/truth.jsonl")):
         split, scene = path.parts[-3:-1]
@@ -135,7 +135,7 @@ def show(found: dict[str, float]) -> None:
 
 
 def findings(found: Mapping[str, float]) -> Findings:
-    """For ``--record``; data that do not say which cars are cut have no such share."""
+    """Return the findings for ``--record``; data without known truncation have no such share."""
     known = {name: value for name, value in found.items() if math.isfinite(value)}
     return Findings(
         [

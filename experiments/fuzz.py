@@ -1,10 +1,10 @@
-"""Does every reader stand whatever bytes it gets?
+"""Does every reader withstand any bytes?
 
 Command:  python experiments/fuzz.py       (10 minutes a reader, six hours in all)
-Asks:     the readers of tests/fuzz/readers.py, each under atheris in processes of its own, from valid files on and
+Asks:     the readers of tests/fuzz/readers.py, each under atheris in its own processes, starting from valid files,
           with changes that know the format. Counted are foreign errors (any but the project's own), crashes, inputs
-          that take longer than 30 s, and processes that need more than 2 GiB beyond what they began with. What led to a
-          finding is kept in the folder. Needs atheris: `pip install "carkp[fuzz]"`.
+          that take longer than 30 s, and processes that need more than 2 GiB beyond their first use. An input that
+          led to a finding is kept in the folder. Needs atheris: `pip install "carkp[fuzz]"`.
 Expect:   no finding; a million inputs or more in half an hour, most of them of small texts.
 """
 
@@ -33,7 +33,7 @@ QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "OFF", "OMP_NUM_THR
 
 
 def outcomes(folder: Path, seconds: float, num_inputs: int, seed: int, names: list[str]) -> Iterator[dict[str, Any]]:
-    """What each reader did, as ``tests/fuzz/coverage_guided.py`` says it."""
+    """Yield the outcome of each reader, as ``tests/fuzz/coverage_guided.py`` reports it."""
     root = project_root()
     words = [str(folder.resolve()), str(seconds), str(num_inputs), str(seed), *names]
     environment = {**os.environ, **QUIET, "PYTHONPATH": str(root)}
@@ -53,7 +53,7 @@ def outcomes(folder: Path, seconds: float, num_inputs: int, seed: int, names: li
 
 
 def row_of(outcome: dict[str, Any]) -> dict[str, Any]:
-    """Of the table."""
+    """Return a row of the table."""
     return {
         "reader": outcome["reader"],
         "inputs": outcome["num_inputs"],
@@ -65,7 +65,7 @@ def row_of(outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def measurements(rows: list[dict[str, Any]]) -> list[Measurement]:
-    """For ``--record``."""
+    """Return the measurements for ``--record``."""
     totals = {"inputs": "inputs of all readers", "findings": "foreign errors, crashes, hangs and memory without end"}
     found = [
         Measurement(name=name, quantity=text, value=sum(row[name] for row in rows), goal=GOALS[name], format=",d")

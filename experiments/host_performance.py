@@ -2,11 +2,11 @@
 
 Command:  python experiments/host_performance.py   (after `mlflow run . -e export -P target=onnxruntime_cpu`; a minute
           on an idle machine)
-Asks:     microseconds of single int8 layers - convolutions of 1x1, 2x2 and 3x3, depthwise and grouped ones, additions,
-          concatenations, depth to space - in sizes that the default model does not have, in ONNX Runtime with one
-          thread, their weights pushed out of the second-level cache; the rates and the overhead that fit them best
-          under the performance model of carkp/deploy/perf.py (the rate of a copy in the cache is measured, not
-          fitted); and what that model then says of the exported default model, against its measured profile and a
+Asks:     microseconds of single int8 layers (convolutions of 1x1, 2x2 and 3x3, depthwise and grouped ones, additions,
+          concatenations, depth to space) in sizes that the default model does not have, in ONNX Runtime with one
+          thread, with weights pushed out of the second-level cache. The rates and the overhead that fit these times
+          best under the performance model of carkp/deploy/perf.py; the rate of a copy in the cache is measured, not
+          fitted. The prediction of that model for the exported default model, against its measured profile and a
           whole run.
           Prints the `performance` numbers to put into configs/targets/onnxruntime_cpu.yaml, each with
           `source: "measured: python experiments/host_performance.py"`.
@@ -49,7 +49,7 @@ from carkp.workflow.tables import write_table
 STUDY, TARGET_NAME = "host_performance", "onnxruntime_cpu"
 TESTED = "tested"
 FLUSHED_BYTES = 8 * 2**20
-"""Read before every run: as much as pushes the weights out of the second-level cache, as the other layers' do."""
+"""Bytes read before every run. They push the weights out of the second-level cache, as other layers do in a network."""
 
 CONCATS = ((40, 64, 3), (24, 64, 2), (12, 96, 4), (6, 160, 3))
 COPIED_BYTES, NUM_COPIES = 2**18, 2000
@@ -72,7 +72,7 @@ START = (200.0, 200.0, 15.0, 15.0, 5.0, 5.0, 20.0, 5.0)
 
 @dataclass(frozen=True)
 class Case:
-    """A layer alone, in the middle of a program of three or so."""
+    """A single layer to measure, inside a small program."""
 
     program: QProgram
     layer: Layer
@@ -80,7 +80,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A case's measured time, and the fitted model's."""
+    """The measured time of a case, and the time of the fitted model."""
 
     operator: str
     input_shape: str
@@ -91,7 +91,7 @@ class Fitted:
 
 
 class CaseBuilder:
-    """Programs image -> 1x1 convolution(s) -> the layer -> 1x1 convolution, with random weights."""
+    """Builds programs image -> 1x1 convolution(s) -> the layer -> 1x1 convolution, with random weights."""
 
     def __init__(self, target: Target, seed: int = 0) -> None:
         self.target, self.rng = target, np.random.default_rng(seed)
@@ -149,11 +149,11 @@ class CaseBuilder:
 
 
 def build_cases(target: Target) -> list[Case]:
-    """Sizes between and beside those of EfficientNet-Lite0 at 128x128."""
+    """Return cases with sizes between and beside those of EfficientNet-Lite0 at 128x128."""
     builder = CaseBuilder(target)
     sizes = ((48, 24), (24, 56), (12, 96), (12, 288), (6, 256), (6, 768))
     pointwise = [(size, depth, out) for size, depth in sizes for out in (32, 160, 512) if size * size * out < 3e5]
-    # next to no products for their weights: bound by memory
+    # few products per weight: bound by memory
     pointwise += [(size, depth, out) for size, depth in ((1, 640), (2, 1024), (3, 448)) for out in (384, 1024)]
     dense = [(size, depth, out) for size, depth in ((40, 16), (20, 48), (12, 96), (6, 224)) for out in (32, 160)]
     depthwise = ((56, 48), (40, 64), (24, 128), (20, 256), (12, 320), (10, 576), (6, 512), (5, 960))
@@ -173,20 +173,20 @@ def build_cases(target: Target) -> list[Case]:
 
 
 def shape_key(program: QProgram, layer: Layer) -> tuple[object, ...]:
-    """What makes two layers cost the same."""
+    """Return a key that is equal for layers of equal cost."""
     shapes = [program.tensors[name].shape for name in (*layer.inputs, layer.output)]
     return (operator_name(layer), *shapes)
 
 
 def measure_case(case: Case, num_runs: int, profiler_us: float) -> float:
-    """Microseconds of the layer; its weights come from beyond the second-level cache."""
+    """Return the microseconds of the layer with weights outside the second-level cache."""
     ballast = np.ones(FLUSHED_BYTES, np.uint8)
     profile = profile_program(case.program, black_image(case.program), num_runs, before_run=ballast.max)
     return layer_times(profile.nodes, [layer.name for layer in case.program.layers], profiler_us)[TESTED]
 
 
 def measure_cases(cases: Sequence[Case], num_runs: int, profiler_us: float) -> list[float]:
-    """The least of some passes over all cases: what else runs on the machine only adds, and not always."""
+    """Return the minimum over some passes of all cases: other work on the machine only adds time, and not always."""
     passes = [
         [measure_case(case, -(-num_runs // NUM_PASSES), profiler_us) for case in tqdm(cases, f"pass {number + 1}")]
         for number in range(NUM_PASSES)
@@ -195,7 +195,7 @@ def measure_cases(cases: Sequence[Case], num_runs: int, profiler_us: float) -> l
 
 
 def measure_profiler(target: Target, num_runs: int) -> float:
-    """Microseconds that the profiler adds to a kernel, from a long chain of small convolutions."""
+    """Return the microseconds that the profiler adds to a kernel, from a long chain of small convolutions."""
     builder = CaseBuilder(target)
     image = builder.image(CHAIN_SIZE)
     chain = [builder.conv("link0", image, CHAIN_CHANNELS)]
@@ -206,7 +206,7 @@ def measure_profiler(target: Target, num_runs: int) -> float:
 
 
 def measure_copy_gb_per_s() -> float:
-    """Bytes read and written by a copy within the second-level cache, the best of some rounds."""
+    """Return the rate of bytes read and written by a copy within the second-level cache, the best of some rounds."""
     source, result = np.ones(COPIED_BYTES, np.uint8), np.empty(COPIED_BYTES, np.uint8)
     rates = []
     for _ in range(NUM_PASSES):
@@ -222,7 +222,7 @@ def black_image(program: QProgram) -> Float32Array:
 
 
 def numbers_of(values: Mapping[str, float]) -> dict[str, float]:
-    """Fitted parameters as the numbers of a target file: the largest rate is the peak, the others are shares of it."""
+    """Convert fitted parameters to numbers of a target file: the largest rate is the peak, others are shares of it."""
     rates = {kind: values[f"{kind}_gmacs_per_s"] for kind in CONV_KINDS}
     peak = max(rates.values())
     others = {name: value for name, value in values.items() if not name.endswith("_gmacs_per_s")}
@@ -235,7 +235,7 @@ def as_numbers(values: Mapping[str, float]) -> dict[str, Number]:
 
 
 def with_values(performance: Performance, values: Mapping[str, float]) -> Performance:
-    """``performance`` with the fitted parameters in place of its own."""
+    """Return ``performance`` with the fitted parameters in place of its own."""
     numbers = as_numbers(numbers_of(values))
     shares = {name.partition(".")[2]: number for name, number in numbers.items() if "." in name}
     plain = {name: number for name, number in numbers.items() if "." not in name}
@@ -243,7 +243,7 @@ def with_values(performance: Performance, values: Mapping[str, float]) -> Perfor
 
 
 def fit(cases: Sequence[Case], measured_us: Sequence[float], performance: Performance) -> dict[str, float]:
-    """The parameters of the least mean |log (predicted / measured)|, by steps along one of them at a time."""
+    """Return the parameters with the least mean |log (predicted / measured)|, found by steps along one at a time."""
     logs = np.log(START)
 
     def loss(candidate: np.ndarray) -> float:
@@ -275,7 +275,7 @@ def describe_cases(cases: Sequence[Case], measured_us: Sequence[float], performa
 
 
 def yaml_lines(values: Mapping[str, float]) -> str:
-    """The fitted numbers as they stand in a target file."""
+    """Format the fitted numbers for a target file."""
     lines = {"efficiency": ["    efficiency:"]}
     for name, number in as_numbers(numbers_of(values)).items():
         section, _, kind = name.rpartition(".")
@@ -304,7 +304,7 @@ def show(values: Mapping[str, float], rows: Sequence[Fitted], comparison: Compar
 
 
 def measurements(rows: Sequence[Fitted], comparison: Comparison) -> list[Measurement]:
-    """For ``--record``."""
+    """Return the measurements for ``--record``."""
     factor = float(np.exp(np.median(np.abs(np.log([row.predicted_us / row.measured_us for row in rows])))))
     return [
         Measurement(

@@ -2,9 +2,9 @@
 
 Command:  python experiments/int8_accuracy.py     (after `mlflow run . -e float`; about ten minutes on two cores)
 Asks:     PCK of simulated int8 (the integer simulator in the target's own arithmetic) on validation and test, for both
-          targets and several ways to choose the thresholds, out of one pass over the calibration images; and what of
-          the float model's PCK each keeps, with the 95 % interval of a paired bootstrap over clusters of cars (scene
-          and camera; how many is said beside it). The newest QAT run of a target, where there is one, is scored too.
+          targets and several ways to choose the thresholds, from one pass over the calibration images. Also the share
+          of the float model's PCK that each keeps, with the 95 % interval of a paired bootstrap over clusters of cars
+          (scene and camera; their number is printed). The newest QAT run of a target, if any, is scored, too.
 Expect:   the reference's setting (percentile 99.975) keeps >= 99 % on test for both targets, and the setting that is
           best on validation >= 99.5 %.
 """
@@ -57,7 +57,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to choose thresholds: for all tensors, and for the heatmaps."""
+    """A way to choose thresholds: the observer of all tensors, and that of the heatmaps."""
 
     name: str
     observer: Observer
@@ -80,7 +80,7 @@ def settings() -> Iterator[Setting]:
 
 @dataclass(frozen=True)
 class Row:
-    """One setting for one target: PCK by split and what it keeps of float."""
+    """Results of one setting for one target: PCK by split, and how much of float's PCK it keeps."""
 
     target: str
     setting: str
@@ -89,7 +89,7 @@ class Row:
 
 
 class Study:
-    """The float model's predictions, and every int8 model held against them."""
+    """The float model's predictions, and comparisons of int8 models with them."""
 
     def __init__(self, config: ExperimentConfig, stores: Stores, context: ProcessContext, net: FakeQuantNet) -> None:
         self.config, self.stores, self.scorer = config, stores, build_scorer(config, context)
@@ -197,7 +197,7 @@ def show(float_pck: float, rows: list[Row]) -> None:
 
 
 def findings(float_pck: float, rows: list[Row]) -> Findings:
-    """For ``--record``."""
+    """Return the findings for ``--record``."""
     table: list[dict[str, Cell]] = [
         {
             "target": f"`{row.target}`",
@@ -218,7 +218,7 @@ def findings(float_pck: float, rows: list[Row]) -> Findings:
 def main() -> int:
     parameters = [DATA, MODEL, Parameter("targets", "bpu onnxruntime_cpu", "targets, separated by spaces")]
     arguments = parse_study(STUDY, str(__doc__), parameters)
-    config = as_reference(arguments.config)  # the observers alone differ
+    config = as_reference(arguments.config)  # only the observers differ
     data = require_data(config, arguments.values["data"])
     tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
     model = resolve_model(arguments.values["model"], FLOAT, tags)

@@ -2,9 +2,9 @@
 
 Command:  python experiments/int8_exactness.py     (after `mlflow run . -e export` for both targets; two minutes)
 Asks:     on 256 test crops: how many elements of the heatmaps differ between the simulator in float32 requantisation
-          and ONNX Runtime, for the file with symbolic batch and the one with batch 1; by how many LSB at most
-          fixed-point requantisation differs from float32 in any layer that is fed the same input; and the time of the
-          simulator on these crops over that of the float network in torch, in interleaved rounds.
+          and ONNX Runtime, for the files with symbolic batch size and with batch size 1; by how many LSB at most
+          fixed-point requantisation differs from float32 in any layer with the same input; and the ratio of the
+          simulator's time on these crops to that of the float network in torch, in interleaved rounds.
 Expect:   no element differs; at most 1 LSB a layer; at most 5 times the time.
 """
 
@@ -54,7 +54,7 @@ QUANTITIES = {
     "time_to_float": "time of the simulator / float torch evaluation",
 }
 FORMATS = {"time_to_float": ".1f", "different_share_a_layer": ".2g"}
-"""Of what is no count."""
+"""Formats of quantities that are not counts."""
 
 
 def load_batches(config: ExperimentConfig, data: PreparedData, num_crops: int) -> list[Tensor]:
@@ -78,7 +78,7 @@ def count_different(program: QProgram, path: Path, path_b1: Path, batches: list[
 
 
 def largest_lsb_a_layer(program: QProgram, batches: list[Tensor]) -> tuple[int, float]:
-    """Largest difference, and the share of different elements, over all layers fed by the float32 arithmetic."""
+    """Return the largest difference and the share of different elements, over all layers with float32 inputs."""
     exact, fixed = Simulator(program, "float32"), Simulator(program, "fixed_point")
     largest, num_different, num_elements = 0, 0, 0
     for images in tqdm(batches, f"{program.target.name}: layers"):
@@ -94,7 +94,7 @@ def largest_lsb_a_layer(program: QProgram, batches: list[Tensor]) -> tuple[int, 
 
 
 def time_ratios(programs: dict[str, QProgram], float_net: torch.nn.Module, batches: list[Tensor]) -> dict[str, float]:
-    """Median over interleaved rounds of simulator time over float time, for every target's own arithmetic."""
+    """Return the median over interleaved rounds of simulator time / float time, for every target's own arithmetic."""
 
     def run_float(images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -110,7 +110,7 @@ def time_ratios(programs: dict[str, QProgram], float_net: torch.nn.Module, batch
             for images in batches:
                 run_batch(images)
             seconds[name].append(time.perf_counter() - start)
-    rounds = {name: np.array(values[1:]) for name, values in seconds.items()}  # the first one warms up
+    rounds = {name: np.array(values[1:]) for name, values in seconds.items()}  # the first round is a warm-up
     return {name: float(np.median(rounds[name] / rounds["float"])) for name in programs}
 
 
@@ -145,7 +145,7 @@ def show(found: dict[str, dict[str, float]]) -> None:
 
 
 def measurements(found: Mapping[str, Mapping[str, float]]) -> Iterator[Measurement]:
-    """For ``--record``; a value for each target."""
+    """Yield the measurements for ``--record``, with a value for each target."""
     targets = ", ".join(f"`{target}`" for target in found)
     for name, quantity in QUANTITIES.items():
         values = [of_target[name] if name in FORMATS else int(of_target[name]) for of_target in found.values()]
@@ -159,7 +159,7 @@ def measurements(found: Mapping[str, Mapping[str, float]]) -> Iterator[Measureme
 
 
 def find_files(target: str, tags: dict[str, str]) -> tuple[Path, Path]:
-    """Of the newest export: symbolic batch, batch 1."""
+    """Return the files of the newest export: symbolic batch size, batch size 1."""
     kind = model_kind("int_infer", target)
     file = resolve_model("latest", kind, {**tags, "carkp.target": target})
     return file.path, fetch_artifact(file.run_id, kind.artifact.replace(".onnx", "_b1.onnx"))

@@ -2,12 +2,12 @@
 
 Command:  python experiments/int8_executions.py            (needs the extra carkp[litert]; a minute on two cores)
           … --elements 1000000                             (a tenth of the elements)
-Asks:     random layers of every kind - dense, pointwise, depthwise, strided, phases of an upsampling, sums of two
-          tensors - on inputs and weights over their whole range, some with scales that put sums on ties and some that
-          saturate most outputs: how many elements of each execution differ from the simulator with the rule that this
-          execution follows. ONNX Runtime runs the int8 file and the reference file of fixed-point targets, LiteRT its
-          three kinds of kernels, tflite-micro the .tflite file. The reference file a second time with tensors of 16
-          bits: into the layer, out of it, or both.
+Asks:     random layers of every kind (dense, pointwise, depthwise, strided, phases of an upsampling, sums of two
+          tensors), on inputs and weights over their whole range, some with scales that put sums on ties and some that
+          saturate most outputs: how many elements of each execution differ from the simulator under the same
+          requantisation rule. ONNX Runtime runs the int8 file and the reference file of fixed-point targets, LiteRT
+          its three kinds of kernels, tflite-micro the .tflite file. The reference file is run a second time with
+          tensors of 16 bits as input of the layer, as output, or both.
 Expect:   no element differs; 10,000,000 elements an execution.
 """
 
@@ -43,7 +43,10 @@ from carkp.workflow.recording import Findings, parse_study, write_record
 
 STUDY = "int8_executions"
 CHANNELS, SIZE = 40, (24, 40)
-"""Of random tensors, but the input has 3 channels; 40 leave a rest behind the vectors of 16 and 32 of fast kernels."""
+"""Shape of random tensors, except the input with 3 channels.
+
+40 channels leave a rest after fast kernels' vectors of 16 or 32.
+"""
 
 COLUMNS = [
     Column(name="execution", heading="execution"),
@@ -58,7 +61,7 @@ Runner = Callable[[Float32Array], Float32Array]
 
 @dataclass(frozen=True)
 class Execution:
-    """A program that runs files, the rule that it follows, and how it is made of a program's file.
+    """A program that runs files, its requantisation rule, and functions that save and load its file.
 
     ``is_wide``: layers read or write tensors of 16 bits.
     """
@@ -109,9 +112,9 @@ WIDE_PAIRS: tuple[tuple[Dtype, Dtype], ...] = (("int8", WIDE), (WIDE, "int8"), (
 
 
 class RandomProgram:
-    """A program of one layer of interest, in the making.
+    """Builds a program around one layer to test.
 
-    ``dtypes``: of the tensors that the layer reads, and of the one that it writes.
+    ``dtypes``: dtype of the tensors that the layer reads, and of the tensor that it writes.
     """
 
     def __init__(
@@ -133,7 +136,7 @@ class RandomProgram:
         self.source = self._conv("source", "image", Shape(1), "plain")
 
     def of_layer(self, kind: str, edge: str) -> QProgram:
-        """``kind`` of ``LAYERS``, ``edge`` of ``EDGES``."""
+        """Build the program for ``kind`` of ``LAYERS`` and ``edge`` of ``EDGES``."""
         output = self._sum(edge) if kind == SUM else self._conv("last", self.source, CONVOLUTIONS[kind], edge)
         return QProgram(self.target, "image", output, self.tensors, tuple(self.layers))
 
@@ -143,7 +146,7 @@ class RandomProgram:
         return self.tensors[name]
 
     def _dtype_of(self, name: str) -> Dtype:
-        """``last`` is what the layer writes."""
+        """Return the dtype of a tensor; ``last`` is the layer's output."""
         return self.dtypes[name == "last"]
 
     def _conv(self, name: str, source: str, shape: Shape, edge: str) -> str:
@@ -156,13 +159,13 @@ class RandomProgram:
         depth = given.shape[0] // shape.groups
         weight = self.rng.integers(-127, 128, (CHANNELS, depth, shape.kernel, shape.kernel)).astype(np.int8)
         dtype = self._dtype_of(name)
-        # a sum of that many products of uniform numbers spreads over 73 * 73 * sqrt(number)
+        # a sum of this many products of uniform numbers has a spread of 73 * 73 * sqrt(number)
         spread = 73 * 73 * np.sqrt(weight[0].size) * steps_a_byte(given.dtype)
-        # of the output, that this is to be
+        # the wanted spread in steps of the output
         steps = {"plain": 60.0, "ties": 60.0, "saturated": 1000.0}[edge] * steps_a_byte(dtype)
         ratio = steps / spread * self.rng.uniform(0.5, 2, CHANNELS)
         scale = self.rng.uniform(0.005, 0.05)
-        if edge == "ties":  # powers of two: sums lie half-way between two steps
+        if edge == "ties":  # powers of two: sums lie halfway between two steps
             ratio, scale = 2.0 ** np.rint(np.log2(ratio)), given.scale
         result = self._tensor(name, (CHANNELS, height, width), scale, dtype)
         weight_scale = (ratio * result.scale / given.scale).astype(np.float32)
@@ -187,23 +190,23 @@ class RandomProgram:
         return "last"
 
     def _clamp(self, dtype: Dtype) -> tuple[int, int]:
-        """The whole range or, by chance, what ReLU leaves of it."""
+        """Return the whole range or, at random, the range after a ReLU."""
         low, high = RANGES[dtype]
         return (low, high) if self.rng.random() < 0.5 else (128 if dtype == "uint8" else 0, high)
 
 
 def steps_a_byte(dtype: Dtype) -> int:
-    """How many steps of a tensor are one of a tensor of 8 bits."""
+    """Return how many steps of a tensor equal one step of a tensor of 8 bits."""
     return 256 if dtype == WIDE else 1
 
 
 def images_for(rng: np.random.Generator, number: int) -> Float32Array:
-    """Every value of an 8-bit tensor, as normalised pictures."""
+    """Return random values of an 8-bit tensor as normalised pictures."""
     return ((rng.integers(0, 256, (number, 3, *SIZE)) - 128) * INPUT_SCALE).astype(np.float32)
 
 
 def draws(num_elements: int, is_wide: bool) -> Iterator[tuple[str, str, tuple[Dtype, Dtype], int]]:
-    """Layer, edge, dtypes, and images of each, so that all together give the elements and a little more."""
+    """Yield layer, edge, dtypes and number of images; all together give the wanted elements and a few more."""
     byte_pairs = [(dtype, dtype) for dtype in get_args(ActivationDtype)]
     pairs: list[tuple[Dtype, Dtype]] = [*WIDE_PAIRS] if is_wide else byte_pairs
     cases = [(layer, edge, pair) for layer in LAYERS for edge in EDGES for pair in pairs]
@@ -214,7 +217,7 @@ def draws(num_elements: int, is_wide: bool) -> Iterator[tuple[str, str, tuple[Dt
 
 
 def count_different(execution: Execution, num_elements: int, seed: int, folder: Path) -> dict[str, tuple[int, int]]:
-    """Layer -> elements compared, elements that differ."""
+    """Return layer -> number of compared elements, number of different elements."""
     found = dict.fromkeys(LAYERS, (0, 0))
     cases = list(draws(num_elements, execution.is_wide))
     for number, (layer, edge, pair, num_images) in enumerate(tqdm(cases, execution.name, unit="layer")):

@@ -1,19 +1,19 @@
 """Does the exported int8 network run at least twice as fast as the float one?
 
 Command:  python experiments/int8_latency.py   (after `mlflow run . -e float`; minutes)
-Asks:     milliseconds of one run in ONNX Runtime at ORT_ENABLE_ALL, the models in turn and in an order of its own in
+Asks:     milliseconds of one run in ONNX Runtime at ORT_ENABLE_ALL. The models run in turn, in a new order in
           every round, on training crops, at batch 1 and 16 with one thread and at batch 1 with two:
             float               the float stage's ONNX,
             onnxruntime_cpu     the exported int8 ONNX of that target,
-            bpu                 that of the reference's target,
-            static              quantize_static's of the float ONNX: pre-processed, QDQ, uint8 activations, int8
+            bpu                 the exported int8 ONNX of the reference's target,
+            static              the float ONNX by quantize_static: pre-processed, QDQ, uint8 activations, int8
                                 weights per channel, 32 images, MinMax.
-          The int8 models are calibrated here, with few images: the time does not depend on the scales. Ratios are of
-          runs of one round, float / int8; their median comes with a bootstrap 95 % interval. Where the milliseconds go
-          is in profile.csv, by operator.
-Expect:   float / onnxruntime_cpu >= 2.0 at batch 1 with one thread (2.3 aimed at), and faster than the static model.
-          `mlflow run . -e benchmark` compares other runtimes too; this says where ONNX Runtime's time goes. Needs a
-          CPU with int8 instructions; machines are noisy: read the ratios.
+          The int8 models are calibrated here, with few images, because the time does not depend on the scales. Ratios
+          float / int8 are of runs of one round; their median comes with a bootstrap 95 % interval. The time by
+          operator is in profile.csv.
+Expect:   float / onnxruntime_cpu >= 2.0 at batch 1 with one thread (2.3 is the goal), and faster than the static model.
+          `mlflow run . -e benchmark` compares other runtimes, too; this study shows where ONNX Runtime spends its time.
+          Needs a CPU with int8 instructions; machines are noisy: read the ratios.
 """
 
 import json
@@ -80,7 +80,7 @@ PROFILED = ("float", "onnxruntime_cpu", "static")
 
 @dataclass(frozen=True)
 class Setting:
-    """How the models run; ``share`` of the runs asked for are made."""
+    """How the models run; ``share``: part of the requested runs to make."""
 
     batch: int
     num_threads: int
@@ -96,7 +96,7 @@ SETTINGS = (Setting(1, 1), Setting(16, 1, 0.125), Setting(1, 2))
 
 @dataclass(frozen=True)
 class Latency:
-    """One line of the table: a model in a setting, and float / model."""
+    """A line of the table: a model in a setting, and float / model."""
 
     batch: int
     num_threads: int
@@ -110,7 +110,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Profiled:
-    """Milliseconds of a run that a model spends in an operator."""
+    """Milliseconds that a run of a model spends in an operator."""
 
     model: str
     operator: str
@@ -119,7 +119,7 @@ class Profiled:
 
 @dataclass(frozen=True)
 class Found:
-    """All latencies, ratios at batch 1 with one thread, and profiles."""
+    """All latencies, the ratios at batch 1 with one thread, and the profiles."""
 
     latencies: list[Latency]
     ratios: dict[str, Ratio]
@@ -127,7 +127,7 @@ class Found:
 
 
 def build_models(config: ExperimentConfig, store: Store, model: ModelFile, folder: Path) -> dict[str, Path]:
-    """The contestants' files."""
+    """Build the contestants' files."""
     quant = config.quant.model_copy(update={"num_images": NUM_IMAGES, "batch_size": 16})
     config = config.model_copy(update={"quant": quant})
     checkpoint = load_checkpoint(model.path)
@@ -148,7 +148,7 @@ def build_models(config: ExperimentConfig, store: Store, model: ModelFile, folde
 
 
 def load_images(config: ExperimentConfig, store: Store, num_images: int) -> Float32Array:
-    """(num_images, 3, H, W), normalised, in C order; those of a smaller split repeat."""
+    """Return (num_images, 3, H, W), normalised, in C order; images of a smaller split repeat."""
     calibrator = build_calibrator(config, build_target(config, ""))
     batches = [batch.contiguous().numpy() for batch in calibrator.images(store, num_images)]
     images = np.concatenate(batches)
@@ -158,7 +158,7 @@ def load_images(config: ExperimentConfig, store: Store, num_images: int) -> Floa
 def timed_runs(
     paths: Mapping[str, Path], images: Float32Array, setting: Setting, num_runs: int, rng: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
-    """(num_runs,) milliseconds of every model; a round has the same images for all."""
+    """Return (num_runs,) milliseconds of every model; in one round all models get the same images."""
     runs = {name: OnnxRunner(path, setting.num_threads).run for name, path in paths.items()}
     with tqdm(total=num_runs, desc=setting.name) as bar:
         return interleaved_times(
@@ -167,7 +167,7 @@ def timed_runs(
 
 
 def profile(path: Path, image: Float32Array, folder: Path) -> dict[str, float]:
-    """Milliseconds of a run by operator, batch 1 and one thread, the longest first; profiling itself costs some."""
+    """Return milliseconds of a run by operator, batch 1 and one thread, longest first; profiling adds some time."""
     options = session_options(num_threads=1)
     options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -183,7 +183,7 @@ def profile(path: Path, image: Float32Array, folder: Path) -> dict[str, float]:
 
 
 def measure(paths: Mapping[str, Path], images: Float32Array, num_runs: int) -> tuple[list[Latency], dict[str, Ratio]]:
-    """All latencies, and the ratios at batch 1 with one thread that are asked for."""
+    """Measure all latencies, and the ratios at batch 1 with one thread."""
     rng = np.random.default_rng(0)
     rows: list[Latency] = []
     ratios: dict[str, Ratio] = {}
@@ -236,7 +236,7 @@ def show(found: Found) -> None:
 
 
 def findings(found: Found) -> Findings:
-    """For ``--record``."""
+    """Return the findings for ``--record``."""
     measurements = [
         Measurement(
             name=name,

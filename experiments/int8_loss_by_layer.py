@@ -1,10 +1,10 @@
 """Which layers cost accuracy when they are quantised?
 
 Command:  python experiments/int8_loss_by_layer.py     (after `mlflow run . -e float`; minutes)
-Asks:     for every layer, how far keypoints move from where the float model puts them when this layer alone is
-          quantised, and when all but this one are: mean shift in input pixels on validation cars, and the PCK. A shift
+Asks:     for every layer, how far keypoints move from the float model's keypoints if only this layer is
+          quantised, and if all but this one are: mean shift in input pixels on validation cars, and the PCK. A shift
           is a finer measure than a PCK: it sees every keypoint.
-Expect:   a few layers stand out; they are the ones to give another observer (quant.rules). The shift of all layers
+Expect:   a few layers stand out; give them another observer (quant.rules). The shift of all layers
           together is below the float model's own mean error.
 """
 
@@ -80,7 +80,7 @@ class Sample:
 
 
 def measure(net: FakeQuantNet, sample: Sample) -> list[Row]:
-    """A row for all layers, then one for each layer that computes."""
+    """Return a row for all layers, then one for each layer that computes."""
     names = [IMAGE, *(step.name for step, layer in net.graph.items() if not isinstance(layer, MOVING))]
     reference = sample.points(net.graph)
 
@@ -136,7 +136,7 @@ def run(
 
 
 def findings(rows: Sequence[Row], target: str) -> Findings:
-    """For ``--record``: the whole network, and the layers that cost most."""
+    """Return the findings for ``--record``: the whole network, and the layers that cost most."""
     everything, *layers = rows
     measurements = [
         Measurement(

@@ -1,9 +1,9 @@
 """Does the data stage cost more than the JPEG work that nobody can avoid?
 
 Command:  python experiments/packing_rate.py       (a minute on two cores; `--frames 500` for quieter numbers)
-Asks:     frames a second of two jobs with as many workers, in interleaved rounds: packing, from raw 1920x1080 frames to
-          crops to three stores; and decoding each frame and encoding its crops alone, without reading labels or writing
-          anything. The frames are made up, with four cars each.
+Asks:     frames a second of two jobs with the same number of workers, in interleaved rounds. Packing: from raw
+          1920x1080 frames to crops to three stores. JPEG alone: decoding each frame and encoding its crops, without
+          reading labels or writing anything. The frames are generated, with four cars each.
 Expect:   packing / JPEG alone >= 0.8. Machines are noisy: read the ratio.
 """
 
@@ -27,7 +27,7 @@ from carkp.data.prepare import prepare
 from carkp.data.rectangles import CropRectangle, crop_rectangle
 from carkp.measurements.record import Goal, Measurement
 
-# What else a run needs is imported in main(): worker processes import this module too, for jpeg_alone.
+# Other modules are imported in main(): worker processes import this module, too, for jpeg_alone.
 
 STUDY = "packing_rate"
 FRAME_SIZE = (1080, 1920)
@@ -44,7 +44,7 @@ Job = tuple[FrameFiles, list[CropRectangle]]
 
 
 def make_raw_frames(root: Path, num_frames: int) -> None:
-    """Frames of ordinary JPEG complexity with fully labelled cars."""
+    """Make frames of usual JPEG complexity with fully labelled cars."""
     rng = np.random.default_rng(0)
     for number in tqdm(range(num_frames), "make frames"):
         split, scene = SCENES[number % len(SCENES)]
@@ -68,7 +68,7 @@ def keypoint_lines() -> str:
 
 
 def jpeg_alone(job: Job, jpeg_quality: int) -> int:
-    """Decode a frame and encode its crops; the bytes encoded."""
+    """Decode a frame and encode its crops; return the number of encoded bytes."""
     files, rectangles = job
     image = jpeg.decode_bgr(files.image.read_bytes())
     assert image is not None
@@ -76,7 +76,7 @@ def jpeg_alone(job: Job, jpeg_quality: int) -> int:
 
 
 def list_jobs(raw: Path) -> list[Job]:
-    """Frames with the crops that packing cuts, worked out beforehand."""
+    """Return the frames with the crops that packing cuts, computed in advance."""
     issues = Issues()
     frames = list_frames(raw, issues)
     boxes = [[car.box for car in read_frame(files, issues).instances] for files in frames]
@@ -87,7 +87,7 @@ def list_jobs(raw: Path) -> list[Job]:
 
 
 def timed_packing(raw: Path, out_dir: Path, num_workers: int, jpeg_quality: int) -> float:
-    """Seconds."""
+    """Return the seconds of packing."""
     shutil.rmtree(out_dir, ignore_errors=True)
     start = time.perf_counter()
     prepare(raw, out_dir, ("car_v",), num_workers, jpeg_quality, show_progress=False)
@@ -95,14 +95,14 @@ def timed_packing(raw: Path, out_dir: Path, num_workers: int, jpeg_quality: int)
 
 
 def timed_jpeg_alone(jobs: list[Job], num_workers: int, jpeg_quality: int) -> float:
-    """Seconds."""
+    """Return the seconds of the JPEG work alone."""
     start = time.perf_counter()
     sum(map_ordered(partial(jpeg_alone, jpeg_quality=jpeg_quality), jobs, num_workers))
     return time.perf_counter() - start
 
 
 def measure(num_frames: int, num_rounds: int, num_workers: int, jpeg_quality: int) -> dict[str, float]:
-    """Median rates in frames a second, and the median of the rounds' ratios."""
+    """Return median rates in frames per second, and the median of the rounds' ratios."""
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw"
         make_raw_frames(raw, num_frames)
@@ -123,7 +123,7 @@ def measure(num_frames: int, num_rounds: int, num_workers: int, jpeg_quality: in
 
 
 def measurements(found: Mapping[str, float]) -> list[Measurement]:
-    """For ``--record``."""
+    """Return the measurements for ``--record``."""
     return [
         Measurement(name=name, quantity=quantity, value=found[name], goal=GOALS.get(name))
         for name, quantity in QUANTITIES.items()

@@ -2,11 +2,11 @@
 
 Command:  python experiments/pipeline_time.py                     (after `carkp run`; about ten minutes on two cores)
           … --config configs/tiny.yaml --rounds 3
-Asks:     seconds from calibration to report of the whole chain, in turn with the stages forked from a process that has
-          imported them, as `carkp run` does, and with each stage as a process that imports everything anew. Every time
-          calibration takes other images, so that it and all that comes after is done anew.
-Expect:   at most 90 s with the default configuration. Its data and its float model are reused; where they are not
-          there, the first, untimed run makes them.
+Asks:     seconds from calibration to report of the whole pipeline, in turn with stages forked from a process that has
+          imported them, as `carkp run` does, and with each stage as a process that imports everything again. Each
+          time, calibration takes other images, so that it and all later steps are done again.
+Expect:   at most 90 s with the default configuration. Its data and its float model are reused; if they are
+          missing, the first, untimed run makes them.
 """
 
 import os
@@ -42,7 +42,7 @@ OWN_RUN = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
 def timed_pipeline(program: str, words: Sequence[str], num_images: int) -> float:
-    """Seconds of a whole run in a process of its own.
+    """Return the seconds of a whole run in a separate process.
 
     Raises:
         ConfigError: it failed.
@@ -59,7 +59,7 @@ def timed_pipeline(program: str, words: Sequence[str], num_images: int) -> float
 
 
 def measure(words: Sequence[str], num_images: int, num_rounds: int) -> dict[str, float]:
-    """Median seconds by way, and the median of the rounds' ratios."""
+    """Return the median seconds of each way, and the median of the rounds' ratios."""
     timed_pipeline(PROGRAMS["forked"], words, num_images)
     seconds: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for number in tqdm(range(num_rounds), "rounds"):
@@ -72,7 +72,7 @@ def measure(words: Sequence[str], num_images: int, num_rounds: int) -> dict[str,
 
 
 def measurements(found: Mapping[str, float]) -> list[Measurement]:
-    """For ``--record``."""
+    """Return the measurements for ``--record``."""
     return [
         Measurement(
             name=name,

@@ -1,16 +1,16 @@
 """Is a whole Predictor call mostly inference, cheaper in a batch, and three times as fast in int8 as in float?
 
 Command:  python experiments/predictor_latency.py   (after `mlflow run . -e float`; minutes)
-Asks:     milliseconds of `predictor(frame, boxes)` on a decoded 1920x1080 uint8 frame, cv2, torch and ONNX Runtime at
-          one thread, in an order of its own in every round:
+Asks:     milliseconds of `predictor(frame, boxes)` on a decoded 1920x1080 uint8 frame, with cv2, torch and ONNX Runtime
+          at one thread, in a new order in every round:
             int8_4, int8_16               4 and 16 boxes, all in one call,
-            int8_4_singly, int8_16_singly the same boxes, a call each,
+            int8_4_singly, int8_16_singly the same boxes, one call each,
             float_4                       4 boxes through the float checkpoint in torch (eager, channels_last),
           and for int8_4 the parts: crops, resizing and colours before the network (prepare), the network (infer),
-          decoding and mapping back after it (locate). Boxes are of training cars, drawn anew in every round, moved
+          decoding and mapping back after it (locate). Boxes are of training cars, drawn again in every round, moved
           and scaled from their frames to this one. The int8 model is calibrated here, for onnxruntime_cpu, with few
-          images: the time does not depend on the scales. Ratios are of runs of one round; their median comes with a
-          bootstrap 95 % interval.
+          images, because the time does not depend on the scales. Ratios are of runs of one round; their median comes
+          with a bootstrap 95 % interval.
 Expect:   (prepare + locate) / infer below 1 with 4 boxes; singly / batched above 1 with 4 and with 16 boxes;
           float / int8 with 4 boxes >= 3. Needs a CPU with int8 instructions; machines are noisy: read the ratios.
 """
@@ -73,7 +73,7 @@ Times = dict[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Contestants:
-    """The two predictors."""
+    """The two predictors to compare."""
 
     int8: Predictor
     float: Predictor
@@ -81,7 +81,7 @@ class Contestants:
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of paired ratios, its 95 % interval, and what is asked of it."""
+    """The median of paired ratios, its 95 % interval, and its goal."""
 
     name: str
     median: float
@@ -104,7 +104,7 @@ def build(config: ExperimentConfig, store: Store, model: ModelFile, folder: Path
 
 
 def load_boxes(directory: Path) -> NDArray[np.float64]:
-    """(N, 4) boxes of training cars, scaled to the frame of this study."""
+    """Return (N, 4) boxes of training cars, scaled to the frame of this study."""
     metas = json.loads(meta_path(directory, "train").read_text()).values()
     boxes = np.array([meta["box"] for meta in metas], np.float64)
     sizes = np.array([meta["frame_size"] for meta in metas], np.float64)
@@ -113,7 +113,7 @@ def load_boxes(directory: Path) -> NDArray[np.float64]:
 
 
 def measure(found: Contestants, boxes: NDArray[np.float64], num_runs: int) -> Times:
-    """(num_runs,) milliseconds of every way and of the parts of ``int8_4``."""
+    """Return (num_runs,) milliseconds of every way and of the parts of ``int8_4``."""
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (*FRAME_SIZE, 3), np.uint8)
     times: dict[str, list[float]] = {}
@@ -153,7 +153,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def timed_parts(predictor: Predictor, frame: NDArray[np.uint8], boxes: NDArray[np.float64]) -> dict[str, float]:
-    """The same steps as in a call, with the clock between them."""
+    """Time the steps of a call one by one."""
     start = time.perf_counter()
     inputs = predictor.prepare(frame, check_boxes(frame, boxes))
     prepared = time.perf_counter()
@@ -211,7 +211,7 @@ def show(times: Times, found: list[Ratio]) -> None:
 
 
 def findings(times: Times, found: Sequence[Ratio]) -> Findings:
-    """For ``--record``."""
+    """Return the findings for ``--record``."""
     measurements = [
         Measurement(
             name=ratio.name,

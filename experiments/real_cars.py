@@ -4,12 +4,12 @@ Command:  python experiments/real_cars.py <folder>[,<folder>…] <model>…     
           python experiments/real_cars.py <folder>… --model <model> --model <model>
 Asks:     PCK at 0.05, 0.1 and 0.2 of labelled cars in photographs, with 95 % intervals of a bootstrap over photographs;
           by kind, view, heading, size of the crop, truncation and occlusion, and of visible and hidden keypoints; the
-          share of cars turned front to back and of those mirrored left to right. Several models: side by side, and each
-          against the first, paired. A folder holds a COCO keypoints JSON with its pictures, or annotations.json (a
-          list) beside images/, or CarFusion's raw layout; the cars of all folders are pooled. A model is an ONNX file,
-          a float checkpoint, runs:/…, models:/…, or latest. Writes figures.json, groups.csv, cars.csv, and of each
-          model a sheet of all cars, worst first, and its predictions.
-Expect:   of a model to ship: PCK@0.1 >= 0.88, PCK@0.05 >= 0.60, at most 3 % of the cars turned front to back, and int8
+          share of cars turned front to back and of those mirrored left to right. Several models are shown side by side,
+          and each is compared with the first, paired. A folder holds a COCO keypoints JSON with its pictures, or
+          annotations.json (a list) beside images/, or CarFusion's raw layout; the cars of all folders are pooled. A
+          model is an ONNX file, a float checkpoint, runs:/…, models:/…, or latest. Writes figures.json, groups.csv,
+          cars.csv, and for each model a sheet of all cars, worst first, and its predictions.
+Expect:   for a model to ship: PCK@0.1 >= 0.88, PCK@0.05 >= 0.60, at most 3 % of the cars turned front to back, and int8
           within half a point of float.
 """
 
@@ -52,7 +52,7 @@ WANTED = {
     "pck_0.05": ("PCK@0.05", Goal(at_least=0.60)),
     "turned": ("share of cars turned front to back", Goal(at_most=0.03)),
 }
-"""Name -> what it is, and what is wanted of a model to ship."""
+"""Name -> description, and goal for a model to ship."""
 
 COLUMNS = [
     Column(name="cars", heading="real cars", format="d"),
@@ -65,7 +65,7 @@ COLUMNS = [
 
 
 def folders_and_models(words: Sequence[str], models: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Raises ConfigError where no folder is named."""
+    """Split the arguments into folders and models. Raises ConfigError if no folder is named."""
     folders = [folder for word in (words if models else words[:1]) for folder in split_folders(word)]
     if not folders:
         raise ConfigError("name a folder of real cars, and the models to score: real_cars.py <folder> <model>…")
@@ -73,12 +73,12 @@ def folders_and_models(words: Sequence[str], models: Sequence[str]) -> tuple[lis
 
 
 def split_folders(word: str) -> list[str]:
-    """At its commas, unless a folder has them in its name."""
+    """Split a word at its commas, unless a file or folder has this name."""
     return [word] if exists(Path(word)) else [part for part in word.split(",") if part]
 
 
 def short_names(references: Sequence[str]) -> list[str]:
-    """As many of the last parts of each reference as tell it from the others."""
+    """Return as many of the last parts of each reference as make it different from the others."""
     parts = [reference.rstrip("/").split("/") for reference in references]
     for num in range(1, max(map(len, parts)) + 1):
         names = ["/".join(found[-num:]) for found in parts]
@@ -88,7 +88,7 @@ def short_names(references: Sequence[str]) -> list[str]:
 
 
 def open_model(config: ExperimentConfig, reference: str) -> tuple[ModelCard, Predictor]:
-    """Raises TrackingError where there is no such model."""
+    """Open a model. Raises TrackingError if it does not exist."""
     model = find_predicting_model(config, reference)
     try:
         path = find_model_file(model.path)
@@ -120,7 +120,7 @@ def log(
 
 
 def findings(words: Sequence[str], predictors: Mapping[str, Predictor], cars: RealCars) -> Findings:
-    """For ``--record``: each word's folders alone, then all cars; what is wanted is of the first word's."""
+    """Return the findings for ``--record``: each word's folders alone, then all cars; goals are for the first word."""
     sets = [load_real_cars(split_folders(word)) for word in words]
     sets += [cars] if len(words) > 1 else []
     scores = [score_predictors(predictors, item) for item in sets]

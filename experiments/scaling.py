@@ -1,11 +1,11 @@
-"""What do 100 and 10,000 times CarFusion cost, by the rates that were measured on one machine?
+"""What do 100 and 10,000 times CarFusion cost, by the rates measured on one machine?
 
 Command:  python experiments/scaling.py          (a minute; before it packing_rate, store_rate, training_rate --record)
-Asks:     hours of one machine, and how many such machines have it done in a day, for drawing as many cars, packing as
-          many frames, comparing stores with their digests, and one epoch of training. The rate of drawing is measured
-          here; the others are read from the records of their studies. CarFusion is taken as 33,000 frames of 32 GB with
-          100,000 crops.
-Expect:   nothing: these are products. They hold for machines like the one that measured.
+Asks:     hours of one machine, and the number of such machines that finish in a day, for drawing as many cars, packing
+          as many frames, comparing stores with their digests, and one epoch of training. The rate of drawing is
+          measured here; the others are read from the records of their studies. CarFusion is taken as 33,000 frames of
+          32 GB with 100,000 crops.
+Expect:   nothing: these are products. They hold for machines like the measured one.
 """
 
 import sys
@@ -42,7 +42,7 @@ HOUR_S, DAY_S = 3600, 24 * 3600
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one machine, in a second; and bytes of a store for each crop. ``TITLES`` says of what."""
+    """Rates of one machine per second, and bytes of a store per crop; see ``TITLES``."""
 
     drawn_per_s: float
     packed_per_s: float
@@ -52,7 +52,7 @@ class Rates:
 
 
 def drawing_rate(spec: SyntheticSpec, num_workers: int) -> float:
-    """Cars drawn in a second; the kernels are compiled before."""
+    """Return the cars drawn per second; the kernels are compiled before."""
     compile_kernels()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -61,7 +61,7 @@ def drawing_rate(spec: SyntheticSpec, num_workers: int) -> float:
 
 
 def recorded(study: str, name: str) -> float:
-    """A single value of a study's record.
+    """Return a single value of a study's record.
 
     Raises:
         ConfigError: the study has not been recorded, or has no such value.
@@ -76,7 +76,7 @@ def recorded(study: str, name: str) -> float:
 
 
 def costs(rates: Rates) -> Table:
-    """A row for every work, a column for every size."""
+    """Return a table with rows for data sizes and work, and a column for each multiple of CarFusion."""
     seconds = {
         "draw as many cars": NUM_CROPS / rates.drawn_per_s,
         "pack the frames": NUM_FRAMES / rates.packed_per_s,

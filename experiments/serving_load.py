@@ -1,12 +1,13 @@
-"""Do the servers answer everyone rightly while others are slow, too large or wrong?
+"""Do the servers answer everyone correctly while other clients are slow, too large or wrong?
 
 Command:  python experiments/serving_load.py       (10 minutes a server; `--minutes 1` for a look)
-Asks:     `mlflow models serve` and `carkp view`, one after the other, on 127.0.0.1 with carkp-car12. Clients ask
-          without a pause. Each ordinary client has pictures of its own, whose keypoints were computed before, and holds
-          every answer against them. Beside them one client sends bodies in small pieces, one sends too large ones,
-          one damaged ones, and one goes away in the middle. Memory of the server's processes is read all the time.
+Asks:     `mlflow models serve` and `carkp view`, one after the other, on 127.0.0.1 with carkp-car12. Clients send
+          requests without a pause. Each ordinary client has its own pictures, whose keypoints were computed before, and
+          compares every answer with them. At the same time one client sends bodies in small pieces, one sends too large
+          ones, one damaged ones, and one disconnects in the middle. Memory of the server's processes is read all the
+          time.
 Expect:   no answer of another client's picture, no failure of the server, and memory that does not grow after the first
-          quarter. The times are of clients that wait for each other: two cores give them all they have.
+          quarter. The times are of clients that wait for each other: two cores are fully used.
 """
 
 import base64
@@ -40,13 +41,13 @@ from carkp.shipped import DEFAULT_MODEL, find_shipped
 STUDY = "serving_load"
 HOST = "127.0.0.1"
 NUM_PICTURES = 3
-"""Of each ordinary client."""
+"""Number of pictures of each ordinary client."""
 
 TIMEOUT_S = 120
 SAMPLE_S = 2.0
 SLOW_STEP_S = 0.25
 LIMIT_MIB = 2
-"""Of the pictures of a request; the default is larger, and would make the test slow and nothing else."""
+"""Limit on the pictures of a request. The default is larger and would only make the test slow."""
 
 SCRIPT = """from mlflow.models import set_model
 
@@ -84,7 +85,7 @@ class Asked:
 
 @dataclass
 class Log:
-    """What clients saw; several threads write."""
+    """Observations of the clients; several threads write here."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
@@ -106,7 +107,7 @@ class Log:
 
 
 def make_pictures(client: int, predictor: Predictor) -> list[Asked]:
-    """Pictures that no other client has."""
+    """Make pictures that no other client has."""
     rng = np.random.default_rng(client)
     found = []
     for _ in range(NUM_PICTURES):
@@ -119,7 +120,7 @@ def make_pictures(client: int, predictor: Predictor) -> list[Asked]:
 
 
 Send = Callable[[http.client.HTTPConnection, Asked], tuple[int, list[dict[str, Any]] | None]]
-"""Status and cars of an answer; None: there are none."""
+"""Sends a picture; returns the status and the cars of the answer, None without cars."""
 
 
 def ask_mlflow(connection: http.client.HTTPConnection, asked: Asked) -> tuple[int, list[dict[str, Any]] | None]:
@@ -128,7 +129,7 @@ def ask_mlflow(connection: http.client.HTTPConnection, asked: Asked) -> tuple[in
 
 
 def ask_view(connection: http.client.HTTPConnection, asked: Asked) -> tuple[int, list[dict[str, Any]] | None]:
-    """404: so many pictures came in between that this one was given up."""
+    """Ask for a picture. 404: so many other pictures arrived in between that the server removed this one."""
     status, answer = _post(connection, "/api/sources?name=x.png", asked.data)
     if status != 200:
         return status, None
@@ -150,7 +151,7 @@ def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> tup
 
 @dataclass(frozen=True)
 class Server:
-    """One that runs: where, how an ordinary client asks it, and which path takes bodies."""
+    """A running server: its port, how an ordinary client asks it, and the path that takes bodies."""
 
     name: str
     port: int
@@ -159,7 +160,7 @@ class Server:
     path: str
 
     def memory_mib(self) -> float:
-        """Of its process and all below it."""
+        """Return the memory of its process and of all child processes."""
         total = 0
         root = psutil.Process(self.process.pid)
         for process in (root, *root.children(recursive=True)):
@@ -201,7 +202,7 @@ def body_of(server: Server, asked: Asked) -> bytes:
 
 
 def slow(server: Server, log: Log, pictures: list[Asked], end: threading.Event) -> None:
-    """Bodies that come in forty pieces."""
+    """Send bodies in forty pieces."""
     body = body_of(server, pictures[0])
     while not end.is_set():
         with contextlib.suppress(OSError), server.open() as connection:
@@ -214,7 +215,7 @@ def slow(server: Server, log: Log, pictures: list[Asked], end: threading.Event) 
 
 
 def too_large(server: Server, log: Log, pictures: list[Asked], end: threading.Event) -> None:
-    """Refused, and the server keeps nothing of it."""
+    """Send bodies that are too large; the server should refuse them and keep nothing."""
     text = base64.b64encode(bytes(2 * LIMIT_MIB * 2**20)).decode()
     large = json.dumps({"dataframe_records": [{"image": text}]}).encode()
     length = 80 * 2**20
@@ -234,7 +235,7 @@ def too_large(server: Server, log: Log, pictures: list[Asked], end: threading.Ev
 
 
 def damaged(server: Server, log: Log, pictures: list[Asked], end: threading.Event) -> None:
-    """Bodies that are changed as the fuzzer changes them."""
+    """Send bodies that are changed as by the fuzzer."""
     from tests.fuzz.mutations import mutate
 
     connection, rng = server.connect(), random.Random(1)
@@ -247,13 +248,13 @@ def damaged(server: Server, log: Log, pictures: list[Asked], end: threading.Even
             connection.close()
             log.count("damaged", type(error).__name__, True)
             continue
-        is_of_mlflow = status >= 500 and answer is None  # what its parser stumbles over, before it comes to carkp
+        is_of_mlflow = status >= 500 and answer is None  # errors of MLflow's parser, before the request reaches carkp
         is_unexpected = "unexpected error" in json.dumps(answer) or (status >= 500 and not is_of_mlflow)
         log.count("damaged", f"{status} of MLflow's parser" if is_of_mlflow else status, not is_unexpected)
 
 
 def broken_off(server: Server, log: Log, pictures: list[Asked], end: threading.Event) -> None:
-    """Clients that go away in the middle of a body."""
+    """Disconnect in the middle of a body."""
     body = body_of(server, pictures[0])
     while not end.wait(0.2):
         with contextlib.suppress(OSError), server.open() as connection:
@@ -270,7 +271,7 @@ OTHERS = (slow, too_large, damaged, broken_off)
 
 
 def load(server: Server, pictures: list[list[Asked]], seconds: float) -> Log:
-    """All clients for so long."""
+    """Run all clients for ``seconds``."""
     log, end = Log(), threading.Event()
     threads = [threading.Thread(target=ordinary, args=(server, log, own, end)) for own in pictures]
     threads += [threading.Thread(target=client, args=(server, log, pictures[0], end)) for client in OTHERS]
@@ -287,7 +288,10 @@ def load(server: Server, pictures: list[list[Asked]], seconds: float) -> Log:
 
 
 def row_of(name: str, log: Log) -> dict[str, Any]:
-    """Of the table. Memory is the median of an eighth of the time, so that one large request counts for little."""
+    """Return a row of the table.
+
+    Memory is the median of an eighth of the time, so that one large request counts little.
+    """
     p50, p99 = np.percentile(np.array(log.seconds) * 1e3, (50, 99))
     part = max(len(log.memory) // 8, 1)
     first, last = (float(np.median(log.memory[at : at + part])) for at in (2 * part, len(log.memory) - part))
@@ -307,7 +311,7 @@ def row_of(name: str, log: Log) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def running(words: list[str], folder: Path, port: int, ping: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that answers."""
+    """Start a server, and wait until it answers."""
     environment = {**os.environ, "PYTHONPATH": str(project_root())}
     environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"max_request_mib": LIMIT_MIB})
     log = (folder / "server.log").open("wb")
@@ -344,7 +348,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path, model: Path) -> Iterator[Server]:
-    """``mlflow models serve`` of the model as ``export`` registers it, but for a registry."""
+    """Run ``mlflow models serve`` with the model as ``export`` registers it, but without a registry."""
     import mlflow.pyfunc
 
     from carkp.serving import SIGNATURE
@@ -378,7 +382,7 @@ SERVERS = {"mlflow": mlflow_server, "view": view_server}
 
 
 def measure(name: str, minutes: float, num_clients: int, model: Path) -> tuple[dict[str, Any], Log]:
-    """A row of the table, and what was seen."""
+    """Return a row of the table, and the observations."""
     predictor = Predictor.load(model)
     pictures = [make_pictures(client, predictor) for client in range(num_clients)]
     with tempfile.TemporaryDirectory() as folder, SERVERS[name](Path(folder), model) as server:
@@ -387,7 +391,7 @@ def measure(name: str, minutes: float, num_clients: int, model: Path) -> tuple[d
 
 
 def measurements(rows: list[dict[str, Any]]) -> list[Measurement]:
-    """For ``--record``."""
+    """Return the measurements for ``--record``."""
     texts = {
         "mixed_up": ("answers that were not of the client's own picture", ",d"),
         "failures": ("failures of the server: status 500, or no answer to an ordinary client", ",d"),

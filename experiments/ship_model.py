@@ -1,14 +1,14 @@
-"""What does the model that comes with carkp hold, and what is it worth?
+"""What does the model that comes with carkp hold, and how good is it?
 
 Command:  mlflow run . -P config=configs/shipped.yaml                    (hours on two cores, minutes on a GPU)
           python experiments/ship_model.py --config configs/shipped.yaml
           python experiments/real_cars.py <folder> carkp-car12/weights.safetensors carkp-car12
           python experiments/ship_model.py --config configs/shipped.yaml --real "Real cars=runs/real_cars/figures.json"
 Asks:     of the newest float run of the experiment and its newest export for onnxruntime_cpu: the files of the model,
-          carkp/models/car12 - int8.onnx; weights.safetensors (float16); card.yaml, every figure: of both files on
-          generated validation and test cars, of real cars where figures.json is given, data with digests, seeds and
-          licences, commands, commit, configuration; card.md, the page made of it. The folder is replaced as a whole
-          at the end; the second time what was scored before is used again.
+          carkp/models/car12: int8.onnx; weights.safetensors (float16); card.yaml with every figure: of both files on
+          generated validation and test cars, of real cars if figures.json is given, data with digests, seeds and
+          licences, commands, commit, configuration; and card.md, the page made from it. The folder is replaced as a
+          whole at the end; a second call reuses earlier scores.
 Expect:   under 16 MiB together; float16 changes the PCK on generated validation cars by less than 0.1 points, else
           nothing is written; int8 within half a point of float.
 """

@@ -2,9 +2,9 @@
 
 Command:  python experiments/stage_memory.py --config configs/tiny.yaml          (ten minutes and 12 GB of disk)
           … --crops 2000 --copies 2                                               (for a look)
-Asks:     peak memory of float, calibration, qat, export and align, by a store of training crops as large as
-          CarFusion's and by one that is `copies` times as large. Both repeat the crops of the configuration; each stage
-          trains on 64 samples. Memory that is mapped from files does not count: it is the system's page cache.
+Asks:     peak memory of float, calibration, qat, export and align, with a store of training crops as large as
+          CarFusion's and with one that is `copies` times as large. Both repeat the crops of the configuration; each
+          stage trains on 64 samples. Memory that is mapped from files does not count: it is the system's page cache.
 Expect:   large / small <= 1.2 in every stage.
 """
 
@@ -40,7 +40,7 @@ OWN_RUN = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
 def repeated(source: Store, path: Path, num_crops: int) -> None:
-    """A store of ``num_crops`` samples: those of ``source``, again and again."""
+    """Write a store of ``num_crops`` samples, which repeats the samples of ``source``."""
     records = [source[index] for index in range(len(source))]
     with StoreWriter(path) as writer:
         for number in tqdm(range(num_crops), f"write {path.parent.name}/{path.name}", unit="crop"):
@@ -48,7 +48,7 @@ def repeated(source: Store, path: Path, num_crops: int) -> None:
 
 
 def own_memory_mib(process: psutil.Process) -> float:
-    """Memory of a process and its children that is not mapped from files; Linux says it."""
+    """Return the memory of a process and its children that is not mapped from files, as Linux reports it."""
     total = 0
     for member in (process, *process.children(recursive=True)):
         with suppress(OSError):
@@ -58,7 +58,7 @@ def own_memory_mib(process: psutil.Process) -> float:
 
 
 def peak_mib(stage: str, words: Sequence[str]) -> float:
-    """Peak memory of a stage in a process of its own.
+    """Return the peak memory of a stage in a separate process.
 
     Raises:
         ConfigError: the stage failed.
@@ -80,7 +80,7 @@ def peak_mib(stage: str, words: Sequence[str]) -> float:
 
 
 def measure(words: Sequence[str], source: Path, folder: Path, sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    """Peak memory in MiB by size of the store, by stage."""
+    """Return peak memory in MiB by size of the store, by stage."""
     found: dict[str, dict[str, float]] = {}
     for size, num_crops in sizes.items():
         data = folder / size
@@ -97,7 +97,7 @@ def measure(words: Sequence[str], source: Path, folder: Path, sizes: Mapping[str
 
 
 def measurements(found: Mapping[str, Mapping[str, float]]) -> list[Measurement]:
-    """For ``--record``."""
+    """Return the measurements for ``--record``."""
     small, large = found["small"], found["large"]
     rows = [
         Measurement(

@@ -2,12 +2,12 @@
 
 Command:  python experiments/store_rate.py       (ten minutes and 18 GB of disk; `--copies 2 --crops 2000` for a look)
 Asks:     megabytes a second of opening a store and comparing its content with its digest, and crops a second at random
-          places, of a small store and of one that is `copies` times as large, in interleaved rounds. Each is measured
-          twice: from the disk, after the system has been told to forget the file, and from memory, where the same
-          crops have been read just before. Each reading has a process of its own, whose memory is looked at in the
-          end. The crops are made up.
+          positions, of a small store and of one that is `copies` times as large, in interleaved rounds. Each is
+          measured twice: from the disk, after the system has dropped its cached pages of the file, and from memory,
+          after the same crops were read before. Each reading runs in its own process, whose memory is measured at the
+          end. The crops are generated.
 Expect:   digest >= 500 MB/s from memory; random reads of the large store within 10 % of the small one's; memory <= 1.2
-          times. What is read from the disk comes at the disk's own rate, which stands beside it.
+          times. Reads from the disk are as fast as the disk; its own rate is measured for comparison.
 """
 
 import multiprocessing
@@ -29,13 +29,13 @@ from carkp.data.store import LmdbStore, Record, StoreWriter
 from carkp.keypoints.schema import NUM_KEYPOINTS
 from carkp.measurements.record import Goal, Measurement
 
-# What else a run needs is imported in main(): the reading processes import this module too.
+# Other modules are imported in main(): the reading processes import this module, too.
 
 Result = TypeVar("Result")
 
 STUDY = "store_rate"
 NUM_PICTURES = 64
-"""Different ones; reading does not decode them."""
+"""Number of different pictures; reading does not decode them."""
 
 CROP_SIZE = (176, 240)
 NUM_DISK_READS = 4000
@@ -69,14 +69,14 @@ STORES = ("small", "large")
 
 @dataclass(frozen=True)
 class Reading:
-    """Of one process: crops a second, and MiB of memory that are not mapped from files."""
+    """Result of one process: crops per second, and MiB of memory that is not mapped from files."""
 
     reads_per_s: float
     memory_mib: float
 
 
 def made_up_crops(num_crops: int) -> Iterator[Record]:
-    """Records with JPEGs of a usual size."""
+    """Yield records with JPEGs of a usual size."""
     rng = np.random.default_rng(0)
     pictures = []
     for _ in range(NUM_PICTURES):
@@ -92,7 +92,7 @@ def made_up_crops(num_crops: int) -> Iterator[Record]:
 
 
 def write_store(path: Path, num_crops: int) -> float:
-    """A store of made-up crops; its size in bytes."""
+    """Write a store of generated crops; return its size in bytes."""
     with StoreWriter(path) as writer:
         for record in tqdm(made_up_crops(num_crops), f"write {path.name}", num_crops, unit="crop"):
             writer.add(record)
@@ -137,7 +137,7 @@ def read_at_random(path: Path, num_reads: int, seed: int, is_read_before: bool) 
 
 
 def own_memory_mib() -> float:
-    """Memory of this process that is not mapped from files, where the system says it; else the peak of all of it."""
+    """Return this process's memory that is not mapped from files, if the system reports it; else its peak memory."""
     status = Path("/proc/self/smaps_rollup")
     if status.is_file():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines()[1:])
@@ -191,7 +191,7 @@ def in_a_process(function: Callable[..., Result], *arguments: object) -> Result:
 
 
 def measurements(found: Mapping[str, float]) -> list[Measurement]:
-    """For ``--record``."""
+    """Return the measurements for ``--record``."""
     return [
         Measurement(name=name, quantity=title, value=found[name], unit=unit, goal=GOALS.get(name), format=style)
         for name, (title, unit, style) in QUANTITIES.items()

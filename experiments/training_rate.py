@@ -1,4 +1,4 @@
-"""Does the float stage train as fast as the network allows, and what are its settings worth?
+"""Does the float stage train as fast as the network allows, and what does each setting bring?
 
 Command:  python experiments/training_rate.py     (after `mlflow run . -e data`; about six minutes on two cores)
 Asks:     samples a second, in interleaved blocks, of
@@ -6,10 +6,10 @@ Asks:     samples a second, in interleaved blocks, of
             bare            its step alone on one batch in memory,
             compiled        the same under torch.compile (train.compile),
             default_format  the bare step in the default memory format instead of channels_last,
-            plain           a plain loop: default memory format, samples loaded between the steps, and neither the
-                            allocator nor the threads tuned (a process of its own).
-Expect:   stage / bare >= 0.9. stage / plain >= 2.5 was aimed at; docs/measurements.md says what was reached and what
-          holds it back.
+            plain           a plain loop: default memory format, samples loaded between the steps, neither the
+                            allocator nor the threads tuned (in a separate process).
+Expect:   stage / bare >= 0.9. The goal for stage / plain is >= 2.5; docs/measurements.md says what was reached and
+          what limits it.
           Machines are noisy: read the ratios.
 """
 
@@ -46,7 +46,7 @@ from carkp.workflow.references import require_data
 
 STUDY = "training_rate"
 STEPS_A_BLOCK = 20
-SECONDS_TO_SETTLE = 1.0  # for the loader's workers to fill their queues and fall silent
+SECONDS_TO_SETTLE = 1.0  # for the loader's workers to fill their queues and become idle
 GOALS = {"stage_to_bare": Goal(at_least=0.9), "stage_to_plain": Goal(at_least=2.5)}
 QUANTITIES = {
     "stage_to_bare": "training rate: stage with data loading / bare step on a batch in memory",
@@ -66,7 +66,7 @@ Batch = dict[str, Tensor]
 
 
 def fresh_batches(loader: TrainLoader, epoch: int) -> Iterator[Batch]:
-    """An epoch whose first batch is there and whose workers have nothing else in stock."""
+    """Return an epoch whose first batch is loaded and whose workers have no other batches ready."""
     loader.set_epoch(epoch)
     batches = iter(loader)
     return itertools.chain([next(batches)], batches)
@@ -83,7 +83,7 @@ def make_trainer(config: ExperimentConfig, loader: TrainLoader, context: Process
 
 
 def timed_block(batches: Iterator[Batch], trainer: Trainer) -> float:
-    """Samples a second over one block of steps; the loss is read at every step, as in training."""
+    """Return the samples per second over one block of steps; the loss is read at every step, as in training."""
     num_samples, start = 0, time.perf_counter()
     for batch in itertools.islice(batches, STEPS_A_BLOCK):
         float(trainer.step(batch))
@@ -94,7 +94,7 @@ def timed_block(batches: Iterator[Batch], trainer: Trainer) -> float:
 
 
 def serve_plain_loop(connection: Connection, config: ExperimentConfig, directory: Path) -> None:
-    """In a process of its own: time one block of the plain loop for every message, until None comes."""
+    """In a separate process, time one block of the plain loop for every message, until None arrives."""
     context = ProcessContext(rank=0, world_size=1, device=torch.device("cpu"))
     loader = build_train_loader(with_train(config, num_workers=0), open_prepared(directory).open().train, context)
     trainer = make_trainer(with_train(config, channels_last=False), loader, context)
@@ -106,7 +106,7 @@ def serve_plain_loop(connection: Connection, config: ExperimentConfig, directory
 
 @contextmanager
 def plain_loop(config: ExperimentConfig, directory: Path) -> Iterator[Connection]:
-    """The other end of ``serve_plain_loop``, without the thread settings of this process."""
+    """Start ``serve_plain_loop`` without the thread settings of this process; yield the connection to it."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=serve_plain_loop, args=(theirs, config, directory), daemon=True
@@ -154,7 +154,7 @@ def run(config: ExperimentConfig, data: PreparedData, num_blocks: int, tracker: 
 
 
 def summarise(rates: dict[str, list[float]]) -> dict[str, float]:
-    """Median rates, and the medians of the ratios of neighbouring blocks."""
+    """Return median rates, and the medians of the ratios of neighbouring blocks."""
 
     def ratio(above: str, below: str) -> float:
         return float(np.median(np.array(rates[above]) / np.array(rates[below])))
@@ -175,7 +175,7 @@ def show(found: dict[str, float]) -> None:
 
 
 def measurements(found: Mapping[str, float]) -> list[Measurement]:
-    """For ``--record``."""
+    """Return the measurements for ``--record``."""
     ratios = [
         Measurement(name=name, quantity=quantity, value=found[name], goal=GOALS.get(name))
         for name, quantity in QUANTITIES.items()

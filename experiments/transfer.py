@@ -4,13 +4,13 @@ Command:  python experiments/transfer.py <folder of real cars>… --config confi
           … --set rendered.meshes=<folder of meshes> --set train.num_samples=12000 --set train.epochs=20
           … --steps "plain,+ augmentation" --seeds "0 1"
 Asks:     PCK@0.05 and @0.1 on real cars, with 95 % intervals of a bootstrap over photographs, and the share of cars
-          turned front to back, after trainings that differ in one thing each; and the difference of each step to the
-          one that it builds on, paired over the cars. The real cars choose nothing: neither an epoch nor a setting.
-Expect:   a difference counts where its interval leaves out 0 with every seed. Every step sees as many samples, so
-          train.num_samples is at most what the smallest source holds. First weights that know cars already would tell
-          nothing: model.pretrained must not be carkp-car12. Finished trainings are kept in
-          runs/transfer/trainings.yaml, so that the same command goes on with those that are missing; where that file
-          is not there, in the record of --record.
+          turned front to back, after trainings that differ in one thing each. Also the difference of each step to the
+          step that it builds on, paired over the cars. The real cars choose nothing: neither an epoch nor a setting.
+Expect:   a difference counts if its interval leaves out 0 with every seed. Every step sees the same number of samples,
+          so train.num_samples is at most the size of the smallest source. First weights that were trained on cars would
+          hide the effects: model.pretrained must not be carkp-car12. Finished trainings are kept in
+          runs/transfer/trainings.yaml, so that the same command continues with the missing ones; without that
+          file, they are read from the record of --record.
 """
 
 import sys
@@ -49,7 +49,7 @@ from carkp.workflow.training import CHECKPOINT_DIR
 STUDY = "transfer"
 FOLDERS = "folders"
 TRAININGS = "trainings"
-"""The list of finished trainings, in the study's folder and in the details of its record."""
+"""Name of the list of finished trainings, in the study's folder and in the details of its record."""
 
 COLUMNS = [
     Column(name="step", heading="step"),
@@ -67,16 +67,17 @@ PLAIN_AUGMENTATION = (
     "augment.erase_probability=0 augment.noise_probability=0.2 augment.noise_sigma=2"
 )
 TEACHER = "teacher"
-"""The step whose network is larger; needs the extra ``carkp[teacher]``."""
+"""Step with a larger network; needs the extra ``carkp[teacher]``."""
 
 INGREDIENTS = ("vehicles", "faces", "close_ups", "occluders", "light", "sensor", "cameras")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A training under ``overrides``, and the step that it is held against; "" for the first.
+    """A training with ``overrides``, and the step that it is compared with; "" for the first.
 
-    ``teacher``: the step whose model teaches it; "" for none. ``epochs_factor``: times the configuration's epochs.
+    ``teacher``: the step whose model is its teacher; "" for none. ``epochs_factor``: factor on the configuration's
+    epochs.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Step:
     epochs_factor: int = 1
 
     def config(self, path: Path, given: Sequence[str], seed: int, results: "Results") -> ExperimentConfig:
-        """The configuration of a training.
+        """Return the configuration of a training.
 
         Raises:
             ConfigError: the step's teacher has not been trained yet.
@@ -102,7 +103,7 @@ class Step:
 
 
 def steps() -> Iterator[Step]:
-    """Each differs from the one that it is held against in one thing."""
+    """Yield the steps; each differs in one thing from the step that it is compared with."""
     own = "data.sources=[] data.source=synthetic train.ema_decay=0"
     yield Step("plain", "", f"{own} synthetic.ingredients=[] {PLAIN_AUGMENTATION}")
     yield Step("+ augmentation", "plain", f"{own} synthetic.ingredients=[]")
@@ -122,15 +123,15 @@ def steps() -> Iterator[Step]:
 
 
 def mixture(share: float) -> str:
-    """Procedural and rendered cars as an override."""
+    """Return an override for procedural and rendered cars."""
     sources = f"[{{source: synthetic, share: {1 - share}}}, {{source: rendered, share: {share}}}]"
     return f"'data.sources={sources}'"
 
 
 class Results:
-    """Finished trainings in ``folder``: a list of them, their predictions, for the pairs, and their weights.
+    """Finished trainings in ``folder``: their list, their predictions, for paired comparisons, and their weights.
 
-    ``record``: a record that holds such a list, where the folder has none yet.
+    ``record``: a record with such a list, used if the folder has none yet.
     """
 
     def __init__(self, folder: Path, record: Path) -> None:
@@ -142,18 +143,18 @@ class Results:
             self.rows = load_record(record).details.get(TRAININGS, [])
 
     def find(self, step: str, seed: int, cars: RealCars) -> dict[str, Any] | None:
-        """A row of the same cars."""
+        """Return the row of a step and seed on the same cars, or None."""
         same = [row for row in self.rows if (row["step"], row["seed"], row["cars"]) == (step, seed, cars.digest[:16])]
         return same[0] if same else None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep a row; a run that is killed later loses nothing."""
+        """Add a row and write the list, so that a later kill loses nothing."""
         self.rows = [other for other in self.rows if (other["step"], other["seed"]) != (row["step"], row["seed"])]
         self.rows.append(row)
         self._write()
 
     def renew_differences(self) -> None:
-        """To the step that each row is held against, whichever of the two was trained first."""
+        """Compute the difference of each row to its compared step again, whichever of the two was trained first."""
         scored = {(row["step"], row["seed"], row["cars"]) for row in self.rows}
         for row in self.rows:
             paths = [self.predictions_of(row[key], row["seed"]) for key in ("against", "step")]
@@ -175,7 +176,7 @@ class Results:
 def train(
     config: ExperimentConfig, parent: Tracker, cars: RealCars, weights: Path
 ) -> tuple[RealCarScores, dict[str, Any]]:
-    """Train as the float stage does, in a run of its own; score and keep the best epoch."""
+    """Train as the float stage does, in a child run; score and keep the best epoch."""
     data = find_current_data(config, "latest") or run_as_child(config, parent).prepared
     found: list[tuple[RealCarScores, dict[str, Any]]] = []
 
@@ -200,7 +201,7 @@ def train(
 
 
 def row_of(step: Step, seed: int, config: ExperimentConfig, scores: RealCarScores, cars: RealCars) -> dict[str, Any]:
-    """The figures of a training, as plain data."""
+    """Return the figures of a training as plain data."""
     pck = {f"{alpha:g}": [round(v, 4) for v in (i.value, i.low, i.high)] for alpha, i in scores.total.pck.items()}
     turned, mirrored = (round(share.value, 4) for share in (scores.turned, scores.mirrored))
     return {
@@ -210,7 +211,7 @@ def row_of(step: Step, seed: int, config: ExperimentConfig, scores: RealCarScore
 
 
 def difference(reference: Predictions, predictions: Predictions) -> dict[str, list[float]]:
-    """Alpha -> difference of PCK and its interval, paired over the cars."""
+    """Return alpha -> difference of PCK and its interval, paired over the cars."""
     tests = {alpha: paired_test(reference, predictions, alpha).difference for alpha in (0.05, 0.1)}
     return {f"{alpha:g}": [round(v, 4) for v in (d.value, d.low, d.high)] for alpha, d in tests.items()}
 
@@ -245,7 +246,7 @@ def show(results: Results, cars: RealCars) -> None:
 
 
 def findings(results: Results) -> Findings:
-    """For ``--record``: a row a training, and the list itself, to go on with elsewhere."""
+    """Return the findings for ``--record``: a row for each training, and the list itself, to continue elsewhere."""
     rows: list[dict[str, Cell]] = []
     for row in results.rows:
         pck = {f"pck_{alpha}": _estimate(triple) for alpha, triple in row["pck"].items()}
@@ -264,7 +265,7 @@ def _estimate(triple: Sequence[float]) -> Cell:
 
 
 def choose(names: str) -> list[Step]:
-    """The steps of a comma-separated list; empty: all.
+    """Return the steps of a comma-separated list; empty: all.
 
     Raises:
         ConfigError: no step has that name.

@@ -2,7 +2,7 @@
 
 Command:  python experiments/tune.py   (--help shows what can be set; `mlflow run . -e tune` is the same)
 Expect:   twelve short trainings within 40 minutes on two CPU cores; their best configuration as a YAML file; and, with
-          new seeds, whether it is better than the default. Started again after an interruption it goes on.
+          new seeds, whether it is better than the default. After an interruption, the same command continues.
 """
 
 import sys

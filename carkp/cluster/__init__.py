@@ -1,1 +1,1 @@
-"""Jobs of a cluster's scheduler: submitted, followed, cancelled."""
+"""Jobs of a cluster's scheduler: submitting, following, cancelling."""

@@ -1,4 +1,4 @@
-"""Jobs are followed until they end: their states, and what they print as it comes."""
+"""Following jobs until they end: their states and their output."""
 
 import math
 import sys
@@ -10,10 +10,10 @@ from pathlib import Path
 from carkp.cluster.slurm import COMPLETED, ENDED, PENDING, ClusterError, Job, NoAnswerError, cancel, find_states
 
 _NUM_LOOKS = 2
-"""A job has ended where it was seen so twice: one of a failed node may be queued again a moment later."""
+"""Looks in a row that must see a job ended: after a failure of its node it may be queued again a moment later."""
 
 _CANCEL_PATIENCE_S = 90.0
-"""Slurm gives the processes of a cancelled job 30 s, if the cluster does not say otherwise."""
+"""By default, Slurm gives the processes of a cancelled job 30 s."""
 
 _SUBMITIT_LINE = "submitit "
 
@@ -27,9 +27,9 @@ class LogTail:
         self._rest = b""
 
     def new_lines(self, is_last: bool = False) -> Iterator[str]:
-        """Whole lines that were added since the last call; with ``is_last`` also what follows the last line's end.
+        """Yield whole lines added since the last call; with ``is_last`` also a last line without a line end.
 
-        Of a line that was written over, as progress bars are, its last state.
+        Of an overwritten line, such as a progress bar, only the last state is given.
         """
         with suppress(FileNotFoundError), self._path.open("rb") as file:
             file.seek(self._offset)
@@ -43,14 +43,14 @@ class LogTail:
 
 
 class Followed:
-    """Jobs, and what is known of them.
+    """Jobs and their last known states.
 
     Attributes:
         states: job id -> state, as last seen.
     """
 
     def __init__(self, jobs: Sequence[Job], on_lost: Callable[[Job, str], None]) -> None:
-        """``on_lost`` is called with each job that did not end well, or is queued again, and with its state."""
+        """``on_lost`` is called with each job that failed or was queued again, and with its state."""
         self.jobs = jobs
         self.states: dict[str, str] = dict.fromkeys((job.id for job in jobs), PENDING)
         self._on_lost = on_lost
@@ -66,10 +66,10 @@ class Followed:
         cancel(job for job in self.open_jobs if self.states[job.id] == PENDING)
 
     def look(self) -> None:
-        """Ask for the states, print what is new.
+        """Update the states, and print new output.
 
         Raises:
-            NoAnswerError: the controller gives no answer.
+            NoAnswerError: the controller does not answer.
         """
         open_jobs = self.open_jobs
         self._print(open_jobs)
@@ -100,12 +100,12 @@ def follow(
     on_lost: Callable[[Job, str], None],
     is_done: Callable[[], bool] = lambda: False,
 ) -> Mapping[str, str]:
-    """Print what jobs print until all have ended; job id -> state. Interrupted, it cancels them first.
+    """Print the jobs' output until all have ended; return job id -> state. If interrupted, cancel the jobs first.
 
-    Once ``is_done``, jobs that have not begun are cancelled.
+    Once ``is_done`` returns True, jobs that have not begun are cancelled.
 
     Raises:
-        ClusterError: the controller gave no answer for ``patience_s``. The jobs go on.
+        ClusterError: the controller gave no answer for ``patience_s``. The jobs continue.
     """
     followed = Followed(jobs, on_lost)
     try:

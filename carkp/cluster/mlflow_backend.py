@@ -65,19 +65,19 @@ _FOR_MLFLOW = frozenset(
         PROJECT_SYNCHRONOUS,
     }
 )
-"""What MLflow adds to the settings of a backend."""
+"""Settings that MLflow adds to those of a backend."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a job runs, and the environment variables that it gets beside those of the node."""
+    """A command for a job, and environment variables in addition to those of the node."""
 
     words: tuple[str, ...]
     environment: Mapping[str, str]
 
 
 class SlurmBackend(AbstractBackend):
-    """Of ``[project.entry-points."mlflow.project_backend"]``."""
+    """Backend of ``[project.entry-points."mlflow.project_backend"]``."""
 
     def run(
         self,
@@ -89,10 +89,12 @@ class SlurmBackend(AbstractBackend):
         tracking_uri: str,
         experiment_id: str,
     ) -> "SlurmRun":
-        """Submit the entry point and, unless ``wait`` is false, follow its job: the command line waits for no plugin.
+        """Submit the entry point.
+
+        Unless ``wait`` is false, also follow its job, because MLflow's command line does not wait.
 
         Raises:
-            ExecutionException: it cannot be submitted, the settings cannot be used, or the job failed.
+            ExecutionException: the job cannot be submitted, the settings cannot be used, or the job failed.
         """
         if not Path(project_uri).is_dir():
             raise ExecutionException(f"{project_uri}: carkp-slurm runs a project in a folder that all nodes see")
@@ -113,7 +115,7 @@ class SlurmBackend(AbstractBackend):
 
 
 class SlurmRun(SubmittedRun):
-    """A run whose entry point is a job."""
+    """A run whose entry point runs as a job."""
 
     def __init__(self, run_id: str, job: Job, config: SlurmConfig) -> None:
         super().__init__()
@@ -126,7 +128,10 @@ class SlurmRun(SubmittedRun):
         return self._run_id
 
     def wait(self) -> bool:
-        """Show what the job prints until it has ended; whether it ended well. A job that is lost fails its run."""
+        """Print the job's output until it has ended; return whether it succeeded.
+
+        The run of a lost job is marked as failed.
+        """
         states = follow([self._job], self._config.poll_s, self._config.patience_min * 60, self._fail)
         MlflowClient().set_tag(self._run_id, STATE_TAG, states[self._job.id])
         return states[self._job.id] == COMPLETED
@@ -138,7 +143,7 @@ class SlurmRun(SubmittedRun):
         return str(RunStatus.to_string(RunStatus.SCHEDULED if state == PENDING else RunStatus.RUNNING))
 
     def cancel(self) -> None:
-        """Cancel the job where it has not ended; its run is killed, unless its process has closed it itself."""
+        """Cancel the job if it has not ended; mark its run as killed, unless its process has already closed it."""
         with suppress(NoAnswerError):
             cancel([self._job])
         end_lost_run(self._run_id, "KILLED", f"the Slurm job {self._job.id} was cancelled")
@@ -160,9 +165,9 @@ def _follow(run: SlurmRun) -> None:
 
 
 def read_config(given: Mapping[str, Any]) -> SlurmConfig:
-    """The settings of ``--backend-config``: those of a YAML file that ``file`` names, or given one by one.
+    """Read the settings of ``--backend-config``: from the YAML file named by ``file``, or given one by one.
 
-    Without any: of configs/backend/slurm.yaml.
+    Without ``file``, the base is configs/backend/slurm.yaml.
 
     Raises:
         ConfigError: they cannot be used.
@@ -183,7 +188,7 @@ def read_config(given: Mapping[str, Any]) -> SlurmConfig:
 
 
 def run_command(command: Command) -> None:
-    """In the job: run the command, end it where Slurm is about to end the job, and leave with its exit status."""
+    """Run the command in the job, end it when Slurm is about to end the job, and exit with its status."""
     with subprocess.Popen(command.words, env={**os.environ, **command.environment}) as process:
 
         def end(number: int, frame: FrameType | None) -> None:
@@ -191,7 +196,7 @@ def run_command(command: Command) -> None:
             process.terminate()
 
         signal.signal(signal.SIGTERM, end)
-        signal.signal(signal.SIGUSR2, end)  # submitit has Slurm send it 90 s before the time limit
+        signal.signal(signal.SIGUSR2, end)  # submitit makes Slurm send it 90 s before the time limit
         status = process.wait()
     if status != 0:
         sys.exit(status if status > 0 else 128 - status)
@@ -217,7 +222,7 @@ def _command(
     backend_config: Mapping[str, Any],
     tracking_uri: str,
 ) -> Command:
-    """``mlflow run`` on the node, in the run that is there already; it marks the run itself when it ends."""
+    """Return ``mlflow run`` for the node, in the existing run; it marks that run itself when it ends."""
     words = [sys.executable, "-m", "mlflow", "run", folder, "-e", entry_point, "--run-id", run.info.run_id]
     if manager := backend_config.get(PROJECT_ENV_MANAGER):
         words += ["--env-manager", manager]
@@ -228,5 +233,5 @@ def _command(
 
 
 def _call(function: Callable[..., Any], *arguments: object) -> Any:
-    """Of MLflow's functions without types."""
+    """Call a function of MLflow without types."""
     return function(*arguments)

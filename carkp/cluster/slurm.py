@@ -1,4 +1,4 @@
-"""Slurm's jobs: submitted through submitit, asked after, cancelled."""
+"""Jobs of Slurm: submitted through submitit, queried, cancelled."""
 
 import importlib.util
 import os
@@ -14,12 +14,12 @@ from carkp.config.cluster import SlurmConfig
 INSTALL_SLURM = 'pip install "carkp[slurm]"'
 
 COMPLETED, FAILED, CANCELLED, VANISHED = "COMPLETED", "FAILED", "CANCELLED", "VANISHED"
-"""States of jobs. All are Slurm's but the last: Slurm knows nothing of the job any more, and it left no result."""
+"""States of jobs. VANISHED is carkp's own: Slurm does not know the job any more, and it left no result."""
 
 PENDING = "PENDING"
 
 JOB_TAG = "carkp.slurm_job"
-"""Of a run: the job that it is, or was, under way in."""
+"""Tag of a run: the job that runs it, or ran it."""
 
 ENDED = frozenset(
     {
@@ -42,11 +42,11 @@ _HEAD_BYTES = 64
 
 
 class ClusterError(Exception):
-    """A scheduler, or jobs of it, that cannot do what was asked; the message says what to do."""
+    """A scheduler or its jobs cannot do what was asked; the message says what to do."""
 
 
 class NoAnswerError(Exception):
-    """Slurm's controller gives no answer at this moment."""
+    """Slurm's controller does not answer at this moment."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Job:
     """A job in Slurm.
 
     Attributes:
-        id: as squeue shows it; of a job array with the place in it, as in ``12_3``.
-        log: file with what it prints.
+        id: id as squeue shows it; in a job array with the index, as in ``12_3``.
+        log: file with its output.
         result: file that submitit writes when the job's function has ended.
     """
 
@@ -65,10 +65,10 @@ class Job:
 
 
 def require_slurm() -> None:
-    """See that jobs can be submitted from here.
+    """Check that jobs can be submitted from here.
 
     Raises:
-        ClusterError: they cannot.
+        ClusterError: they cannot be submitted.
     """
     if importlib.util.find_spec("submitit") is None:
         raise ClusterError(f"jobs in Slurm need submitit, which is not installed: {INSTALL_SLURM}")
@@ -83,12 +83,12 @@ def require_slurm() -> None:
 def submit(
     config: SlurmConfig, folder: Path, name: str, function: Callable[[Any], None], arguments: Sequence[Any]
 ) -> list[Job]:
-    """A job for each of ``arguments`` that calls ``function`` with it; several are one job array.
+    """Submit a job for each of ``arguments``, which calls ``function`` with it; several form one job array.
 
     The working directory, the environment and ``folder`` must be the same on all nodes.
 
     Raises:
-        ClusterError: Slurm takes no jobs, or not these.
+        ClusterError: Slurm does not accept the jobs.
     """
     require_slurm()
     import submitit
@@ -104,10 +104,10 @@ def submit(
 
 
 def find_states(jobs: Iterable[Job]) -> dict[str, str]:
-    """Job id -> state.
+    """Return job id -> state.
 
     Raises:
-        NoAnswerError: the controller gives no answer.
+        NoAnswerError: the controller does not answer.
     """
     jobs = list(jobs)
     known = _controller_states({job.id.partition("_")[0] for job in jobs})
@@ -115,10 +115,10 @@ def find_states(jobs: Iterable[Job]) -> dict[str, str]:
 
 
 def cancel(jobs: Iterable[Job]) -> None:
-    """Ask Slurm to end jobs; those that have ended stay as they are.
+    """Ask Slurm to end jobs; jobs that have ended do not change.
 
     Raises:
-        NoAnswerError: the controller gives no answer.
+        NoAnswerError: the controller does not answer.
     """
     if ids := [job.id for job in jobs]:
         done = _call("scancel", *ids)
@@ -127,13 +127,13 @@ def cancel(jobs: Iterable[Job]) -> None:
 
 
 def current_job_id() -> str:
-    """Of the job that this process runs in; empty outside of Slurm."""
+    """Return the id of the job that this process runs in; "" outside of Slurm."""
     array, place = (os.environ.get(f"SLURM_ARRAY_{name}") for name in ("JOB_ID", "TASK_ID"))
     return f"{array}_{place}" if array and place else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _parameters(config: SlurmConfig) -> dict[str, Any]:
-    """As submitit calls them."""
+    """Return the parameters under submitit's names."""
     wanted = {
         "partition": config.partition,
         "account": config.account,
@@ -155,7 +155,7 @@ def _parameters(config: SlurmConfig) -> dict[str, Any]:
 
 
 def _controller_states(numbers: Iterable[str]) -> Mapping[str, str]:
-    """Of the jobs that Slurm's controller still knows: for some minutes after their end."""
+    """Return the states of jobs that Slurm's controller still knows; it forgets them some minutes after their end."""
     done = _call("squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={','.join(numbers)}")
     if done.returncode != 0 and _UNKNOWN_JOB not in done.stderr:
         raise NoAnswerError(_last_line(done.stderr))
@@ -163,7 +163,7 @@ def _controller_states(numbers: Iterable[str]) -> Mapping[str, str]:
 
 
 def _accounted_state(job_id: str) -> str:
-    """Of a job that the accounting remembers; empty where it does not, or the cluster has none."""
+    """Return the state of a job in the accounting; "" if it is unknown there, or if the cluster has no accounting."""
     if shutil.which("sacct") is None:
         return ""
     done = _call("sacct", "--allocations", "--noheader", "--parsable2", "--format=State", f"--jobs={job_id}")
@@ -172,7 +172,7 @@ def _accounted_state(job_id: str) -> str:
 
 
 def _state_by_result(job: Job) -> str:
-    """By the file that submitit leaves: ("success", …) or ("error", …), looked into and not unpickled."""
+    """Return the state by the file that submitit leaves: ("success", …) or ("error", …); the file is not unpickled."""
     if not job.result.is_file():
         return VANISHED
     return COMPLETED if b"success" in job.result.read_bytes()[:_HEAD_BYTES] else FAILED

@@ -1,1 +1,1 @@
-"""The command ``carkp``. Modules here import what is heavy within the commands that need it."""
+"""The command ``carkp``. Modules here import heavy packages inside the commands that need them."""

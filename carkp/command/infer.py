@@ -1,4 +1,4 @@
-"""``carkp infer`` without a tracked run: it needs neither torch nor MLflow where the model is a file."""
+"""``carkp infer`` without a tracked run: if the model is a file, it needs neither torch nor MLflow."""
 
 from collections.abc import Mapping
 
@@ -9,16 +9,19 @@ from carkp.shipped import is_shipped
 
 LATEST = "latest"
 TRACKED_PREFIXES = ("runs:", "models:")
-"""What references begin with that only the tracking server can follow."""
+"""Prefixes of references that only the tracking server can resolve."""
 
 
 def needs_tracking(model: str) -> bool:
-    """Whether a model has to be looked for among the runs."""
+    """Return whether a model must be looked up among the runs."""
     return model == LATEST or model.startswith(TRACKED_PREFIXES)
 
 
 def infer(values: Mapping[str, str]) -> int:
-    """Keypoints of the pictures, drawn and as JSON; the exit status. carkp's own errors have a message for the user."""
+    """Find keypoints in the pictures, draw them and write JSON; return the exit status.
+
+    Errors of carkp become a message.
+    """
     from carkp.cores import num_usable_cores
     from carkp.data.files import expand_path
     from carkp.predictor import Predictor

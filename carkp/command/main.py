@@ -1,4 +1,4 @@
-"""``carkp``: every stage as a command, and what helps to find one's way."""
+"""``carkp``: every stage as a command, and further commands that help the user."""
 
 import importlib
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ STAGES = {point.command: point for point in ENTRY_POINTS.values()}
 
 @dataclass(frozen=True)
 class Helper:
-    """A command that is no stage: where it lies, and what it says of itself in the list."""
+    """A command that is no stage: its module, and its summary in the list of commands."""
 
     module: str
     summary: str
@@ -33,7 +33,7 @@ HELPERS = {
 
 
 class Commands(click.Group):
-    """Commands that are imported when they are called, so that the list of them comes at once."""
+    """Commands that are imported only when called, so that their list appears at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*STAGES, *HELPERS]
@@ -68,7 +68,7 @@ def group(verbose: bool, quiet: bool) -> None:
 
 
 def main() -> None:
-    """Of ``[project.scripts]``."""
+    """Entry point of ``[project.scripts]``."""
     group(prog_name="carkp")
 
 

@@ -1,4 +1,4 @@
-"""``carkp models``: what can be given as a model."""
+"""``carkp models``: the models that can be named in commands."""
 
 import importlib.util
 

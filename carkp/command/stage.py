@@ -1,4 +1,4 @@
-"""A stage as a command: the same parameters as its entry point in MLproject, and the same code behind them."""
+"""A stage as a command: with the same parameters and the same code as its entry point in MLproject."""
 
 import importlib
 import shlex
@@ -20,7 +20,7 @@ DRY_RUN_HELP = "say what would be done, and stop"
 
 
 def stage_command(point: EntryPoint) -> click.Command:
-    """The command of an entry point."""
+    """Build the command of an entry point."""
     params: list[click.Parameter] = [
         click.Option(["--config"], default=point.default_config, show_default=True, help=CONFIG_HELP),
         click.Option(["--overrides"], default="", help=OVERRIDES_HELP),
@@ -54,10 +54,10 @@ def _variable(name: str) -> str:
 
 
 def _words(point: EntryPoint, values: dict[str, Any]) -> list[str]:
-    """The stage module's command line.
+    """Return the command line for the stage's module.
 
     Raises:
-        click.UsageError: a value is given as a word and as an option.
+        click.UsageError: a value is given both as an argument and as an option.
     """
     if point.argument and (word := values.pop(f"{point.argument}_argument")):
         if values[point.argument]:
@@ -70,14 +70,14 @@ def _words(point: EntryPoint, values: dict[str, Any]) -> list[str]:
 
 
 def _call(point: EntryPoint, words: Sequence[str]) -> int:
-    """Run the stage; its exit status."""
+    """Run the stage and return its exit status."""
     module = importlib.import_module(f"carkp.stages.{point.module}")
     status: int = getattr(module, "program", module.main)(list(words))
     return status
 
 
 def _infer(point: EntryPoint, words: Sequence[str]) -> int:
-    """Without a tracked run; by the stage all the same where the model has to be looked for among the runs."""
+    """Infer without a tracked run; if the model must be looked up among the runs, run the stage without tracking."""
     from carkp.command.infer import infer, needs_tracking
 
     values = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
@@ -87,7 +87,7 @@ def _infer(point: EntryPoint, words: Sequence[str]) -> int:
 
 
 def _plan(point: EntryPoint, words: Sequence[str]) -> int:
-    """Say what would run: of the whole chain each step and why, of a stage its settings that are not the defaults."""
+    """Print what would run: each step of the pipeline and why, or a stage's settings that are not defaults."""
     if point.command == "run":
         return _call(point, [*words, "--dry_run", "true"])
     from carkp.config.loading import flatten, load_config, split_overrides

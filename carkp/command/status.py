@@ -1,4 +1,4 @@
-"""``carkp status``: what there is, and what would be done anew."""
+"""``carkp status``: the existing runs, and what `carkp run` would do again."""
 
 import sys
 from datetime import UTC, datetime, timedelta
@@ -37,7 +37,7 @@ def _show(config: str, overrides: str, settings: tuple[str, ...]) -> int:
         run = max(newest, key=lambda found: found.started)
         click.echo(f"  {stage:<12} {run.status:<9} {_ago(run.started):>14}  runs:/{run.run_id}")
     click.echo("what `carkp run` would do:")
-    # The plan looks into checkpoints, which takes torch and some seconds to import it.
+    # The plan reads checkpoints: this needs torch, whose import takes some seconds.
     from carkp.workflow.decisions import describe_decision, plan
     from carkp.workflow.steps import STEPS
 

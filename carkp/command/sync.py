@@ -1,4 +1,4 @@
-"""``carkp sync``: reports that wait for the tracking server."""
+"""``carkp sync``: sending of reports that wait for the tracking server."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ def command(folder: Path | None, uri: str) -> None:
 
 
 def _sync(folder: Path | None, uri: str) -> int:
-    """1 where the server refused something."""
+    """Send the reports; return 1 if the server refused some."""
     from carkp.tracking.delivery import spool_root
     from carkp.tracking.store import TrackingError
     from carkp.tracking.sync import describe, sync

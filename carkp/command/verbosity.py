@@ -1,4 +1,4 @@
-"""How much a command says."""
+"""The amount of output of a command."""
 
 import logging
 import os
@@ -10,10 +10,10 @@ from carkp.progress import TQDM_DISABLE
 
 
 def set_verbosity(verbose: bool, quiet: bool) -> None:
-    """For this process and those that it starts.
+    """Set the amount of output for this process and its children.
 
     Raises:
-        click.UsageError: both.
+        click.UsageError: both options are given.
     """
     if verbose and quiet:
         raise click.UsageError("--verbose and --quiet exclude each other")

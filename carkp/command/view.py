@@ -52,7 +52,7 @@ def command(model: str, against: str, port: int, no_browser: bool) -> None:
 
 
 def _open_models(model: str, against: str) -> tuple[list["ViewedModel"], str]:
-    """One or two, and a sentence where the second is missing."""
+    """Open one or two models; also return a note if the second is missing."""
     note = ""
     if not against and is_shipped(model) and "/" not in model:
         has_torch = all(importlib.util.find_spec(name) is not None for name in ("torch", "timm"))
@@ -73,7 +73,7 @@ def _open(reference: str) -> "ViewedModel":
 
 
 def _errors_of_models() -> tuple[type[Exception], ...]:
-    """Those whose message says what to do, of what is installed."""
+    """Return the errors whose message says what to do, as far as their modules are loaded."""
     from carkp.data.issues import DataError
     from carkp.predictor import ModelError
 
@@ -90,7 +90,7 @@ def _errors_of_models() -> tuple[type[Exception], ...]:
 
 
 def _fetched(reference: str) -> str:
-    """The local copy of what a run or the registry has."""
+    """Return the local copy of a model from a run or the registry."""
     if importlib.util.find_spec("mlflow") is None:
         _fail(f'{reference}: models of runs need the installation for training: pip install "carkp[train]"')
     from carkp.config.schema import ExperimentConfig

@@ -14,16 +14,16 @@ MIN_FRAME_PX = 96
 """Shortest edge of a generated frame."""
 
 SYNTHETIC = "synthetic"
-"""What ``data.source`` says for drawn cars."""
+"""Value of ``data.source`` for drawn cars."""
 
 RENDERED = "rendered"
-"""What it says for cars rendered from meshes."""
+"""Value of ``data.source`` for cars rendered from meshes."""
 
 GENERATED_SOURCES = (SYNTHETIC, RENDERED)
-"""Words for sources that this program makes itself; any other source is a path."""
+"""Values for sources that this program generates itself; any other source is a path."""
 
 SHARE_TOLERANCE = 0.01
-"""What shares may miss 1 by: three times 0.333 are meant as thirds."""
+"""Largest difference of the sum of shares from 1: so 0.333 given three times is accepted as thirds."""
 
 
 def _large_enough_frame(size: tuple[int, int]) -> tuple[int, int]:
@@ -192,7 +192,7 @@ class DataConfig(Section):
 
 
 def _source_problems(data: DataConfig) -> list[str]:
-    """What keeps several sources from being told apart, or their shares from being kept."""
+    """List the problems: sources that cannot be told apart, and shares that cannot be kept."""
     found = []
     if data.source != SYNTHETIC:
         found.append(

@@ -1,4 +1,4 @@
-"""Settings of what is measured: scores, alignment, benchmarks, and what a run keeps of them."""
+"""Settings of measurements: scores, alignment, benchmarks, and what a run keeps of them."""
 
 from typing import Annotated
 
@@ -25,9 +25,9 @@ class EvalConfig(Section):
 class AlignConfig(Section):
     """What the executions of an int8 program may differ by before ``align`` fails.
 
-    Between the simulator with ONNX Runtime's requantisation and ONNX Runtime no difference at all is allowed; these
-    are for the target's own requantisation against it, and for fake quantisation, which calibration looks at, against
-    the simulator.
+    The simulator with ONNX Runtime's requantisation must equal ONNX Runtime exactly. These limits are for two other
+    comparisons: the target's own requantisation against ONNX Runtime, and fake quantisation, which calibration uses,
+    against the simulator.
     """
 
     max_moved_share: Annotated[

@@ -1,4 +1,4 @@
-"""The whole configuration of an experiment, and what its sections must agree on."""
+"""The whole configuration of an experiment, and the checks across its sections."""
 
 import math
 from typing import Annotated, Self
@@ -63,7 +63,7 @@ class ExperimentConfig(Section):
 
 
 def _heatmap_problems(heatmap: HeatmapConfig, model: ModelConfig) -> list[str]:
-    """What does not fit on the map."""
+    """List settings that do not fit the size of the heatmap."""
     cells = max(model.input_size) // HEATMAP_STRIDE
     found = []
     if heatmap.sigma > cells:
@@ -74,7 +74,7 @@ def _heatmap_problems(heatmap: HeatmapConfig, model: ModelConfig) -> list[str]:
 
 
 def _batch_problems(config: ExperimentConfig) -> list[str]:
-    """What batch norm and the sampler would refuse when training starts."""
+    """List what batch norm and the sampler would refuse when training starts."""
     train = config.train
     found = []
     if train.batch_size == 1 and math.prod(config.model.input_size) == STRIDE**2:
@@ -95,7 +95,7 @@ def _batch_problems(config: ExperimentConfig) -> list[str]:
 
 
 def _reduction_problems(train: TrainConfig, model: ModelConfig) -> list[str]:
-    """Reduced inputs must be smaller ones, and an epoch must be left for whole ones."""
+    """List problems of reduced inputs: they must be smaller, and an epoch with whole inputs must follow."""
     if train.reduced_epochs == 0:
         return []
     found = []
@@ -113,14 +113,14 @@ def _reduction_problems(train: TrainConfig, model: ModelConfig) -> list[str]:
 
 
 def _batch_norm_problems(train: TrainConfig, model: ModelConfig) -> list[str]:
-    """Statistics that are kept must have been learnt."""
+    """List problems of frozen batch norm: statistics that are kept must have been learnt."""
     if train.freeze_batch_norm and model.pretrained == "none":
         return ["train.freeze_batch_norm keeps what the first weights learnt, and model.pretrained=none learnt nothing"]
     return []
 
 
 def _rendered_problems(data: DataConfig, rendered: RenderedConfig) -> list[str]:
-    """Meshes that are to be rendered must be somewhere."""
+    """List problems of rendered sources: the folder of their meshes must be given."""
     is_used = RENDERED in (item.source for item in data.sources) or (not data.sources and data.source == RENDERED)
     if is_used and not rendered.meshes:
         return [f"a source is {RENDERED!r}: rendered.meshes must name the folder of its GLB files"]

@@ -1,4 +1,4 @@
-"""What settings mean: their names, types, defaults and descriptions, read from the models of the configuration."""
+"""Names, types, defaults and descriptions of settings, read from the models of the configuration."""
 
 import difflib
 import re
@@ -14,22 +14,22 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 
 ITEM = "[]"
-"""What follows the name of a list of sections: ``data.sources[].share`` is the share of each."""
+"""Suffix of the name of a list of sections: ``data.sources[].share`` is the share of each source."""
 
 REQUIRED = "required"
-"""The default of a setting that has none."""
+"""Shown in place of the default of a setting without one."""
 
 NUM_NEAREST = 3
 
 MIN_LIKENESS = 0.75
-"""Of two names that may be meant for each other, as difflib counts it."""
+"""Smallest similarity ratio of difflib at which one name is suggested for another."""
 
 _ITEM_OR_NUMBER = re.compile(r"\[\d*\]|\.\d+(?=\.|$)")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A row: the dotted name; type and default as a person reads them; the description."""
+    """A setting: its dotted name; its type and default in words; its description."""
 
     name: str
     type: str
@@ -39,7 +39,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class SectionOfSettings:
-    """A section, or the sections of a list: its dotted name, "" for the top; what it is for; its own settings."""
+    """A section, or the sections of a list: its dotted name ("" for the top), its purpose, and its own settings."""
 
     name: str
     summary: str
@@ -47,13 +47,13 @@ class SectionOfSettings:
 
 
 def explain(name: str = "", model: type[BaseModel] = ExperimentConfig) -> list[Setting]:
-    """The settings of ``name``: a section, a setting, or "" for everything.
+    """Return the settings of ``name``: a section, a setting, or "" for everything.
 
     ``data.sources`` gives the list and the settings of its sections; ``data.sources.0.share`` and
     ``data.sources[].share`` are the same setting.
 
     Raises:
-        ConfigError: there is no such name; the message names the closest.
+        ConfigError: the name does not exist; the message suggests the closest.
     """
     every, wanted = sections(model), _plain(name)
     settings = [setting for section in every for setting in section.settings]
@@ -64,7 +64,7 @@ def explain(name: str = "", model: type[BaseModel] = ExperimentConfig) -> list[S
 
 
 def sections(model: type[BaseModel] = ExperimentConfig) -> list[SectionOfSettings]:
-    """Every section with its own settings: the top first, each followed by the sections that it holds."""
+    """Return every section with its own settings. The top comes first; each section is followed by its subsections."""
     return list(_sections(model, ""))
 
 
@@ -90,7 +90,7 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _listed_section(annotation: Any) -> type[BaseModel] | None:
-    """The section that a list is made of, if it is one."""
+    """Return the section type of a list's items, or None if it is no list of sections."""
     return _section_in(get_args(annotation)[0]) if get_origin(annotation) in (tuple, list) else None
 
 
@@ -99,7 +99,7 @@ def _first_paragraph(model: type[BaseModel]) -> str:
 
 
 def _type_in_words(annotation: Any, metadata: Sequence[Any] = (), is_many: bool = False) -> str:
-    """As a person reads it: "number from 0 to 1"; ``is_many``: "numbers from 0 to 1"."""
+    """Describe a type in words: "number from 0 to 1"; with ``is_many``: "numbers from 0 to 1"."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     plural = "s" if is_many else ""
     if origin is Annotated:
@@ -121,7 +121,7 @@ def _type_in_words(annotation: Any, metadata: Sequence[Any] = (), is_many: bool 
 
 
 def _constraints(metadata: Sequence[Any]) -> list[Any]:
-    """The limits in an annotation; those that a ``Field`` inside it holds too."""
+    """Return the limits in an annotation, including those inside a ``Field``."""
     return [part for item in metadata for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
 
 
@@ -140,7 +140,7 @@ def _list_in_words(arguments: Sequence[Any]) -> str:
 
 
 def _range(constraints: Sequence[Any], is_whole: bool) -> str:
-    """The limits of a number in words, with a space before them; "" without any."""
+    """Describe the limits of a number in words, with a leading space; "" without limits."""
     ge, gt, le, lt = (_limit(constraints, name) for name in ("ge", "gt", "le", "lt"))
     if is_whole and gt is not None:
         ge, gt = gt + 1, None
@@ -174,7 +174,7 @@ def _limit(constraints: Sequence[Any], name: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML has it."""
+    """Format a value as in YAML."""
     match value:
         case None:
             return "null"
@@ -187,12 +187,12 @@ def _shown(value: Any) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name without the numbers and brackets of lists."""
+    """Return a name without the numbers and brackets of lists."""
     return _ITEM_OR_NUMBER.sub("", name.strip())
 
 
 def _hint(wanted: str, every: Sequence[SectionOfSettings]) -> str:
-    """The closest names: of the same last part in another section, or spelled nearly so; else what there is."""
+    """Suggest names with the same last part in another section or a similar spelling; else list the existing names."""
     settings = [setting.name for section in every for setting in section.settings]
     known = [*settings, *(section.name for section in every if section.name and not section.name.endswith(ITEM))]
     by_plain = {_plain(name): name for name in known}

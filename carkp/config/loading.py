@@ -1,4 +1,4 @@
-"""YAML files with ``base:`` inheritance and ``a.b=c`` overrides -> ``ExperimentConfig``."""
+"""Loading of YAML files with ``base:`` inheritance and ``a.b=c`` overrides as ``ExperimentConfig``."""
 
 import difflib
 import shlex
@@ -18,14 +18,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; the message says where and what to do."""
+    """A configuration that cannot be used; the message says where the problem is and what to do."""
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
-    """The validated configuration of a YAML file, with ``a.b=c`` overrides applied last.
+    """Return the validated configuration of a YAML file, with ``a.b=c`` overrides applied last.
 
     Raises:
-        ConfigError: a missing or malformed file, an unknown name, a bad value.
+        ConfigError: a file is missing or malformed, a name is unknown, or a value is not valid.
     """
     tree = _read_with_base(path, seen=())
     for override in overrides:
@@ -34,16 +34,16 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
 
 
 def load_yaml(path: Path, model: type[Model], what: str) -> Model:
-    """A YAML file that holds one ``model``; ``what`` it is, for messages: ``"target"``.
+    """Load a YAML file that holds one ``model``; ``what`` names its kind in messages, as ``"target"``.
 
     Raises:
-        ConfigError: a missing or malformed file, an unknown name, a bad value.
+        ConfigError: the file is missing or malformed, a name is unknown, or a value is not valid.
     """
     return _validated(model, _read_tree(path, what, model), str(path), f"{', '.join(model.model_fields)} are known")
 
 
 def split_overrides(text: str) -> list[str]:
-    """``"a.b=c d.e=f"`` as a list; shell quoting keeps spaces together."""
+    """Split ``"a.b=c d.e=f"`` into a list; shell quotes keep spaces together."""
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -51,7 +51,7 @@ def split_overrides(text: str) -> list[str]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping as dotted names: ``{"train": {"lr": 1}}`` -> ``{"<prefix>.train.lr": 1}``."""
+    """Flatten a nested mapping to dotted names: ``{"train": {"lr": 1}}`` -> ``{"<prefix>.train.lr": 1}``."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}.{key}" if prefix else key
@@ -63,7 +63,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def dump_yaml(config: ExperimentConfig) -> str:
-    """The whole configuration as YAML that ``load_config`` reads back."""
+    """Return the whole configuration as YAML that ``load_config`` can read."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
@@ -82,7 +82,7 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> Tree:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The file ``name`` beside ``path``, or beside what ``path`` is a link to."""
+    """Return the file ``name`` beside ``path``, or beside the target of ``path`` if that is a link."""
     try:
         name = expand(name)
     except ValueError as error:
@@ -109,7 +109,7 @@ def _read_tree(path: Path, what: str, model: type[BaseModel], whence: str = "") 
 
 
 def _files_beside(path: Path, model: type[BaseModel]) -> str:
-    """What could be meant by a name that no file has."""
+    """Suggest files in place of one that does not exist."""
     found = {other.stem: other.name for other in sorted(path.parent.glob("*.y*ml")) if _may_hold(other, model)}
     if not found:
         return "configs/ holds the ones that come with carkp"
@@ -118,7 +118,7 @@ def _files_beside(path: Path, model: type[BaseModel]) -> str:
 
 
 def _may_hold(path: Path, model: type[BaseModel]) -> bool:
-    """Whether a YAML file has no other names at the top than those of ``model``."""
+    """Return whether all top-level names of a YAML file are ``base`` or fields of ``model``."""
     try:
         tree = read_yaml(path)
     except (YamlError, OSError):
@@ -127,7 +127,7 @@ def _may_hold(path: Path, model: type[BaseModel]) -> bool:
 
 
 def _merge(below: Tree, above: Tree) -> Tree:
-    """``above`` wins; a section without a line in it changes nothing."""
+    """Merge two trees; ``above`` wins. A section with no line in it changes nothing."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -155,7 +155,7 @@ def _parse_override(text: str) -> Tree:
 
 
 def _text_settings() -> frozenset[str]:
-    """Dotted names of settings that are text: ``name=2024`` means the text."""
+    """Return the dotted names of settings that are text: for them ``name=2024`` means the text "2024"."""
     defaults = flatten(ExperimentConfig().model_dump())
     return frozenset(name for name, value in defaults.items() if isinstance(value, str) and name != "heatmap.window")
 
@@ -166,13 +166,13 @@ def _validated(model: type[Model], tree: Tree, origin: str, known: str) -> Model
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        problems = {item["loc"][: _names_in(item)]: item for item in error.errors()}  # one a place, the most special
+        problems = {item["loc"][: _names_in(item)]: item for item in error.errors()}  # one per place, the most specific
         lines = [f"  {_explain(item, model, known)}" for item in problems.values()]
         raise ConfigError(f"{origin}: {len(lines)} problem(s)\n" + "\n".join(lines)) from error
 
 
 def _explain(item: Mapping[str, Any], model: type[BaseModel], known: str) -> str:
-    """A line: the setting, what is wrong with it, and what was given."""
+    """Describe a problem in one line: the setting, what is wrong with it, and the given value."""
     place = ".".join(map(str, item["loc"][: _names_in(item)]))
     if item["type"] == "extra_forbidden":
         return f"{place}: no such setting; {_nearest(place, model) or known}"
@@ -190,7 +190,7 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], known: str) -> str
 
 
 def _names_in(item: Mapping[str, Any]) -> int:
-    """How many parts of a place are names: at last, pydantic may say which of several types it tried."""
+    """Return how many parts of a place are names. The last part may be the union variant that pydantic tried."""
     place = item["loc"]
     if item["type"] == "extra_forbidden":
         return len(place)
@@ -199,7 +199,7 @@ def _names_in(item: Mapping[str, Any]) -> int:
 
 
 def _nearest(place: str, model: type[BaseModel]) -> str:
-    """The setting that was probably meant: of the same last name in another section, or spelled nearly so."""
+    """Suggest the setting that was probably meant: the same last name in another section, or a similar spelling."""
     names = list(_names_of(model))
     wanted, last = place.lower(), _last(place.lower())
     same = [name for name in names if _last(name) == last]
@@ -218,7 +218,7 @@ def _last(name: str) -> str:
 
 
 def _names_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of a model's sections and settings."""
+    """Yield the dotted names of a model's sections and settings."""
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}"
         for inner in _models_in(field.annotation):
@@ -226,6 +226,6 @@ def _names_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The model that a field is, if any, ``X | None`` included."""
+    """Return the models in a field's type, ``X | None`` included."""
     candidates = [annotation, *getattr(annotation, "__args__", ())]
     return [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]

@@ -1,4 +1,4 @@
-"""Settings of the network, and of the heatmaps that it gives."""
+"""Settings of the network and of its heatmaps."""
 
 from typing import Annotated, Any, Literal
 

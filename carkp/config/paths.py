@@ -1,4 +1,4 @@
-"""Paths as people write them: ``~`` and environment variables filled in."""
+"""Expansion of ``~`` and environment variables in paths."""
 
 import os
 import re
@@ -7,10 +7,10 @@ _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})", re.ASCII)
 
 
 def expand(text: str) -> str:
-    """``text`` with ``~``, ``~name``, ``$NAME`` and ``${NAME}`` filled in. What is there literally is taken literally.
+    """Expand ``~``, ``~name``, ``$NAME`` and ``${NAME}`` in ``text``. A path that exists literally stays as it is.
 
     Raises:
-        ValueError: a variable that is not set, or a user without a home; the message says what to do.
+        ValueError: a variable is not set, or a user has no home directory; the message says what to do.
     """
     if not (text.startswith("~") or "$" in text) or os.path.lexists(text):
         return text

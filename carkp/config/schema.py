@@ -1,7 +1,7 @@
-"""The typed configuration of an experiment: the names that other code uses. Every default lives here, once.
+"""The typed configuration of an experiment: the names that other code imports. Each default is defined once, here.
 
-Each topic has a module beside this one. Lengths of time are epochs, sizes are (height, width), everything else names
-its unit.
+Each topic has a module beside this one. Durations are in epochs, sizes are (height, width), and all other names include
+their unit.
 """
 
 from carkp.config.adaptation import AdaptConfig, StrongAugmentConfig

@@ -1,4 +1,4 @@
-"""What a study searches, and what it may cost: configs/search/*.yaml."""
+"""Settings of a study: its search space and its budget (configs/search/*.yaml)."""
 
 import math
 from typing import Annotated, Self
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from carkp.config.values import MIN_SIGMA, Float, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 MIN_Q = -math.log10(0.5)
-"""A percentile of 50 %, the least that calibration takes."""
+"""The lower bound of q: a percentile of 50 %. Calibration takes only higher ones."""
 
 
 class Range(Section):
@@ -41,7 +41,7 @@ class SearchSpace(Section):
 
 
 class SearchBudget(Section):
-    """What a trial costs."""
+    """Cost of a trial."""
 
     epochs: PositiveInt = 3
     num_train_samples: Annotated[

@@ -1,4 +1,4 @@
-"""The page ``docs/settings.md``: every setting in a table, one a section. ``python -m carkp.config.settings_page``."""
+"""Writes ``docs/settings.md``, with a table of settings for each section: ``python -m carkp.config.settings_page``."""
 
 import re
 import sys
@@ -24,12 +24,12 @@ _SPECIAL = re.compile(r"[\\|*`]")
 
 
 def settings_page() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     return "\n".join([_HEAD, *(_section(section) for section in sections())])
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page to the file of the argument, else to its place below the working directory."""
+    """Write the page to the file given as argument, else to ``PAGE`` below the working directory."""
     path = Path(arguments[0]) if arguments else PAGE
     path.write_text(settings_page(), encoding="utf-8")
     print(f"written: {path}")  # noqa: T201
@@ -51,7 +51,7 @@ def _row(setting: Setting, section: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, in a table too."""
+    """Escape text so that Markdown shows it as it is, in a table too."""
     return _SPECIAL.sub(r"\\\g<0>", text).replace("<", "&lt;")
 
 

@@ -1,15 +1,15 @@
-"""Several sources of data in one configuration: what each is alone, which share it has, which choose the epoch."""
+"""Several data sources in one configuration: the configuration and share of each, and which choose the epoch."""
 
 from carkp.config.schema import DataConfig, ExperimentConfig
 
 ALONE = ""
-"""What the only source is called."""
+"""Name of the source if it is the only one."""
 
 
 def by_source(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
-    """Name of each source -> the configuration of it alone; ``ALONE`` -> ``config`` itself where there is only one.
+    """Return name of each source -> configuration of it alone. If there is only one source: ``ALONE`` -> ``config``.
 
-    A source alone is prepared with the same settings, so that its stores serve both configurations.
+    Each source is prepared with the same settings, so that both configurations can use its stores.
     """
     if not config.data.sources:
         return {ALONE: config}
@@ -30,16 +30,16 @@ def by_source(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
 
 
 def shares(data: DataConfig) -> dict[str, float]:
-    """Name of each source -> its share of every training batch, adding up to 1; empty where there is only one."""
+    """Return name of each source -> its share of every training batch; the sum is 1. Empty if there is only one."""
     total = sum(item.share for item in data.sources)
     return {item.label: item.share / total for item in data.sources}
 
 
 def choosing(data: DataConfig) -> tuple[str, ...]:
-    """Names of the sources whose validation cars choose the epoch: the generated ones, where there is one, else all.
+    """Return the sources whose validation cars choose the best epoch: the generated ones if there are any, else all.
 
-    Real cars in the training measure what transfers: a choice by them would make their score too good. Empty where
-    there is only one source.
+    Real cars of a training measure how well it transfers. Choosing the epoch by them would make that score too good.
+    Empty if there is only one source.
     """
     generated = tuple(item.label for item in data.sources if item.is_generated)
     return generated or tuple(item.label for item in data.sources)

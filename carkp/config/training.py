@@ -22,7 +22,7 @@ from carkp.config.values import (
     require_warmup_within,
 )
 
-# Settings that several sections have, each with a default of its own.
+# Settings that several sections share, with a default in each section.
 MinScale = Annotated[
     Float,
     Field(

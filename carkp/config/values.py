@@ -1,4 +1,4 @@
-"""What values settings take, and the limits on them; every section is a ``Section``."""
+"""Types of settings and their limits; every section of the configuration is a ``Section``."""
 
 from typing import Annotated, Any
 
@@ -7,26 +7,26 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from carkp.config.paths import expand
 
 STRIDE = 32
-"""Input pixels a cell of a backbone's last map."""
+"""Input pixels per cell of the backbone's last feature map."""
 
 HEATMAP_STRIDE = 4
-"""Input pixels a heatmap cell."""
+"""Input pixels per heatmap cell."""
 
 MIN_SIGMA = 0.25
-"""In heatmap cells: a Gaussian that ends three sigmas from its centre can fall between the cells below 0.236."""
+"""In heatmap cells. Below 0.236 a Gaussian, which is cut at three sigmas, can fall between the cells."""
 
 MAX_SEED = 2**32 - 1
-"""What every generator of random numbers takes."""
+"""Largest seed that every random number generator accepts."""
 
 MAX_PROCESSES = 1024
-"""Of one kind on a machine: more is a slip of the pen, and starting them would take the machine down."""
+"""Limit of processes of one kind on a machine. More is probably a typing error and would overload the machine."""
 
 MAX_EXTENT_PX = 8192
-"""Of an image that is made or read: more does not fit into memory in batches."""
+"""Limit on the height and width of an image, made or read. Batches of larger ones do not fit into memory."""
 
 
 def _no_bool(value: Any) -> Any:
-    """YAML reads yes, no, on and off as true and false, and pydantic those as 1 and 0."""
+    """Refuse booleans: YAML reads yes, no, on and off as true and false, and pydantic reads those as 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("must be a number, not true or false")
     return value
@@ -54,13 +54,13 @@ NumProcesses = Annotated[Int, Field(ge=0, le=MAX_PROCESSES)]
 BatchSize = Annotated[Int, Field(gt=0, le=65536)]
 StrideSize = Annotated[Size, AfterValidator(_multiple_of_stride)]
 Text = Annotated[str, Field(min_length=1), AfterValidator(expand)]
-"""A path or a name: ``~`` and ``$NAME`` in it are filled in when the configuration is read."""
+"""A path or a name; ``~`` and ``$NAME`` in it are expanded when the configuration is read."""
 
 OptionalText = Annotated[str, AfterValidator(expand)]
 
 
 class Section(BaseModel):
-    """Frozen, and without names that it does not know."""
+    """Base of all sections: frozen, and unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -69,7 +69,7 @@ def require_warmup_within(warmup_epochs: float, epochs: int) -> None:
     """Refuse a warm-up that is longer than the training.
 
     Raises:
-        ValueError: so it is.
+        ValueError: the warm-up is longer.
     """
     if warmup_epochs > epochs:
         raise ValueError(f"warmup_epochs={warmup_epochs:g} must not be more than epochs={epochs}")

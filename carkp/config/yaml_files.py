@@ -1,4 +1,4 @@
-"""YAML as configurations need it: what PyYAML takes silently and people do not mean is refused, with its line."""
+"""Strict YAML for configurations: text that PyYAML silently reads in an unexpected way is refused, with its line."""
 
 import json
 import re
@@ -9,27 +9,27 @@ from typing import Any
 import yaml
 
 _ODD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
-"""YAML 1.1 reads 010 as eight and 1:30 as ninety."""
+"""Numbers that YAML 1.1 reads in an unexpected way: 010 as eight and 1:30 as ninety."""
 
 MAX_BYTES = 2**20
-"""Of a file; PyYAML takes minutes for more."""
+"""Limit on a file; PyYAML takes minutes for more."""
 
 MAX_EXPANDED = 2**20
-"""Characters and nodes of a text with every alias written out: ten lines can stand for billions."""
+"""Limit on characters and nodes with all aliases expanded: ten lines can stand for billions."""
 
 MAX_DEPTH = 100
-"""Of brackets: PyYAML's time grows with its square."""
+"""Limit on nested brackets: PyYAML's time grows with the square of the depth."""
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _TAB_HINT = "; YAML indents with spaces, not with tabs"
 
 
 class YamlError(ValueError):
-    """A text that is no YAML, or one that says something else than it seems to; the message names the line."""
+    """A text that is not valid YAML, or that means something other than it seems to; the message names the line."""
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe, and no larger in memory than its text by much."""
+    """A safe loader that limits the memory that a text can take."""
 
     def fetch_flow_collection_start(self, token: Any) -> None:
         if self.flow_level >= MAX_DEPTH:
@@ -44,21 +44,21 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 class _Loader(_PlainLoader):
-    """Strict, too, where YAML 1.1 or PyYAML surprise."""
+    """A loader that also refuses unexpected readings of YAML 1.1 and PyYAML."""
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: UTF-8, UTF-16 or UTF-32, with or without a byte order mark, any line ends.
+    """Return the content of a YAML file: UTF-8, UTF-16 or UTF-32, with or without byte order mark, any line ends.
 
     Raises:
-        YamlError: it is not valid.
-        OSError: it cannot be read.
+        YamlError: the file is not valid.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise YamlError(f"larger than {MAX_BYTES // 2**20} MiB, which no file of settings is")
-    encoding = json.detect_encoding(data)  # by the byte order mark and by where zeros are; UTF-8 else
+    encoding = json.detect_encoding(data)  # by the byte order mark and the positions of zero bytes; else UTF-8
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -68,19 +68,19 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text holds.
+    """Return the content of a YAML text.
 
     Raises:
-        YamlError: it is not valid, or its aliases stand for more than ``MAX_EXPANDED``.
+        YamlError: the text is not valid, or its aliases expand to more than ``MAX_EXPANDED``.
     """
     return _parse(text, _Loader)
 
 
 def parse_plain_yaml(text: str) -> Any:
-    """``parse_yaml`` of other programs' files: what YAML 1.1 allows is taken as it is.
+    """Parse YAML files of other programs: everything that YAML 1.1 allows is accepted.
 
     Raises:
-        YamlError: it is not valid, or its aliases stand for more than ``MAX_EXPANDED``.
+        YamlError: the text is not valid, or its aliases expand to more than ``MAX_EXPANDED``.
     """
     return _parse(text, _PlainLoader)
 
@@ -93,12 +93,12 @@ def _parse(text: str, loader: type[yaml.SafeLoader]) -> Any:
         raise YamlError(f"{error}{hint}") from error
     except RecursionError as error:
         raise YamlError("nested too deeply") from error
-    except (ValueError, AttributeError, IndexError, OverflowError) as error:  # of a number or a date, as 2024-02-31
+    except (ValueError, AttributeError, IndexError, OverflowError) as error:  # a bad number or date, such as 2024-02-31
         raise YamlError(f"a value that cannot be read: {error}; quote it where it is text") from error
 
 
 def _check_expanded(root: yaml.Node) -> None:
-    """Raises ConstructorError where a node is within itself, or where the aliases stand for too much."""
+    """Raise ConstructorError if a node contains itself, or if the aliases expand to too much."""
     sizes: dict[int, int | None] = {}
 
     def measure(node: yaml.Node) -> int:

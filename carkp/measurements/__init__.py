@@ -1,1 +1,1 @@
-"""Measured figures as data: a record for every study, and the tables of pages that are made of them."""
+"""Measured figures as data: a record for every study, and the tables on pages that show them."""

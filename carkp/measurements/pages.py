@@ -1,8 +1,8 @@
 """Tables of Markdown pages, written between markers from the records: ``python -m carkp.measurements.pages [--check]``.
 
-``<!-- measurements: training_rate -->`` stands for the single values of that record, ``<!-- measurements: int8_latency
-latency -->`` for one of its tables; the block ends with ``<!-- end of measurements -->``. In a sentence,
-``<!-- measured: training_rate stage_to_bare -->0.92<!-- end -->`` holds one value.
+``<!-- measurements: training_rate -->`` begins a block with the single values of that record, ``<!-- measurements:
+int8_latency latency -->`` a block with one of its tables; a block ends with ``<!-- end of measurements -->``. In a
+sentence, ``<!-- measured: training_rate stage_to_bare -->0.92<!-- end -->`` holds one value.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from carkp.project import project_root
 
 COMMAND = "python -m carkp.measurements.pages"
 PAGES = ("*.md", "docs/**/*.md")
-"""Where pages lie below the project's root."""
+"""Patterns of pages below the project's root."""
 
 _START = re.compile(r"<!-- measurements: *(?P<record>\S+)(?: +(?P<table>\S+))? *-->")
 _END = "<!-- end of measurements -->"
@@ -28,9 +28,9 @@ _FENCE = re.compile(r"\s*(```|~~~)")
 
 @dataclass(frozen=True)
 class Use:
-    """A marker of a page: what it asks for, and where.
+    """A marker on a page: its record, its part of the record, and its place.
 
-    ``part``: a table's or a measurement's name, "" for all single values of the record.
+    ``part``: name of a table or a measurement; "" for all single values of the record.
     """
 
     page: str
@@ -44,7 +44,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A page with its figures from the records, the markers in it, and those whose figures were others."""
+    """A page with the figures of the records, its markers, and the markers whose figures differed."""
 
     text: str
     uses: Sequence[Use]
@@ -52,10 +52,10 @@ class Rendered:
 
 
 def render_page(text: str, page: str, records: Mapping[str, Record]) -> Rendered:
-    """Write the figures of a page anew; fenced code is left alone.
+    """Replace the figures of a page by those of the records; fenced code is not changed.
 
     Raises:
-        RecordError: a marker names no record, or does not end.
+        RecordError: a marker names no existing record or part, or has no end.
     """
     lines, uses, stale = list[str](), list[Use](), list[Use]()
     is_code, rest = False, iter(enumerate(text.split("\n"), 1))
@@ -85,7 +85,7 @@ def render_page(text: str, page: str, records: Mapping[str, Record]) -> Rendered
 
 
 def _old_block(rest: Iterator[tuple[int, str]], use: Use) -> list[str]:
-    """The lines up to the end of a block."""
+    """Return the lines up to the end of a block."""
     found: list[str] = []
     for _, line in rest:
         if line.strip() == _END:
@@ -114,10 +114,10 @@ def _with_values(
 
 
 def block(use: Use, records: Mapping[str, Record]) -> list[str]:
-    """The lines between the markers: a table and where it is from, with empty lines around each.
+    """Return the lines between the markers: a table and its provenance, with empty lines around each.
 
     Raises:
-        RecordError: there is no such record, or no such table in it.
+        RecordError: the record does not exist, or it has no such table.
     """
     record = _find(use, records)
     if not use.part:
@@ -147,17 +147,17 @@ def _known(use: Use, records: Mapping[str, Record]) -> str:
 
 
 def page_paths(root: Path) -> list[Path]:
-    """All pages of a project that may hold measurements."""
+    """Return all pages of a project that may hold measurements."""
     return sorted(path for pattern in PAGES for path in root.glob(pattern))
 
 
 def unused(records: Mapping[str, Record], uses: Sequence[Use]) -> list[str]:
-    """Records that no page shows."""
+    """Return the records that no page shows."""
     return sorted(set(records) - {use.record for use in uses})
 
 
 def update(root: Path, is_check: bool) -> list[str]:
-    """Write the pages whose figures are not those of the records, or, as a check, leave them; what is wrong then.
+    """Write the pages whose figures differ from the records, or only check them; return the problems.
 
     Raises:
         RecordError: a record or a marker cannot be used.
@@ -179,7 +179,7 @@ def update(root: Path, is_check: bool) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog=COMMAND, description="Write the measured figures of all pages.")
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a page differs")
     is_check = parser.parse_args(arguments).check

@@ -1,4 +1,4 @@
-"""A record: what a study measured, with what, when, and what was wanted; read from YAML and written as such."""
+"""A record of a study: results, conditions, date and goals; read from YAML and written as YAML."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from carkp import disk
 from carkp.config.yaml_files import YamlError, read_yaml
 
 FOLDER = Path("reports", "measurements")
-"""Of all records, below the project's root."""
+"""Folder of all records, below the project's root."""
 
 SIGNIFICANT_DIGITS = 6
 _NAME = r"^[A-Za-z0-9_@.,+-]+$"
@@ -21,7 +21,7 @@ _HOW_TO_MEND = "correct the entry, or write the file anew with --record"
 
 
 class RecordError(Exception):
-    """A record that cannot be read or used; the message says which file, which entry, and what to do."""
+    """A record that cannot be read or used; the message names the file, the entry, and what to do."""
 
 
 class _Model(BaseModel):
@@ -34,7 +34,7 @@ Name = Annotated[str, Field(pattern=_NAME)]
 
 
 class Goal(_Model):
-    """What was wanted of a value; several limits hold together."""
+    """Goal for a value; if there are several limits, all must hold."""
 
     at_least: Number | None = None
     at_most: Number | None = None
@@ -48,7 +48,7 @@ class Goal(_Model):
         return self
 
     def holds(self, value: float) -> bool:
-        """Whether the value is as wanted."""
+        """Return whether the value meets the goal."""
         return (
             (self.at_least is None or value >= self.at_least)
             and (self.at_most is None or value <= self.at_most)
@@ -57,7 +57,7 @@ class Goal(_Model):
         )
 
     def __str__(self) -> str:
-        """In words: ``at least 0.67, at most 1.5``."""
+        """Return the goal in words: ``at least 0.67, at most 1.5``."""
         return ", ".join(f"{name.replace('_', ' ')} {limit:.4g}" for name, limit in self if limit is not None)
 
 
@@ -79,13 +79,13 @@ class Measurement(_Model):
     """One quantity.
 
     Attributes:
-        name: what programs and pages call it, unique in the record.
-        quantity: what it is, in words.
-        value: one, or one for each of what the quantity lists.
-        unit: "" of ratios and counts.
-        goal: what was wanted; it holds for every value.
+        name: name for programs and pages, unique in the record.
+        quantity: description in words.
+        value: a number, or one number for each item that the quantity lists.
+        unit: unit; "" for ratios and counts.
+        goal: goal, which holds for every value.
         low, high: ends of the 95 % interval of a single value.
-        format: how the value is shown, as Python's format specifications are written.
+        format: format of the value, as a Python format specification.
     """
 
     name: Name
@@ -110,12 +110,12 @@ class Measurement(_Model):
 
     @property
     def values(self) -> list[Number]:
-        """All of them."""
+        """The values as a list."""
         return self.value if isinstance(self.value, list) else [self.value]
 
     @property
     def is_met(self) -> bool:
-        """Whether no goal is missed."""
+        """Whether all values meet the goal."""
         return self.goal is None or all(self.goal.holds(value) for value in self.values)
 
 
@@ -123,7 +123,7 @@ Cell = StrictStr | StrictInt | Finite | Estimate | None
 
 
 class Column(_Model):
-    """A column of a table: its key in the rows, its heading on a page, and how its numbers are shown."""
+    """A column of a table: its key in the rows, its heading on a page, and the format of its numbers."""
 
     name: Name
     heading: str
@@ -131,7 +131,7 @@ class Column(_Model):
 
 
 class Table(_Model):
-    """Rows of cells by name of their column; a cell that is left out is empty."""
+    """A table; each row maps the names of columns to cells, and a missing cell is empty."""
 
     name: Name
     columns: Annotated[list[Column], Field(min_length=1)]
@@ -153,30 +153,31 @@ class Table(_Model):
 
 
 class Stated(_Model):
-    """Of figures that were taken over from a page: the commit that put them there, and its date."""
+    """Source of figures that were copied from a page: the commit that added them, and its date."""
 
     commit: str
     date: Date
 
 
 class Record(_Model):
-    """What a study measured.
+    """Results of a study and the conditions of the measurement.
 
     Attributes:
-        name: of the file too.
-        origin: ``recorded`` by the program that measured, or ``transcribed``: taken over from a page or a run.
-        command: which measures it again.
-        commit: of the code, and whether it had uncommitted changes (``is_dirty``).
-        cpu, cpu_int8: its name, and its instruction sets for int8.
-        cores: how many could be used.
-        load_average: how many processes wanted a core in the minute before; times beside other work say less.
-        accelerator: its name, "" without one.
-        versions: of Python and the packages that matter.
-        date: of the measurement.
-        stated: where a transcribed record was read.
-        note: what else one has to know, a sentence.
-        measurements, tables: what was found.
-        details: plain data that no page shows, such as what a study needs to go on.
+        name: name of the record and of its file.
+        origin: ``recorded`` by the program that measured, or ``transcribed`` by hand from a page or a run.
+        command: command that repeats the measurement.
+        commit: commit of the code; ``is_dirty``: whether there were uncommitted changes.
+        cpu, cpu_int8: name of the CPU, and its instruction sets for int8.
+        cores: number of cores that could be used.
+        load_average: number of processes that wanted a core in the minute before. Times beside other work are less
+            reliable.
+        accelerator: name of the accelerator, "" without one.
+        versions: versions of Python and the important packages.
+        date: date of the measurement.
+        stated: source of a transcribed record.
+        note: a sentence with anything else that a reader must know.
+        measurements, tables: the results.
+        details: plain data that no page shows, such as data that a study needs to continue.
     """
 
     name: Name
@@ -210,11 +211,11 @@ class Record(_Model):
         return self
 
     def table(self, name: str) -> Table | None:
-        """The one of that name."""
+        """Return the table with this name, or None."""
         return next((table for table in self.tables if table.name == name), None)
 
     def measurement(self, name: str) -> Measurement | None:
-        """The one of that name."""
+        """Return the measurement with this name, or None."""
         return next((item for item in self.measurements if item.name == name), None)
 
 
@@ -232,7 +233,7 @@ def _check_format(spec: str, values: Iterable[float]) -> None:
 
 
 def record_path(root: Path, name: str) -> Path:
-    """Where the record of that name lies in a project."""
+    """Return the path of a record in a project."""
     return root / FOLDER / f"{name}.yaml"
 
 
@@ -240,7 +241,7 @@ def load_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        RecordError: the file is not there, no YAML, or no record.
+        RecordError: the file does not exist, is not YAML, or is not a record.
     """
     try:
         data = read_yaml(path)
@@ -260,16 +261,16 @@ def load_record(path: Path) -> Record:
 
 
 def load_records(root: Path) -> dict[str, Record]:
-    """All records of a project, by name.
+    """Return all records of a project by name.
 
     Raises:
-        RecordError: one of them cannot be read.
+        RecordError: a record cannot be read.
     """
     return {path.stem: load_record(path) for path in sorted((root / FOLDER).glob("*.yaml"))}
 
 
 def save_record(record: Record, path: Path) -> None:
-    """Write a record, floats with six significant digits."""
+    """Write a record; floats have six significant digits."""
     plain = record.model_dump(mode="python", exclude_defaults=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(_rounded(plain), sort_keys=False, allow_unicode=True, width=120)
@@ -277,7 +278,7 @@ def save_record(record: Record, path: Path) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats of a nest of plain data with few digits; whole ones stay floats."""
+    """Round floats in nested plain data to few digits; whole floats stay floats."""
     if isinstance(value, dict):
         return {name: _rounded(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -288,7 +289,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _describe(error: ValidationError) -> str:
-    """The first problem, with where it is: ``measurements[2].goal: …``."""
+    """Return the first problem with its place: ``measurements[2].goal: …``."""
     first = error.errors()[0]
     where = ""
     for part in first["loc"]:

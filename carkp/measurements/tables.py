@@ -1,4 +1,4 @@
-"""A record as Markdown: its tables, and the line below that says where the figures come from."""
+"""A record as Markdown: its tables, and the line below them about the source of the figures."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from carkp.measurements.record import Cell, Column, Estimate, Measurement, Numbe
 
 SHORT_COMMIT = 7
 BUSY_SHARE = 0.5
-"""Load average a core, above which a machine was not at rest."""
+"""Load average per core above which a machine was busy."""
 
 _PERCENT = " %"
 
 
 def measurements_table(items: Sequence[Measurement]) -> str:
-    """A line a quantity: what it is, what was found, what was wanted."""
+    """Return a table with a line for each quantity: its description, its result and its goal."""
     rows = [[_escaped(item.quantity), _result(item), _wanted(item)] for item in items]
     has_goal = any(item.goal for item in items)
     headings = ["quantity", "result", "wanted"] if has_goal else ["quantity", "result"]
@@ -20,34 +20,34 @@ def measurements_table(items: Sequence[Measurement]) -> str:
 
 
 def record_table(table: Table) -> str:
-    """A table of a record."""
+    """Return a table of a record."""
     rows = [[_cell(row.get(column.name), column) for column in table.columns] for row in table.rows]
     return markdown_table([_escaped(column.heading) for column in table.columns], rows)
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are Markdown already."""
+    """Build a table of cells that are already Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def show_measurement(item: Measurement) -> str:
-    """The value as a sentence has it, with its unit, without its interval: ``0.92``, ``13.3 min``."""
+    """Format the value for a sentence, with its unit, without its interval: ``0.92``, ``13.3 min``."""
     text = "; ".join(show_number(value, item.format) for value in item.values)
     return f"{text} {item.unit}".rstrip()
 
 
 def show_number(value: Number, spec: str) -> str:
-    """A number as its format says; without one, whole numbers with commas and others with four digits."""
+    """Format a number; without ``spec``, integers get commas and floats four digits."""
     spec = spec or ("," if isinstance(value, int) else ".4g")
     text = format(value, spec)
-    if not text.strip("+-0.,%"):  # no zero below zero
+    if not text.strip("+-0.,%"):  # show no negative zero
         text = format(abs(value), spec)
     return text.replace("%", _PERCENT)
 
 
 def provenance(record: Record) -> str:
-    """One line, in small print: what measured it, when, on what, with which code; of figures of a page, which."""
+    """Return a line in small print: command, date, machine and code of a measurement, or the source of its figures."""
     how = f" by `{record.command}`" if record.command else ""
     when = f" on {record.date}" if record.date is not None else ""
     dirty = " with uncommitted changes" if record.is_dirty else ""
@@ -77,7 +77,7 @@ def _machine(record: Record) -> str:
 
 
 def _is_busy(record: Record) -> bool:
-    """Whether others used the machine when the measurement began."""
+    """Return whether other programs used the machine when the measurement began."""
     return record.load_average is not None and record.load_average > BUSY_SHARE * (record.cores or 1)
 
 
@@ -107,11 +107,11 @@ def _cell(cell: Cell, column: Column) -> str:
 
 
 def _estimate(value: Number, low: Number, high: Number, spec: str) -> str:
-    """``0.871 (0.819 to 0.919)``, ``99.9 % (99.7 to 100.1)``."""
+    """Format a value with its interval: ``0.871 (0.819 to 0.919)``, ``99.9 % (99.7 to 100.1)``."""
     ends = " to ".join(show_number(end, spec).removesuffix(_PERCENT) for end in (low, high))
     return f"{show_number(value, spec)} ({ends})"
 
 
 def _escaped(text: str) -> str:
-    """Text may hold Markdown; what would end a cell is escaped."""
+    """Escape what would end a cell; the text may hold other Markdown."""
     return text.replace("|", "\\|").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The registered model as MLflow loads and runs it: nothing here needs more than ``REQUIREMENTS``."""
+"""The registered model as MLflow loads and runs it. This module needs no packages beyond ``REQUIREMENTS``."""
 
 import base64
 from typing import Any
@@ -29,21 +29,23 @@ SIGNATURE = ModelSignature(
 
 REQUIREMENTS = (
     "filelock",
-    "mlflow-skinny",  # serves as the whole of MLflow does, without the packages of its tracking server
+    "mlflow-skinny",  # serves like the full MLflow, without the packages of its tracking server
     "numpy",
     "onnxruntime",
     "opencv-python-headless",
     "pandas",
     "Pillow",
-    "pyarrow",  # requests in Parquet
+    "pyarrow",  # for requests in Parquet
     "pydantic",
 )
-"""Packages that have to be installed where the model is loaded; carkp's own code comes with it."""
+"""Packages that must be installed where the model is loaded; carkp's own code is part of the model."""
 
 
 class AnswerError(MlflowException):
-    """A request that gets no answer. Its message stays as it is: MLflow's server would put the whole request before
-    it, pictures included.
+    """A request that gets no answer.
+
+    Its message does not change when MLflow's server sets it again: the server would put the whole request before it,
+    pictures included.
     """
 
     @property
@@ -56,13 +58,13 @@ class AnswerError(MlflowException):
 
 
 class KeypointModel(PythonModel):
-    """Rows of ``image`` and ``boxes`` in, a dictionary of keypoints a row out."""
+    """Answers rows of ``image`` and ``boxes`` with a dictionary of keypoints for each row."""
 
     predictor: Predictor
     settings: Settings = DEFAULT_SETTINGS
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Raises MlflowException where the settings that are given make no sense."""
+        """Load the model. Raises MlflowException if the given settings are not valid."""
         self.predictor = Predictor.load(context.artifacts[ARTIFACT])
         try:
             self.settings = Settings.model_validate(context.model_config or {})
@@ -75,11 +77,11 @@ class KeypointModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Answers all rows.
+        """Answer all rows.
 
         Raises:
-            MlflowException: a malformed row, or a request beyond the limits; the server answers with status 400 and
-                its message.
+            MlflowException: a row is malformed, or the request exceeds the limits; the server answers with status 400
+                and its message.
         """
         del context, params
         rows: list[dict[str, Any]] = model_input.to_dict("records")
@@ -92,13 +94,13 @@ class KeypointModel(PythonModel):
     def _answer(self, number: int, row: dict[str, Any]) -> dict[str, Any]:
         try:
             return answer(self.predictor, row.get("image"), row.get("boxes"), self.settings)
-        except (ModelError, HeatmapError) as error:  # not the request's fault
+        except (ModelError, HeatmapError) as error:  # not an error of the request
             raise AnswerError(str(error), error_code=INTERNAL_ERROR) from None
         except (DataError, ValueError) as error:
             raise AnswerError(f"row {number}: {error}", error_code=INVALID_PARAMETER_VALUE) from None
 
 
 def example_row() -> dict[str, Any]:
-    """A request that is answered: a grey picture with one box."""
+    """Return a valid request: a grey picture with one box."""
     picture = jpeg.encode_bgr(np.full((64, 96, 3), 128, np.uint8), 90)
     return {"image": base64.b64encode(picture).decode(), "boxes": [[8.0, 8.0, 80.0, 48.0]]}

@@ -1,4 +1,4 @@
-"""What a request to the registered model holds: its pictures and boxes, and how much of them is too much."""
+"""Content of a request to the registered model: its pictures and boxes, and the limits on both."""
 
 import base64
 import binascii
@@ -19,10 +19,10 @@ from carkp.predictor import Predictor
 EXAMPLE = '{"dataframe_records": [{"image": "<base64>", "boxes": [[x, y, width, height]]}]}'
 
 PICTURE_FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
-"""Those of which the size is known before the picture is decoded."""
+"""Formats whose picture size is known before decoding."""
 
 SETTINGS_VARIABLE = "MLFLOW_PYFUNC_INFERENCE_CONFIG"
-"""MLflow's environment variable for what a model takes when it is loaded, as JSON."""
+"""MLflow's environment variable for the settings of a model at loading, as JSON."""
 
 _MIB = 2**20
 _SHOWN = 200
@@ -35,11 +35,12 @@ class RequestError(ValueError):
 
 
 class Settings(BaseModel):
-    """What one request may ask for - it is refused with status 400 where it asks for more - and how it is read.
+    """Limits on one request, which is refused with status 400 if it exceeds them, and how it is read.
 
     Change them when the model is loaded: ``mlflow.pyfunc.load_model(uri, model_config={"max_boxes": 5000})``, or for a
     server ``MLFLOW_PYFUNC_INFERENCE_CONFIG='{"max_boxes": 5000}' mlflow models serve …``. MLflow's server reads the
-    whole body before the model sees it: a server that strangers can reach needs a proxy before it that limits the body.
+    whole body before the model sees it. So a server that strangers can reach needs a proxy in front that limits the
+    body.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,10 +60,10 @@ DEFAULT_SETTINGS = Settings()
 
 
 def check_request(rows: Sequence[dict[str, Any]], settings: Settings) -> None:
-    """Refuse a request as a whole, before anything of it is decoded.
+    """Refuse a request as a whole, before any part of it is decoded.
 
     Raises:
-        RequestError: it has no row, or more text or boxes than ``settings`` allow.
+        RequestError: it has no rows, or more text or boxes than ``settings`` allow.
     """
     if not rows:
         raise RequestError(f"the request holds no picture: send {EXAMPLE}")
@@ -82,18 +83,18 @@ def check_request(rows: Sequence[dict[str, Any]], settings: Settings) -> None:
 
 
 def answer(predictor: Predictor, image: object, boxes: object, settings: Settings = DEFAULT_SETTINGS) -> dict[str, Any]:
-    """Keypoints of one row.
+    """Return the keypoints of one row.
 
     Args:
-        predictor: the opened model.
+        predictor: the loaded model.
         image: a picture file in base64.
-        boxes: lists of x, y, width, height; None or NaN (a table's empty cell): the whole picture.
-        settings: the largest picture, and its orientation.
+        boxes: lists of x, y, width, height; None or NaN (an empty cell of a table): the whole picture.
+        settings: the limit on the picture's size, and its orientation.
 
     Raises:
-        RequestError: no image, broken base64, or a picture that is too large.
+        RequestError: there is no image, the base64 is broken, or the picture is too large.
         DataError: the picture cannot be decoded.
-        ValueError: boxes that are no boxes (``BoxError`` is one).
+        ValueError: the boxes are not valid (``BoxError`` is a ValueError).
     """
     data = picture_bytes(image)
     _check_size(data, settings)
@@ -104,17 +105,16 @@ def answer(predictor: Predictor, image: object, boxes: object, settings: Setting
 
 
 def picture_bytes(image: object) -> bytes:
-    """The file that a text stands for: base64 in either alphabet, with or without padding and line breaks, or a
-    ``data:`` URL of it.
+    """Decode a file from base64 in either alphabet, with or without padding and line breaks, or from a ``data:`` URL.
 
     Raises:
-        RequestError: it is something else.
+        RequestError: the text is something else.
     """
     if not isinstance(image, str) or not image.strip():
         raise RequestError(f"image: expected a picture file in base64, got {image!r}"[:_SHOWN])
     text = _without_data_url(image.strip())
     text = re.sub(r"[\r\n\t]", "", text)
-    if not {"+", "/"} & set(text):  # the URL-safe alphabet, unless both are mixed
+    if not {"+", "/"} & set(text):  # the URL-safe alphabet, unless both alphabets are mixed
         text = text.translate(str.maketrans("-_", "+/"))
     text = text.rstrip("=")
     try:
@@ -124,7 +124,7 @@ def picture_bytes(image: object) -> bytes:
 
 
 def _without_data_url(text: str) -> str:
-    """The base64 in a ``data:`` URL; any other text as it is.
+    """Return the base64 in a ``data:`` URL; any other text is unchanged.
 
     Raises:
         RequestError: a ``data:`` URL whose content is not base64.
@@ -138,7 +138,7 @@ def _without_data_url(text: str) -> str:
 
 
 def _hint(image: str) -> str:
-    """What a text was probably meant to be that is no base64."""
+    """Guess why a text is not base64."""
     if image.startswith(("b'", 'b"')):
         return "; it is Python's way to print bytes: decode them to text (base64.b64encode(data).decode())"
     if _ADDRESS.match(image):
@@ -149,11 +149,11 @@ def _hint(image: str) -> str:
 
 
 def _check_size(data: bytes, settings: Settings) -> None:
-    """Read a picture's size from its header.
+    """Check a picture's size in its header.
 
     Raises:
         RequestError: it has too many pixels.
-        DataError: it is no picture that says its size.
+        DataError: it is not a picture with a known size.
     """
     header = read_header(data)
     if header is None:
@@ -180,7 +180,7 @@ def _is_absent(boxes: object) -> bool:
 
 
 def _plain(boxes: object) -> Any:
-    """Nested lists of what a table may hold as arrays of arrays."""
+    """Convert boxes to nested lists; a table may hold them as arrays of arrays."""
     if isinstance(boxes, np.ndarray):
         return [_plain(item) for item in boxes]
     if isinstance(boxes, Sequence) and not isinstance(boxes, str):

@@ -22,7 +22,7 @@ from carkp.workflow.target_cars import TargetSources
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the entry point."""
+    """Run the command line of the entry point."""
 
     def work() -> int:
         _execute(parse_stage("adapt", argv))
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(arguments: Arguments) -> None:
     config, target = arguments.config, read_target(arguments)
     if arguments.values["model"] != LATEST:
-        resolve_model(arguments.values["model"], FLOAT, {})  # a refusal before data are prepared
+        resolve_model(arguments.values["model"], FLOAT, {})  # refuse a bad model before data are prepared
     with process_context() as context:
 
         def work(tracker: Tracker, out_dir: Path) -> None:
@@ -45,11 +45,11 @@ def _execute(arguments: Arguments) -> None:
 
 
 def read_target(arguments: Arguments) -> TargetSources:
-    """The user's cars that the parameters name.
+    """Return the user's cars that the parameters name.
 
     Raises:
-        ConfigError: parameters that say nothing, or contradict each other.
-        DataError: there are no such files.
+        ConfigError: the parameters name no cars, or contradict each other.
+        DataError: a file does not exist.
     """
     values = arguments.values
     if values["boxes"] and not values["images"]:
@@ -66,7 +66,7 @@ def read_target(arguments: Arguments) -> TargetSources:
 
 
 def _find_inputs(arguments: Arguments, target: TargetSources, tracker: Tracker) -> AdaptInputs:
-    """Find the data, or make them in a child run; find the model."""
+    """Find the data, or prepare them in a child run; find the model."""
     config = arguments.config
     data = find_current_data(config, arguments.values["data"]) or run_as_child(config, tracker).prepared
     tags = {"carkp.experiment": config.name, "carkp.data_digest": data.digest}
@@ -74,7 +74,7 @@ def _find_inputs(arguments: Arguments, target: TargetSources, tracker: Tracker) 
 
 
 def describe(config: ExperimentConfig, result: AdaptResult) -> str:
-    """The outcome in a few lines, for a person."""
+    """Describe the result in a few lines, for a person."""
     before, after = result.before, result.after
     rows = [("pck on generated validation", before.val.pck, after.val.pck)]
     if before.holdout is not None and after.holdout is not None:

@@ -1,4 +1,4 @@
-"""Entry point ``align``: does every execution of the int8 model give the same? Fails where they do not."""
+"""Entry point ``align``: does every execution of the int8 model give the same result? Fails if not."""
 
 import sys
 from collections import Counter
@@ -75,14 +75,14 @@ from carkp.workflow.scoring import CROPS_NAME, PREDICTIONS_DIR, Scorer, build_sc
 from carkp.workflow.tables import write_table
 
 EXECUTIONS = ("float", "fake_quant", "simulated", "reference", "litert", "simulated_float32", "onnxruntime")
-"""``simulated`` requantises as the target does, ``simulated_float32`` as ONNX Runtime does. ``reference``, which only
-fixed-point targets have, is the target's arithmetic in ONNX Runtime's integer operators. ``litert``, which only targets
-that LiteRT runs with XNNPACK have, is their .tflite file in LiteRT."""
+"""Names of the executions. ``simulated`` requantises as the target does, ``simulated_float32`` as ONNX Runtime does.
+Only fixed-point targets have ``reference``: the target's arithmetic in ONNX Runtime's integer operators. Only targets
+that LiteRT runs with XNNPACK have ``litert``: their .tflite file in LiteRT."""
 
 
 @dataclass(frozen=True)
 class AlignInputs:
-    """Prepared data, the exported file, and the calibrated checkpoint that it was made of."""
+    """Prepared data, the exported file, and the calibrated checkpoint that it was made from."""
 
     data: PreparedData
     program: QProgram
@@ -92,8 +92,9 @@ class AlignInputs:
 
 @dataclass(frozen=True)
 class AlignResult:
-    """Predictions of every execution, comparisons of pairs, the gate, kinds of LiteRT's kernels, and what is out of
-    tolerance; empty: aligned.
+    """Predictions of every execution, comparisons of pairs, the gate, checks of LiteRT's kernels, and failures.
+
+    ``failures`` says what is out of tolerance; empty: aligned.
     """
 
     predictions: Mapping[str, Predictions]
@@ -139,10 +140,10 @@ def run(
 
 
 def open_executions(scorer: Scorer, inputs: AlignInputs, tflite: Path | None, out_dir: Path) -> dict[str, Forward]:
-    """Every way to run the model. ``float`` is the calibrated network without quantisation.
+    """Open every way to run the model. ``float`` is the calibrated network without quantisation.
 
-    ``tflite``: the file for LiteRT, where it executes the target. It and what is written below ``out_dir`` hold what
-    the exported file says and nothing else.
+    ``tflite``: the file for LiteRT, if it executes the target. This file and those written below ``out_dir`` hold
+    exactly the content of the exported file.
     """
     program, num_threads = inputs.program, torch.get_num_threads()
     forwards = {
@@ -151,7 +152,7 @@ def open_executions(scorer: Scorer, inputs: AlignInputs, tflite: Path | None, ou
         "simulated": simulator_forward(program),
         "onnxruntime": onnx_forward(OnnxRunner(inputs.model.path, num_threads)),
     }
-    if not program.wide_tensors:  # which ONNX Runtime's requantisation does not know
+    if not program.wide_tensors:  # ONNX Runtime's requantisation has no such tensors
         forwards["simulated_float32"] = simulator_forward(program, "float32")
     if has_reference(program):
         path = out_dir / reference_name(program.target.name)
@@ -164,15 +165,15 @@ def open_executions(scorer: Scorer, inputs: AlignInputs, tflite: Path | None, ou
 
 
 class Lockstep:
-    """Runs all executions on a batch; returns the heatmaps of the first and keeps what the others give.
+    """Runs all executions on a batch; returns the heatmaps of the first and stores the results of all.
 
-    ``steps``: for every pair how many output elements differ by how many LSB (second - first).
+    ``steps``: for every pair, how many output elements differ by how many LSB (second - first).
     """
 
     def __init__(
         self, forwards: Mapping[str, Forward], codec: HeatmapCodec, output_scale: float, num_steps: int, seed: int
     ) -> None:
-        """``num_steps``: how many of ``output_scale`` the gate's one step is; ``seed``: of its draws."""
+        """``num_steps``: the gate's one step in units of ``output_scale``; ``seed``: seed of its random changes."""
         self.forwards, self.codec, self.output_scale = forwards, codec, output_scale
         self.steps: dict[Pair, Counter[int]] = {pair: Counter() for pair in pairs_of(forwards.keys())}
         self._names = (*forwards, ONE_STEP)
@@ -195,7 +196,7 @@ class Lockstep:
         return next(iter(heatmaps.values()))
 
     def assemble(self, first: Predictions) -> dict[str, Predictions]:
-        """The predictions of every execution and of ``ONE_STEP``, given those of the first, which hold the labels."""
+        """Return the predictions of every execution and of ``ONE_STEP``; ``first``: those of the first, with labels."""
         return {
             name: replace(
                 first,
@@ -209,7 +210,7 @@ class Lockstep:
 def compare(
     config: ExperimentConfig, pair: Pair, predictions: Mapping[str, Predictions], steps: Mapping[int, int]
 ) -> Comparison:
-    """Differences between two executions."""
+    """Compare two executions."""
     first, second = (predictions[name] for name in pair)
     moved_px = np.linalg.norm(second.points.astype(np.float64) - first.points, axis=-1)[first.validity > 0]
     return Comparison(
@@ -245,7 +246,7 @@ def _execute(arguments: Arguments, context: ProcessContext) -> None:
 
 
 def _find_inputs(arguments: Arguments) -> AlignInputs:
-    """The exported file, and by its own word the checkpoint that it was made of."""
+    """Find the exported file, and the checkpoint that it was made from according to its metadata."""
     config = arguments.config
     target = build_target(config, arguments.values["target"])
     data = require_data(config, arguments.values["data"])
@@ -343,7 +344,7 @@ def _tags(inputs: AlignInputs, result: AlignResult) -> dict[str, str]:
 
 
 def _note(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) -> str:
-    """The description of the run, in Markdown."""
+    """Return the description of the run, in Markdown."""
     pck = {name: found.score(config.eval.alpha).pck for name, found in result.predictions.items()}
     rows = [f"| {name} | {value:.4f} |" for name, value in pck.items()]
     head = [
@@ -359,7 +360,7 @@ def _note(config: ExperimentConfig, inputs: AlignInputs, result: AlignResult) ->
 
 
 def _execution_rows(config: ExperimentConfig, result: AlignResult) -> list[dict[str, Any]]:
-    """A row an execution: its scores, and what it keeps of float."""
+    """Return a row for each execution: its scores, and how much of float's PCK it keeps."""
     reference = result.predictions[EXECUTIONS[0]]
     rows = []
     for name, predictions in result.predictions.items():
@@ -383,7 +384,7 @@ def _execution_rows(config: ExperimentConfig, result: AlignResult) -> list[dict[
 def _log_predictions(
     scorer: Scorer, store: Store, predictions: Mapping[str, Predictions], out_dir: Path, tracker: Tracker
 ) -> None:
-    """The predictions of every execution, and the crops that the simulated one finds worst."""
+    """Log the predictions of every execution, and the crops with the worst results of the simulator."""
     for name, found in predictions.items():
         folder = f"{PREDICTIONS_DIR}/{name}"
         found.save(out_dir / folder / "test.npz")

@@ -52,10 +52,10 @@ from carkp.workflow.scoring import PREDICTIONS_DIR, build_scorer
 from carkp.workflow.tables import write_table
 
 MIN_COLUMNS = 180
-"""Of the table in the terminal."""
+"""Smallest width of the table in the terminal."""
 
 NUM_IMAGES = 64
-"""Test crops that the runtimes are timed on, in turn."""
+"""Number of test crops that the runtimes are timed on, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class BenchmarkInputs:
 def run(
     config: ExperimentConfig, inputs: BenchmarkInputs, out_dir: Path, tracker: Tracker, context: ProcessContext
 ) -> RuntimeContent:
-    """Make every form of the network, score it, time all in turn; log table, figure, predictions and metrics."""
+    """Make every form of the network, score all, time them in turn; log table, figure, predictions and metrics."""
     prepare_torch(config)
     stores = inputs.data.open()
     require_samples(stores.train, "calibration")
@@ -101,7 +101,7 @@ def run(
 
 
 def load_images(config: ExperimentConfig, store: Store) -> Float32Array:
-    """(N, 3, H, W), normalised: the first crops of a split."""
+    """Return (N, 3, H, W), normalised: the first crops of a split."""
     dataset = build_eval_dataset(config, store)
     bytes_ = torch.stack([dataset[index]["image"] for index in range(min(NUM_IMAGES, len(dataset)))])
     return np.ascontiguousarray(normalise(bytes_).numpy())
@@ -165,7 +165,7 @@ def _log(content: RuntimeContent, out_dir: Path, tracker: Tracker) -> None:
 
 
 def _note(content: RuntimeContent) -> str:
-    """The description of the run, in Markdown."""
+    """Return the description of the run, in Markdown."""
     lines = [
         f"| {row.label} | {row.pck.value:.4f} | {row.latencies[FASTEST].median_ms:.2f} | "
         f"{row.latencies[FASTEST].speedup.value:.2f} |"

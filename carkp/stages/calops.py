@@ -25,7 +25,7 @@ class CalopsResult:
 
 
 def run(config: ExperimentConfig, out_dir: Path, tracker: Tracker) -> CalopsResult:
-    """Count the network of ``config``; log totals and the layer table. No weights are fetched for it."""
+    """Count the operations of the network of ``config``; log totals and the layer table. No weights are downloaded."""
     untrained = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
     layers = count_ops(build_model(untrained).net, config.model.input_size)
     result = CalopsResult(layers, total_ops(layers))
@@ -43,7 +43,7 @@ def run(config: ExperimentConfig, out_dir: Path, tracker: Tracker) -> CalopsResu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the entry point."""
+    """Run the command line of the entry point."""
 
     def work() -> int:
         arguments = parse_stage("calops", argv)

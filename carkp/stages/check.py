@@ -1,4 +1,4 @@
-"""Entry point ``check``: which layers the target's hardware takes, and what to change; fails on impossible ones."""
+"""Entry point ``check``: which layers the target's hardware supports, and what to change; fails on impossible ones."""
 
 import sys
 from collections import defaultdict
@@ -27,7 +27,7 @@ STYLES = {"int8": "green", "fallback": "yellow", "impossible": "bold red"}
 
 @dataclass(frozen=True)
 class CheckInputs:
-    """A program, and the target that it is held against."""
+    """A program, and the target to check it against."""
 
     model: FoundProgram
     target: Target

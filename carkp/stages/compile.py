@@ -45,7 +45,7 @@ from carkp.workflow.reuse import Inputs, hardware_digest, host_digest, log_input
 from carkp.workflow.tables import write_table
 
 HOST = "onnxruntime_cpu"
-"""The target that this machine is."""
+"""The target that stands for this machine."""
 
 COMPILED_DIR = "compiled"
 NUM_PROFILED = 50
@@ -53,7 +53,7 @@ NUM_ROUNDS, MAX_SECONDS = 300, 6.0
 
 
 def run(config: ExperimentConfig, inputs: CompileInputs, out_dir: Path, tracker: Tracker) -> CompileResult:
-    """Check, write the file, predict, on the host measure; log file, page, tables and figures.
+    """Check the program, write the file, predict its speed, measure on the host; log file, page, tables and figures.
 
     Raises:
         UnsupportedModelError: the target cannot run a layer.
@@ -78,7 +78,7 @@ def run(config: ExperimentConfig, inputs: CompileInputs, out_dir: Path, tracker:
 
 
 def measure_latency(inputs: CompileInputs) -> HostLatency | None:
-    """Float and int8 in turn; None where the float model that the int8 one was made of cannot be had."""
+    """Time float and int8 in turn; None if the float model behind the int8 model is not available."""
     path = find_float_onnx(inputs.program)
     if path is None:
         return None
@@ -92,7 +92,7 @@ def measure_latency(inputs: CompileInputs) -> HostLatency | None:
 
 
 def find_float_onnx(program: QProgram) -> Path | None:
-    """The float ONNX of the run that trained the network; None where the program names no run that has it."""
+    """Return the float ONNX of the run that trained the network; None if the program names no run that has it."""
     run_id = run_id_of(program.origin.get("float_model", ""))
     try:
         return None if run_id is None else fetch_artifact(run_id, FLOAT_ONNX)
@@ -101,14 +101,14 @@ def find_float_onnx(program: QProgram) -> Path | None:
 
 
 def find_runtimes(program: QProgram) -> RuntimeContent | None:
-    """What ``benchmark`` found of the float model, if it was run."""
+    """Return the results of ``benchmark`` for the float model, if there are any."""
     run_id = run_id_of(program.origin.get("float_model", ""))
     benchmark = None if run_id is None else find_benchmark(run_id)
     return None if benchmark is None else read_benchmark(benchmark)
 
 
 def write_deployable(inputs: CompileInputs, folder: Path) -> Path:
-    """What goes onto the target: for the host an optimised graph that gives the same, else the int8 ONNX as it is."""
+    """Write the target's file: for the host an optimised graph of the same outputs, else a copy of the int8 ONNX."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{inputs.target.name}.onnx"
     if inputs.target.name != HOST:
@@ -204,7 +204,7 @@ def _log(inputs: CompileInputs, result: CompileResult, out_dir: Path, tracker: T
 
 
 def _note(inputs: CompileInputs, result: CompileResult) -> str:
-    """The description of the run, in Markdown."""
+    """Return the description of the run, in Markdown."""
     rows = [f"| {what} | {value} |" for what, value in facts(inputs, result)]
     latency = result.latency
     measured = f" On this machine {latency.ratio.median:.2f} times as fast as float." if latency is not None else ""

@@ -13,7 +13,7 @@ from carkp.workflow.preparation import describe, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the entry point."""
+    """Run the command line of the entry point."""
 
     def work() -> int:
         arguments = parse_stage("data", argv)
@@ -33,10 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_source(config: ExperimentConfig, source: str) -> ExperimentConfig:
-    """``source``: in place of the configuration's; "" for that.
+    """Replace the configuration's source by ``source``; "" keeps the configuration.
 
     Raises:
-        ConfigError: the configuration names several.
+        ConfigError: the configuration names several sources.
     """
     if not source:
         return config
@@ -49,7 +49,7 @@ def _with_source(config: ExperimentConfig, source: str) -> ExperimentConfig:
 
 
 def _advice(configured: str, source: str, run_id: str) -> str:
-    """Other stages know the source by the configuration alone."""
+    """Return advice for other stages, which only know the configuration's source."""
     setting = shlex.quote(f"data.source={source}")
     return (
         f"note: the configuration's data.source is {configured}: give --set {setting} to other stages (-P "

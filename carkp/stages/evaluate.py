@@ -55,8 +55,13 @@ from carkp.workflow.scoring import (
 
 @dataclass(frozen=True)
 class Executable:
-    """A model ready to run: uint8 images -> heatmaps; the heatmaps that it was trained for; the float model that it was
-    made of; its target, "" for float.
+    """A model ready to run.
+
+    Attributes:
+        forward: function from uint8 images to heatmaps.
+        codec: codec of the heatmaps that it was trained for.
+        origin: data of the float model that it was made from; empty for float.
+        target: name of its target, "" for float.
     """
 
     forward: Forward
@@ -67,7 +72,7 @@ class Executable:
 
 @dataclass(frozen=True)
 class EvaluateInputs:
-    """``stage``: how to execute the model file."""
+    """Inputs of a score. ``stage``: how to execute the model file."""
 
     data: PreparedData
     stage: str
@@ -77,7 +82,7 @@ class EvaluateInputs:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Scores by split, and what is kept of the float model's where that is known."""
+    """Scores by split, and the kept share of the float model's PCK, if known."""
 
     scores: Mapping[str, Scores]
     retention: Mapping[str, float]
@@ -86,7 +91,7 @@ class EvaluateResult:
 def run(
     config: ExperimentConfig, inputs: EvaluateInputs, out_dir: Path, tracker: Tracker, context: ProcessContext
 ) -> EvaluateResult:
-    """Score the model on every split that has samples but train."""
+    """Score the model on validation and test, as far as they have samples."""
     prepare_torch(config)
     scorer = build_scorer(config, context)
     executable = OPENERS[inputs.stage](config, inputs, scorer)
@@ -118,7 +123,7 @@ def run(
 
 
 def open_float(config: ExperimentConfig, inputs: EvaluateInputs, scorer: Scorer) -> Executable:
-    """A float checkpoint in torch."""
+    """Open a float checkpoint in torch."""
     checkpoint = load_checkpoint(inputs.model.path)
     net = load_net(checkpoint).to(scorer.context.device)
     check_input_size(checkpoint.architecture, config, inputs.model.path)
@@ -126,7 +131,7 @@ def open_float(config: ExperimentConfig, inputs: EvaluateInputs, scorer: Scorer)
 
 
 def open_fake_quant(config: ExperimentConfig, inputs: EvaluateInputs, scorer: Scorer) -> Executable:
-    """A calibrated checkpoint, fake-quantised in torch."""
+    """Open a calibrated checkpoint, fake-quantised in torch."""
     prepared = load_prepared(inputs.model.path)
     check_input_size(prepared.architecture, config, inputs.model.path)
     check_target(prepared.net.target, inputs.target, inputs.model.path)
@@ -135,13 +140,13 @@ def open_fake_quant(config: ExperimentConfig, inputs: EvaluateInputs, scorer: Sc
 
 
 def open_simulator(config: ExperimentConfig, inputs: EvaluateInputs, scorer: Scorer) -> Executable:
-    """The program in an int8 ONNX file, in the integer simulator."""
+    """Open the program of an int8 ONNX file in the integer simulator."""
     program = _checked_program(config, inputs)
     return Executable(simulator_forward(program), codec_of_program(program), program.origin, program.target.name)
 
 
 def open_onnxruntime(config: ExperimentConfig, inputs: EvaluateInputs, scorer: Scorer) -> Executable:
-    """An int8 ONNX file in ONNX Runtime."""
+    """Open an int8 ONNX file in ONNX Runtime."""
     program = _checked_program(config, inputs)
     runner = OnnxRunner(inputs.model.path, torch.get_num_threads())
     return Executable(onnx_forward(runner), codec_of_program(program), program.origin, program.target.name)
@@ -157,7 +162,7 @@ OPENERS: dict[str, Callable[[ExperimentConfig, EvaluateInputs, Scorer], Executab
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the entry point."""
+    """Run the command line of the entry point."""
 
     def work() -> int:
         arguments = parse_stage("evaluate", argv)
@@ -190,10 +195,10 @@ def _execute(arguments: Arguments, context: ProcessContext) -> None:
 
 
 def codec_of_program(program: QProgram) -> HeatmapCodec:
-    """The codec of the heatmaps that an int8 program was made for.
+    """Return the codec of the heatmaps that an int8 program was made for.
 
     Raises:
-        TrackingError: its file does not say.
+        TrackingError: its file does not store it.
     """
     try:
         return codec_from_json(program.origin[CODEC_KEY])

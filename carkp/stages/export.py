@@ -44,7 +44,7 @@ from carkp.workflow.training import ONNX_DIR
 
 @dataclass(frozen=True)
 class ExportInputs:
-    """A calibrated checkpoint, the stage that made it, and the alias to register the model under; "": none."""
+    """A calibrated checkpoint, the stage that made it, the target, and the alias to register it under ("": none)."""
 
     model: ModelFile
     stage: str
@@ -54,8 +54,10 @@ class ExportInputs:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The program, its ONNX files with symbolic batch and batch 1, the files of the target's own arithmetic where that
-    is not ONNX Runtime's, and its version as a registered model, "" for none.
+    """The program, its ONNX files with symbolic batch size and batch size 1, and further files.
+
+    ``others`` are files in the target's own arithmetic, if that is not ONNX Runtime's. ``version`` is the version as a
+    registered model, "" if it is not registered.
     """
 
     program: QProgram
@@ -71,7 +73,7 @@ class ExportResult:
 
 
 def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: Tracker) -> ExportResult:
-    """Convert, write, audit the kernels that ONNX Runtime chooses, log files and MLflow model."""
+    """Convert the model, write the files, check the kernels that ONNX Runtime chooses, log files and MLflow model."""
     prepared = load_prepared(inputs.model.path)
     check_target(prepared.net.target, inputs.target, inputs.model.path)
     check_codec(prepared.codec, config, inputs.model.path)
@@ -99,7 +101,7 @@ def run(config: ExperimentConfig, inputs: ExportInputs, out_dir: Path, tracker: 
 
 
 def convert_prepared(prepared: Prepared, model: ModelFile, stage: str) -> QProgram:
-    """The int8 program of a calibrated network; it remembers the checkpoint that it comes from."""
+    """Convert a calibrated network to an int8 program, which stores the checkpoint that it comes from."""
     origin = {
         **prepared.origin,
         "stage": stage,
@@ -110,7 +112,7 @@ def convert_prepared(prepared: Prepared, model: ModelFile, stage: str) -> QProgr
 
 
 def write_program(program: QProgram, folder: Path) -> ExportResult:
-    """Write the ONNX files; where every layer is int8, hold them against the kernels that ONNX Runtime runs.
+    """Write the ONNX files; if every layer is int8, check that ONNX Runtime runs int8 kernels.
 
     Raises:
         ConfigError: an operator, or the target's own arithmetic, cannot be written.
@@ -131,12 +133,12 @@ def write_program(program: QProgram, folder: Path) -> ExportResult:
 
 
 def write_own_arithmetic(program: QProgram, folder: Path) -> list[Path]:
-    """The files that a target's own arithmetic is executed with, where that is not ONNX Runtime's.
+    """Write the files that run a target's own arithmetic, if that is not ONNX Runtime's.
 
     Raises:
-        NoReferenceError, TfliteError: the program cannot be written so.
+        NoReferenceError, TfliteError: the program cannot be written in this form.
         NotDelegatedError: XNNPACK would not run all of it in int8.
-        ConfigError: what a .tflite file takes is not installed.
+        ConfigError: a package for .tflite files is not installed.
     """
     name = program.target.name
     if has_reference(program):
@@ -153,10 +155,10 @@ def write_own_arithmetic(program: QProgram, folder: Path) -> list[Path]:
 
 
 def parse_kind(name: str) -> str:
-    """A stage whose model can be exported.
+    """Check the name of a stage whose model can be exported.
 
     Raises:
-        ConfigError: there is no such stage.
+        ConfigError: the stage has no such model.
     """
     if name not in QUANTISED_KINDS:
         raise ConfigError(f"stage={name!r}: can export {', '.join(QUANTISED_KINDS)}")
@@ -164,10 +166,10 @@ def parse_kind(name: str) -> str:
 
 
 def parse_alias(name: str) -> str:
-    """An alias that MLflow takes, or "".
+    """Check an alias for MLflow, or "".
 
     Raises:
-        ConfigError: it takes none like this.
+        ConfigError: MLflow does not accept it.
     """
     if name and (not re.fullmatch(r"[A-Za-z][\w-]{0,254}", name) or re.fullmatch(r"(?i)latest|v\d+", name)):
         raise ConfigError(f"alias={name!r}: expected letters, digits, - and _, and neither latest nor a version (v1)")
@@ -203,7 +205,7 @@ def _execute(arguments: Arguments) -> None:
 
 
 def describe(result: ExportResult) -> str:
-    """The outcome in a few lines, for a person."""
+    """Describe the result in a few lines, for a person."""
     num_float = sum(isinstance(layer, FloatOp) for layer in result.program.layers)
     audit = f"{num_float} layers stay in float" if num_float else "ONNX Runtime runs all of them as int8 kernels"
     if num_wide := result.program.num_convs - result.program.num_byte_convs:

@@ -48,9 +48,9 @@ OTHER_CODE = (
 
 @dataclass(frozen=True)
 class FloatInputs:
-    """Prepared data, the ``last.pt`` to go on from, if any, and the file of the teacher, if any.
+    """Prepared data, the ``last.pt`` to continue from, if any, and the teacher's file, if any.
 
-    ``is_own``: that ``last.pt`` is of this run, whose processes were started again.
+    ``is_own``: whether that ``last.pt`` belongs to this run, whose processes were restarted.
     """
 
     data: PreparedData
@@ -61,7 +61,7 @@ class FloatInputs:
 
 @dataclass(frozen=True)
 class FloatResult:
-    """Scores of the best epoch by split."""
+    """Best epoch, training speed, and scores of the best epoch by split."""
 
     best_epoch: int
     samples_per_s: float
@@ -71,7 +71,7 @@ class FloatResult:
 def run(
     config: ExperimentConfig, inputs: FloatInputs, out_dir: Path, tracker: Tracker, context: ProcessContext
 ) -> FloatResult:
-    """Train, then log what the run is worth: checkpoints, ONNX, predictions, pictures, metrics."""
+    """Train, then log checkpoints, ONNX, predictions, pictures and metrics."""
     stores = inputs.data.open()
     require_samples(stores.train, "training")
     require_samples(stores.val, "the choice of the best epoch")
@@ -129,7 +129,10 @@ def _deciding(
 
 
 def _log_deciding(tracker: Tracker, deciding: Inputs, resume: Path | None, context: ProcessContext) -> None:
-    """A result of two versions of the code is that of neither: the run does not pass for one."""
+    """Log the inputs, except after a resume from a checkpoint of other code.
+
+    Such a result belongs to no single version of the code and must not be reused.
+    """
     if resume is None or is_of_code(resume, deciding.code_digest):
         log_inputs(tracker, deciding)
     elif context.is_main:
@@ -151,13 +154,13 @@ def _run_and_describe(
 
 
 def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
-    """Find the data, or make them in a child run; find the checkpoint to go on from."""
+    """Find the data, or prepare them in a child run; find the checkpoint to continue from."""
     config, reference = arguments.config, arguments.values["resume"]
     nproc = str(parse_group(arguments.values, config.train).world_size)
     teacher = find_teacher(config)
     if teacher is not None:
-        read_teacher(config, teacher)  # a refusal before hours of preparation
-    if reference != LATEST:  # a refusal that needs no data comes before their preparation
+        read_teacher(config, teacher)  # refuse a bad teacher before hours of preparation
+    if reference != LATEST:  # what can be refused without data is refused before their preparation
         require_resumable(resolve_resume(reference, config, ""), config, {NUM_PROCESSES: nproc})
     data = find_current_data(config, arguments.values["data"])
     if data is None:
@@ -169,9 +172,9 @@ def _prepare_inputs(arguments: Arguments, tracker: Tracker) -> FloatInputs:
 
 
 def describe(result: FloatResult) -> str:
-    """The outcome in a few lines, for a person."""
+    """Describe the result in a few lines, for a person."""
     head = f"best epoch {result.best_epoch}"
-    if result.samples_per_s > 0:  # a finished training that was only scored has no rate
+    if result.samples_per_s > 0:  # a finished training that was only scored has no speed
         head += f", trained at {result.samples_per_s:.1f} samples/s"
     return f"{head}\n{describe_scores(result.scores)}"
 

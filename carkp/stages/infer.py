@@ -31,11 +31,11 @@ def run(inputs: InferInputs, out_dir: Path, tracker: Tracker) -> InferResult:
 
 
 def open_model(model: ModelFile) -> Predictor:
-    """A predictor of the model.
+    """Open a predictor of the model.
 
     Raises:
-        TrackingError: there is no such file.
-        ModelError, CheckpointError: it is no model that predicts.
+        TrackingError: the file does not exist.
+        ModelError, CheckpointError: it is not a model for prediction.
     """
     try:
         return Predictor.load(model.path, torch.get_num_threads())
@@ -57,19 +57,19 @@ def _log(inputs: InferInputs, result: InferResult, tracker: Tracker) -> None:
         for path, name in zip(result.files, artifact_names([path.name for path in result.files]), strict=True):
             try:
                 tracker.log_file(_called(path, name, Path(folder)), ARTIFACT_DIR)
-            except Exception as error:  # of whatever library stores them
+            except Exception as error:  # from any library that stores them
                 result.errors[f"{ARTIFACT_DIR}/{name}"] = printable(f"is not in the run, but here: {path} ({error})")
 
 
 def _called(path: Path, name: str, folder: Path) -> Path:
-    """``path`` under another name, in ``folder`` where it has to be copied."""
+    """Return ``path`` under another name; a copy is made in ``folder`` if the name differs."""
     if path.name == name:
         return path
     return Path(shutil.copyfile(path, folder / name))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the entry point."""
+    """Run the command line of the entry point."""
 
     def work() -> int:
         _execute(parse_stage("infer", argv))
@@ -88,7 +88,7 @@ def _execute(arguments: Arguments) -> None:
     def work(tracker: Tracker, _: Path) -> None:
         show(inputs, run(inputs, request.out_dir, tracker), request.out_dir)
 
-    if "no-track" in arguments.flags:  # nor is the tracking server asked
+    if "no-track" in arguments.flags:  # then the tracking server is not asked either
         work(NullTracker(), request.out_dir)
     else:
         if values["model"] == DEFAULT_MODEL and (note := describe_own_export(config)):

@@ -1,7 +1,7 @@
 """Entry point ``main``: data -> float -> calibration -> export -> align -> check -> compile -> report.
 
-Every step is a child run. What a finished run with the same inputs gave is used again; after a failure the same command
-goes on where the last one stopped.
+Every step is a child run. Results of finished runs with the same inputs are reused. After a failure, the same command
+continues where the last one stopped.
 """
 
 import os
@@ -44,14 +44,14 @@ STEP_PROCESS_TAG = "carkp.step_process"
 NUM_EARLIER = 20
 STARTING_S = 60
 MIN_WIDTH = 110
-"""Run ids are there to be copied."""
+"""Smallest width of the table, so that run ids can be copied."""
 
 FLAGS = {"": False, "false": False, "true": True}
 
 
 @dataclass(frozen=True)
 class PipelineInputs:
-    """What every stage is called with to get the same configuration, and whether all of them run anew."""
+    """The words that give every stage the same configuration, and whether all stages run again."""
 
     config_words: Sequence[str]
     is_forced: bool
@@ -59,7 +59,7 @@ class PipelineInputs:
 
 @dataclass(frozen=True)
 class Done:
-    """A step, its run, how long it took here, whether the run was there before, and why."""
+    """A step, its run, how long it took here, the reason, and whether the run was reused."""
 
     step: Step
     run: FoundRun
@@ -69,10 +69,10 @@ class Done:
 
 
 def run(config: ExperimentConfig, inputs: PipelineInputs, tracker: Tracker) -> list[Done]:
-    """Walk the steps in order; log each as soon as it is done.
+    """Run the steps in order; log each as soon as it is done.
 
     Raises:
-        PipelineError: a step failed or gave nothing to go on with, or another pipeline's is still going on.
+        PipelineError: a step failed or gave nothing to continue with, or a step of another pipeline still runs.
     """
     tracker.set_tags({PROCESS_TAG: process_name(os.getpid())})
     end_killed_runs(tracker.run_id)
@@ -91,7 +91,7 @@ def run(config: ExperimentConfig, inputs: PipelineInputs, tracker: Tracker) -> l
 def complete(
     step: Step, config: ExperimentConfig, inputs: PipelineInputs, done: Sequence[Done], tracker: Tracker
 ) -> Done:
-    """Use again what a finished run gave, else run the stage.
+    """Reuse the result of a finished run, else run the stage.
 
     Raises:
         PipelineError: it failed.
@@ -104,7 +104,7 @@ def complete(
     run = found or run_stage(step, config, inputs, digest, runs, tracker)
     if found is None and (unexpected := other_inputs(step, decision.inputs, run)):
         echo(f"warning: {step.stage}: run {run.run_id} was made of other inputs than were there before ({unexpected})")
-    # the pipeline's own digest is at the end that of its last step
+    # at the end, the pipeline's own digest is that of its last step
     tracker.set_tags({f"{STEP_PREFIX}{step.stage}": run.run_id, INPUTS_TAG: digest})
     tracker.log_text(decision.inputs.to_json(), pipeline_file(step.stage))
     tracker.log_metrics(step.pipeline_metrics(run))
@@ -137,7 +137,7 @@ def run_stage(
         status = launch(command, run_id, lambda pid: tracker.set_tags({STEP_PROCESS_TAG: process_name(pid)}))
     finally:
         send_left_over(spool_root())  # the step may have ended in an outage
-        if find_run(run_id).status == "RUNNING":  # it ended before it joined its run, or without a word
+        if find_run(run_id).status == "RUNNING":  # it ended before it joined its run, or it was killed
             end_run(run_id, "KILLED" if status < 0 else "FAILED")
     if status != 0:
         raise PipelineError(
@@ -148,10 +148,10 @@ def run_stage(
 
 
 def require_unedited(config: ExperimentConfig, inputs: PipelineInputs) -> None:
-    """Stages read the files of the configuration themselves: refuse to go on where somebody has edited one.
+    """Refuse to continue if a file of the configuration was edited: stages read these files themselves.
 
     Raises:
-        PipelineError: it names what differs.
+        PipelineError: the configuration differs; the message names the differences.
     """
     now = parse_stage(PIPELINE, inputs.config_words).config
     if now != config:
@@ -163,10 +163,10 @@ def require_unedited(config: ExperimentConfig, inputs: PipelineInputs) -> None:
 
 
 def require_all(step: Step, run: FoundRun) -> None:
-    """Stop at once where a later step, perhaps hours from now, would have nothing to work on.
+    """Stop at once if a later step, perhaps hours from now, would have nothing to work on.
 
     Raises:
-        PipelineError: so it is.
+        PipelineError: a needed metric is 0.
     """
     if lacking := step.lacking(run):
         raise PipelineError(
@@ -176,10 +176,10 @@ def require_all(step: Step, run: FoundRun) -> None:
 
 
 def end_killed_runs(own_run_id: str) -> None:
-    """Mark as killed what earlier pipelines left as running, where their processes are gone.
+    """Mark runs of earlier pipelines as killed if they are still marked as running but their processes are gone.
 
     Raises:
-        PipelineError: a pipeline is gone, but a step of it still runs.
+        PipelineError: a pipeline's process is gone, but one of its steps still runs.
     """
     earlier = find_runs({STAGE_TAG: PIPELINE}, is_finished=False, max_results=NUM_EARLIER)
     for parent in earlier:
@@ -200,21 +200,21 @@ def is_running(run: FoundRun) -> bool:
 
 
 def is_starting(parent: FoundRun) -> bool:
-    """Whether the run is so young that it may not have told its process yet."""
+    """Return whether the run is so young that its process may not be stored yet."""
     age = datetime.now(UTC) - parent.started
     return PROCESS_TAG not in parent.tags and age.total_seconds() < STARTING_S
 
 
 def is_alive_in(parent: FoundRun, tag: str) -> bool:
-    """Whether the process that the tag names is there; False where there is no such tag."""
+    """Return whether the process named in the tag exists; False without this tag."""
     return tag in parent.tags and is_alive(parent.tags[tag])
 
 
 def parse_flag(name: str, arguments: Arguments) -> bool:
-    """Whether a parameter is set.
+    """Return the value of a parameter that is true or false.
 
     Raises:
-        ConfigError: neither true nor false.
+        ConfigError: it is neither true nor false.
     """
     text = arguments.values[name]
     if text not in FLAGS:
@@ -234,7 +234,7 @@ def _execute(arguments: Arguments) -> None:
     config = arguments.config
     inputs = PipelineInputs(arguments.config_words, parse_flag("force", arguments))
     build_hardware(config, "")  # refuses a target that later steps could not use
-    load_teacher(config)  # and a teacher that training could not use
+    load_teacher(config)  # refuses a teacher that training could not use
     if parse_flag("dry_run", arguments):
         _print_plan(config, inputs.is_forced)
         return
@@ -250,7 +250,7 @@ def _execute(arguments: Arguments) -> None:
 
 
 def _print_plan(config: ExperimentConfig, is_forced: bool) -> None:
-    """Print what would be done; where `mlflow run` has made a run for that, note it there."""
+    """Print what would be done; if `mlflow run` has created a run for this, describe it there."""
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         del out_dir
@@ -266,7 +266,7 @@ def _print_plan(config: ExperimentConfig, is_forced: bool) -> None:
 
 
 def note(done: Sequence[Done]) -> str:
-    """Key numbers, then the steps as a Markdown table."""
+    """Return key numbers, then the steps as a Markdown table."""
     numbers = [f"{item.step.stage}: {found}" for item in done if (found := item.step.key_number(item.run))]
     head = ["| step | | why | seconds | run | |", "|---|---|---|---|---|---|"]
     rows = [f"| {' | '.join(row)} |" for row in map(_row, done)]
@@ -277,7 +277,7 @@ def show(done: Sequence[Done]) -> None:
     """Print the steps."""
     table = Table("step", "", "seconds", "run", "")
     for item in done:
-        step, how, _, *others = _row(item)  # why was said step by step
+        step, how, _, *others = _row(item)  # reasons were printed step by step
         table.add_row(step, how, *others)
     Console(width=max(Console().width, MIN_WIDTH)).print(table)
 
@@ -292,7 +292,7 @@ def _row(item: Done) -> tuple[str, ...]:
 
 
 def program(argv: Sequence[str] | None = None) -> int:
-    """``main`` as a program of its own, whose stages need not import everything anew."""
+    """Run ``main`` as a program of its own; its stages need not import everything again."""
     with stages_served([f"carkp.stages.{step.stage}" for step in STEPS]):
         return main(argv)
 

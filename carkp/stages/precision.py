@@ -49,7 +49,7 @@ FOLDER = "precision"
 
 @dataclass(frozen=True)
 class PrecisionResult:
-    """The search, and the calibration that it ends with."""
+    """The search, and the final calibration with its result."""
 
     found: Found
     calibration: CalibrationResult
@@ -57,11 +57,11 @@ class PrecisionResult:
 
 @dataclass(frozen=True)
 class Bench:
-    """Builds and measures networks that differ in which tensors have 16 bits.
+    """Builds and measures networks that differ only in their tensors of 16 bits.
 
     Attributes:
-        store: the validation cars.
-        base: the calibrated network of 8 bits; roundings and biases are taken from it.
+        store: validation cars.
+        base: calibrated network of 8 bits; rounding and biases are taken from it.
         reference: predictions of the float network on the validation cars.
     """
 
@@ -75,7 +75,7 @@ class Bench:
     reference: Predictions
 
     def build(self, wide: tuple[str, ...]) -> FakeQuantNet:
-        """The base with ``wide`` in 16 bits."""
+        """Return the base network with the tensors ``wide`` in 16 bits."""
         net = FakeQuantNet(self.base.graph, self.base.target, self.calibrator.per_channel_weights, wide).eval()
         net.weights.load_state_dict(self.base.weights.state_dict())
         net.set_thresholds(choose_thresholds(self.histograms, net.num_levels, self.calibrator.observers(net)))
@@ -99,10 +99,10 @@ def run(
     tracker: Tracker,
     context: ProcessContext,
 ) -> PrecisionResult:
-    """Calibrate in 8 bits, rank the tensors, search; log tables and figure; calibrate with what was found.
+    """Calibrate in 8 bits, rank the tensors, search; log tables and figure; calibrate with the tensors found.
 
     Raises:
-        ConfigError: the target takes no 16 bits, or 16 bits everywhere lose too much.
+        ConfigError: the target supports no 16 bits, or 16 bits everywhere lose too much.
     """
     if hardware.performance.wide_products is None:
         raise ConfigError(
@@ -136,7 +136,7 @@ def with_int16(config: ExperimentConfig, names: Sequence[str]) -> ExperimentConf
 def log_search(
     config: ExperimentConfig, ranked: Sequence[TensorSensitivity], found: Found, out_dir: Path, tracker: Tracker
 ) -> None:
-    """Tables ``precision/sensitivity.csv`` and ``precision/trials.csv``, the figure of the trade, metrics."""
+    """Log ``precision/sensitivity.csv``, ``precision/trials.csv``, the figure of loss and speed, and metrics."""
     tables = {
         "sensitivity": [asdict(row) for row in ranked],
         "trials": [trial_row(trial, trial is found.chosen) for trial in found.trials],
@@ -176,7 +176,7 @@ def trial_row(trial: Trial, is_chosen: bool) -> dict[str, str | float]:
 
 
 def show(config: ExperimentConfig, found: Found) -> None:
-    """The trials as a table, and the setting that repeats what was chosen."""
+    """Print the trials as a table, and the setting that reproduces the chosen one."""
     quant = config.quant
     title = f"expected loss of validation PCK at alpha {quant.loss_alpha:g}, at most {quant.max_loss:.2%} wanted"
     table = Table("16-bit tensors", "loss [95 %]", "shift (px)", "predicted (us)", "", title=title)

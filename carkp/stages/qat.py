@@ -44,7 +44,10 @@ class QatInputs:
 
 
 def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tracker, context: ProcessContext) -> str:
-    """Fine-tune from the calibrated scales, which stay; log as float training does. Returns a summary for a person."""
+    """Fine-tune with the calibrated scales, which stay fixed; log as float training does.
+
+    Return a summary for a person.
+    """
     stores = inputs.data.open()
     require_samples(stores.train, "training")
     require_samples(stores.val, "the choice of the best epoch")
@@ -62,7 +65,7 @@ def run(config: ExperimentConfig, inputs: QatInputs, out_dir: Path, tracker: Tra
     log_inputs(tracker, stage_inputs("qat", config, given))
     tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "training")
     settings = build_qat_settings(config, context.device)
-    prepared.net.round_to_nearest()  # what was chosen was for the weights as they were
+    prepared.net.round_to_nearest()  # the chosen rounding was for the old weights
     training = Training(prepared.net, dict(prepared.architecture), settings)
     scorer = build_scorer(config, context)
     fitted = train(config, training, stores, out_dir, tracker, scorer)

@@ -29,7 +29,7 @@ HTML_NAME, MARKDOWN_NAME = "index.html", "report.md"
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """The families to report on and the folder to write: it is replaced."""
+    """The families to report on, and the report's name and folder, which is replaced."""
 
     families: Sequence[FamilyRuns]
     name: str
@@ -38,7 +38,7 @@ class ReportInputs:
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What the page shows, and its two files."""
+    """The content of the page, and its two files."""
 
     content: ReportContent
     html: Path
@@ -46,10 +46,10 @@ class ReportResult:
 
 
 def run(config: ExperimentConfig, inputs: ReportInputs, out_dir: Path, tracker: Tracker) -> ReportResult:
-    """Read the runs, write ``index.html``, ``report.md`` and its pictures, log the same folder.
+    """Read the runs, write ``index.html``, ``report.md`` and its pictures, and log the same folder.
 
     Raises:
-        TrackingError: a family without predictions.
+        TrackingError: a family has no predictions.
     """
     content = read_content(config, inputs)
     parts = accuracy_parts(content)
@@ -68,7 +68,7 @@ def run(config: ExperimentConfig, inputs: ReportInputs, out_dir: Path, tracker: 
 
 
 def read_content(config: ExperimentConfig, inputs: ReportInputs) -> ReportContent:
-    """All numbers and pictures of the families."""
+    """Read all numbers and pictures of the families."""
     split = common_split(inputs.families)
     named = zip(inputs.families, family_names(inputs.families), strict=True)
     commit, is_dirty = git_state()
@@ -84,9 +84,9 @@ def read_content(config: ExperimentConfig, inputs: ReportInputs) -> ReportConten
 
 
 def report_command(config: ExperimentConfig, inputs: ReportInputs, is_on_server: bool = False) -> str:
-    """The command that makes the report: of the newest runs, or of those that this tracking server has.
+    """Return the command that makes the report, of the newest runs or of the runs on this tracking server.
 
-    Several families cannot all be the newest: their runs are left for the reader to fill in.
+    Several families cannot all be the newest: the command has placeholders for their runs.
     """
     call = parse_command(command_line())
     call = call if call is not None and call.stage == "report" else Call("report")
@@ -101,7 +101,7 @@ def report_command(config: ExperimentConfig, inputs: ReportInputs, is_on_server:
 
 
 def family_names(families: Sequence[FamilyRuns]) -> list[str]:
-    """A name each, as short as tells them apart: the target, the experiment, both, or with the run's id."""
+    """Return short, different names of the families: by target, by experiment, by both, or with the run's id."""
     rules: tuple[Callable[[FamilyRuns], str], ...] = (
         lambda family: family.target,
         _experiment,
@@ -141,13 +141,13 @@ def _execute(arguments: Arguments) -> None:
 
 
 def default_name(families: Sequence[FamilyRuns]) -> str:
-    """The experiment and the target, or that several are compared."""
+    """Return the default name: the experiment with the target or, for several families, with "comparison"."""
     words = [_experiment(families[0]), families[0].target if len(families) == 1 else "comparison"]
     return re.sub(r"[^\w.-]+", "-", "-".join(word for word in words if word))
 
 
 def describe(result: ReportResult) -> str:
-    """The headline table and where the report lies, for a person."""
+    """Return the main table and the paths of the report, for a person."""
     table = headline(result.content)
     lines = [" | ".join(cell.replace("\n", " (") + (")" if "\n" in cell else "") for cell in row) for row in table.rows]
     root = project_root()
@@ -157,13 +157,13 @@ def describe(result: ReportResult) -> str:
 
 
 def _publish(written: Path, folder: Path, tracker: Tracker) -> None:
-    """Log the report and put it in its folder, in place of what an earlier report left there."""
+    """Log the report and copy it to its folder, in place of an earlier report."""
     for path in sorted(written.rglob("*")):
         if path.is_file():
             parent = path.parent.relative_to(written)
             tracker.log_file(path, (Path(ARTIFACT_DIR) / parent).as_posix())
     pictures = [f"{PICTURES_DIR}/{path.name}" for path in sorted((written / PICTURES_DIR).glob("*"))]
-    for name in (*pictures, HTML_NAME, MARKDOWN_NAME):  # a page appears after what it shows
+    for name in (*pictures, HTML_NAME, MARKDOWN_NAME):  # pictures first, then the pages that show them
         copy_atomic(written / name, folder / name)
     for path in (folder / PICTURES_DIR).glob("*"):
         if f"{PICTURES_DIR}/{path.name}" not in pictures:

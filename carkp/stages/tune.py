@@ -55,7 +55,7 @@ SHOWN_DIGITS = 8
 
 
 def run(config: ExperimentConfig, inputs: TuneInputs, out_dir: Path, tracker: Tracker) -> TuneResult:
-    """Work until the study is complete, here or elsewhere, then confirm its best configuration; log both.
+    """Work on the study until it is complete, here or elsewhere, then confirm its best configuration; log both.
 
     Raises:
         ConfigError: every training failed.
@@ -81,10 +81,10 @@ def run(config: ExperimentConfig, inputs: TuneInputs, out_dir: Path, tracker: Tr
 
 
 def study_jobs(config: ExperimentConfig, inputs: TuneInputs) -> list[Job]:
-    """The default configuration first, then what the sampler proposes.
+    """Return the jobs: the default configuration first, then trials that the sampler proposes.
 
     Raises:
-        ConfigError: the default is no point of the space.
+        ConfigError: the default is outside the search space.
     """
     require_tunable(config)
     default = default_params(config)
@@ -99,10 +99,10 @@ def study_jobs(config: ExperimentConfig, inputs: TuneInputs) -> list[Job]:
 
 
 def require_tunable(config: ExperimentConfig) -> None:
-    """Refuse settings that trials would change silently, for then the first one is not the configuration as it is.
+    """Refuse settings that trials would change silently: the first trial would not be the given configuration.
 
     Raises:
-        ConfigError: such a setting.
+        ConfigError: there is such a setting.
     """
     quant = config.quant
     reasons = {
@@ -125,9 +125,9 @@ def require_tunable(config: ExperimentConfig) -> None:
 
 
 def attach(study: TuningStudy, tracker: Tracker) -> None:
-    """Make this run the one that the study's trials lie below, the earlier ones too.
+    """Make this run the parent of the study's trials, also of earlier ones.
 
-    Where the process of the run that was it before is alive, this one only lends a hand.
+    If the process of an earlier parent run is alive, that one stays the parent and this one only helps.
     """
     before = study.notes().get(RUN_ID)
     if before not in (None, tracker.run_id) and _is_alive(before):
@@ -141,7 +141,7 @@ def attach(study: TuningStudy, tracker: Tracker) -> None:
 
 
 def confirm(inputs: TuneInputs, best: TrialRecord, tracker: Tracker) -> Confirmation | None:
-    """Train default and best with new seeds at the study's budget, and compare them seed by seed."""
+    """Train default and best configuration with new seeds at the study's budget, and compare them seed by seed."""
     config = inputs.spec.inputs.config
     default = default_params(config)
     num_seeds = inputs.search.num_confirmation_seeds
@@ -158,7 +158,7 @@ def confirm(inputs: TuneInputs, best: TrialRecord, tracker: Tracker) -> Confirma
 
 
 def confirmation_spec(spec: StudySpec, best: Mapping[str, float]) -> StudySpec:
-    """Whole splits, no other percentiles, no pruning."""
+    """Return the study of the confirmation: whole splits, no other percentiles, no pruning."""
     stores = spec.inputs.data.open()
     num_scored = {"val": 0, **({"test": 0} if len(stores.test) > 0 else {})}
     name = f"{spec.settings.name}-confirmation-{_digest(best)}"
@@ -171,7 +171,7 @@ def confirmation_spec(spec: StudySpec, best: Mapping[str, float]) -> StudySpec:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "") -> int:
-    """Command line of the entry point; ``prog``: how the program is called, if not as a stage."""
+    """Run the command line of the entry point; ``prog``: the program's name in help, if it is not a stage."""
 
     def work() -> int:
         arguments = parse_stage("tune", argv, prog)
@@ -205,10 +205,10 @@ def _execute(arguments: Arguments) -> None:
 
 
 def _launcher(arguments: Arguments) -> Callable[[StudySpec], None]:
-    """Who works on the study: processes of this machine, or jobs of a cluster.
+    """Return the function that starts the workers: as processes of this machine, or as jobs of a cluster.
 
     Raises:
-        ConfigError: no such launcher, or its settings cannot be used.
+        ConfigError: the launcher does not exist, or its settings cannot be used.
         ClusterError: this machine cannot submit jobs.
     """
     num_workers = _positive("workers", arguments, 1)
@@ -225,7 +225,7 @@ def _launcher(arguments: Arguments) -> Callable[[StudySpec], None]:
 
 
 def study_spec(config: ExperimentConfig, search: SearchConfig, storage: str, inputs: TrialInputs) -> StudySpec:
-    """The study of a configuration, a search, data and a target: any other of them is another study."""
+    """Return the study of a configuration, a search, data and a target; a change in any of them makes another study."""
     identity = {
         "config": config.model_dump(mode="json"),
         "search": search.model_dump(mode="json", exclude={"num_trials", "num_confirmation_seeds"}),
@@ -246,7 +246,7 @@ def study_spec(config: ExperimentConfig, search: SearchConfig, storage: str, inp
 
 
 def _join_earlier_run(spec: StudySpec) -> None:
-    """Started directly, a study that goes on does so in the run that it was started in."""
+    """Continue a study in the run that started it, if this process was started without MLFLOW_RUN_ID."""
     run_id = find_notes(spec.storage, spec.settings.name).get(RUN_ID)
     if run_id is not None and "MLFLOW_RUN_ID" not in os.environ and _is_there(run_id):
         os.environ["MLFLOW_RUN_ID"] = run_id
@@ -281,7 +281,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _log(inputs: TuneInputs, result: TuneResult, out_dir: Path, tracker: Tracker) -> None:
     best = result.best
-    out_dir.mkdir(parents=True, exist_ok=True)  # another process that ends in the same run takes it away
+    out_dir.mkdir(parents=True, exist_ok=True)  # another process that ends in the same run removes it
     head = f"# The best of the study {inputs.spec.settings.name}: pck {best.value:.4f} at its budget.\n"
     write_atomic(out_dir / BEST_FILE, (head + dump_yaml(result.config)).encode())
     write_table(rows(result.records), out_dir / "trials.csv")

@@ -1,7 +1,7 @@
-"""Experiment tracking with MLflow, which is imported here and in ``carkp.serving`` alone."""
+"""Experiment tracking with MLflow. Only this package, ``carkp.serving`` and ``carkp.cluster`` import MLflow."""
 
 import os
 
 os.environ.setdefault(
     "MLFLOW_DISABLE_TELEMETRY", "true"
-)  # MLflow reads it as it is imported, and else tells its makers
+)  # MLflow reads this when it is imported; without it, MLflow sends usage data to its makers

@@ -1,4 +1,4 @@
-"""Reports of a run on their way to the tracking server: at once, or through a spool while it cannot be reached."""
+"""Delivery of a run's reports to the tracking server: at once, or through a spool while it cannot be reached."""
 
 import sys
 import threading
@@ -14,7 +14,7 @@ from carkp.tracking.spool import Address, Report, Spool
 from carkp.tracking.store import TrackingError, explain_server_error, is_refused_user, without_password
 
 _REPORT_TIMEOUT_S = 15.0
-"""So long may a report hold up what is reported: the next ones go to the spool."""
+"""Longest time that sending a report may block the run; after that the next reports go to the spool."""
 
 _FILE_TIMEOUT_S = 60.0
 _PROBE_TIMEOUT_S = 5.0
@@ -22,12 +22,12 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 5.0
 
 
 def spool_root() -> Path:
-    """Where runs of this project keep what they cannot send."""
+    """Return the folder in which runs of this project keep what they cannot send."""
     return project_root() / "runs" / "spool"
 
 
 class Delivery:
-    """Sends the reports of one run, in order. In an outage it keeps them, and a thread sends them when it is over."""
+    """Sends the reports of one run in order. In an outage it keeps them, and a thread sends them after it."""
 
     def __init__(self, run_id: str, title: str) -> None:
         self._address = Address(run_id, without_password(mlflow.get_tracking_uri()), title)
@@ -39,16 +39,16 @@ class Delivery:
         self._is_over, self._is_closed = threading.Event(), threading.Event()
 
     def require_accepted(self) -> None:
-        """Raises TrackingError where the server has refused something that was kept."""
+        """Raise TrackingError if the server has refused a report that was kept."""
         if self._refusal is not None:
             raise self._refusal
 
     def report(self, report: Report) -> None:
-        """Send a report, or keep it.
+        """Send a report, or keep it during an outage.
 
         Raises:
-            MlflowException: the server refuses it.
-            OSError: it cannot be kept.
+            MlflowException: the server refuses the report.
+            OSError: the report cannot be kept.
         """
         if self._keep_behind_others(report):
             return
@@ -61,7 +61,7 @@ class Delivery:
             self._keep_first(report, error)
 
     def close(self, wait_s: float) -> None:
-        """At the end of the run: wait for what is kept until none was sent for so long; say where the rest lies."""
+        """At the end of the run, wait until no kept report was sent for ``wait_s``; then say where the rest lies."""
         if self._spool is not None:
             num_before = -1
             while num_before != self._num_sent and not self._is_over.is_set():
@@ -81,7 +81,7 @@ class Delivery:
         )
 
     def _keep_behind_others(self, report: Report) -> bool:
-        """Whether earlier reports wait; then this one waits behind them."""
+        """Keep the report if earlier reports wait; return whether it was kept."""
         with self._lock:
             if self._spool is None:
                 return False
@@ -116,19 +116,19 @@ class Delivery:
                 return
 
     def _send_all(self) -> bool:
-        """Whether nothing waits any more; the next outage has a thread of its own."""
+        """Send all kept reports; return whether none waits any more. The next outage starts its own thread."""
         while (report := self._next()) is not None:
             if not self._send_one(report):
                 return False
         return True
 
     def _is_answering(self) -> bool:
-        """Asked with little patience: files are sent with much, and others may want to ask meanwhile."""
+        """Return whether the server answers within a short timeout. Sending files has a longer one."""
         try:
             with patience(_PROBE_TIMEOUT_S):
                 self._client.get_run(self._address.run_id)
         except Exception as error:
-            return not is_outage(error)  # what else it is comes out when a report is sent
+            return not is_outage(error)  # any other error appears when a report is sent
         return True
 
     def _next(self) -> Report | None:
@@ -144,17 +144,17 @@ class Delivery:
             return report
 
     def _send_one(self, report: Report) -> bool:
-        """Whether to go on with the next one."""
+        """Send a kept report; return whether to go on with the next one."""
         try:
             with patience(_FILE_TIMEOUT_S if report.files else _REPORT_TIMEOUT_S):
                 send(self._client, self._address.run_id, report)
         except Exception as error:
             if is_outage(error):
                 return False
-            if is_refused_user(error):  # what is kept can be sent when that is put right
+            if is_refused_user(error):  # kept reports can be sent after the user's access is fixed
                 self._refusal = TrackingError(explain_server_error(error))
                 return False
-            if all(path.is_file() for path in report.files):  # else a newer one has taken its place meanwhile
+            if all(path.is_file() for path in report.files):  # else a newer one has replaced it meanwhile
                 self._refuse(report, error)
             return True
         with self._lock:

@@ -1,4 +1,4 @@
-"""A tracking server that cannot be reached, told apart from one that refuses; and how long it is waited for."""
+"""Tells a tracking server that cannot be reached from one that refuses, and limits the time to wait for it."""
 
 import random
 import time
@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 T = TypeVar("T")
 
 _LOCKED_S = 120.0
-"""MLflow itself waits 20 s at each try."""
+"""How long to retry on a locked database, in seconds. MLflow itself waits 20 s at each try."""
 
 _NO_ANSWER = ("failed with exception", "failed with timeout exception")
 _UNAVAILABLE = ErrorCode.Name(TEMPORARILY_UNAVAILABLE)
@@ -27,9 +27,9 @@ _LIMITS: ContextVar[Mapping[str, int]] = ContextVar("limits", default=MappingPro
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the same request may succeed later: nobody answers, the server fails (5xx), or a database is busy.
+    """Return whether the same request may succeed later: no answer, a failing server (5xx), or a busy database.
 
-    What a server or a database refuses is no outage, nor is a full disk.
+    A refusal by a server or a database is no outage, and neither is a full disk.
     """
     if isinstance(error, MlflowException):
         return _is_without_answer(error) or _is_busy_database(error)
@@ -41,9 +41,9 @@ def is_outage(error: BaseException) -> bool:
 
 
 def while_locked(change: Callable[[], T]) -> T:
-    """Do ``change``, again where other processes have locked an SQLite file for longer than MLflow waits.
+    """Call ``change``; repeat it if other processes lock an SQLite file for longer than MLflow waits.
 
-    What it changes must be one transaction.
+    ``change`` must be one transaction.
     """
     end = time.monotonic() + _LOCKED_S
     while True:
@@ -57,9 +57,9 @@ def while_locked(change: Callable[[], T]) -> T:
 
 @contextmanager
 def patience(timeout_s: float, num_retries: int = 0) -> Iterator[None]:
-    """Within, this thread has MLflow give up a request after so long and so many retries.
+    """Limit MLflow's requests in this thread: give up after ``timeout_s`` and ``num_retries``.
 
-    Left alone it retries for some minutes. What the environment says counts more.
+    By default MLflow retries for some minutes. Environment variables of MLflow take precedence.
     """
     token = _LIMITS.set({_RETRIES: num_retries, _TIMEOUT: max(1, round(timeout_s))})
     try:
@@ -69,7 +69,7 @@ def patience(timeout_s: float, num_retries: int = 0) -> Iterator[None]:
 
 
 class _Limited:
-    """A setting of MLflow's requests. MLflow reads variables of the process, which threads and children share."""
+    """A setting of MLflow's requests per thread. MLflow's environment variables hold for all threads and children."""
 
     def __init__(self, variable: Any) -> None:
         self._variable = variable
@@ -93,7 +93,7 @@ def _is_without_answer(error: MlflowException) -> bool:
 
 
 def _is_busy_database(error: MlflowException) -> bool:
-    """Locked for too long by others, or a connection that broke."""
+    """Return whether others locked the database for too long, or the connection broke."""
     cause = error.__cause__
     if isinstance(cause, DBAPIError) and cause.connection_invalidated:
         return True

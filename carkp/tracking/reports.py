@@ -1,6 +1,6 @@
-"""What is told to the tracking server, in a form that can be kept and sent again: sending twice counts once.
+"""Reports for the tracking server in a form that can be kept and sent again. A report sent twice counts once.
 
-Points of metrics have the time when they were measured; MLflow keeps a point of the same time, step and value once.
+Each point of a metric has the time of its measurement. MLflow keeps points of equal time, step and value only once.
 """
 
 import secrets
@@ -25,7 +25,7 @@ from carkp.tracking.spool import Report
 _CONTEXT_TAG = "mlflow.data.context"
 _NAME_TAG, _NOTE_TAG = "mlflow.runName", "mlflow.note.content"
 _TOKEN_TAG = "carkp.report"
-"""Of a model: the report that it comes from."""
+"""Tag of a model: the report that created it."""
 
 
 def metrics_report(points: Mapping[str, float], step: int, time_ms: int) -> Report:
@@ -41,7 +41,7 @@ def tags_report(tags: Mapping[str, str]) -> Report:
 
 
 def artifact_report(path: Path, folder: str) -> Report:
-    """A file that becomes the artifact ``folder``/<its name>."""
+    """Return a report of a file that becomes the artifact ``folder``/<its name>."""
     return Report("artifact", {"folder": folder}, (path,), replaces=f"artifact {folder}/{path.name}")
 
 
@@ -50,12 +50,12 @@ def dataset_report(name: str, digest: str, source: str, context: str) -> Report:
 
 
 def description_report(note: str, plain_name: str, name: str) -> Report:
-    """The run's description; the run gets ``name``, if any, where it still has its ``plain_name``."""
+    """Return a report of the run's description. It also renames a run from ``plain_name`` to ``name``, if not ""."""
     return Report("description", {"note": note, "plain_name": plain_name, "name": name})
 
 
 def onnx_model_report(path: Path, name: str, signature: ModelSignature, requirements: Sequence[str]) -> Report:
-    """An ONNX file that becomes an MLflow model of the run."""
+    """Return a report of an ONNX file that becomes an MLflow model of the run."""
     content = {
         "name": name,
         "signature": signature.to_dict(),
@@ -70,12 +70,12 @@ def end_report(status: str, time_ms: int) -> Report:
 
 
 def send(client: MlflowClient, run_id: str, report: Report) -> None:
-    """Tell the server; what was told before, wholly or in part, is not told twice."""
+    """Send a report to the server. Anything that was sent before, wholly or in part, does not count twice."""
     _SENDERS[report.kind](client, run_id, report)
 
 
 def log_model(client: MlflowClient, run_id: str, name: str, tags: Mapping[str, str], **settings: Any) -> ModelInfo:
-    """``log_model`` of a flavour, into this run and its experiment; left alone, MLflow takes the active run."""
+    """Log a model of any flavour to this run and its experiment; by default MLflow would use the active run."""
     run = client.get_run(run_id)
     model = client.create_logged_model(
         run.info.experiment_id, name, source_run_id=run_id, params=run.data.params, tags=dict(tags)
@@ -102,7 +102,7 @@ def _send_tags(client: MlflowClient, run_id: str, report: Report) -> None:
 
 @cache
 def folder_of(run_id: str) -> Path | None:
-    """The folder that keeps a run's files, where it is one of this machine; the server is asked once."""
+    """Return the folder that keeps a run's files, or None if it is not on this machine; ask the server only once."""
     return local_artifacts(run_id)
 
 
@@ -110,7 +110,7 @@ def _send_artifact(client: MlflowClient, run_id: str, report: Report) -> None:
     (path,), folder = report.files, report.content["folder"]
     if (kept := folder_of(run_id)) is None:
         client.log_artifact(run_id, str(path), folder or None)
-    else:  # MLflow would copy it without bringing it to the disk
+    else:  # MLflow would copy it without flushing it to the disk
         disk.copy_atomic(path, kept / folder / path.name)
 
 
@@ -149,7 +149,7 @@ def _send_onnx_model(client: MlflowClient, run_id: str, report: Report) -> None:
 
 
 def _is_model_there(client: MlflowClient, run_id: str, token: str) -> bool:
-    """Whether the model of this report was made before; one that an outage left half made is removed."""
+    """Return whether the model of this report exists; delete models that an outage left incomplete."""
     experiment_id = client.get_run(run_id).info.experiment_id
     found = client.search_logged_models([experiment_id], f"tags.`{_TOKEN_TAG}` = '{token}'")
     for model in found:

@@ -1,4 +1,4 @@
-"""Runs that are already there: found by tags, read, and their artifacts fetched."""
+"""Lookup of existing runs by their tags, and of their artifacts."""
 
 import re
 from collections.abc import Mapping
@@ -24,19 +24,19 @@ EXPERIMENT_TAG = "carkp.experiment"
 DATA_TAG, TARGET_TAG = "carkp.data_digest", "carkp.target"
 PARENT_TAG = "mlflow.parentRunId"
 ERROR_TAG = "carkp.error"
-"""What ended a run that did not end well."""
+"""Tag: the error that ended a run."""
 NOT_THERE, NO_ID = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)
 
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run as the tracking server has it.
+    """A run as stored by the tracking server.
 
     Attributes:
-        run_id, name, tags, params, metrics: as in MLflow; of a metric the last value.
-        experiment_id: of MLflow's experiment.
+        run_id, name, tags, params, metrics: as in MLflow; of each metric the last value.
+        experiment_id: id of MLflow's experiment.
         status: RUNNING, SCHEDULED, FINISHED, FAILED or KILLED.
-        started: in UTC.
+        started: start time in UTC.
     """
 
     run_id: str
@@ -50,9 +50,9 @@ class FoundRun:
 
 
 def find_runs(tags: Mapping[str, str], is_finished: bool = True, max_results: int = 1000) -> list[FoundRun]:
-    """Runs with these tags, the newest first, over all experiments of the tracking server.
+    """Return the runs with these tags, newest first, over all experiments of the tracking server.
 
-    ``is_finished`` False: those that failed, were killed or are said to go on.
+    ``is_finished`` False selects all other runs: failed, killed, or marked as running.
     """
     use_default_store()
     client = MlflowClient()
@@ -64,20 +64,20 @@ def find_runs(tags: Mapping[str, str], is_finished: bool = True, max_results: in
 
 
 def find_latest_run(stage: str, tags: Mapping[str, str]) -> FoundRun | None:
-    """The newest finished run of ``stage`` with these tags."""
+    """Return the newest finished run of ``stage`` with these tags, or None."""
     runs = find_runs({STAGE_TAG: stage, **tags}, max_results=1)
     return runs[0] if runs else None
 
 
 def has_artifact(run_id: str, path: str) -> bool:
-    """Whether a run has the artifact ``path``."""
+    """Return whether a run has the artifact ``path``."""
     return path in list_artifacts(run_id, path.rpartition("/")[0])
 
 
 def list_artifacts(run_id: str, folder: str = "") -> list[str]:
-    """Paths of what lies in a folder of a run's artifacts, folders included; empty where there is no such folder.
+    """Return the paths in a folder of a run's artifacts, folders included; empty if the folder does not exist.
 
-    What else can go wrong (a server that does not answer, a folder that must not be read) is raised as it is.
+    Other errors (a server that does not answer, a folder without read permission) are raised unchanged.
     """
     use_default_store()
     try:
@@ -91,7 +91,7 @@ def list_artifacts(run_id: str, folder: str = "") -> list[str]:
 
 
 def create_child_run(parent_run_id: str, name: str) -> str:
-    """A new run below another one, in its experiment; its id. It runs until ``end_run`` or a process that joins it."""
+    """Create a run below another one, in its experiment; return its id. It stays open until somebody ends it."""
     use_default_store()
     client = MlflowClient()
     parent = client.get_run(parent_run_id)
@@ -107,13 +107,13 @@ def adopt_run(run_id: str, parent_run_id: str) -> None:
 
 
 def end_run(run_id: str, status: str) -> None:
-    """Say that a run whose process is gone has ended."""
+    """Mark a run as ended after its process is gone."""
     use_default_store()
     while_locked(lambda: MlflowClient().set_terminated(run_id, status))
 
 
 def end_lost_run(run_id: str, status: str, reason: str) -> bool:
-    """End a run that still says it runs, for its process is gone; whether it did. The reason is kept as carkp.error."""
+    """End a run that is marked as running but has no process; return whether it was. Its tag keeps the reason."""
     use_default_store()
     client = MlflowClient()
     if client.get_run(run_id).info.status not in ("RUNNING", "SCHEDULED"):
@@ -124,16 +124,16 @@ def end_lost_run(run_id: str, status: str, reason: str) -> bool:
 
 
 def find_run(run_id: str) -> FoundRun:
-    """The run of this id.
+    """Return the run with this id.
 
     Raises:
-        TrackingError: the tracking server has none, or it was deleted.
+        TrackingError: the tracking server has no such run, or the run was deleted.
     """
     use_default_store()
     try:
         run = MlflowClient().get_run(run_id)
     except MlflowException as error:
-        if error.error_code not in (NOT_THERE, NO_ID):  # the server is to blame
+        if error.error_code not in (NOT_THERE, NO_ID):  # the server failed
             raise
         raise TrackingError(f"runs:/{run_id}: no such run in {mlflow.get_tracking_uri()}") from error
     if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
@@ -142,7 +142,7 @@ def find_run(run_id: str) -> FoundRun:
 
 
 def find_run_or_none(run_id: str) -> FoundRun | None:
-    """A run that another one names, which may lie on another server or be gone; None of "" too."""
+    """Return a run that another one names, or None if it is deleted, on another server, or ``run_id`` is ""."""
     if not run_id:
         return None
     try:
@@ -152,7 +152,7 @@ def find_run_or_none(run_id: str) -> FoundRun | None:
 
 
 def local_artifacts(run_id: str) -> Path | None:
-    """The folder that keeps a run's files, where it is one of this machine."""
+    """Return the folder that keeps a run's files, or None if it is not on this machine."""
     use_default_store()
     uri = str(MlflowClient().get_run(run_id).info.artifact_uri)
     if not is_local_uri(uri):  # type: ignore[no-untyped-call]
@@ -161,13 +161,13 @@ def local_artifacts(run_id: str) -> Path | None:
 
 
 def run_id_of(reference: str) -> str | None:
-    """The run id in ``runs:/<id>[/path]``; None for another kind of reference."""
+    """Return the run id in ``runs:/<id>[/path]``; None for other references."""
     match = re.match(r"runs:/+([0-9a-f]+)", reference)
     return match.group(1) if match else None
 
 
 def fetch_artifact(run_id: str, path: str) -> Path:
-    """The original of an artifact of a run where it lies on this machine, else a copy.
+    """Return the path of a run's artifact: the original if it lies on this machine, else a copy.
 
     Raises:
         TrackingError: the run has no such artifact.
@@ -186,10 +186,10 @@ def fetch_artifact(run_id: str, path: str) -> Path:
 
 
 def fetch_reference(reference: str) -> Path:
-    """A local copy of a ``runs:/…`` or ``models:/…`` artifact.
+    """Return a local copy of a ``runs:/…`` or ``models:/…`` artifact.
 
     Raises:
-        TrackingError: there is none.
+        TrackingError: the artifact does not exist.
     """
     use_default_store()
     try:

@@ -1,6 +1,7 @@
-"""Reports that wait for the tracking server, in a folder: in the order that they were made, safe from crashes.
+"""A folder of reports that wait for the tracking server: in the order of their creation, safe from crashes.
 
-``reports.jsonl`` is only appended to. ``sent`` says up to where it was sent. ``files`` holds copies of artifacts.
+``reports.jsonl`` is only appended to. ``sent`` holds the position up to which it was sent. ``files`` holds copies of
+artifacts.
 """
 
 import json
@@ -28,13 +29,13 @@ class SpoolError(TrackingError):
 
 @dataclass(frozen=True)
 class Report:
-    """One thing to tell the tracking server.
+    """One message to the tracking server.
 
     Attributes:
         kind: see ``carkp.tracking.reports``.
-        content: its data, as JSON has them.
-        files: that it sends; a later report of the same ``replaces`` takes their place while they wait.
-        replaces: what the files are to the server; "" where every report counts.
+        content: data of the report, as JSON types.
+        files: files to send. While they wait, a later report with the same ``replaces`` replaces them.
+        replaces: key of the files at the server; "" if every report counts.
     """
 
     kind: str
@@ -45,7 +46,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Address:
-    """Which run the reports belong to, and where it is kept; the URI has no password."""
+    """The run that the reports belong to, and the server that keeps it; the URI has no password."""
 
     run_id: str
     uri: str
@@ -53,7 +54,7 @@ class Address:
 
 
 class Spool:
-    """The spool in one folder, which this process has locked."""
+    """A spool in a folder, locked by this process."""
 
     def __init__(self, folder: Path, lock: FileLock) -> None:
         self.folder, self._lock = folder, lock
@@ -66,10 +67,10 @@ class Spool:
 
     @classmethod
     def create(cls, root: Path, address: Address) -> "Spool":
-        """A new one below ``root``.
+        """Create a spool below ``root``.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the spool cannot be written.
         """
         folder = root / f"{address.run_id}.{time.time_ns()}-{os.getpid()}"
         (folder / _FILES).mkdir(parents=True)
@@ -83,17 +84,17 @@ class Spool:
 
     @classmethod
     def open(cls, folder: Path) -> "Spool | None":
-        """One that is there; None where a process still writes or sends it.
+        """Open an existing spool; None if a process still writes or sends it, or if it has been sent.
 
         Raises:
-            SpoolError: it cannot be read.
+            SpoolError: the spool cannot be read.
         """
         lock = FileLock(folder / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return None
-        if not (folder / REPORTS).is_file():  # sent meanwhile
+        if not (folder / REPORTS).is_file():  # it was sent meanwhile
             lock.release()
             return None
         try:
@@ -103,10 +104,10 @@ class Spool:
             raise SpoolError(f"{folder}: cannot be read as kept reports: {error}") from error
 
     def append(self, report: Report) -> None:
-        """Keep a report; it and its files are on the disk when this returns.
+        """Keep a report; the report and its files are on the disk on return.
 
         Raises:
-            OSError: they cannot be written, and nothing of the report is kept.
+            OSError: they cannot be written; then no part of the report is kept.
         """
         kept = replace(report, files=tuple(self._copy(path) for path in report.files))
         names = [path.relative_to(self.folder).as_posix() for path in kept.files]
@@ -118,7 +119,7 @@ class Spool:
             self._latest[report.replaces] = kept.files
 
     def next(self) -> Report | None:
-        """The oldest report that was not sent; None where all were. Reports whose files were replaced are passed over.
+        """Return the oldest unsent report, or None. Reports with replaced files are skipped.
 
         Raises:
             SpoolError: a line is damaged.
@@ -131,17 +132,17 @@ class Spool:
         return None
 
     def mark_sent(self) -> None:
-        """The report that ``next`` gave has arrived. Its files go."""
+        """Mark the report that ``next`` gave as sent, and remove its files."""
         line = self._next_line()
         assert line is not None
         self._offset += len(line)
-        with (self.folder / _SENT).open("a", encoding="ascii") as file:  # lost with the power it is sent again
+        with (self.folder / _SENT).open("a", encoding="ascii") as file:  # after a power loss, it is sent again
             file.write(f"{self._offset}\n")
         for path in self._parse(line).files:
             shutil.rmtree(path.parent, ignore_errors=True)
 
     def refuse(self, reason: str) -> None:
-        """The server will never take the report that ``next`` gave: keep it apart, with its files."""
+        """Move the report that ``next`` gave to the refused ones, with its files: the server will never accept it."""
         line = self._next_line()
         assert line is not None
         entry = json.dumps({"reason": reason, "report": json.loads(line)})
@@ -157,9 +158,9 @@ class Spool:
         return len(path.read_bytes().splitlines()) if path.exists() else 0
 
     def close(self) -> None:
-        """Let others have it. Where nothing waits and nothing was refused, it is removed."""
+        """Release the lock. Remove the spool if nothing waits and nothing was refused."""
         if self._next_line() is None and not (self.folder / REFUSED).exists():
-            (self.folder / REPORTS).unlink(missing_ok=True)  # from now on it is nobody's
+            (self.folder / REPORTS).unlink(missing_ok=True)  # from now on ``open`` finds no spool here
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
 
@@ -189,7 +190,7 @@ class Spool:
         return next(self._lines(), None)
 
     def _lines(self) -> Iterator[bytes]:
-        """Those that were not sent."""
+        """Yield the lines that were not sent."""
         with (self.folder / REPORTS).open("rb") as file:
             file.seek(self._offset)
             yield from (line for line in file if line.endswith(b"\n"))
@@ -207,21 +208,21 @@ class Spool:
 
 
 def spools(root: Path) -> Sequence[Path]:
-    """Folders of spools at or below ``root``, the oldest first."""
+    """Return the folders of spools at or below ``root``, oldest first."""
     if (root / REPORTS).is_file():
         return [root]
     return sorted((path.parent for path in root.glob(f"*/{REPORTS}")), key=lambda path: path.name.rpartition(".")[2])
 
 
 def _cut_torn_line(path: Path) -> None:
-    """What a process was writing when it was killed: nobody was told that it is kept."""
+    """Cut off an incomplete last line, which a killed process left. No caller was told that it is kept."""
     if path.exists():
         with path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _append_durably(path: Path, text: str) -> None:
-    """Append and write through to the disk; after a failure the file is as it was."""
+    """Append and flush to the disk; after a failure the file is as before."""
     with path.open("ab") as file:
         end = file.tell()
         try:

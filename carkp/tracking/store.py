@@ -1,4 +1,4 @@
-"""Where runs are kept, and the project that they belong to."""
+"""The tracking store: where runs are kept, and their experiments."""
 
 import os
 import re
@@ -23,15 +23,15 @@ from carkp.tracking.outage import is_outage, patience
 ARTIFACT_DIR = "mlruns"
 
 SERVER_ERRORS = (MlflowException, SQLAlchemyError)
-"""What the tracking server, or the way to it, can raise at any time; ``explain_server_error`` says it to a person."""
+"""Errors that the tracking server or the connection can raise at any time; see ``explain_server_error``."""
 
 FIRST_WAIT_S = 10.0
-"""So long those wait for the first answer who have no configuration that says how long."""
+"""Seconds to wait for the first answer where no configuration sets the time."""
 
 _FIRST_TIMEOUT_S, _FIRST_PAUSE_S = 10.0, 1.0
 
 _ANSWERED: set[str] = set()
-"""URIs that this process has had an answer from."""
+"""URIs of servers that have answered this process."""
 
 _DATABASE_TIMEOUT_S = 10
 _REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
@@ -43,14 +43,14 @@ _MAX_REASON = 300
 
 
 class TrackingError(Exception):
-    """Runs that cannot be kept or found; the message says what was looked for and what to do."""
+    """Runs cannot be stored or found; the message says what was looked for and what to do."""
 
 
 def use_default_store(wait_s: float = FIRST_WAIT_S) -> None:
-    """Track to mlflow.db in the project unless MLFLOW_TRACKING_URI says otherwise; at first, see that it answers.
+    """Track to mlflow.db in the project unless MLFLOW_TRACKING_URI is set; at first, check that the store answers.
 
     Raises:
-        TrackingError: it does not within ``wait_s``, or it refuses.
+        TrackingError: it does not answer within ``wait_s``, or it refuses.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         mlflow.set_tracking_uri(default_uri())
@@ -58,22 +58,22 @@ def use_default_store(wait_s: float = FIRST_WAIT_S) -> None:
 
 
 def default_uri() -> str:
-    """Of the project's own database."""
+    """Return the URI of the project's own database."""
     return sqlite_uri(project_root() / DATABASE)
 
 
 def sqlite_uri(path: Path) -> str:
-    """The URI of a database file, whatever its directories are called."""
+    """Return the URI of a database file; its path may hold any characters."""
     return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
 
 
 def open_experiment(name: str) -> str:
-    """The id of the experiment of that name, made where there is none.
+    """Return the id of the experiment ``name``; create it if it does not exist.
 
-    Of the project's own database, artifacts go to the project too, wherever the process was started.
+    With the project's own database, artifacts go to the project too, whatever the working directory is.
 
     Raises:
-        TrackingError: it was deleted.
+        TrackingError: the experiment was deleted.
     """
     client = MlflowClient()
     experiment = client.get_experiment_by_name(name) or _create_experiment(client, name)
@@ -87,12 +87,12 @@ def open_experiment(name: str) -> str:
 
 
 def is_refused_user(error: Exception) -> bool:
-    """Whether the server does not know the user, or has not permitted this."""
+    """Return whether the server does not know the user, or does not permit the request."""
     return getattr(error, "error_code", "") in _REFUSALS or bool(_REFUSED.search(str(error)))
 
 
 def explain_server_error(error: Exception, uri: str = "", waited: str = "") -> str:
-    """What went wrong with the tracking server, where, and what to do; ``waited``: for how long it was asked."""
+    """Describe a server's error: what, where, and what to do. ``waited``: words for the time waited, or ""."""
     uri = uri or mlflow.get_tracking_uri()
     shown, text = without_password(uri), without_password(str(error))
     if (match := _SCHEMA.search(text)) or (match := _NO_REVISION.search(text)):
@@ -108,10 +108,10 @@ def explain_server_error(error: Exception, uri: str = "", waited: str = "") -> s
 
 
 def require_answer(uri: str, wait_s: float) -> None:
-    """Ask once whether runs can be kept there; nobody waits minutes for a server that is gone.
+    """Check once that runs can be stored there, without a wait of minutes for a server that is gone.
 
     Raises:
-        TrackingError: there is no answer within ``wait_s``, or it is no.
+        TrackingError: there is no answer within ``wait_s``, or the server refuses.
     """
     if uri in _ANSWERED:
         return
@@ -139,7 +139,7 @@ def _ask(uri: str) -> None:
 
 
 def _require_database(uri: str) -> None:
-    """Connect without MLflow's retries, which take two minutes."""
+    """Open the database without MLflow's retries, which take two minutes."""
     try:
         url = sqlalchemy.make_url(uri)
         kind = url.get_backend_name()
@@ -151,7 +151,7 @@ def _require_database(uri: str) -> None:
             sqlalchemy.inspect(connection).get_table_names()
         engine.dispose()
     except ArgumentError:
-        return  # a kind of store that MLflow knows by a plugin, or it will say so itself
+        return  # a store of an MLflow plugin, or MLflow will report the error itself
     except (SQLAlchemyError, ImportError) as error:
         reason = _shorten(without_password(str(error).splitlines()[0]))
         raise TrackingError(
@@ -162,7 +162,7 @@ def _require_database(uri: str) -> None:
 
 
 def _is_usable_file(database: str | None) -> bool:
-    """Whether the database is a file; False: it is in memory, or still to be made.
+    """Return whether the database is an existing file; False: it is in memory, or does not exist yet.
 
     Raises:
         TrackingError: it cannot be written.
@@ -187,7 +187,7 @@ def _is_usable_file(database: str | None) -> bool:
 
 
 def _set_up_database(uri: str) -> None:
-    """Make the project's database with its artifacts beside it. Of several processes one does, the others wait."""
+    """Create the project's database with its artifacts beside it. One process creates it, others wait."""
     root = project_root()
     with disk.exclusive(root / "runs" / DATABASE, "sets up the tracking database"):
         if not (root / DATABASE).is_file():
@@ -196,7 +196,7 @@ def _set_up_database(uri: str) -> None:
 
 
 def _make_database(path: Path) -> None:
-    """In a folder of its own: MLflow makes it in many steps, and a half made one can be used by nobody."""
+    """Create it in a separate folder first: MLflow needs many steps, and an incomplete database is not usable."""
     folder = disk.partial_path(path)
     made = folder / path.name
     try:
@@ -250,7 +250,7 @@ def _server_remedy(uri: str) -> str:
 
 
 def _reason(text: str) -> str:
-    """The innermost cause of a failed request."""
+    """Return the innermost cause of a failed request."""
     match = _CAUSE.search(text)
     return _shorten(match.group(2).rpartition(": ")[2].strip("'\")") if match else text)
 

@@ -1,4 +1,4 @@
-"""Sends what ended runs could not: ``carkp sync``, and every stage when it starts."""
+"""Sends what ended runs could not send: for ``carkp sync``, and for every stage at its start."""
 
 import sys
 from collections.abc import Iterator
@@ -25,13 +25,13 @@ from carkp.tracking.store import (
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a spool.
+    """The result of sending a spool.
 
     Attributes:
-        folder: where it lies, or lay.
-        address: the run that it belongs to.
-        num_sent: reports that arrived.
-        num_refused: those that the server will never take; they are kept in the folder.
+        folder: folder of the spool; it may be gone.
+        address: run that the spool belongs to.
+        num_sent: number of reports that arrived.
+        num_refused: number of reports that the server will never accept; they stay in the folder.
     """
 
     folder: Path
@@ -41,12 +41,12 @@ class Sent:
 
 
 def sync(root: Path, uri: str = "") -> Iterator[Sent]:
-    """Send the spools at or below ``root``, the oldest first, each to its server or all to ``uri``.
+    """Send the spools at or below ``root``, oldest first, each to its own server or all to ``uri``.
 
-    Those of processes that are still at work are left to them. What is interrupted goes on at the next call.
+    Spools of running processes are skipped. An interrupted transfer continues at the next call.
 
     Raises:
-        TrackingError: a server gives no answer, its password is not known, or a spool cannot be read.
+        TrackingError: a server does not answer, its password is unknown, or a spool cannot be read.
     """
     in_use = mlflow.get_tracking_uri()
     for folder in spools(root):
@@ -56,14 +56,14 @@ def sync(root: Path, uri: str = "") -> Iterator[Sent]:
         try:
             target = uri or _with_password(spool.address.uri, in_use)
             require_answer(target, FIRST_WAIT_S)
-            mlflow.set_tracking_uri(target)  # models are logged to no other
+            mlflow.set_tracking_uri(target)  # models are logged to the URI in use only
             yield _send_all(spool, target)
         finally:
             spool.close()
 
 
 def send_left_over(root: Path) -> None:
-    """Send what runs of this project left over for the server in use; a failure is only told of."""
+    """Send what earlier runs of this project could not send to the server in use; a failure is only printed."""
     here = mlflow.get_tracking_uri()
     for folder in spools(root):
         try:
@@ -80,7 +80,7 @@ def send_left_over(root: Path) -> None:
 
 
 def describe(sent: Sent) -> str:
-    """One line for a person."""
+    """Return one line about the result for a person."""
     address = sent.address
     refused = f", {sent.num_refused} were refused: see {sent.folder / REFUSED}" if sent.num_refused else ""
     return f"{address.title} ({address.run_id}): {sent.num_sent} kept reports were sent to {address.uri}{refused}"
@@ -90,7 +90,7 @@ def _send_all(spool: Spool, uri: str) -> Sent:
     """Send what is left, oldest first.
 
     Raises:
-        TrackingError: the server does not answer any more; what it got before is marked as sent.
+        TrackingError: the server does not answer any more. Reports that it received before are marked as sent.
     """
     client, run_id = MlflowClient(tracking_uri=uri), spool.address.run_id
     num_sent = 0
@@ -110,10 +110,10 @@ def _send_all(spool: Spool, uri: str) -> Sent:
 
 
 def _with_password(uri: str, in_use: str) -> str:
-    """The URI that a spool names, with the password of the one in use where they are the same.
+    """Return the URI of a spool, with the password of the URI in use if both are the same.
 
     Raises:
-        TrackingError: another one, which has a password.
+        TrackingError: the spool's URI is another one and had a password.
     """
     if without_password(in_use) == uri:
         return in_use

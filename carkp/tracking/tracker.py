@@ -1,4 +1,4 @@
-"""The ``Tracker`` protocol that stages report through, and MLflow behind it."""
+"""The ``Tracker`` protocol, through which stages report, and its implementation with MLflow."""
 
 import importlib.metadata
 import json
@@ -41,12 +41,12 @@ from carkp.tracking.sync import send_left_over
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _PACKAGE = "carkp"
 _GIT_VARIABLES = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"})
-"""Which git sets for its hooks, and which would name another repository."""
+"""Variables that git sets for its hooks; they would redirect git to another repository."""
 _GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 _MAX_PARAM_LENGTH = 6000
 _FIGURE_DPI = 110
 _FAILED_WAIT_S = 3.0
-"""The end of a run that failed or was interrupted does not wait long for a server that is gone."""
+"""A run that failed or was interrupted does not wait long for a server that is gone."""
 
 _DIGEST_LENGTH = 36
 _NAME_TAG = "mlflow.runName"
@@ -54,7 +54,7 @@ _GIT_TAGS, _COMMIT_TAG = "mlflow.source.git.", "mlflow.source.git.commit"
 _STUDY_TAG = "carkp.study"
 _SYSTEM_PREFIX = "system/"
 _SERVING_ONNX = ("mlflow-skinny", "numpy", "onnx", "onnxruntime", "pandas")
-"""What MLflow needs to serve an ONNX file: the whole of ``mlflow`` brings packages of the tracking server as well."""
+"""Packages that MLflow needs to serve an ONNX file. All of ``mlflow`` would add packages of the tracking server."""
 _RECORDED_PACKAGES = ("carkp", "torch", "timm", "onnx", "onnxruntime", "numpy", "opencv-python-headless", "mlflow")
 
 
@@ -63,12 +63,13 @@ class PyfuncModel:
     """A model to register.
 
     Attributes:
-        script: it calls ``mlflow.models.set_model``; what it imports is in ``code``, or installed where it is loaded.
-        code: packages that the model keeps a copy of; MLflow puts their folder at the head of ``sys.path``.
-        artifacts: title -> file, which the model gets beside it as ``artifacts/<file name>``.
-        signature: of its inputs and outputs.
-        example: an input that it answers.
-        requirements: of pip.
+        script: it calls ``mlflow.models.set_model``; its imports are in ``code`` or installed where the model is
+            loaded.
+        code: packages that are copied into the model; MLflow puts their folder at the head of ``sys.path``.
+        artifacts: title -> file; the model gets a copy as ``artifacts/<file name>``.
+        signature: types of its inputs and outputs.
+        example: an input that the model can answer.
+        requirements: pip requirements.
         config: settings that can be changed when the model is loaded, with their defaults.
     """
 
@@ -82,7 +83,7 @@ class PyfuncModel:
 
 
 class Tracker(Protocol):
-    """Where a stage reports to. Names of metrics, tags and artifacts are the stage's."""
+    """Receives the reports of a stage. The stage chooses the names of metrics, tags and artifacts."""
 
     @property
     def run_id(self) -> str: ...
@@ -100,7 +101,7 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Reports nowhere: for ranks above 0 and for untracked use."""
+    """A tracker that discards all reports: for ranks above 0 and for untracked use."""
 
     run_id = "untracked"
 
@@ -142,14 +143,14 @@ class NullTracker:
 
 
 class MlflowTracker:
-    """An MLflow run, named by its id; whatever run others call active has no part in it.
+    """A tracker for one MLflow run, named by its id. It ignores MLflow's active run.
 
-    While the tracking server cannot be reached, reports are kept on the disk (``Delivery``). A pyfunc is registered and
-    a child run is made at once or not at all: their names come from the server.
+    While the tracking server cannot be reached, reports are kept on the disk (``Delivery``). Registering a pyfunc and
+    creating a child run fail without the server, because it gives their names.
     """
 
     def __init__(self, run_id: str, stage: str, experiment: str, wait_s: float = 0.0) -> None:
-        """``wait_s``: so long may the end of a child run wait for the server."""
+        """``wait_s``: longest wait for the server at the end of a child run."""
         self._run_id = run_id
         self._stage, self._experiment = stage, experiment
         self._client = MlflowClient()
@@ -160,7 +161,7 @@ class MlflowTracker:
         return self._run_id
 
     def require_accepted(self) -> None:
-        """Raises TrackingError where the server has refused something that an outage had held back."""
+        """Raise TrackingError if the server has refused a report that an outage held back."""
         self._delivery.require_accepted()
 
     def _report(self, report: Report) -> None:
@@ -172,7 +173,7 @@ class MlflowTracker:
         self._report(reports.params_report(logged))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """NaN means that there was nothing to measure: it is left out."""
+        """Log metrics; NaN means that there was nothing to measure, and is left out, as infinity is."""
         finite = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
         self._report(reports.metrics_report(finite, step or 0, _now_ms()))
 
@@ -193,17 +194,17 @@ class MlflowTracker:
             self.log_file(path, name.rpartition("/")[0])
 
     def log_onnx_model(self, path: Path, name: str, inputs: np.ndarray, outputs: np.ndarray) -> None:
-        """Log an ONNX file as an MLflow model whose signature is inferred from an example."""
+        """Log an ONNX file as an MLflow model; its signature is inferred from an example."""
         requirements = [f"{package}=={version}" for package, version in _versions(_SERVING_ONNX)]
         signature = infer_signature(inputs, outputs)
         self._report(reports.onnx_model_report(path, name, signature, requirements))
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Name what the run works on; the samples themselves stay where they are."""
+        """Record which data the run uses; the samples themselves are not copied."""
         self._report(reports.dataset_report(name, digest[:_DIGEST_LENGTH], source, context))
 
     def register_pyfunc(self, name: str, alias: str, model: PyfuncModel) -> str:
-        """Log a pyfunc as a new version of the registered model ``name`` and point ``alias`` at it; the version."""
+        """Log a pyfunc as a new version of the registered model ``name``, point ``alias`` at it; return the version."""
         logged = reports.log_model(
             self._client,
             self._run_id,
@@ -224,34 +225,34 @@ class MlflowTracker:
         return version
 
     def describe(self, note: str, label: str = "") -> None:
-        """The run's description in Markdown; ``label`` follows the stage in its name, unless a user has named it."""
+        """Set the run's description in Markdown. A run that no user renamed is named after stage and ``label``."""
         plain = _run_name(self._stage, self._experiment)
         name = _run_name(self._stage, label) if label else ""
         self._report(reports.description_report(note, plain, name))
 
     @contextmanager
     def child(self, stage: str, experiment: str) -> Iterator[Tracker]:
-        """A nested run in the experiment of this one."""
+        """Open a nested run in the experiment of this run."""
         with nested_run(self._run_id, stage, experiment, self._wait_s) as tracker:
             yield tracker
 
     def sync_files(self) -> None:
-        """Bring the files of the run to the disk, where that is one of this machine.
+        """Flush the files of the run to the disk, if they are on this machine.
 
         Raises:
-            OSError: the disk does not take them.
+            OSError: the disk does not accept them.
         """
         folder = None
-        with suppress(MlflowException), patience(_FAILED_WAIT_S):  # a server that is gone keeps nothing here
+        with suppress(MlflowException), patience(_FAILED_WAIT_S):  # a server that is gone keeps no files here
             folder = reports.folder_of(self._run_id)
         if folder is not None and folder.is_dir():
             disk.sync_tree(folder)
 
     def end(self, wait_s: float, error: BaseException | None = None) -> None:
-        """The run has ended, by an error if there is one; what an outage has held back is given ``wait_s`` to arrive.
+        """End the run, as failed or killed if ``error`` is given. Kept reports have ``wait_s`` to arrive.
 
         Raises:
-            TrackingError: the server has refused some of that.
+            TrackingError: the server has refused some of them.
         """
         try:
             status = "FINISHED"
@@ -267,9 +268,9 @@ class MlflowTracker:
 
 @contextmanager
 def nested_run(parent_run_id: str, stage: str, experiment: str, wait_s: float = FIRST_WAIT_S) -> Iterator[Tracker]:
-    """A run below another one, which may have been opened by another process, in the experiment of that one.
+    """Open a run below another one, in the same experiment. Another process may have opened the parent.
 
-    ``wait_s``: so long may its end wait for the server.
+    ``wait_s``: longest wait for the server at its end.
     """
     use_default_store()
     run_id = create_child_run(parent_run_id, _run_name(stage, experiment))
@@ -283,18 +284,18 @@ def nested_run(parent_run_id: str, stage: str, experiment: str, wait_s: float = 
 def tracked_run(
     stage: str, experiment: str, system_metrics_interval_s: float, wait_s: float = FIRST_WAIT_S
 ) -> Iterator[Tracker]:
-    """The run of a stage: the one that ``mlflow run`` opened, else a new one in the experiment of that name.
+    """Open the run of a stage: the run that ``mlflow run`` created, else a new one in the experiment ``experiment``.
 
-    An exception marks the run as failed, an interruption as killed; it is kept as its tag ``carkp.error``. What earlier
-    runs of this project could not send to the server is sent first. ``wait_s``: so long is a server that does not
-    answer waited for, at the start and at the end.
+    An exception marks the run as failed, an interruption marks it as killed; the tag ``carkp.error`` keeps the error.
+    Before that, reports that earlier runs of this project could not send are sent. ``wait_s``: longest wait for a
+    server that does not answer, at the start and at the end.
 
     Raises:
-        TrackingError: the server gives no answer, or the run or the experiment cannot be used.
+        TrackingError: the server does not answer, or the run or the experiment cannot be used.
     """
     use_default_store(wait_s)
     send_left_over(spool_root())
-    # those who start a stage in a run of theirs name it here; what this process starts has no part in it
+    # the caller names its run here; processes that this process starts must not use it
     given = os.environ.pop("MLFLOW_RUN_ID", "")
     run_id = _join(given, stage, experiment) if given else _create_run(stage, experiment)
     tracker = MlflowTracker(run_id, stage, experiment, wait_s)
@@ -307,7 +308,7 @@ def _create_run(stage: str, experiment: str) -> str:
     experiment_id = while_locked(lambda: open_experiment(experiment))
     commit, _ = git_state()
     tags = resolve_tags()
-    if tags.get(_COMMIT_TAG, commit) != commit:  # of the repository that the program's file lies in by chance
+    if tags.get(_COMMIT_TAG, commit) != commit:  # MLflow may find another repository around the program's file
         tags = {name: value for name, value in tags.items() if not name.startswith(_GIT_TAGS)}
     tags[PROCESS_TAG] = process_name(os.getpid())
     name = _run_name(stage, experiment)
@@ -316,34 +317,34 @@ def _create_run(stage: str, experiment: str) -> str:
 
 
 def _join(run_id: str, stage: str, experiment: str) -> str:
-    """Go on in the run that MLFLOW_RUN_ID names.
+    """Continue the run that MLFLOW_RUN_ID names.
 
     Raises:
-        TrackingError: there is no such run, or it is finished: the variable is left over from something else.
+        TrackingError: there is no such run, or it is finished: then the variable is left over from another program.
     """
     client, remedy = MlflowClient(), "MLFLOW_RUN_ID is left over from another program? Then unset it"
     try:
         found = find_run(run_id)
     except TrackingError as error:
         raise TrackingError(f"MLFLOW_RUN_ID={run_id}: {error}. {remedy}") from error
-    is_study = _STUDY_TAG in found.tags  # which goes on in its own run
+    is_study = _STUDY_TAG in found.tags  # a study continues in its own run
     if found.status == "FINISHED" and not is_study:
         raise TrackingError(f"MLFLOW_RUN_ID={run_id}: the run {found.name!r} is finished. {remedy}")
     while_locked(lambda: client.update_run(run_id, status="RUNNING"))
-    if not is_study:  # on which several processes may work
+    if not is_study:  # several processes may work on a study
         client.set_tag(run_id, PROCESS_TAG, process_name(os.getpid()))
     if _GENERATED_NAME.fullmatch(found.name):
         client.set_tag(run_id, _NAME_TAG, _run_name(stage, experiment))
-    if ERROR_TAG in found.tags:  # of the process that it goes on from
+    if ERROR_TAG in found.tags:  # from the process that it continues
         client.delete_tag(run_id, ERROR_TAG)
     return run_id
 
 
 @contextmanager
 def _ended_in_order(tracker: MlflowTracker, wait_s: float) -> Iterator[None]:
-    """The run is finished at the end, when all that it holds is on the disk.
+    """Finish the run at the end, after flushing all its files to the disk.
 
-    What ends it before makes it failed, an interruption killed; it is kept as its tag ``carkp.error``.
+    An error marks the run as failed, an interruption as killed; the tag ``carkp.error`` keeps the error.
     """
     try:
         yield
@@ -352,22 +353,22 @@ def _ended_in_order(tracker: MlflowTracker, wait_s: float) -> Iterator[None]:
     except BaseException as error:
         try:
             _end_early(tracker, wait_s, error)
-        except KeyboardInterrupt:  # torchrun ends what is left of a group while the loss of a process is written down
+        except KeyboardInterrupt:  # torchrun may interrupt this process while it reports the loss of another one
             _end_early(tracker, wait_s, error)
         raise
     tracker.end(wait_s)
 
 
 def _end_early(tracker: MlflowTracker, wait_s: float, error: BaseException) -> None:
-    with suppress(MlflowException, TrackingError, OSError):  # the first error counts, and the server may be that
+    with suppress(MlflowException, TrackingError, OSError):  # the first error counts, and it may be the server's
         tracker.end(min(wait_s, _FAILED_WAIT_S), error)
 
 
 @contextmanager
 def _system_metrics(tracker: MlflowTracker, interval_s: float, is_continued: bool) -> Iterator[None]:
-    """Processor, memory and disk over time, beside what is done within.
+    """Record processor, memory and disk over time during the block.
 
-    MLflow's own thread would end at the first request that fails, and would hold up the end of the run.
+    MLflow's own thread would stop at the first failed request, and would delay the end of the run.
     """
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
     monitor = SystemMetricsMonitor(tracker.run_id, resume_logging=is_continued)  # type: ignore[no-untyped-call]
@@ -382,9 +383,9 @@ def _system_metrics(tracker: MlflowTracker, interval_s: float, is_continued: boo
 
 
 def _sample(monitor: SystemMetricsMonitor, tracker: Tracker, interval_s: float, is_over: threading.Event) -> None:
-    """Report what the monitor finds, at last when it is over, or until the server refuses it."""
+    """Report the monitor's values until the run is over, with a last report then, or until the server refuses."""
     step, is_last = monitor._logging_step, False
-    with suppress(MlflowException, TrackingError, OSError):  # the run itself will meet them
+    with suppress(MlflowException, TrackingError, OSError):  # the run itself will meet these errors
         while not is_last:
             monitor.collect_metrics()  # type: ignore[no-untyped-call]
             is_last = is_over.wait(interval_s)
@@ -397,7 +398,7 @@ def _sample(monitor: SystemMetricsMonitor, tracker: Tracker, interval_s: float, 
 
 @contextmanager
 def _temporary_file(name: str) -> Iterator[Path]:
-    """A path whose last part is that of the artifact ``name``."""
+    """Yield a temporary path with the file name of the artifact ``name``."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / name.rpartition("/")[2]
 
@@ -426,16 +427,16 @@ def _describe(tracker: Tracker, stage: str, experiment: str) -> None:
 
 
 def command_line() -> str:
-    """The command that started this process, without passwords of URLs."""
+    """Return the command that started this process, without passwords in URLs."""
     command = shlex.join(["python", *sys.orig_argv[1:]])[:_MAX_PARAM_LENGTH]
     return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", command)
 
 
 def git_state(root: Path = _CHECKOUT) -> tuple[str, bool]:
-    """The commit of the checkout ``root`` and whether it has uncommitted changes; ("unknown", True) without one.
+    """Return the commit of the checkout ``root`` and whether it has uncommitted changes; without one ("unknown", True).
 
-    A repository that holds carkp by chance, such as that of somebody's project around a .venv/, does not count: it must
-    have carkp's files among its own. Changes below ``reports/`` do not count: stages write there.
+    Only a repository that tracks carkp's own files counts, not for example a user's project with carkp in its .venv/.
+    Changes below ``reports/`` do not count, because stages write there.
     """
     package = _PACKAGE if (root / _PACKAGE).is_dir() else "."
     try:
@@ -454,12 +455,12 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def package_versions(further: Sequence[str] = ()) -> dict[str, str]:
-    """Of Python, and of the packages that matter and are installed; ``further``: more of them."""
+    """Return the versions of Python and of the important installed packages, and of those in ``further``."""
     return {"python": platform.python_version(), **dict(_versions((*_RECORDED_PACKAGES, *further)))}
 
 
 def _versions(packages: Sequence[str]) -> list[tuple[str, str]]:
-    """Versions of the packages that are installed."""
+    """Return the versions of those packages that are installed."""
     found = []
     for package in packages:
         try:

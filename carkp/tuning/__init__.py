@@ -1,1 +1,1 @@
-"""Hyperparameter search with Optuna, which is imported here alone; what is searched is passed in."""
+"""Hyperparameter search with Optuna. Only this package imports Optuna, and the caller passes in what to search."""

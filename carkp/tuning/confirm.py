@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 class MeanDifference:
     """Mean of paired differences with its 95 % interval, from ``num_pairs`` pairs.
 
-    The interval is over seeds, on the same cars: what other cars would change is not in it.
+    The interval covers the variation over seeds on the same cars, not the variation over cars.
     """
 
     mean: float
@@ -23,7 +23,7 @@ class MeanDifference:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The result in words."""
         if not (np.isfinite(self.low) and np.isfinite(self.high)) or self.low <= 0 <= self.high:
             return "no difference shown"
         return "better" if self.mean > 0 else "worse"
@@ -37,7 +37,7 @@ def mean_difference(first: Sequence[float], second: Sequence[float]) -> MeanDiff
     """Mean of ``second - first`` with Student's interval for paired samples; infinite for a single pair.
 
     Raises:
-        ValueError: no pairs, or sequences of different lengths.
+        ValueError: there are no pairs, or the lengths differ.
     """
     if len(first) != len(second) or not first:
         raise ValueError(f"expected equally many values, at least one, got {len(first)} and {len(second)}")

@@ -1,4 +1,4 @@
-"""What can be wrong with a study; apart, so that who catches it need not import Optuna."""
+"""Errors of a study, in their own module, so that a caller can catch them without importing Optuna."""
 
 
 class StorageError(Exception):

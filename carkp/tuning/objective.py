@@ -1,4 +1,4 @@
-"""What a study asks of the trainings that it queues, and what it gets."""
+"""The interface between a study and the trainings that it queues."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 
 class Pruned(Exception):  # noqa: N818 - it is no error
-    """The training is worse than the others at the same epoch and need not go on."""
+    """The training is worse than the others at the same epoch and need not continue."""
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """Other parameters that a trial has scored without training again, and what they gave."""
+    """Other parameters that a trial has scored without another training, and their value."""
 
     params: Mapping[str, float]
     value: float
@@ -19,14 +19,14 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training gave with its own parameters, and with others."""
+    """The value of a training with its own parameters, and the values with others."""
 
     value: float
     alternatives: Sequence[Alternative] = ()
 
 
 class Trial(Protocol):
-    """What an objective sees of its trial."""
+    """The view of a trial that an objective gets."""
 
     @property
     def number(self) -> int: ...
@@ -43,7 +43,7 @@ Objective = Callable[[Trial], Outcome]
 
 @dataclass(frozen=True)
 class Job:
-    """A training to queue: parameters that are fixed, the sampler chooses the others; and notes for the objective."""
+    """A training to queue: fixed parameters (the sampler chooses the others), and notes for the objective."""
 
     params: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)

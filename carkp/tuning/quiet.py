@@ -1,4 +1,4 @@
-"""Optuna without its warnings of what it calls experimental."""
+"""Suppression of Optuna's warnings about features that it calls experimental."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

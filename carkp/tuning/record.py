@@ -1,4 +1,4 @@
-"""Trials as a study's database has them."""
+"""Trials as stored in a study's database."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,26 +9,26 @@ from optuna.trial import FrozenTrial, TrialState
 
 TRAINED, SOURCE, ALTERNATIVES, RETRY_OF = "trained", "source", "alternatives", "retry_of"
 SLOT, SEEN, WORKER = "slot", "seen", "worker"
-"""Notes: the job that a trial is for; the number of the trial whose worker has shown a sign of life; its process."""
+"""Notes: the job of a trial; the number of the trial whose worker has recorded a heartbeat; that worker's process."""
 
 ERROR, INTERRUPTED = "error", "interrupted"
-"""Notes on what ended a failed trial; neither is there where its process was killed."""
+"""Notes with the cause of a failed trial; if its process was killed, neither exists."""
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial.
+    """A trial of a study.
 
     Attributes:
-        number: in the study.
+        number: number in the study.
         state: waiting, running, complete, pruned or fail.
-        params: all of them once the sampler has chosen.
-        value: of a complete trial.
-        notes: of the job and of the objective.
-        is_trained: False for one that another trial has scored beside its own.
-        training: number of the trial whose training it belongs to: its own, or that of the other.
-        is_retry: repeats a trial that was killed or interrupted.
-        seconds: that it took; NaN where it has not ended.
+        params: all parameters, once the sampler has chosen them.
+        value: value of a complete trial.
+        notes: notes of the job and of the objective.
+        is_trained: whether it was trained; False if another trial has scored it in addition to its own.
+        training: number of the trial whose training it belongs to: its own, or that of the other trial.
+        is_retry: whether it repeats a trial that was killed or interrupted.
+        seconds: duration; NaN if it has not ended.
     """
 
     number: int
@@ -43,12 +43,12 @@ class TrialRecord:
 
     @property
     def has_ended_by_itself(self) -> bool:
-        """Neither failed nor still to do."""
+        """Whether it has ended without failing."""
         return self.state in ("complete", "pruned")
 
 
 def is_killed(trial: FrozenTrial) -> bool:
-    """Whether the trial failed without a word."""
+    """Return whether the trial failed without a note about the cause."""
     return trial.state == TrialState.FAIL and not {ERROR, INTERRUPTED} & trial.user_attrs.keys()
 
 
@@ -68,18 +68,18 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
 
 
 def slot_of(record: TrialRecord) -> int:
-    """The job that the trial's training was for: the same whether it was done at once or again, after a kill."""
+    """Return the job of the trial's training. It is the same for a first try and for a retry after a kill."""
     return int(record.notes.get(SLOT, record.training))
 
 
 def slots_of(records: Sequence[TrialRecord]) -> dict[int, int]:
-    """Trial number -> job, also of trials that a training scored beside its own."""
+    """Return trial number -> job, also for the further trials that a training scored."""
     of_trainings = {record.number: slot_of(record) for record in records if record.is_trained}
     return {record.number: of_trainings.get(record.training, record.training) for record in records}
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord:
-    """The trial of the largest value; among equals that of the first job, so that a kill does not change it.
+    """Return the trial of the largest value; of equal ones that of the first job, so that a kill changes nothing.
 
     Raises:
         ValueError: no trial is complete.

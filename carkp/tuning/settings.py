@@ -1,4 +1,4 @@
-"""What is searched, and how."""
+"""Settings of a study."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution
 
 @dataclass(frozen=True)
 class Axis:
-    """Values that one parameter may take."""
+    """Range of values of one parameter."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """How often a worker says that it is alive, and after how long a silence its trial counts as killed."""
+    """Time between two heartbeats of a worker, and the silence after which its trial counts as killed."""
 
     interval_s: int = 10
     grace_s: int = 60
@@ -29,14 +29,14 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What is searched, and how.
+    """Settings of a study: the search space and the rules of sampling and pruning.
 
     Attributes:
-        name: of the study in the database.
-        axes: parameter -> values.
-        num_startup_trainings: trainings with random parameters, before the sampler learns from those that have ended.
+        name: name of the study in the database.
+        axes: parameter -> range of values.
+        num_startup_trainings: trainings with random parameters before the sampler learns from ended ones.
         num_trainings_before_pruning: trainings that must have reached an epoch before another is pruned at it.
-        kept_percent: a training is pruned where it is not among so many percent of the complete ones at that epoch.
+        kept_percent: a training is pruned if it is not among this percentage of the best ones at that epoch.
     """
 
     name: str

@@ -15,7 +15,7 @@ _SQLITE_TIMEOUT_S = 60
 
 
 def open_storage(url: str, heartbeat: Heartbeat) -> RDBStorage:
-    """The database at a URL, which tells workers that are alive from others.
+    """Open the database at a URL, with heartbeats that show which workers are alive.
 
     Raises:
         StorageError: it cannot be used.
@@ -29,7 +29,7 @@ def open_storage(url: str, heartbeat: Heartbeat) -> RDBStorage:
                 heartbeat_interval=heartbeat.interval_s,
                 grace_period=heartbeat.grace_s,
             )
-        except Exception as error:  # of SQLAlchemy, of the driver, or a missing driver
+        except Exception as error:  # from SQLAlchemy, from the driver, or because a driver is missing
             reason = str(error).splitlines()[0]
             raise StorageError(
                 f"{url.rpartition('@')[2]}: cannot be used as a database of studies ({reason}); expected "
@@ -38,7 +38,7 @@ def open_storage(url: str, heartbeat: Heartbeat) -> RDBStorage:
 
 
 def find_notes(storage: str, name: str) -> Mapping[str, Any]:
-    """What is kept with a study; empty where there is no such study, and none is made.
+    """Return the notes of a study; empty if the study does not exist. No study is created.
 
     Raises:
         StorageError: the database cannot be used.

@@ -1,8 +1,8 @@
 """A study as a queue of trainings in a database: workers take them one by one, on one machine or many.
 
-Every training is put into the queue when the study is made, so that what is left to do after a process was killed is
-what is left in the database. A trial may score several values of parameters that need no training of their own; the
-others than its own are added as finished trials, marked ``trained: false``.
+All trainings are queued when the study is created. So after a process was killed, the database shows what is left to
+do. A trial may also score parameter values that need no other training; these are added as finished trials, marked
+``trained: false``.
 """
 
 import logging
@@ -42,10 +42,10 @@ from carkp.tuning.settings import Axis, StudySettings
 from carkp.tuning.storage import open_storage
 
 MIN_TRAININGS_TO_EXPLAIN = 6
-"""Fewer cannot tell what matters."""
+"""With fewer trainings, the importance of parameters cannot be estimated."""
 
 MAX_KILLS = 1
-"""A job whose trials were killed more often is given up."""
+"""Limit of kills: a job with more killed trials is given up."""
 
 _NOT_HANDED_ON = frozenset({SEEN, WORKER, INTERRUPTED, ALTERNATIVES})
 _MAX_ERROR_LENGTH = 1000
@@ -55,7 +55,7 @@ _POLL_S = 2.0
 
 
 class _OptunaTrial:
-    """``Trial`` on an Optuna trial."""
+    """A ``Trial`` that wraps an Optuna trial."""
 
     def __init__(self, trial: optuna.Trial, axes: Mapping[str, Axis]) -> None:
         self._trial = trial
@@ -75,10 +75,10 @@ class _OptunaTrial:
         self._trial.set_user_attr(name, value)
 
     def report(self, value: float, epoch: int) -> None:
-        """Keep the value of an epoch.
+        """Store the value of an epoch.
 
         Raises:
-            Pruned: the training need not go on.
+            Pruned: the training need not continue.
         """
         self._trial.report(value, epoch)
         if self._trial.should_prune():
@@ -86,7 +86,7 @@ class _OptunaTrial:
 
 
 class TuningStudy:
-    """A study in a database, made where it is not there yet. Higher values are better."""
+    """A study in a database, created if it does not exist. Higher values are better."""
 
     def __init__(self, storage: str, settings: StudySettings, seed: int) -> None:
         """Open the study of ``settings`` in the database at the URL ``storage``.
@@ -118,10 +118,10 @@ class TuningStudy:
             self.is_new = False
 
     def queue(self, jobs: Sequence[Job]) -> None:
-        """Put those jobs into the queue that were never in it; a job is known by its place.
+        """Queue the jobs that were never queued before; a job is identified by its index.
 
-        Where another process made the study a moment ago, that one is given time to fill the queue. What two processes
-        queue both is trained once all the same: see ``_jobs``.
+        If another process created the study a moment ago, it gets time to fill the queue. A job that two processes
+        queue is still trained only once: see ``_jobs``.
         """
         if not self.is_new and not self._jobs():
             _wait_until(lambda: len(self._jobs()) >= len(jobs), _CREATION_TIMEOUT_S)
@@ -131,10 +131,10 @@ class TuningStudy:
                 self._enqueue(job.params, {**job.notes, SLOT: slot})
 
     def run(self, objective: Objective, on_end: Callable[[TrialRecord], None] = lambda record: None) -> None:
-        """Work until the queue is empty and no trial of any worker is under way.
+        """Work until the queue is empty and no worker runs a trial.
 
-        A trial that raises is kept as failed, and the next one is taken. A trial whose worker was killed is queued
-        again, once; one that was interrupted is queued again by the next call, and the interruption goes on.
+        A trial that raises an error is stored as failed, and the next one is taken. A trial whose worker was killed is
+        queued again, once. An interrupted trial is queued again by the next call; the interruption itself is raised.
         """
         while True:
             self._fail_silent()
@@ -150,30 +150,30 @@ class TuningStudy:
         self.add_alternatives()
 
     def add_alternatives(self) -> None:
-        """Add what finished trainings scored beside their own parameters, where a process was killed before it did."""
+        """Add the extra scores of finished trainings, if a process was killed before it added them."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             self._add_alternatives(trial)
 
     def records(self) -> list[TrialRecord]:
-        """All trials, by number, but for those that one worker left to another."""
+        """Return all trials by number, without duplicates of jobs."""
         return [record_of(trial) for trial in self._trials()]
 
     def num_left(self) -> int:
-        """Trainings that wait, are under way, or are to be queued again."""
+        """Return the number of trainings that wait, run, or will be queued again."""
         unfinished = (TrialState.WAITING, TrialState.RUNNING)
         return sum(tries[-1].state in unfinished or _is_to_retry(tries) for tries in self._jobs().values())
 
     def note(self, name: str, value: Any) -> None:
-        """Keep something with the study."""
+        """Store a note with the study."""
         self.study.set_user_attr(name, value)
 
     def notes(self) -> Mapping[str, Any]:
         return self.study.user_attrs
 
     def importances(self, seed: int) -> dict[str, float]:
-        """Share of the variance of finished trials that each parameter explains (fANOVA, Hutter et al. 2014).
+        """Return the share of variance over finished trials by parameter (fANOVA, Hutter et al. 2014).
 
-        Empty where too few trainings are complete to tell parameters apart, or nothing varies.
+        Empty if too few trainings are complete to tell parameters apart, or if all values are equal.
         """
         complete = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
         num_trainings = sum(bool(trial.user_attrs.get(TRAINED)) for trial in complete)
@@ -185,18 +185,18 @@ class TuningStudy:
         return optuna.importance.get_param_importances(counted_once, evaluator=evaluator)
 
     def _sampler(self, slot: int) -> optuna.samplers.BaseSampler:
-        """Seeded for each job: workers draw other numbers than each other, and a job that is done again the same."""
+        """Return a sampler seeded for the job: different jobs get different numbers, a repeated job gets the same."""
         seed = int(np.random.SeedSequence((self._seed, slot)).generate_state(1)[0])
         ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         num_trainings = sum(bool(trial.user_attrs.get(TRAINED)) for trial in ended)
         has_begun = num_trainings >= self.settings.num_startup_trainings
-        # its own counting would take in what was not trained
+        # Optuna would also count trials that were not trained
         return optuna.samplers.TPESampler(n_startup_trials=0 if has_begun else sys.maxsize, seed=seed)
 
     def _jobs(self) -> dict[int, list[FrozenTrial]]:
-        """Slot -> its trials, by number: the first one and its retries.
+        """Return slot -> its trials by number: the first one and its retries.
 
-        Where two processes have queued the same, the later trial is left out.
+        If two processes have queued the same job, the later trial is left out.
         """
         found: dict[int, dict[int | None, FrozenTrial]] = {}
         for trial in self.study.get_trials(deepcopy=False):
@@ -206,7 +206,7 @@ class TuningStudy:
         return {slot: list(tries.values()) for slot, tries in found.items()}
 
     def _trials(self) -> list[FrozenTrial]:
-        """By number; each training and each of its alternatives once."""
+        """Return trials by number; each training and each of its alternatives once."""
         found: dict[tuple[Any, ...], FrozenTrial] = {}
         for tries in self._jobs().values():
             found |= {(trial.number,): trial for trial in tries}
@@ -216,7 +216,7 @@ class TuningStudy:
         return sorted(found.values(), key=lambda trial: trial.number)
 
     def _is_surplus(self, number: int) -> bool:
-        """Whether the trial repeats another one for its job, or was not trained at all."""
+        """Return whether the trial duplicates another one for its job, or was not trained at all."""
         return all(number != trial.number for tries in self._jobs().values() for trial in tries)
 
     def _enqueue(self, params: Mapping[str, float], notes: Mapping[str, Any]) -> None:
@@ -246,13 +246,13 @@ class TuningStudy:
         with without_warnings():
             try:
                 self.study.optimize(evaluate, n_trials=1, catch=(Exception,), callbacks=[finish])
-            except ValueError as error:  # a worker that was silent for too long finds its trial given to another
+            except ValueError as error:  # after a long silence, a worker's trial was given to another one
                 if "Cannot tell" not in str(error):
                     raise
                 raise _EndedByAnotherWorkerError from error
 
     def _evaluate(self, trial: optuna.Trial, objective: Objective) -> float:
-        self._storage.record_heartbeat(trial._trial_id)  # from here on a killed worker is known by its silence
+        self._storage.record_heartbeat(trial._trial_id)  # from here on, silence shows that a worker was killed
         trial.set_user_attr(WORKER, process_name(os.getpid()))
         trial.set_user_attr(SEEN, trial.number)
         self.study.sampler = self._sampler(trial.user_attrs.get(SLOT, trial.number))
@@ -266,7 +266,7 @@ class TuningStudy:
         return outcome.value
 
     def _add_alternatives(self, trial: FrozenTrial) -> None:
-        """Those of a trial that are not there yet."""
+        """Add the alternatives of a trial that do not exist yet."""
         distributions: dict[str, BaseDistribution] = {
             name: axis.distribution for name, axis in self.settings.axes.items()
         }
@@ -281,20 +281,20 @@ class TuningStudy:
             )
 
     def _fail_silent(self) -> None:
-        """End trials of killed workers: at once on the machine of the worker, elsewhere after some silence.
+        """End the trials of killed workers, also of workers killed before their first heartbeat.
 
-        Workers that were killed before their first sign of life are silent too.
+        A worker on this machine is looked up among the processes. A worker on another machine is known by its silence.
         """
         with without_warnings():
             fail_stale_trials(self.study)
         limit = datetime.now() - timedelta(seconds=self.settings.heartbeat.grace_s)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if _is_abandoned(trial, limit):
-                with suppress(ValueError, UpdateFinishedTrialError):  # another worker may end it too
+                with suppress(ValueError, UpdateFinishedTrialError):  # another worker may also end it
                     self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _requeue(self) -> None:
-        """Queue jobs whose last trial was killed or interrupted, with what the sampler had chosen."""
+        """Queue jobs again whose last trial was killed or interrupted, with the parameters chosen for it."""
         for tries in self._jobs().values():
             if _is_to_retry(tries):
                 last = tries[-1]
@@ -305,20 +305,20 @@ class TuningStudy:
 
 
 def _is_abandoned(trial: FrozenTrial, limit: datetime) -> bool:
-    """Whether nobody works on a running trial. ``limit``: when it must have begun that its silence counts."""
+    """Return whether nobody works on a running trial. A trial without heartbeat must have begun before ``limit``."""
     if trial.user_attrs.get(SEEN) == trial.number:
         return not is_alive(trial.user_attrs[WORKER]) if WORKER in trial.user_attrs else False
     return trial.datetime_start is not None and trial.datetime_start < limit
 
 
 def _is_to_retry(tries: Sequence[FrozenTrial]) -> bool:
-    """Of a job: whether its last trial was interrupted, or killed and not too often."""
+    """Return whether a job's last trial was interrupted, or killed but not too often."""
     is_silent = tries[-1].state == TrialState.FAIL and ERROR not in tries[-1].user_attrs
     return is_silent and sum(map(is_killed, tries)) <= MAX_KILLS
 
 
 class _EndedByAnotherWorkerError(Exception):
-    """Another worker has taken the trial to be killed."""
+    """Another worker considered this trial killed and has ended it."""
 
 
 def _wait_until(is_done: Callable[[], bool], timeout_s: float) -> None:

@@ -1,1 +1,1 @@
-"""The local page of ``carkp view``: keypoints of a picture or a video frame, looked at in a browser."""
+"""The local page of ``carkp view``, which shows keypoints of a picture or a video frame in a browser."""

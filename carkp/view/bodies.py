@@ -1,4 +1,4 @@
-"""The bodies of requests, read as they come and no further than they may be long."""
+"""Reading of request bodies, only up to their limits."""
 
 import asyncio
 import json
@@ -16,13 +16,16 @@ _START_BYTES = 16
 
 
 async def read_body(request: Request, limit_mib: float, what: str) -> bytes:
-    """Raises ViewError with status 413 where it is longer than ``limit_mib``; ``what`` names it in the message."""
+    """Read a body.
+
+    Raises ViewError with status 413 if it is longer than ``limit_mib``; ``what`` names it in the message.
+    """
     _check_stated_length(request, limit_mib, what)
     return b"".join([chunk async for chunk in _limited(request.stream(), limit_mib, what)])
 
 
 async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
-    """Raises ViewError where it is no JSON object, or too long."""
+    """Read a JSON object. Raises ViewError if it is not one, or too long."""
     data = await read_body(request, limits.text_mib, "The request")
     try:
         content = json.loads(data)
@@ -34,10 +37,10 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
 
 
 async def read_upload(request: Request, name: str, shelf: Shelf) -> bytes | Path:
-    """A picture's bytes; a video goes into a file of ``shelf``, which is the caller's to remove.
+    """Return a picture's bytes, or the path of a video in a file of ``shelf``, which the caller must remove.
 
     Raises:
-        ViewError: it is empty, or too long for what it is.
+        ViewError: it is empty, or too long for its kind.
     """
     limits, suffix = shelf.limits, Path(name).suffix
     _check_stated_length(request, max(limits.picture_mib, limits.video_mib), "The file")

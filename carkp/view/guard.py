@@ -1,7 +1,7 @@
-"""Requests from this machine's own pages alone.
+"""Protection: only pages of this server may send requests.
 
-A page of a stranger can let its name stand for 127.0.0.1 (DNS rebinding) and ask this server what it holds; the Host
-header still has the stranger's name. It can also send a form here; the Origin header tells.
+A stranger's page can map its own name to 127.0.0.1 (DNS rebinding) and read from this server; but the Host header then
+has the stranger's name. It can also send a form to this server; the Origin header shows that.
 """
 
 import re
@@ -24,7 +24,7 @@ _HEADERS = {
 
 
 def is_local(headers: Headers) -> bool:
-    """Whether the request was sent to this machine by its name, and by no page but one of this server."""
+    """Return whether the request was sent to a local name, and not by a page of another server."""
     host = headers.get("host", "")
     if not _HOST.fullmatch(host):
         return False
@@ -33,7 +33,7 @@ def is_local(headers: Headers) -> bool:
 
 
 class LocalOnly:
-    """Answers requests that are not :func:`is_local` with 403, and lets no page embed what is answered."""
+    """Answers requests that are not :func:`is_local` with 403, and lets no page embed the answers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""How much a request may ask for, and the error of one that cannot be answered."""
+"""Limits on requests, and the error for a request that cannot be answered."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """Of what one request brings.
+    """Limits on one request.
 
     Attributes:
-        picture_mib: of a picture's file.
-        video_mib: of a video's file.
-        text_mib: of a file of boxes, and of a request to predict.
-        pixels: of a picture or a frame.
-        boxes: of one picture.
-        sources: pictures and videos that are held at a time; the one that came first is given up.
+        picture_mib: size of a picture's file.
+        video_mib: size of a video's file.
+        text_mib: size of a file of boxes, and of a request to predict.
+        pixels: pixels of a picture or a frame.
+        boxes: number of boxes of one picture.
+        sources: number of pictures and videos held at a time; if there are more, the oldest is removed.
     """
 
     picture_mib: float = 64.0
@@ -27,7 +27,7 @@ class Limits:
 
 
 class ViewError(Exception):
-    """A request that cannot be answered: one sentence for the page, and the status of HTTP."""
+    """A request that cannot be answered: one sentence for the page, and the HTTP status."""
 
     def __init__(self, sentence: str, status: int = 400) -> None:
         super().__init__(sentence)

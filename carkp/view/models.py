@@ -1,4 +1,4 @@
-"""The models of the page, opened once: one that is looked at, and one that it is held against.
+"""The models of the page, loaded once: the model to look at, and optionally one to compare it with.
 
 Legend: N cars, K keypoints.
 """
@@ -18,21 +18,21 @@ from carkp.predictor import Prediction, Predictor
 
 
 class ViewedModel:
-    """An open model; calls wait for each other."""
+    """A loaded model; it handles one call at a time."""
 
     def __init__(self, name: str, predictor: Predictor) -> None:
-        """``name``: as it was given."""
+        """``name``: the reference that the user gave."""
         self.name, self.kind = name, predictor.kind
         self._predictor, self._lock = predictor, threading.Lock()
 
     @property
     def label(self) -> str:
-        """``int8`` or ``float``, of which the kind says more."""
+        """``int8``, ``float``, or "model" for other kinds."""
         first = self.kind.partition(" ")[0]
         return first if first in ("int8", "float") else "model"
 
     def predict(self, image: Image, boxes: Any) -> tuple[Prediction, float]:
-        """What :class:`carkp.Predictor` gives and raises, and the milliseconds that it took."""
+        """Call :class:`carkp.Predictor`; return its prediction and the milliseconds that it took."""
         with self._lock:
             start = time.perf_counter()
             prediction = self._predictor(image, boxes)
@@ -41,7 +41,7 @@ class ViewedModel:
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one model."""
+    """The answer of one model."""
 
     model: ViewedModel
     prediction: Prediction
@@ -49,7 +49,7 @@ class Answer:
 
 
 def labels(models: Sequence[ViewedModel]) -> list[str]:
-    """A short name of each, no two the same."""
+    """Return a short, unique name for each model."""
     found = [model.label for model in models]
     if len(set(found)) == len(found):
         return found
@@ -57,7 +57,7 @@ def labels(models: Sequence[ViewedModel]) -> list[str]:
 
 
 def moved_px(answers: Sequence[Answer]) -> NDArray[np.float64] | None:
-    """How far the second model's keypoints (N, K) lie from the first's, in pixels; None: there is one model."""
+    """Return the distance of the second model's keypoints (N, K) from the first's, in pixels; None with one model."""
     if len(answers) < 2:
         return None
     first, second = (answer.prediction.points.astype(np.float64) for answer in answers[:2])
@@ -67,9 +67,9 @@ def moved_px(answers: Sequence[Answer]) -> NDArray[np.float64] | None:
 def result_document(
     answer: Answer, name: str, image: Image, orientation: str, notes: Sequence[str], boxes: str | None
 ) -> dict[str, Any]:
-    """What ``carkp infer`` writes into ``keypoints.json`` of one picture, which ``name`` is the name of.
+    """Return what ``carkp infer`` writes into ``keypoints.json`` for one picture, called ``name``.
 
-    ``boxes``: where they come from; None: the whole picture is the car.
+    ``boxes``: where they come from; None: the whole picture is one car.
     """
     height, width = image.shape[:2]
     return {

@@ -1,4 +1,7 @@
-"""The server of the page: pictures and boxes in, keypoints out. Errors are JSON, ``{"error": "<one sentence>"}``."""
+"""The server of the page: it takes pictures and boxes, and returns keypoints.
+
+Errors are JSON, ``{"error": "<one sentence>"}``.
+"""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -40,7 +43,7 @@ PAGES = {
     "view.js": ("view.js", "text/javascript"),
 }
 JPEG_QUALITY = 92
-"""Of a picture as it is shown; keypoints are found in its own pixels."""
+"""Quality of the displayed picture; keypoints are found in the original pixels."""
 
 _NAME_LENGTH = 200
 _USER_ERRORS = (DataError, ValueError)
@@ -48,12 +51,12 @@ _MODEL_ERRORS = (ModelError, HeatmapError)
 
 
 def create_app(models: Sequence[ViewedModel], note: str = "", limits: Limits | None = None) -> Starlette:
-    """The application.
+    """Create the application.
 
     Args:
-        models: one, or two that are held against each other.
-        note: a sentence for the page about a model that is not there; "": none.
-        limits: of requests; None: the default ones.
+        models: one model, or two to compare.
+        note: a sentence for the page about a missing model; "": no note.
+        limits: limits on requests; None: the defaults.
     """
     if not 1 <= len(models) <= 2:
         raise ValueError(f"expected one model or two, got {len(models)}")
@@ -96,13 +99,13 @@ async def _send_page(name: str, media_type: str, request: Request) -> Response:
 
 
 class _Handlers:
-    """What the routes call. What computes runs in other threads, so that the page is answered meanwhile."""
+    """Handlers of the routes. Computations run in other threads, so that the page gets answers meanwhile."""
 
     def __init__(self, models: Sequence[ViewedModel], note: str, shelf: Shelf) -> None:
         self.models, self.note, self.shelf, self.limits = models, note, shelf, shelf.limits
 
     async def state(self, request: Request) -> Response:
-        """What the page has to know before it has a picture."""
+        """Return what the page must know before it has a picture."""
         named = zip(labels(self.models), self.models, strict=True)
         return JSONResponse(
             {
@@ -130,7 +133,7 @@ class _Handlers:
         )
 
     async def open(self, request: Request) -> Response:
-        """``?name=<file name>&orientation=apply|ignore``, the file as the body -> its key, and what it is."""
+        """Handle ``?name=<file name>&orientation=apply|ignore`` with the file as body -> its key and description."""
         name = _file_name(request)
         orientation = request.query_params.get("orientation", DEFAULT_ORIENTATION)
         content = await read_upload(request, name, self.shelf)
@@ -145,18 +148,18 @@ class _Handlers:
         return JSONResponse({"key": key, **described})
 
     async def close(self, request: Request) -> Response:
-        """Gives a picture or video up."""
+        """Remove a picture or video."""
         await run_in_threadpool(self.shelf.remove, request.path_params["key"])
         return JSONResponse({})
 
     async def picture(self, request: Request) -> Response:
-        """``?frame=<number>`` -> what is seen, as JPEG."""
+        """Handle ``?frame=<number>`` -> the picture as JPEG."""
         source = self.shelf.find(request.path_params["key"])
         frame = check_frame(request.query_params.get("frame", "0"))
         return Response(await run_in_threadpool(_encoded_frame, source, frame), media_type="image/jpeg")
 
     async def boxes(self, request: Request) -> Response:
-        """``?name=<file name>&frame=<number>``, a file of boxes as the body -> ``boxes`` (N, 4)."""
+        """Handle ``?name=<file name>&frame=<number>`` with a file of boxes as body -> ``boxes`` (N, 4)."""
         source = self.shelf.find(request.path_params["key"])
         frame = check_frame(request.query_params.get("frame", "0"))
         name = _file_name(request)
@@ -171,7 +174,7 @@ class _Handlers:
         return checked
 
     async def predict(self, request: Request) -> Response:
-        """``{"key", "frame", "boxes": [[x, y, width, height]] or null}`` -> the answers of all models."""
+        """Handle ``{"key", "frame", "boxes": [[x, y, width, height]] or null}`` -> the answers of all models."""
         asked = await read_json(request, self.limits)
         source = self.shelf.find(asked.get("key"))
         frame = check_frame(asked.get("frame", 0))
@@ -209,7 +212,7 @@ def _encoded_frame(source: Source, frame: int) -> bytes:
 
 
 def encode_jpeg(image: Image) -> bytes:
-    """Raises DataError for a picture with a side that JPEG cannot have."""
+    """Encode a picture as JPEG. Raises DataError if a side is too long for JPEG."""
     try:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         is_done, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -221,7 +224,7 @@ def encode_jpeg(image: Image) -> bytes:
 
 
 def _file_name(request: Request) -> str:
-    """The last part of the name that the page gives: on some systems a path."""
+    """Return the last part of the file name that the page sends; on some systems that is a path."""
     name = request.query_params.get("name", "").replace("\\", "/").rpartition("/")[2]
     return printable(name.replace("\0", ""))[-_NAME_LENGTH:] or "picture"
 

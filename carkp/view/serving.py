@@ -1,4 +1,4 @@
-"""The server on a port of this machine, and the browser that looks at it."""
+"""The server on a local port, and the browser that opens its page."""
 
 import socket
 import sys
@@ -13,17 +13,17 @@ _SECONDS_TO_END = 2
 
 
 class PortError(OSError):
-    """A port that cannot be taken; the message says what to do."""
+    """A port that cannot be used; the message says what to do."""
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that this machine alone can reach; 0 takes a free port.
+    """Open a socket that only this machine can reach; port 0 takes a free one.
 
     Raises:
-        PortError: another program has it, or it may not be taken.
+        PortError: another program uses the port, or this process may not use it.
     """
     server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if sys.platform != "win32":  # there it would let two programs have the port
+    if sys.platform != "win32":  # on Windows it would let two programs use the port
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         server.bind((HOST, port))
@@ -36,12 +36,12 @@ def listen(port: int) -> socket.socket:
 
 
 def address(server: socket.socket) -> str:
-    """For a browser."""
+    """Return the address for a browser."""
     return f"http://{HOST}:{server.getsockname()[1]}/"
 
 
 def serve(app: Starlette, server: socket.socket, is_browser_opened: bool) -> None:
-    """Answer until Ctrl-C or SIGTERM. The browser may come first: the socket waits for the server."""
+    """Answer until Ctrl-C or SIGTERM. The browser may connect first: the socket already accepts connections."""
     if is_browser_opened:
         webbrowser.open(address(server))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_SECONDS_TO_END, lifespan="on")

@@ -1,4 +1,4 @@
-"""Pictures and videos that the page has sent, as long as they are looked at."""
+"""Pictures and videos sent by the page, held while a user looks at them."""
 
 import secrets
 import shutil
@@ -18,34 +18,37 @@ from carkp.data.video import Video
 from carkp.view.limits import Limits, ViewError
 
 DEFAULT_ORIENTATION = APPLY
-"""Boxes are drawn on what the page shows, which is upright."""
+"""The default is upright, because users draw boxes on what the page shows."""
 
 
 class Source(Protocol):
-    """A picture or a video. ``notes`` are what a person should know of it."""
+    """A picture or a video. ``notes`` tell the user about special cases."""
 
     name: str
     orientation: str
     notes: list[str]
 
     def image(self, frame: int) -> Image:
-        """(height, width, 3) uint8 RGB; a picture has frame 0 alone. Raises DataError where there is none."""
+        """Return (height, width, 3) uint8 RGB; a picture only has frame 0.
+
+        Raises DataError if the frame does not exist.
+        """
 
     def image_name(self, frame: int) -> str:
-        """As ``infer`` calls it."""
+        """Return the name that ``carkp infer`` uses."""
 
     def describe(self) -> dict[str, Any]:
-        """``kind``, ``width``, ``height`` in pixels, ``num_frames``, ``fps``, ``is_turned`` and ``notes``, for JSON."""
+        """Return ``kind``, ``width``, ``height`` in pixels, ``num_frames``, ``fps`` and ``is_turned``, for JSON."""
 
     def close(self) -> None:
-        """Gives up files."""
+        """Release files."""
 
 
 class Picture:
-    """A decoded picture. Nothing of it is on disk."""
+    """A decoded picture, held in memory only."""
 
     def __init__(self, name: str, data: bytes, orientation: str, limits: Limits) -> None:
-        """``orientation`` as in :mod:`carkp.data.orientation`. Raises DataError for what is no picture."""
+        """``orientation`` as in :mod:`carkp.data.orientation`. Raises DataError if the data are not a picture."""
         header = read_header(data)
         if header is not None:
             _check_pixels(header.height, header.width, limits)
@@ -77,7 +80,7 @@ class ViewedVideo:
     """A video in a temporary file, which :meth:`close` removes. Frames are read one at a time."""
 
     def __init__(self, name: str, path: Path, orientation: str, limits: Limits) -> None:
-        """``path`` is the video's own from now on. Raises DataError for what is no video."""
+        """``path`` belongs to the video from now on. Raises DataError if it is not a video."""
         self.name, self.orientation, self._path = name, orientation, path
         self._lock = threading.Lock()
         self._video = Video(path, orientation)
@@ -113,7 +116,7 @@ class ViewedVideo:
 
 
 class Shelf:
-    """What is held, by a key that cannot be guessed; the oldest goes where there is no room. For several threads."""
+    """Holds sources under keys that cannot be guessed, and removes the oldest if there are too many. Thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -122,14 +125,14 @@ class Shelf:
         self._folder: Path | None = None
 
     def new_file(self, suffix: str) -> Path:
-        """Where a video goes; :meth:`close` removes all of them."""
+        """Return a path for a new video; :meth:`close` removes all of these files."""
         with self._lock:
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="carkp-view-"))
             return self._folder / f"{secrets.token_hex(8)}{suffix}"
 
     def add(self, source: Source) -> str:
-        """The key of it."""
+        """Add a source and return its key."""
         key = secrets.token_urlsafe(16)
         with self._lock:
             self._sources[key] = source
@@ -139,7 +142,7 @@ class Shelf:
         return key
 
     def find(self, key: object) -> Source:
-        """Raises ViewError where it is not held, or no more."""
+        """Return the source with this key. Raises ViewError if it is not held, or not any more."""
         with self._lock:
             if not isinstance(key, str) or key not in self._sources:
                 raise ViewError("The server does not hold this picture any more: open it again.", 404)
@@ -147,14 +150,14 @@ class Shelf:
             return self._sources[key]
 
     def remove(self, key: str) -> None:
-        """Nothing happens where it is not held."""
+        """Remove a source, if it is held."""
         with self._lock:
             source = self._sources.pop(key, None)
         if source is not None:
             source.close()
 
     def close(self) -> None:
-        """Everything goes, with all files."""
+        """Remove all sources and files."""
         with self._lock:
             sources = list(self._sources.values())
             self._sources.clear()
@@ -166,10 +169,10 @@ class Shelf:
 
 
 def open_source(name: str, content: bytes | Path, orientation: str, limits: Limits) -> Source:
-    """A picture of bytes, a video of a path.
+    """Open a picture from bytes, or a video from a path.
 
     Raises:
-        DataError: it cannot be decoded, or ``orientation`` is no such word.
+        DataError: it cannot be decoded, or ``orientation`` is not valid.
         ViewError: it has too many pixels.
     """
     if isinstance(content, Path):
@@ -178,7 +181,7 @@ def open_source(name: str, content: bytes | Path, orientation: str, limits: Limi
 
 
 def check_frame(value: object) -> int:
-    """A frame's number out of a request. Raises ViewError for anything else."""
+    """Return the frame number in a request. Raises ViewError for anything else."""
     text = str(value)
     if not text.isascii() or not text.isdecimal() or len(text) > 9:
         raise ViewError(f"frame: expected a whole number of at least 0, got {text[:40]!r}.")

@@ -1,1 +1,1 @@
-"""What stages share: everything between the libraries and a command line."""
+"""Code that stages share: everything between the libraries and a command line."""

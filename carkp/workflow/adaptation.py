@@ -1,6 +1,7 @@
-"""Adaptation of a float model to a user's own pictures: self-training on unlabelled cars, fine-tuning on labelled ones.
+"""Adaptation of a float model to a user's own pictures: self-training without labels, fine-tuning with labels.
 
-Every batch mixes them with the configuration's data, so that the model does not forget; one that does is refused.
+Every batch mixes these cars with the configuration's data, so that the model does not forget that data. A model that
+forgets too much is refused.
 """
 
 import sys
@@ -52,7 +53,7 @@ from carkp.workflow.training import (
 )
 
 REFUSED_NAME = "refused.pt"
-"""What the checkpoint of a model that got worse is called: nothing takes it for a model to use."""
+"""File name for the checkpoint of a refused model, so that nothing uses it by mistake."""
 
 BEFORE = "before"
 UNLABELLED, GENERATED = "unlabelled", "generated"
@@ -60,7 +61,7 @@ UNLABELLED, GENERATED = "unlabelled", "generated"
 
 @dataclass(frozen=True)
 class AdaptInputs:
-    """Prepared data of the configuration, the float model to begin with, and the user's own cars."""
+    """Prepared data of the configuration, the float model to start from, and the user's own cars."""
 
     data: PreparedData
     model: ModelFile
@@ -69,7 +70,7 @@ class AdaptInputs:
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """The model before and after, and how fast it trained."""
+    """The scores before and after, and the training speed."""
 
     before: Measured
     after: Measured
@@ -79,11 +80,11 @@ class AdaptResult:
 def run(
     config: ExperimentConfig, inputs: AdaptInputs, out_dir: Path, tracker: Tracker, context: ProcessContext
 ) -> AdaptResult:
-    """Adapt the model; log what it was worth before and is worth after, and everything that float training logs.
+    """Adapt the model; log its scores before and after, and everything that float training logs.
 
     Raises:
         AdaptationError: it got worse on the configuration's data; its checkpoint is logged under another name.
-        ConfigError, CheckpointError, DataError: model or cars cannot be used.
+        ConfigError, CheckpointError, DataError: the model or the cars cannot be used.
     """
     stores = inputs.data.open()
     require_samples(stores.train, "training")
@@ -111,7 +112,7 @@ def run(
 
 
 def collect_target(config: ExperimentConfig, target: TargetSources, out_dir: Path) -> TargetCars:
-    """The user's cars, packed; what had to be left out is told."""
+    """Pack the user's cars; print what had to be left out."""
     for note in () if target.boxes is None else target.boxes.notes:
         print(note, file=sys.stderr)  # noqa: T201
     cars = collect_cars(
@@ -131,9 +132,9 @@ def collect_target(config: ExperimentConfig, target: TargetSources, out_dir: Pat
 
 
 def build_batches(config: ExperimentConfig, stores: Stores, cars: TargetCars, pin_memory: bool) -> TrainLoader:
-    """Batches of the configuration's data and of the user's cars, the share of each as ``adapt`` says.
+    """Return batches of the configuration's data and the user's cars, with the shares that ``adapt`` sets.
 
-    Cars with and without labels share the target's part of a batch equally.
+    Labelled and unlabelled cars share the user's part of a batch equally.
     """
     size, adapt = config.model.input_size, config.adapt
     strong = TrainTransform(input_size=size, **adapt.augment.model_dump())
@@ -163,7 +164,10 @@ def build_batches(config: ExperimentConfig, stores: Stores, cars: TargetCars, pi
 
 
 def build_adapt_settings(config: ExperimentConfig, device: torch.device) -> FitSettings:
-    """Float training with the changes of ``adapt``, uncompiled: it begins with a trained model, and ships the last."""
+    """Return the settings of float training with the changes of ``adapt``, uncompiled.
+
+    Training trusts the first weights and keeps the last ones.
+    """
     names = ("epochs", "lr", "warmup_epochs", "ema_decay")
     changes = {name: getattr(config.adapt, name) for name in names} | {"compile": False}
     settings = build_fit_settings(config.train.model_copy(update=changes), device)
@@ -180,8 +184,9 @@ def adapt(
     tracker: Tracker,
     scorer: Scorer,
 ) -> FitResult:
-    """Train ``net`` of ``checkpoint`` on the configuration's data and the user's cars; the adapted one is then the best
-    checkpoint below ``out_dir``.
+    """Train ``net`` of ``checkpoint`` on the configuration's data and the user's cars.
+
+    The adapted network becomes the best checkpoint below ``out_dir``.
     """
     device = scorer.context.device
     settings = build_adapt_settings(config, device)
@@ -211,10 +216,10 @@ def adapt(
 
 
 def refuse_worse(config: ExperimentConfig, before: Measured, after: Measured, out_dir: Path, tracker: Tracker) -> None:
-    """Refuse a model that has forgotten more than ``adapt.max_loss_on_generated``; keep its checkpoint all the same.
+    """Refuse a model that lost more PCK than ``adapt.max_loss_on_generated``; its checkpoint is kept.
 
     Raises:
-        AdaptationError: so it is.
+        AdaptationError: the model lost more.
     """
     lost, allowed = before.val.pck - after.val.pck, config.adapt.max_loss_on_generated
     if lost <= allowed:
@@ -231,7 +236,7 @@ def refuse_worse(config: ExperimentConfig, before: Measured, after: Measured, ou
 
 
 def _generated_parts(store: Store, transform: TrainTransform, seed: int) -> dict[str, Part]:
-    """The configuration's training data, by source where there are several."""
+    """Return the configuration's training data, split by source if there are several."""
     dataset = CropDataset(store, transform, seed)
     ranges = store.ranges if isinstance(store, MixedStore) else {GENERATED: range(len(store))}
     return {name: Part(dataset, np.array(places)) for name, places in ranges.items()}
@@ -247,7 +252,7 @@ def _open_model(config: ExperimentConfig, model: ModelFile) -> Checkpoint:
 def _log_given(
     config: ExperimentConfig, inputs: AdaptInputs, checkpoint: Checkpoint, cars: TargetCars, tracker: Tracker
 ) -> None:
-    """What decides the result, and how many cars there are."""
+    """Log everything that decides the result, and the number of cars."""
     given = {"data": inputs.data.digest, "model": weights_digest(checkpoint.weights), **cars.digests}
     log_inputs(tracker, stage_inputs("adapt", config, given))
     tracker.set_tags({"carkp.data_digest": inputs.data.digest, "carkp.source_run": inputs.model.run_id})
@@ -279,7 +284,7 @@ def _log_model(
     out_dir: Path,
     tracker: Tracker,
 ) -> None:
-    """As float training does: splits, pictures, ONNX, and what the run is."""
+    """Log the same as float training: splits, pictures, ONNX, and a description of the run."""
     predictions: Mapping[str, Predictions] = predict_all(scorer, stores, net)
     scored = {split: (getattr(stores, split), found) for split, found in predictions.items()}
     scores = log_scored_splits(scorer, scored, tracker, out_dir, "adapt", step=config.adapt.epochs)

@@ -1,7 +1,7 @@
-"""Torchrun's agent is ended where it has stopped reacting, as it does on a machine whose network is gone.
+"""Kills torchrun's agent if it hangs, as it does on a machine that has lost its network.
 
-Its client of the rendezvous store waits for an answer without a limit (torch 2.15), until the kernel gives the
-connection up after a quarter of an hour. Meanwhile it does not notice that its processes have ended: they stay zombies.
+The agent's client of the rendezvous store waits for an answer without a limit (torch 2.15), until the kernel drops the
+connection after 15 minutes. Meanwhile the agent does not notice that its processes have ended: they stay zombies.
 """
 
 import sys
@@ -16,7 +16,7 @@ _POLL_S = 2.0
 
 
 def watch_agent(pid: int, patience_s: float = _PATIENCE_S, poll_s: float = _POLL_S) -> None:
-    """Kill the agent, from a thread, once one of its processes has been a zombie for ``patience_s``."""
+    """Start a thread that kills the agent once one of its processes has been a zombie for ``patience_s``."""
     threading.Thread(target=_watch, args=(psutil.Process(pid), patience_s, poll_s), daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""What `align` says of the executions of one int8 program: differences of pairs, the judgement, and both in words."""
+"""Comparisons between the executions of one int8 program for `align`: differences, verdicts, and both in words."""
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -11,12 +11,12 @@ Pair = tuple[str, str]
 SAME: Pair = ("simulated_float32", "onnxruntime")
 REFERENCE: Pair = ("simulated", "reference")
 LITERT: Pair = ("simulated", "litert")
-"""The target's own arithmetic, executed twice; of targets whose requantisation is not ONNX Runtime's."""
+"""Two executions of the target's own arithmetic, for targets with another requantisation than ONNX Runtime."""
 
 ARITHMETIC: Pair = ("simulated", "onnxruntime")
 FAKE_QUANT: Pair = ("fake_quant", "simulated")
 COST: Pair = ("float", "fake_quant")
-"""Not judged: what calibration costs is its own business."""
+"""Not judged: the cost of calibration is not a question of alignment."""
 
 PAIRS: tuple[Pair, ...] = (SAME, REFERENCE, LITERT, ARITHMETIC, FAKE_QUANT, COST)
 JUDGED: tuple[Pair, ...] = (SAME, REFERENCE, LITERT, ARITHMETIC, FAKE_QUANT)
@@ -26,15 +26,15 @@ ALIGNED = "aligned"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two executions on the test split.
+    """Difference between two executions on the test split.
 
     Attributes:
-        first, second: names.
+        first, second: names of the executions.
         max_lsb: largest difference of an output element, in steps of the output's scale.
         equal_share: share of output elements that do not differ.
-        moved_share: share of keypoints that lie further apart than the tolerance; NaN without a labelled one.
-        max_moved_px: largest distance between two keypoints, in input pixels; NaN without a labelled one.
-        pck_difference: second - first.
+        moved_share: share of keypoints that lie further apart than the tolerance; NaN without a labelled keypoint.
+        max_moved_px: largest distance between two keypoints, in input pixels; NaN without a labelled keypoint.
+        pck_difference: PCK of second minus PCK of first.
     """
 
     first: str
@@ -48,13 +48,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class KernelCheck:
-    """A kind of kernels that runs a .tflite file, against the simulator with the rule that it follows.
+    """Comparison of the kernels that run a .tflite file with the simulator under the same requantisation rule.
 
     Attributes:
         kernels: ``reference``, ``optimised`` or ``xnnpack`` of LiteRT, or ``tflite-micro``.
-        requantisation: the rule.
-        num_elements: output elements compared.
-        num_different: of them, those that are not equal.
+        requantisation: rule of requantisation.
+        num_elements: number of compared output elements.
+        num_different: number of them that are not equal.
     """
 
     kernels: str
@@ -64,7 +64,7 @@ class KernelCheck:
 
 
 def judge_kernels(checks: Sequence[KernelCheck]) -> list[str]:
-    """What is not equal, in words."""
+    """Return in words which kernels differ from the simulator."""
     return [
         f"{item.kernels} kernels and the simulator ({item.requantisation}) differ in {item.num_different} of "
         f"{item.num_elements} output elements, expected 0"
@@ -74,12 +74,15 @@ def judge_kernels(checks: Sequence[KernelCheck]) -> list[str]:
 
 
 def pairs_of(executions: AbstractSet[str]) -> list[Pair]:
-    """The pairs of which both are there."""
+    """Return the pairs with both executions present."""
     return [pair for pair in PAIRS if executions >= set(pair)]
 
 
 def judge(tolerances: AlignConfig, comparisons: Sequence[Comparison], num_steps: int = 1) -> list[str]:
-    """What is out of tolerance, in words. ``num_steps``: of the output in one of 8 bits."""
+    """Return in words what is out of tolerance.
+
+    ``num_steps``: steps of the output's scale per step of an 8-bit grid.
+    """
     found = {(item.first, item.second): item for item in comparisons}
     return [
         *(reason for pair in (SAME, REFERENCE, LITERT) if pair in found for reason in _judge_same(found[pair])),
@@ -91,21 +94,21 @@ def judge(tolerances: AlignConfig, comparisons: Sequence[Comparison], num_steps:
 
 
 def verdict_of(failures: Sequence[str]) -> str:
-    """``aligned``, or what is out of tolerance."""
+    """Return ``aligned``, or what is out of tolerance."""
     return "; ".join(failures) or ALIGNED
 
 
 def describe_differences(comparisons: Sequence[Comparison]) -> str:
-    """The largest differences between the executions that are judged, in words."""
+    """Describe the largest differences between the judged executions."""
     found = {(item.first, item.second): item for item in comparisons}
     return "; ".join(_difference(found[pair]) for pair in JUDGED if pair in found)
 
 
 def parse_comparisons(rows: Sequence[Mapping[str, str]]) -> list[Comparison]:
-    """Rows of the table ``comparisons.csv``.
+    """Parse the rows of the table ``comparisons.csv``.
 
     Raises:
-        KeyError, ValueError: they are of another version.
+        KeyError, ValueError: the rows are of another version.
     """
     return [
         Comparison(

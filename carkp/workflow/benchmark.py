@@ -1,4 +1,4 @@
-"""Measures the runtimes of a field, accuracy and latency, and keeps what was found as a table."""
+"""Measurement of accuracy and latency of all runtimes, and the table of results."""
 
 import csv
 import os
@@ -36,7 +36,7 @@ ENDS = ("", "_low", "_high")
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of every contestant on the same cars, and the thresholds of PCK and of expected losses."""
+    """Predictions of every contestant on the same cars, and the thresholds of PCK and of the expected loss."""
 
     predictions: Mapping[str, Predictions]
     alpha: float
@@ -44,7 +44,7 @@ class Scored:
 
 
 def score_field(field: Field, scorer: Scorer, store: Store, loss_alpha: float) -> Scored:
-    """Every contestant on a split."""
+    """Run every contestant on a split."""
     num_threads = torch.get_num_threads()
     predictions = {
         item.name: scorer.predict(array_forward(item.open(num_threads)), store, f"score {item.label}")
@@ -56,7 +56,10 @@ def score_field(field: Field, scorer: Scorer, store: Store, loss_alpha: float) -
 def time_field(
     contestants: Sequence[Contestant], images: Float32Array, limits: BenchmarkConfig, seed: int
 ) -> dict[str, dict[str, Milliseconds]]:
-    """Setting -> contestant -> milliseconds of a run, round by round. More threads than cores are not tried."""
+    """Return setting -> contestant -> milliseconds per run, round by round.
+
+    Settings with more threads than cores are left out.
+    """
     rng = np.random.default_rng(seed)
     found: dict[str, dict[str, Milliseconds]] = {}
     for setting, (batch, num_threads) in SETTINGS.items():
@@ -85,7 +88,7 @@ def _advance(bar: "tqdm[Any]") -> None:
 def runtime_rows(
     field: Field, scored: Scored, times: Mapping[str, Mapping[str, Milliseconds]], seed: int
 ) -> list[RuntimeRow]:
-    """What there is to say of every contestant."""
+    """Return a row of results for every contestant."""
     rng = np.random.default_rng(seed)
     baseline = field.contestants[0].name
     reference = scored.predictions[baseline]
@@ -112,13 +115,13 @@ def _latency(baseline: Milliseconds, own: Milliseconds, rng: np.random.Generator
 
 
 def machine_name() -> str:
-    """CPU and what it has for int8."""
+    """Return the CPU's name and its int8 instructions."""
     cpu = cpu_features()
     return f"{cpu.model} ({' '.join(cpu.int8_flags) or 'no int8 instructions'})"
 
 
 def table_row(row: RuntimeRow) -> dict[str, Any]:
-    """A line of ``runtimes.csv``; see :func:`parse_rows`."""
+    """Return a line of ``runtimes.csv``; see :func:`parse_rows`."""
     plain = {name: getattr(row, name) for name in ("name", "runtime", "numbers", "made_by", "size_bytes", "shift_px")}
     intervals = {"pck": row.pck, "difference": row.difference, "loss": row.loss}
     intervals |= {f"{setting}_speedup": latency.speedup for setting, latency in row.latencies.items()}
@@ -134,7 +137,7 @@ def table_row(row: RuntimeRow) -> dict[str, Any]:
 
 
 def findings(content: RuntimeContent) -> Findings:
-    """For ``--record``: what each runtime is worth, and how fast it is in every setting."""
+    """Return the findings for ``--record``: accuracy and size of each runtime, and its speed in every setting."""
     baseline, *_ = content.rows
     settings = [name for name in SETTINGS if all(name in row.latencies for row in content.rows)]
     label = Column(name="runtime", heading="runtime")
@@ -183,10 +186,10 @@ def _latency_cells(row: RuntimeRow, is_baseline: bool, setting: str) -> dict[str
 
 
 def parse_rows(lines: Sequence[Mapping[str, str]]) -> list[RuntimeRow]:
-    """Lines of ``runtimes.csv``.
+    """Parse the lines of ``runtimes.csv``.
 
     Raises:
-        KeyError, ValueError: they are of another version.
+        KeyError, ValueError: the lines are of another version.
     """
     return [
         RuntimeRow(
@@ -212,13 +215,13 @@ def _interval(line: Mapping[str, str], name: str) -> Interval:
 
 
 def find_benchmark(float_run_id: str) -> FoundRun | None:
-    """The newest one of the float model of a run."""
+    """Return the newest benchmark of the float model of a run, or None."""
     found = find_runs({STAGE_TAG: STAGE})
     return next((run for run in found if run_id_of(run.tags.get(FLOAT_TAG, "")) == float_run_id), None)
 
 
 def read_benchmark(run: FoundRun) -> RuntimeContent | None:
-    """What a run found; None where it is of another version or its table is gone."""
+    """Read the results of a benchmark run; None if they are of another version or the table is gone."""
     path = f"tables/{TABLE}"
     if not has_artifact(run.run_id, path):
         return None
@@ -235,5 +238,5 @@ def read_benchmark(run: FoundRun) -> RuntimeContent | None:
 
 
 def command_that_measures(reference: str) -> str:
-    """The command, in a sentence."""
+    """Return a sentence with the command that makes the missing benchmark."""
     return f"Runtimes not compared: `mlflow run . -e {STAGE} -P model={reference}`."

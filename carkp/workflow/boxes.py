@@ -1,4 +1,4 @@
-"""The boxes that a stage is given, and what is said where it is given none."""
+"""Boxes given to a stage, and the messages if there are none."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ from carkp.data.issues import DataError
 from carkp.entry_points import INSTALL_TRAIN
 
 AUTO = "auto"
-"""What ``boxes`` is called where the detector finds them; a file of that name has to be given as ``./auto``."""
+"""Value of ``boxes`` that asks for the detector; a file of that name must be given as ``./auto``."""
 
 MAX_CAR_EXTENT_PX = 640
-"""A picture that is longer is much larger than a car, as a rule."""
+"""A longer picture is usually much larger than one car."""
 
 WAYS_TO_BOXES = (
     "carkp finds keypoints in a box, it does not find cars. Give boxes=<file or folder> of your detector or labelling "
@@ -21,10 +21,10 @@ WAYS_TO_BOXES = (
 
 
 def open_boxes(text: str, pictures: Sequence[Path]) -> BoxSource | None:
-    """The boxes that the parameter ``boxes`` names, of ``pictures`` and videos; None where it is empty.
+    """Open the boxes for ``pictures`` and videos that the parameter ``boxes`` names; None if it is empty.
 
     Raises:
-        DataError: they cannot be read, are of one picture where there are several, or the detector cannot be had.
+        DataError: they cannot be read, are of one picture where there are several, or the detector is not available.
     """
     if not text:
         return None
@@ -40,7 +40,7 @@ def open_boxes(text: str, pictures: Sequence[Path]) -> BoxSource | None:
 
 
 def describe_whole_picture(size: tuple[int, int]) -> str:
-    """What is said of a (height, width) picture that is taken as one car as a whole; empty where it may be one."""
+    """Return a notice for a (height, width) picture that is taken as one car; "" if it is small enough to be one."""
     height, width = size
     if max(size) <= MAX_CAR_EXTENT_PX:
         return ""

@@ -1,4 +1,4 @@
-"""``build_*``: a sub-configuration in, an object out. Below the stages nothing takes a configuration."""
+"""``build_*`` functions: each takes settings and returns an object. Below the stages no code takes a configuration."""
 
 import difflib
 import fnmatch
@@ -29,10 +29,10 @@ def build_codec(heatmap: HeatmapConfig, input_size: tuple[int, int]) -> HeatmapC
 
 
 def build_model(config: ExperimentConfig) -> BuiltModel:
-    """The network with its first weights; the new ones come from the configuration's seed.
+    """Build the network with its first weights; random ones depend on the configuration's seed.
 
     Raises:
-        ConfigError: no such network, or its pretrained weights cannot be had.
+        ConfigError: the network does not exist, or its pretrained weights are not available.
     """
     torch.manual_seed(config.seed)
     model = config.model
@@ -50,11 +50,11 @@ def build_model(config: ExperimentConfig) -> BuiltModel:
 
 
 def build_train_loader(config: ExperimentConfig, store: Store, context: ProcessContext) -> TrainLoader:
-    """Training batches; of several sources each with its share of every batch.
+    """Return training batches; with several sources, each has its share of every batch.
 
     Raises:
         ConfigError: the data are a mixture of other sources than the configuration names.
-        DataError: they make no batch.
+        DataError: there are too few samples for a batch.
     """
     require_sources(config, store)
     transform = TrainTransform(input_size=config.model.input_size, **config.augment.model_dump())
@@ -74,10 +74,10 @@ def build_train_loader(config: ExperimentConfig, store: Store, context: ProcessC
 
 
 def require_sources(config: ExperimentConfig, store: Store) -> None:
-    """Refuse data of other sources than the configuration names: no share is known of them.
+    """Refuse data of other sources than the configuration names, because their shares are unknown.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: the sources differ.
     """
     found, wanted = set(parts_of(store)), set(shares(config.data))
     if found != wanted:
@@ -96,19 +96,19 @@ def build_eval_dataset(config: ExperimentConfig, store: Store) -> CropDataset:
 
 
 def eval_dataset(store: Store, input_size: tuple[int, int], seed: int) -> CropDataset:
-    """A split under validation transforms."""
+    """Return a split with validation transforms."""
     return CropDataset(store, EvalTransform(input_size), seed)
 
 
 def build_qat_settings(config: ExperimentConfig, device: torch.device) -> FitSettings:
-    """Float training with the changes of ``qat``, in full precision and uncompiled."""
+    """Return the settings of float training with the changes of ``qat``, in full precision and uncompiled."""
     off = {"ema_decay": 0.0, "compile": False, "precision": "float32", "reduced_epochs": 0}
     changes = config.qat.model_dump() | off
     return build_fit_settings(config.train.model_copy(update=changes), device)
 
 
 def no_match(pattern: str, names: Sequence[str]) -> str:
-    """Why a pattern of tensor names is refused, with the names that are near to it."""
+    """Describe why a pattern of tensor names is refused, and name similar tensors."""
     near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
     return (
         f"{pattern!r} matches no tensor; there are {len(names)}, such as {', '.join(near)}: "
@@ -117,10 +117,10 @@ def no_match(pattern: str, names: Sequence[str]) -> str:
 
 
 def build_observers(quant: QuantConfig, tensors: Iterable[str]) -> dict[str, Observer]:
-    """The observer of every tensor: the last rule that matches its name, else the configuration's own.
+    """Return the observer of every tensor: by the last rule that matches its name, else the configuration's own.
 
     Raises:
-        ConfigError: a rule that matches no tensor.
+        ConfigError: a rule matches no tensor.
     """
     names = list(tensors)
     observers = {name: Observer(quant.observer, quant.percentile) for name in names}
@@ -134,10 +134,10 @@ def build_observers(quant: QuantConfig, tensors: Iterable[str]) -> dict[str, Obs
 
 
 def choose_wide(patterns: Sequence[str], tensors: Iterable[str]) -> list[str]:
-    """The tensors that ``quant.int16`` names.
+    """Return the tensors that ``quant.int16`` names.
 
     Raises:
-        ConfigError: a pattern that matches no tensor.
+        ConfigError: a pattern matches no tensor.
     """
     names = list(tensors)
     chosen: list[str] = []
@@ -150,14 +150,14 @@ def choose_wide(patterns: Sequence[str], tensors: Iterable[str]) -> list[str]:
 
 
 def vary_percentile(observers: Mapping[str, Observer], quant: QuantConfig, percentile: float) -> dict[str, Observer]:
-    """``observers`` with another percentile; tensors whose rule names another observer keep theirs."""
+    """Return ``observers`` with another percentile. Tensors with another observer by a rule keep it."""
     own = Observer(quant.observer, quant.percentile)
     varied = Observer("percentile", percentile)
     return {name: varied if observer == own else observer for name, observer in observers.items()}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """What ``train.precision`` stands for: ``auto`` is bfloat16 on CUDA, else float32."""
+    """Resolve ``train.precision``: ``auto`` is bfloat16 on CUDA, else float32."""
     if precision != "auto":
         return precision
     return "bfloat16" if device.type == "cuda" else "float32"
@@ -185,12 +185,12 @@ def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
 
 
 def prepare_torch(config: ExperimentConfig) -> None:
-    """Threads, seed, and deterministic kernels: on one machine the same seed gives the same numbers."""
+    """Set threads, seed and deterministic kernels: on one machine the same seed then gives the same numbers."""
     if config.train.num_threads > 0:
         torch.set_num_threads(config.train.num_threads)
         threadpool_limits(config.train.num_threads)  # numpy's BLAS too
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    # nothing here reads what it has not written
+    # no code here reads uninitialised memory
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_freed_memory()

@@ -1,4 +1,4 @@
-"""From a float checkpoint to a network with thresholds: the calibrator, built once a stage out of its configuration."""
+"""The calibrator, which turns a float checkpoint into a network with thresholds. A stage builds it once."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ from carkp.workflow.build import build_observers, choose_wide, eval_dataset
 
 @dataclass(frozen=True)
 class Calibrator:
-    """How float networks are quantised.
+    """Settings for the quantisation of float networks.
 
     Attributes:
-        target: whose arithmetic they get.
+        target: target whose arithmetic is used.
         settings: observers, images, kind of the weight scales.
-        backbone: its name, for messages.
+        backbone: name of the backbone, for messages.
         input_size: (height, width) of the images.
-        seed: of the choice of images.
+        seed: seed for the choice of images.
         channels_last: memory format of the images.
     """
 
@@ -51,16 +51,16 @@ class Calibrator:
         return self.target.per_channel_weights if weights == "target" else weights == "per_channel"
 
     def prepare(self, checkpoint: Checkpoint) -> FakeQuantNet:
-        """The float network of a checkpoint, folded, with fake quantisation that has no thresholds yet.
+        """Fold the float network of a checkpoint and add fake quantisation that has no thresholds yet.
 
         Raises:
             ConfigError: the network cannot be folded.
-            CheckpointError: there is no float network in the checkpoint.
+            CheckpointError: the checkpoint holds no float network.
         """
         return self.quantise(load_net(checkpoint))
 
     def quantise(self, net: PoseNet) -> FakeQuantNet:
-        """``prepare`` of a network."""
+        """Do the same as ``prepare`` for a network."""
         try:
             graph = fold(net, self.input_size)
         except FoldError as error:
@@ -68,10 +68,10 @@ class Calibrator:
         return FakeQuantNet(graph, self.target, self.per_channel_weights, self.wide(graph)).eval()
 
     def wide(self, graph: LayerGraph) -> list[str]:
-        """The tensors of 16 bits.
+        """Return the tensors of 16 bits.
 
         Raises:
-            ConfigError: the target has no arithmetic for them, or ``quant.int16`` names what is not there.
+            ConfigError: the target has no arithmetic for them, or ``quant.int16`` names a tensor that does not exist.
         """
         if not self.settings.int16:
             return []
@@ -80,14 +80,17 @@ class Calibrator:
         return choose_wide(self.settings.int16, (name for name in groups if groups[name] != groups[IMAGE]))
 
     def observers(self, net: FakeQuantNet) -> dict[str, Observer]:
-        """The observer of every tensor; 16 bits have steps enough to clip nothing."""
+        """Return the observer of every tensor.
+
+        Tensors of 16 bits use minmax, because they have enough steps to clip nothing.
+        """
         wide = dict.fromkeys(net.wide, Observer("minmax", self.settings.percentile))
         return build_observers(self.settings, net.num_levels) | wide
 
     def images(self, store: Store, num_images: int, batch_size: int = 0) -> Iterator[Tensor]:
-        """Normalised images (B, 3, H, W): a random choice out of a split under validation transforms, loaded as needed.
+        """Yield normalised images (B, 3, H, W) under validation transforms: a random choice, loaded as needed.
 
-        ``batch_size`` 0: that of the settings.
+        ``batch_size`` 0: batch size of the settings.
         """
         batch_size = batch_size or self.settings.batch_size
         generator = np.random.default_rng(self.seed)
@@ -98,8 +101,9 @@ class Calibrator:
             yield images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def calibrate(self, net: FakeQuantNet, store: Store, observers: Mapping[str, Observer]) -> dict[str, AbsHistogram]:
-        """Equalise ``net``, set its thresholds, roundings and biases from images of ``store``; the histograms of the
-        thresholds.
+        """Equalise ``net`` and set its thresholds, rounding and biases from images of ``store``.
+
+        Returns the histograms behind the thresholds.
 
         Raises:
             ConfigError: a tensor cannot be calibrated.
@@ -124,17 +128,17 @@ class Calibrator:
         return histograms
 
     def _shown_images(self, store: Store, title: str, num_images: int = 0) -> "tqdm[Tensor]":
-        """``num_images`` 0: all that the settings name."""
+        """``num_images`` 0: number of images in the settings."""
         num_images = num_images or self.settings.num_images
         num_batches = -(-min(num_images, len(store)) // self.settings.batch_size)
         return tqdm(self.images(store, num_images), title, num_batches, unit="batch")
 
 
 def require_wide_arithmetic(target: Target) -> None:
-    """Refuse 16 bits where the target has no arithmetic for them.
+    """Refuse tensors of 16 bits if the target has no arithmetic for them.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: the target has none.
     """
     if target.requantisation != "fixed_point":
         raise ConfigError(
@@ -144,7 +148,7 @@ def require_wide_arithmetic(target: Target) -> None:
 
 
 def as_reference(config: ExperimentConfig) -> ExperimentConfig:
-    """``config`` calibrating as the reference does: by percentile, weights to the nearest, nothing made up for."""
+    """Return ``config`` with the reference's calibration: percentile, weights rounded to nearest, no corrections."""
     changes = {
         "observer": "percentile",
         "rules": (),

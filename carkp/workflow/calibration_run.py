@@ -1,4 +1,4 @@
-"""Quantise a float model after training, score it with fake quantisation, and log what there is to see of it."""
+"""Quantise a float model after training, score it with fake quantisation, and log the results."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -52,12 +52,12 @@ from carkp.workflow.scoring import (
 from carkp.workflow.tables import write_table
 
 SQNR_BATCH = 8
-"""Every tensor of a batch is kept at once."""
+"""Batch size of the SQNR measurement, which keeps every tensor of a batch in memory at once."""
 
 
 @dataclass(frozen=True)
 class CalibrationInputs:
-    """Prepared data, the float checkpoint, and what to quantise for."""
+    """Prepared data, the float checkpoint, and the target."""
 
     data: PreparedData
     model: ModelFile
@@ -66,7 +66,7 @@ class CalibrationInputs:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """The calibrated network, its scores by split, and what it keeps of float."""
+    """The calibrated network, its scores by split, and the share of the float model's PCK that it keeps."""
 
     prepared: Prepared
     scores: Mapping[str, Scores]
@@ -120,11 +120,11 @@ def calibrate_and_score(
 
 
 def open_inputs(config: ExperimentConfig, inputs: CalibrationInputs) -> tuple[Stores, Checkpoint]:
-    """The data and the float model, held against the configuration.
+    """Open the data and the float model, and check them against the configuration.
 
     Raises:
-        DataError: there is nothing to calibrate with, or to score on.
-        CheckpointError, ConfigError: the model is of another configuration.
+        DataError: there are no cars to calibrate with, or to score on.
+        CheckpointError, ConfigError: the model belongs to another configuration.
     """
     stores = inputs.data.open()
     require_samples(stores.train, "calibration")
@@ -143,9 +143,9 @@ def sweep_percentiles(
     observers: Mapping[str, Observer],
     store: Store,
 ) -> dict[float, Predictions]:
-    """Predictions for every percentile of the configuration, out of the same histograms.
+    """Return predictions for every percentile of the configuration, computed from the same histograms.
 
-    Tensors whose rule names another observer keep theirs. The thresholds of ``net`` are put back afterwards.
+    Tensors whose rule names another observer keep it. The thresholds of ``net`` are restored afterwards.
     """
     found: dict[float, Predictions] = {}
     chosen = choose_thresholds(histograms, net.num_levels, observers)
@@ -158,7 +158,7 @@ def sweep_percentiles(
 
 
 def describe(result: CalibrationResult) -> str:
-    """The outcome in a few lines, for a person."""
+    """Describe the result in a few lines, for a person."""
     kept = [f"{split:>5}: keeps {found} of the float model's pck" for split, found in result.retention.items()]
     return "\n".join([f"target {result.prepared.net.target.name}", describe_scores(result.scores), *kept])
 
@@ -188,7 +188,7 @@ def _log_sqnr(net: FakeQuantNet, images: Iterable[Tensor], out_dir: Path, tracke
     rows = layer_sqnr(net, images)
     write_table([asdict(row) for row in rows], out_dir / "sqnr.csv")
     tracker.log_file(out_dir / "sqnr.csv", "")
-    drawn = rows[1:]  # the image is exact
+    drawn = rows[1:]  # the image has no error
     columns = {
         "whole network so far": [row.total_db for row in drawn],
         "its own activations alone": [row.activations_db for row in drawn],

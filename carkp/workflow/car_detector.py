@@ -1,7 +1,7 @@
-"""Boxes of cars that torchvision's detector finds; it is imported, and its weights are fetched, when they are needed.
+"""Boxes of cars from torchvision's detector. It is imported, and its weights are downloaded, only when needed.
 
-The detector is ``fasterrcnn_mobilenet_v3_large_fpn``, trained on COCO. Its weights lie where ``torch.hub`` keeps its
-own, so that a file that other programs fetched is used, and one that was fetched elsewhere can be put there.
+The detector is ``fasterrcnn_mobilenet_v3_large_fpn``, trained on COCO. Its weights lie in the cache of ``torch.hub``.
+So a file that another program downloaded is used, and a file from another machine can be put there.
 """
 
 import hashlib
@@ -25,26 +25,26 @@ WEIGHTS_URL = "https://download.pytorch.org/models/fasterrcnn_mobilenet_v3_large
 WEIGHTS_SHA256 = "fb6a3cc702b1df54c18a44b26708cd083614211062d0c36d2ca7bf9270df3533"
 
 CLASS_NAMES: Mapping[int, str] = {3: "car", 6: "bus", 8: "truck"}
-"""Those that are kept, by COCO's numbers."""
+"""Classes that are kept, by COCO's numbers."""
 
 MIN_SCORE = 0.5
 MAX_OVERLAP = 0.7
-"""Intersection over union above which two boxes, of a truck and a car as a rule, are one vehicle."""
+"""Intersection over union above which two boxes count as one vehicle, as when a truck is also found as a car."""
 
 TIMEOUT_S = 30.0
 
 _CHUNK_BYTES = 2**20
 
 Net = Callable[[list[Tensor]], Sequence[Mapping[str, Tensor]]]
-"""RGB pictures (3, height, width) in [0, 1] -> of each ``boxes`` (N, 4) x1, y1, x2, y2; ``labels``, ``scores`` (N,)."""
+"""RGB pictures (3, height, width) in [0, 1] -> each: ``boxes`` (N, 4) x1, y1, x2, y2; ``labels``, ``scores`` (N,)."""
 
 
 class DetectorError(DataError):
-    """A detector that cannot be had; the message says what to do."""
+    """The detector is not available; the message says what to do."""
 
 
 class CarDetector:
-    """A source of boxes, as ``carkp.data.boxes`` has them: cars, trucks and buses that a detector is sure enough of."""
+    """A source of boxes for ``carkp.data.boxes``: cars, trucks and buses with a score of ``min_score`` or more."""
 
     def __init__(self, net: Net, min_score: float = MIN_SCORE) -> None:
         if not 0 <= min_score <= 1:
@@ -64,13 +64,13 @@ class CarDetector:
         return self
 
     def refuse_several(self, pictures: Sequence[Path]) -> None:
-        """Any number of pictures may be given."""
+        """Accept any number of pictures."""
 
     def find(self, name: str, image: Image | None = None) -> list[list[float]]:
-        """x, y, width, height of each vehicle in an RGB ``image`` (height, width, 3), the surest first; may be none.
+        """Return x, y, width, height of each vehicle in an RGB ``image`` (height, width, 3), highest score first.
 
         Raises:
-            DataError: the detector gives boxes that are no numbers.
+            DataError: the detector gives boxes with NaN or infinite values.
         """
         assert image is not None, "a detector needs the picture"
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float().div(255)
@@ -85,22 +85,22 @@ class CarDetector:
 
 
 def open_detector() -> CarDetector:
-    """The detector, whose weights are fetched where they are not here.
+    """Open the detector; download its weights if they are missing.
 
     Raises:
-        DetectorError: the weights cannot be fetched, are damaged, or do not fit.
+        DetectorError: the weights cannot be downloaded, are damaged, or do not fit.
     """
     net = build_net()
     path = find_weights()
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # of torch, pickle and zipfile
+    except Exception as error:  # from torch, pickle and zipfile
         raise DetectorError(f"{printable(str(path))}: cannot be loaded: {' '.join(str(error).split())}") from error
     return CarDetector(net.eval())
 
 
 def build_net() -> nn.Module:
-    """The detector with random weights."""
+    """Build the detector with random weights."""
     from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn  # type: ignore[import-untyped]
 
     net: nn.Module = fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None)
@@ -108,15 +108,15 @@ def build_net() -> nn.Module:
 
 
 def weights_path() -> Path:
-    """Where the weights are kept: in ``torch.hub``'s folder, which ``TORCH_HOME`` moves."""
+    """Return the path of the weights: in ``torch.hub``'s folder, which ``TORCH_HOME`` changes."""
     return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_URL.rsplit("/", 1)[-1]
 
 
 def find_weights(url: str = WEIGHTS_URL, sha256: str = WEIGHTS_SHA256) -> Path:
-    """The file of weights, fetched where it is not here; its digest is held against ``sha256`` every time.
+    """Return the file of weights; download it if it is missing, and compare its digest with ``sha256`` every time.
 
     Raises:
-        DetectorError: it cannot be fetched, or is another one.
+        DetectorError: it cannot be downloaded, or its digest differs.
     """
     path = weights_path()
     shown = printable(str(path))
@@ -135,10 +135,10 @@ def find_weights(url: str = WEIGHTS_URL, sha256: str = WEIGHTS_SHA256) -> Path:
 
 
 def fetch(url: str, path: Path, sha256: str) -> None:
-    """Fetch a file; it appears under its name only when complete and as expected.
+    """Download a file; it appears under its name only when it is complete and its digest is right.
 
     Raises:
-        DetectorError: it cannot be fetched or written, or is another one.
+        DetectorError: it cannot be downloaded or written, or its digest differs.
     """
     partial = disk.partial_path(disk.short_name_beside(path))
     try:
@@ -155,7 +155,7 @@ def fetch(url: str, path: Path, sha256: str) -> None:
 
 
 def _download(url: str, partial: Path, path: Path) -> str:
-    """Write what ``url`` holds; its digest."""
+    """Download ``url`` to a file and return its SHA-256."""
     digest = hashlib.sha256()
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, partial.open("wb") as file:
@@ -180,7 +180,7 @@ def _fetch_error(url: str, path: Path, reason: str) -> DetectorError:
 
 
 def _distinct(boxes: Tensor, scores: Tensor) -> Tensor:
-    """Places of the boxes that overlap no surer one by ``MAX_OVERLAP``, the surest first."""
+    """Return the indices of boxes that no box of a higher score overlaps by ``MAX_OVERLAP``, highest score first."""
     from torchvision.ops import nms  # type: ignore[import-untyped]
 
     kept: Any = nms(boxes, scores.double(), MAX_OVERLAP)

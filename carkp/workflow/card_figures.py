@@ -1,4 +1,4 @@
-"""Figures of a model to ship: of generated cars, scored here, and of real cars, as experiments/real_cars.py wrote them.
+"""Figures of a model to ship: scored here on generated cars, and read from experiments/real_cars.py for real cars.
 
 Legend: N cars, K keypoints.
 """
@@ -29,17 +29,17 @@ Masks = Mapping[str, NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class RealFiles:
-    """A ``figures.json`` of the yardstick and what to call its cars."""
+    """A ``figures.json`` of experiments/real_cars.py, and the title for its cars."""
 
     title: str
     path: Path
 
 
 def parse_real(text: str) -> list[RealFiles]:
-    """``[title=]figures.json``, several separated by commas.
+    """Parse ``[title=]figures.json``, several separated by commas.
 
     Raises:
-        ConfigError: a file that is not there.
+        ConfigError: a file does not exist.
     """
     found = []
     for part in filter(None, text.split(",")):
@@ -54,7 +54,7 @@ def parse_real(text: str) -> list[RealFiles]:
 def generated_figures(
     title: str, data_digest: str, float_: Predictions, int8: Predictions, digests: tuple[str, str]
 ) -> SetFigures:
-    """What both files reach on a split of generated cars; ``digests`` are those of the float and the int8 file."""
+    """Return the figures of both files on a split of generated cars; ``digests``: of the float and the int8 file."""
     tests = {f"{alpha:g}": paired_test(float_, int8, alpha) for alpha in ALPHAS}
     return SetFigures(
         title=title,
@@ -83,7 +83,7 @@ def _model_figures(predictions: Predictions, digest: str) -> ModelFigures:
 
 
 def _groups(predictions: Predictions, masks: Masks) -> dict[str, Group]:
-    """Of the groups that have a keypoint."""
+    """Return the groups that have keypoints."""
     scored = {f"{alpha:g}": score_groups(predictions, masks, alpha) for alpha in ALPHAS}
     return {
         group.name: Group(
@@ -105,7 +105,7 @@ def _rounded(value: float) -> float | None:
 
 
 class _Foreign(BaseModel):
-    """A part of the yardstick's file, of which only what the card shows is read."""
+    """A part of the file of experiments/real_cars.py; fields that the card does not show are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -128,15 +128,15 @@ class _RealFigures(_Foreign):
     comparisons: tuple[_Comparison, ...] = ()
 
     def name_of(self, digest: str) -> str:
-        """Of the model whose file has this digest; "" where it was not scored."""
+        """Return the name of the model whose file has this digest; "" if it was not scored."""
         return next((name for name, model in self.models.items() if model.sha256 == digest), "")
 
 
 def real_figures(real: Sequence[RealFiles], float_digest: str, int8_digest: str) -> tuple[SetFigures, ...]:
-    """What the yardstick says of the two files with these digests.
+    """Return the figures on real cars for the two files with these digests.
 
     Raises:
-        ConfigError: a file that is not the yardstick's, or one that is of other models.
+        ConfigError: a file is not from experiments/real_cars.py, or it is about other models.
     """
     return tuple(_real_set(item, float_digest, int8_digest) for item in real)
 

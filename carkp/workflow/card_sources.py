@@ -1,4 +1,4 @@
-"""What a card says of data: each source of a training, read from the run that prepared it, and whom to credit."""
+"""Data in a model card: each source of a training, read from the run that prepared it, and the credits."""
 
 import re
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ WORDS: Mapping[str, str] = {
     SYNTHETIC: "drawn by `carkp/synthetic`: procedural cars and streets, no photograph, no mesh",
     RENDERED: "rendered by `carkp/rendered` from the car meshes credited below",
 }
-"""What a configuration says of generated cars -> how their pictures came to be."""
+"""Kind of generated cars in a configuration -> how their pictures were made."""
 
 
 class _Read(BaseModel):
-    """A part of a file that says more than a card shows."""
+    """A part of a file; fields that a card does not show are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -38,7 +38,7 @@ class _Source(_Read):
 
     @property
     def label(self) -> str:
-        """What the source is called in its run: its name, else the word or the last part of its path."""
+        """Name of the source in its run: its given name, else the word or the last part of its path."""
         return self.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", PurePath(self.source).stem).strip("-._")
 
 
@@ -58,7 +58,7 @@ class _Configuration(_Read):
     rendered: _Generator = _Generator()
 
     def generator_of(self, source: str) -> _Generator | None:
-        """The settings of generated cars; None of others."""
+        """Return the settings of generated cars; None for other sources."""
         return {SYNTHETIC: self.synthetic, RENDERED: self.rendered}.get(source)
 
 
@@ -75,15 +75,15 @@ class _Summary(_Read):
 
 
 def data_sources(run: FoundRun, config: Mapping[str, Any]) -> tuple[DataSource, ...]:
-    """The sources that ``run`` prepared, one or several.
+    """Return the sources that ``run`` prepared, one or several.
 
     Args:
-        run: of the stage ``data``.
+        run: a run of the stage ``data``.
         config: the resolved configuration of the training.
 
     Raises:
         TrackingError: the run does not hold its summaries.
-        ConfigError: a folder of meshes does not say whom to credit.
+        ConfigError: a folder of meshes does not name authors and licences.
     """
     read = _Configuration.model_validate(config)
     several = {f"{ARTIFACT_DIR}/{item.label}": item for item in read.data.sources}
@@ -97,7 +97,7 @@ def data_sources(run: FoundRun, config: Mapping[str, Any]) -> tuple[DataSource, 
 
 
 def describe_source(name: str, source: str, share: float, summary_path: Path, config: _Configuration) -> DataSource:
-    """A source by the summary of its preparation."""
+    """Describe a source by the summary of its preparation."""
     summary = _Summary.model_validate_json(summary_path.read_bytes())
     generator = config.generator_of(source)
     return DataSource(
@@ -113,10 +113,10 @@ def describe_source(name: str, source: str, share: float, summary_path: Path, co
 
 
 def mesh_credits(folder: Path) -> tuple[MeshCredit, ...]:
-    """Authors and licences of the meshes in a folder that may be rendered, by name.
+    """Return authors and licences of those meshes in a folder that may be rendered, by name.
 
     Raises:
-        ConfigError: the folder does not say.
+        ConfigError: the folder does not name them.
     """
     try:
         found = read_catalog(folder)

@@ -1,4 +1,4 @@
-"""What `check` and `compile` say of a program on a target: verdicts by layer, counts, and the refusal."""
+"""Results of `check` and `compile` for a program on a target: verdicts by layer, counts, and the refusal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from carkp.workflow.tables import write_table
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A verdict a layer, and their counts."""
+    """A verdict for each layer, and their counts."""
 
     verdicts: Sequence[LayerVerdict]
     summary: CheckSummary
 
 
 def log_check(result: CheckResult, out_dir: Path, tracker: Tracker) -> None:
-    """The table of verdicts and their counts."""
+    """Log the table of verdicts and their counts."""
     path = out_dir / "check.csv"
     write_table([table_row(item) for item in result.verdicts], path)
     tracker.log_file(path, "tables")
@@ -54,7 +54,7 @@ def table_row(item: LayerVerdict) -> dict[str, Any]:
 
 
 def describe_verdict(summary: CheckSummary) -> str:
-    """``fits``, or how many layers do not, and how far that rests on assumptions."""
+    """Return ``fits``, or how many layers do not fit, and how much of that rests on assumed limits."""
     found = {"fall back": summary.num_fallback, "are impossible": summary.num_impossible}
     if failing := ", ".join(f"{count} layers {what}" for what, count in found.items() if count):
         by_assumption = f" ({summary.num_by_assumption} of them by assumed limits)" if summary.num_by_assumption else ""
@@ -74,7 +74,7 @@ def describe_counts(summary: CheckSummary) -> str:
 
 
 def require_possible(verdicts: Sequence[LayerVerdict], target: str) -> None:
-    """Refuse a model with layers that nothing on the target runs.
+    """Refuse a model with layers that the target cannot run at all.
 
     Raises:
         UnsupportedModelError: there are such layers.

@@ -1,4 +1,4 @@
-"""What every entry point shares: its parameters, its run, and errors that a user can act on."""
+"""Code that all entry points share: parameters, the run, and errors that a user can act on."""
 
 import argparse
 import io
@@ -43,19 +43,19 @@ from carkp.workflow.run_log import kept_output
 
 
 class AlignmentError(Exception):
-    """Executions of one model that differ by more than the tolerances."""
+    """Executions of one model differ by more than the tolerances."""
 
 
 class AdaptationError(Exception):
-    """An adapted model that is worse than it was on the data that it came from."""
+    """An adapted model is worse than before on the data that it was first trained on."""
 
 
 class UnsupportedModelError(Exception):
-    """A model with layers that the target cannot run."""
+    """A model has layers that the target cannot run."""
 
 
 class PipelineError(Exception):
-    """A step that failed, or that an earlier pipeline still works on."""
+    """A step failed, or an earlier pipeline still works on it."""
 
 
 __all__ = [
@@ -101,14 +101,14 @@ USER_ERRORS = (
     PredictionsError,
     OnnxRunError,
 )
-"""Errors whose message tells a user what, where and what to do: shown without a traceback."""
+"""Errors whose message tells a user what went wrong, where, and what to do. They are shown without a traceback."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """A parsed command line: the resolved configuration, the stage's parameters and flags, and the raw words.
 
-    ``config_words`` are those that give another stage the same configuration; ``lists`` hold what may be given often.
+    ``config_words`` give another stage the same configuration; ``lists`` hold arguments that may be repeated.
     """
 
     config: ExperimentConfig
@@ -129,10 +129,10 @@ def parse(
     lists: Mapping[str, str] = MappingProxyType({}),
     default_config: str = DEFAULT_CONFIG,
 ) -> Arguments:
-    """Read the command line of ``stage``; ``prog`` is how the program is called, if not as a stage.
+    """Parse the command line of ``stage``; ``prog`` is the program's name in help, if it is not a stage.
 
-    ``flags``: name -> help of switches that the command line alone has, and the entry point not. ``lists``: the same of
-    what may be given more than once; those whose names begin with ``--`` are options, the others words.
+    ``flags``: name -> help of switches that only the command line has, not the entry point. ``lists``: name -> help of
+    arguments that may be repeated; a name that begins with ``--`` is an option, any other is positional.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -165,7 +165,7 @@ def parse(
 
 
 def parse_stage(name: str, argv: Sequence[str] | None, prog: str = "") -> Arguments:
-    """``parse`` of an entry point of MLproject; ``prog`` is how the program is called, if not as a module.
+    """Parse the command line of an entry point of MLproject; ``prog`` is the name in help, if it is not a module.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -192,7 +192,7 @@ def guarded(main: Callable[[], int]) -> int:
         return _fail(str(error))
     except SERVER_ERRORS as error:
         return _fail(explain_server_error(error))
-    except BrokenPipeError:  # as by `| head`; Python would write what is left once more, and fail again
+    except BrokenPipeError:  # as with `| head`; Python would write the rest again at exit, and fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -205,7 +205,7 @@ def guarded(main: Callable[[], int]) -> int:
 
 
 def _print_anything() -> None:
-    """Names of files that are no text, and terminals without Unicode, must not end a run that wants to print."""
+    """Let file names that are not text, and terminals without Unicode, not end a run that prints."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -219,10 +219,10 @@ def _fail(message: str) -> int:
 
 
 def execute(stage: str, config: ExperimentConfig, work: Callable[[Tracker, Path], None], is_main: bool = True) -> None:
-    """Run ``work`` in a tracked run with a directory of its own, unless its settings are refused at once.
+    """Run ``work`` in a tracked run with its own directory, unless its settings are refused at once.
 
-    The directory, ``runs/<run id>``, is removed at the end, for the run holds what is worth keeping; after a failure it
-    stays. What is printed goes into the run as ``log.txt``. Processes that are not the main one report nowhere.
+    The directory ``runs/<run id>`` is removed at the end, because the run holds what is worth keeping; after a failure
+    it stays. Printed output goes into the run as ``log.txt``. Processes other than the main one report nothing.
     """
     if not is_main:
         work(NullTracker(), project_root() / "runs" / "other-ranks")
@@ -248,7 +248,7 @@ def run_in_folder(config: ExperimentConfig, tracker: Tracker, work: Callable[[Tr
 
 
 def log_config(config: ExperimentConfig, tracker: Tracker) -> None:
-    """The resolved configuration as parameters under ``config.`` and as the artifact config.yaml; the CPU as tags."""
+    """Log the resolved configuration as parameters ``config.*`` and as config.yaml, and the CPU as tags."""
     cpu = cpu_features()
     tracker.set_tags({"carkp.cpu": cpu.model, "carkp.cpu_int8": " ".join(cpu.int8_flags)})
     tracker.log_params(flatten(config.model_dump(mode="json"), "config"))

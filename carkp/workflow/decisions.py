@@ -1,4 +1,4 @@
-"""Whether a step of the pipeline is done or an earlier run used again, and why."""
+"""Decisions of the pipeline: whether to do a step or to reuse an earlier run, and why."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from carkp.workflow.steps import PIPELINE, Step
 
 SAME = "same settings, inputs, code and versions"
 NUM_COMPARED = 5
-"""The newest runs that are looked at to find the one that differs least."""
+"""Number of newest runs that are compared to find the one with the fewest differences."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the step works on, the run to use again, if any, and the reason in words."""
+    """The inputs of a step, the run to reuse, if any, and the reason in words."""
 
     inputs: Inputs
     found: FoundRun | None
@@ -27,7 +27,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Planned:
-    """A step that has not been taken; ``run`` is used again, None: it will be done."""
+    """A planned step; ``run`` is the run to reuse, None: the step will be done."""
 
     step: Step
     run: FoundRun | None
@@ -35,7 +35,7 @@ class Planned:
 
 
 def decide(step: Step, config: ExperimentConfig, runs: Mapping[str, FoundRun], is_forced: bool) -> Decision:
-    """Look for a run to use again; ``runs`` are those of the steps before."""
+    """Look for a run to reuse; ``runs`` are the runs of the earlier steps."""
     inputs = step.inputs(config, runs)
     if is_forced:
         return Decision(inputs, None, "force=true")
@@ -44,7 +44,7 @@ def decide(step: Step, config: ExperimentConfig, runs: Mapping[str, FoundRun], i
 
 
 def plan(steps: Iterable[Step], config: ExperimentConfig, is_forced: bool) -> list[Planned]:
-    """What the pipeline would do now. Of a step that follows one to be done no more can be said."""
+    """Return what the pipeline would do now. Steps after one that will be done are undecided."""
     planned: list[Planned] = []
     runs: dict[str, FoundRun] = {}
     for step in steps:
@@ -60,7 +60,7 @@ def plan(steps: Iterable[Step], config: ExperimentConfig, is_forced: bool) -> li
 
 
 def why_again(step: Step, config: ExperimentConfig, inputs: Inputs) -> str:
-    """What keeps the step from using an earlier run: what differs from the one that differs least."""
+    """Return why the step cannot reuse an earlier run: the differences to the most similar run."""
     stale = _stale_reason(step, config)
     is_own = step.logs_inputs
     tags = {STAGE_TAG: step.stage if is_own else PIPELINE, EXPERIMENT_TAG: config.name}
@@ -83,15 +83,15 @@ def why_again(step: Step, config: ExperimentConfig, inputs: Inputs) -> str:
 
 
 def _stale_reason(step: Step, config: ExperimentConfig) -> str:
-    """Why data that are prepared here are not used again."""
+    """Return why the data prepared here are not reused; "" if they are."""
     prepared = find_data(config, LATEST) if step.stage == "data" else None
     return "" if prepared is None else stale_reason(config, prepared)
 
 
 def other_inputs(step: Step, inputs: Inputs, run: FoundRun) -> str:
-    """How what a step was made of differs from what was decided on before; "" where it does not.
+    """Return how the inputs of a finished step differ from the inputs of the decision; "" if they do not.
 
-    Somebody edits code or data while the pipeline runs, or a hub answers and does not deliver.
+    They differ if somebody edits code or data while the pipeline runs, or if a hub answers but does not deliver.
     """
     if not step.logs_inputs or run.tags.get(INPUTS_TAG) == inputs.digest:
         return ""
@@ -100,7 +100,7 @@ def other_inputs(step: Step, inputs: Inputs, run: FoundRun) -> str:
 
 
 def pipeline_file(stage: str) -> str:
-    """Artifact of the pipeline's run that holds what decides a step."""
+    """Return the artifact of the pipeline's run that holds the inputs of a step."""
     return f"inputs/{stage}.json"
 
 

@@ -1,4 +1,4 @@
-"""Settings that a stage would refuse at its end, refused at its beginning: in seconds instead of hours."""
+"""Checks of settings at the start of a stage: a bad setting is refused in seconds instead of hours."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,23 +23,23 @@ from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.targets import load_target
 
 UNLOADED = ("auto", "timm")
-"""Kinds of pretrained weights that may have to be downloaded: not twice."""
+"""Kinds of pretrained weights that may need a download, which should not happen twice."""
 
 
 def refuse_early(stage: str, config: ExperimentConfig) -> None:
-    """Look at what ``stage`` will need of the configuration, before it starts.
+    """Check the settings that ``stage`` will need, before it starts.
 
     Raises:
-        ConfigError: it could not be used.
+        ConfigError: a setting cannot be used.
     """
     for check in CHECKS.get(stage, ()):
         check(config)
 
 
 def check_scenes(config: ExperimentConfig) -> None:
-    """Validation gets a scene, where the scenes are known before a car is drawn or cropped.
+    """Check that validation gets a scene, if the scenes are known before cars are drawn or cropped.
 
-    Of several sources those that choose the epoch must have one.
+    With several sources, each source that chooses the epoch must have one.
     """
     parts = by_source(config)
     for name in choosing(config.data) or parts:
@@ -53,13 +53,13 @@ def check_scenes(config: ExperimentConfig) -> None:
 
 
 def _train_scenes(data: DataConfig) -> tuple[str, ...]:
-    """Of generated data and of CarFusion's own layout; none where only reading the data would tell, or val is given."""
+    """Return the scenes of generated data or CarFusion's layout; () if they are unknown or a val split exists."""
     if data.is_generated:
         return TRAIN_SCENES
     source = expand_path(data.source)
     try:
         splits = split_dirs(source) if detect_source_kind(source) is SourceKind.RAW else {}
-    except DataError:  # preparation will say it
+    except DataError:  # preparation will report it
         return ()
     if "train" not in splits or "val" in splits:
         return ()
@@ -67,12 +67,12 @@ def _train_scenes(data: DataConfig) -> tuple[str, ...]:
 
 
 def check_network(config: ExperimentConfig) -> None:
-    """The network can be built, and its first weights can be had."""
+    """Check that the network can be built, and that its first weights are available."""
     _build(config)
 
 
 def check_quantisation(config: ExperimentConfig) -> None:
-    """The network can be quantised with the observers of the configuration, and exported."""
+    """Check that the network can be quantised with the observers of the configuration, and exported."""
     target = load_target(config.quant.target).arithmetic
     calibrator = build_calibrator(config, target)
     try:
@@ -88,7 +88,7 @@ def check_quantisation(config: ExperimentConfig) -> None:
 
 
 def _build(config: ExperimentConfig) -> PoseNet:
-    """The network with its first weights, but for those that may have to be downloaded."""
+    """Build the network with its first weights, except those that may need a download."""
     model = config.model
     if model.pretrained not in UNLOADED:
         return build_model(config).net
@@ -109,4 +109,4 @@ CHECKS: Mapping[str, tuple[Callable[[ExperimentConfig], None], ...]] = {
     "tune": (check_scenes, check_network, check_quantisation),
     "main": (check_scenes, check_network, check_quantisation),
 }
-"""By entry point."""
+"""Checks by entry point."""

@@ -1,4 +1,4 @@
-"""The ways to execute a model, all as functions from uint8 images to heatmaps."""
+"""The ways to execute a model, each as a function from uint8 images to heatmaps."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from carkp.training.evaluate import Forward
 
 
 def simulator_forward(program: QProgram, requantisation: Requantisation | None = None) -> Forward:
-    """The integer simulator; None: with the target's own requantisation.
+    """Return the integer simulator as a function; ``requantisation`` None: the target's own.
 
     Raises:
         ConfigError: the program has layers without integer arithmetic.
@@ -28,12 +28,12 @@ def simulator_forward(program: QProgram, requantisation: Requantisation | None =
 
 
 def onnx_forward(runner: OnnxRunner) -> Forward:
-    """A session of ONNX Runtime on the CPU."""
+    """Return a session of ONNX Runtime on the CPU as a function."""
     return array_forward(runner.run_all)
 
 
 def array_forward(run: Callable[[Float32Array], Float32Array]) -> Forward:
-    """``run`` takes normalised images (B, 3, H, W) to heatmaps (B, K, h, w)."""
+    """Wrap ``run``, which takes normalised images (B, 3, H, W) and returns heatmaps (B, K, h, w)."""
 
     def forward(images: Tensor) -> Tensor:
         return torch.from_numpy(run(normalise(images.cpu()).numpy()))

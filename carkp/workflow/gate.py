@@ -1,9 +1,9 @@
-"""The gate of ``align``: does fake quantisation foretell what the target's integers give?
+"""The gate of ``align``: does fake quantisation predict the result of the target's integer arithmetic?
 
-Single heatmap elements cannot tell. A rounding that falls the other way in an early layer changes others behind it, so
-that some tenth of the elements differ in the end, in either direction. Three distances can, each in the mean over the
-test split: from float to fake quantisation, from float to the simulator, and as a measure of both what one step of the
-heatmap's grid moves.
+Single heatmap elements cannot answer that. A rounding in the other direction in an early layer changes later ones, so
+that about a tenth of the elements differ in the end, in either direction. Three distances can answer it, each a mean
+over the test split: from float to fake quantisation, from float to the simulator, and, as their measure, the distance
+that one step of the heatmap's grid causes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from carkp.keypoints.predictions import Predictions
 FLOAT, FAKE_QUANT, SIMULATED = "float", "fake_quant", "simulated"
 
 ONE_STEP = "one_step"
-"""Fake quantisation with :func:`moved_by_one_step` on its heatmaps."""
+"""Fake quantisation with heatmaps changed by :func:`moved_by_one_step`."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class LossCheck:
 
     Attributes:
         alpha: threshold.
-        fake_quant: what fake quantisation loses.
-        simulated: what the simulator loses.
+        fake_quant: loss of fake quantisation.
+        simulated: loss of the simulator.
         difference: ``simulated - fake_quant``, with the 95 % interval of a bootstrap over clusters of cars.
     """
 
@@ -42,13 +42,13 @@ class LossCheck:
 
 @dataclass(frozen=True)
 class Gate:
-    """What it is judged by: losses at several thresholds, and mean shifts of labelled keypoints in input pixels.
+    """The measures of the gate: losses at several thresholds, and mean shifts of labelled keypoints in input pixels.
 
     Attributes:
-        losses: by threshold.
-        fake_quant_px: from float to fake quantisation.
-        simulated_px: from float to the simulator.
-        one_step_px: from fake quantisation to itself, every heatmap element moved by one step of its grid at most.
+        losses: one check per threshold.
+        fake_quant_px: shift from float to fake quantisation.
+        simulated_px: shift from float to the simulator.
+        one_step_px: shift of fake quantisation if each heatmap element moves by one step of its grid at most.
     """
 
     losses: Sequence[LossCheck]
@@ -58,12 +58,15 @@ class Gate:
 
 
 def moved_by_one_step(heatmaps: Tensor, step: float, generator: torch.Generator) -> Tensor:
-    """Every element changed by -1, 0 or 1 ``step``, drawn independently."""
+    """Change every element by -1, 0 or 1 ``step``, drawn independently."""
     return heatmaps + step * (torch.randint(0, 3, heatmaps.shape, generator=generator) - 1)
 
 
 def measure_gate(predictions: Mapping[str, Predictions], alphas: Sequence[float]) -> Gate:
-    """``predictions``: of float, fake quantisation, the simulator and ``ONE_STEP``, of the same cars."""
+    """Measure the gate.
+
+    ``predictions``: of float, fake quantisation, the simulator and ``ONE_STEP``, on the same cars.
+    """
     reference, fake_quant = predictions[FLOAT], predictions[FAKE_QUANT]
     simulated, one_step = predictions[SIMULATED], predictions[ONE_STEP]
     losses = [
@@ -84,9 +87,10 @@ def measure_gate(predictions: Mapping[str, Predictions], alphas: Sequence[float]
 
 
 def judge_gate(tolerances: AlignConfig, gate: Gate) -> list[str]:
-    """What keeps it shut, in words; empty: fake quantisation foretells the simulator.
+    """Return the reasons against opening the gate, in words; empty: fake quantisation predicts the simulator.
 
-    A loss differs by too much where its interval lies beyond the tolerance: few cars show no small difference.
+    A loss difference is too large if its whole interval is beyond the tolerance: few cars cannot show a small
+    difference.
     """
     allowed = tolerances.max_loss_difference
     failures = [
@@ -105,7 +109,7 @@ def judge_gate(tolerances: AlignConfig, gate: Gate) -> list[str]:
 
 
 def gate_rows(gate: Gate) -> list[dict[str, float]]:
-    """A row a threshold; the shifts, which have none, stand in every row."""
+    """Return a row for each threshold; the shifts do not depend on it and are the same in every row."""
     return [
         {
             "alpha": item.alpha,
@@ -123,7 +127,7 @@ def gate_rows(gate: Gate) -> list[dict[str, float]]:
 
 
 def gate_metrics(gate: Gate) -> dict[str, float]:
-    """The differences that it is judged by, and the one step."""
+    """Return the differences that decide the gate, and the shift by one step."""
     return {
         **{f"loss_difference_at_{item.alpha:g}": item.difference.value for item in gate.losses},
         "shift_difference_px": gate.simulated_px - gate.fake_quant_px,
@@ -132,7 +136,7 @@ def gate_metrics(gate: Gate) -> dict[str, float]:
 
 
 def describe_gate(gate: Gate) -> str:
-    """Losses and shifts in a sentence."""
+    """Describe losses and shifts in a sentence."""
     losses = ", ".join(
         f"{item.fake_quant:.2%} and {item.simulated:.2%} at alpha {item.alpha:g} (difference "
         f"{100 * item.difference.low:+.3f} to {100 * item.difference.high:+.3f} points)"

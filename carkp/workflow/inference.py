@@ -1,4 +1,4 @@
-"""Keypoints of pictures and videos: predicted, drawn and written, where what fails of one stops no other."""
+"""Keypoints of pictures and videos: predicted, drawn and written. A failure of one picture does not stop the others."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ from carkp.workflow.picture_files import write_picture
 
 JSON_NAME = "keypoints.json"
 FEW_FRAMES = 0.9
-"""A smaller share of the frames that a video says it has is told; what it says often is an estimate."""
+"""A note is made if a smaller share of a video's stated frames was read. The stated number is often an estimate."""
 
 FPS_TOLERANCE = 0.001
 TURNED_NOTE = (
@@ -38,20 +38,20 @@ TURNED_NOTE = (
 )
 NO_CAR_NOTE = "its boxes hold no car"
 BOXES_NOTE = "boxes"
-"""The name that notes on the boxes as a whole stand under."""
+"""Name under which notes on the boxes as a whole are stored."""
 
 NOT_DRAWN = f"its keypoints are in {JSON_NAME}, but the drawn one could not be written"
 
 
 @dataclass(frozen=True)
 class InferInputs:
-    """What to predict.
+    """Inputs of a prediction.
 
     Attributes:
         pictures: pictures and videos.
-        boxes: of their cars; None: the whole picture is one.
+        boxes: boxes of their cars; None: each whole picture is one car.
         predictor: an open model.
-        model: the name that it was given by.
+        model: reference that the user gave for the model.
         orientation: as in :mod:`carkp.data.orientation`.
     """
 
@@ -64,9 +64,9 @@ class InferInputs:
 
 @dataclass
 class InferResult:
-    """What was found and what went wrong, by the name of a picture or video frame; ``files`` were written.
+    """Results and errors by the name of a picture or video frame; ``files`` are the written files.
 
-    ``notes`` say what the person should know of a picture or video that was done.
+    ``notes`` tell the user about special cases of pictures or videos that were processed.
     """
 
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class InferResult:
 
 
 def infer_all(inputs: InferInputs, out_dir: Path, result: InferResult) -> None:
-    """Predict and draw every picture and video; ``result`` takes what comes of it as it comes."""
+    """Predict and draw every picture and video; fill ``result`` on the way."""
     sources = list_sources(inputs.pictures, out_dir)
     boxes = None if inputs.boxes is None else inputs.boxes.for_pictures([source.place for source in sources])
     if inputs.boxes is not None and inputs.boxes.notes:
@@ -96,7 +96,7 @@ def infer_all(inputs: InferInputs, out_dir: Path, result: InferResult) -> None:
 
 
 class _DrawnVideo:
-    """A video that is written as long as that goes well; ``error`` says why it is not there."""
+    """A video writer that stops at its first error; ``error`` says why there is no video."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self._writer = VideoWriter(path, fps)
@@ -127,7 +127,7 @@ class _DrawnVideo:
 
 @dataclass(frozen=True)
 class _Worker:
-    """Predicts and draws one source after the other, and keeps in ``result`` what comes of it."""
+    """Predicts and draws one source after the other, and stores the outcome in ``result``."""
 
     predictor: Predictor
     boxes: BoxSource | None
@@ -136,7 +136,7 @@ class _Worker:
 
     @contextlib.contextmanager
     def errors_kept(self, name: str) -> Iterator[None]:
-        """What fails of one picture is written down; an unfit model fails for all."""
+        """Record the failure of one picture; a ModelError is raised, because it concerns all pictures."""
         try:
             yield
         except ModelError:
@@ -157,7 +157,7 @@ class _Worker:
             self.result.errors[source.name] = f"{NOT_DRAWN}: {_reason(error)}"
 
     def infer_video(self, source: Source, on_frame: Callable[[], Any]) -> None:
-        """Frames that fail stay in the video, undrawn."""
+        """Predict all frames; a frame that fails stays in the video without drawing."""
         out = source.out.with_name(f"{source.out.name}.mp4")
         with Video(source.path, self.orientation) as video:
             drawn = _DrawnVideo(out, video.fps)
@@ -183,16 +183,16 @@ class _Worker:
         return frame
 
     def _predict(self, name: str, place: str, image: Image) -> Prediction:
-        """Keeps what was found.
+        """Predict the cars of a picture and store them in ``result``.
 
         Raises:
-            DataError, BoxError, ValueError: its boxes are no good, or the model gives no numbers.
+            DataError, BoxError, ValueError: the boxes are not usable, or the model gives NaN or infinite values.
         """
         start = time.perf_counter()
         boxes = None if self.boxes is None else self.boxes.find(place, image)
         prediction = self.predictor(image, boxes)
         record = {"width": image.shape[1], "height": image.shape[0], "cars": prediction.cars()}
-        _json(record)  # a number that JSON cannot hold is an error here, of this picture
+        _json(record)  # a number that JSON cannot hold is an error of this picture
         self.result.seconds += time.perf_counter() - start
         self.result.num_cars += len(prediction)
         self.result.found[name] = record
@@ -201,7 +201,7 @@ class _Worker:
         return prediction
 
     def _judge_size(self, source: Source, image: Image) -> None:
-        """Warn of the first picture, and of no other, and note all of them."""
+        """Note pictures that may be too large for one car; print a warning only for the first."""
         note = describe_whole_picture((image.shape[0], image.shape[1])) if self.boxes is None else ""
         if note and source.name not in self.result.notes:
             if not any(WAYS_TO_BOXES in text for text in self.result.notes.values()):
@@ -248,7 +248,7 @@ def _reason(error: Exception) -> str:
 
 
 def write_json(inputs: InferInputs, result: InferResult, path: Path) -> Path:
-    """A line a picture. Numbers alone: JSON knows no NaN."""
+    """Write the results as JSON, one line for each picture. NaN and infinity are refused."""
     head = {
         "model": printable(inputs.model),
         "model_kind": inputs.predictor.kind,

@@ -1,4 +1,4 @@
-"""What an adapted network is worth, before and after: on the data that it came from, and on the user's own cars."""
+"""Measurement of an adapted network before and after: on the configuration's data and on the user's own cars."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +28,17 @@ from carkp.workflow.target_cars import TargetCars
 HOLDOUT, LABELLED = "holdout", "labelled"
 
 NUM_SHOWN, SHEET_COLUMNS, SHEET_SCALE, TILE_SIZE = 16, 8, 2, 200
-"""Unlabelled cars in the sheet, tiles in a row (two a car), how much inputs are enlarged, and the pixels of a tile."""
+"""Unlabelled cars in the sheet, tiles per row (two per car), enlargement of inputs, and tile size in pixels."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a network is worth.
+    """Scores of a network.
 
     Attributes:
-        val: on the validation split of the configuration's data.
-        holdout: on the unlabelled cars that were held out; None without any.
-        labelled: on the labelled cars that were held out; None without any.
+        val: scores on the validation split of the configuration's data.
+        holdout: consistency on the held-out unlabelled cars; None without such cars.
+        labelled: scores on the held-out labelled cars; None without such cars.
     """
 
     val: Scores
@@ -46,7 +46,7 @@ class Measured:
     labelled: Scores | None
 
     def metrics(self) -> dict[str, float]:
-        """As they are logged."""
+        """Return the scores under the names that are logged."""
         found = headline_metrics(VAL, self.val)
         if self.holdout is not None:
             found |= {f"{HOLDOUT}/{name}": value for name, value in vars(self.holdout).items()}
@@ -57,14 +57,14 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """Network inputs (N, 3, H, W), what was found in them, and the height of the peaks that are trusted."""
+    """Network inputs (N, 3, H, W), the keypoints found in them, and the lowest peak of a trusted keypoint."""
 
     images: Tensor
     found: Decoded
     min_confidence: float
 
     def picture(self, place: int) -> NDArray[np.uint8]:
-        """The car with the keypoints that are trusted. RGB."""
+        """Return an RGB picture of the car with its trusted keypoints."""
         scores = self.found.scores[place].cpu().numpy()
         validity = np.where(scores >= self.min_confidence, VISIBLE, MISSING)
         image = yuv_to_rgb(self.images[place].numpy())
@@ -76,7 +76,7 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Measures networks: each in the same way."""
+    """Measures different networks in the same way."""
 
     config: ExperimentConfig
     scorer: Scorer
@@ -89,7 +89,7 @@ class Judge:
         return Measured(val, self._consistency(net), self._labelled(net))
 
     def look(self, net: nn.Module) -> Look | None:
-        """What the network finds in some of the unlabelled cars: those that were held out, where there are any."""
+        """Return the keypoints found in some unlabelled cars: held-out ones if there are any."""
         unlabelled = self.cars.unlabelled
         if unlabelled is None:
             return None
@@ -127,7 +127,7 @@ class Judge:
         return None if found is None else found.score(self.scorer.alpha)
 
     def predict_labelled(self, net: nn.Module) -> Predictions | None:
-        """On the labelled source's own validation and test cars, else on those held out; None without any."""
+        """Predict the labelled source's own validation and test cars, and held-out ones; None without any."""
         forward, labelled = self.scorer.forward(net), self.cars.labelled
         found = [self.scorer.predict(forward, store, "score labelled cars") for store in self.cars.scored]
         if labelled is not None and len(labelled.held_out) > 0:
@@ -137,7 +137,7 @@ class Judge:
 
 
 def log_looks(before: Look | None, after: Look | None, out_dir: Path, tracker: Tracker) -> None:
-    """A sheet of unlabelled cars, each before and after: a mean peak says little, a look at them says much."""
+    """Log a sheet of unlabelled cars before and after: pictures show more than a mean peak does."""
     if before is None or after is None:
         return
     tiles = [look.picture(place) for place in range(len(before.images)) for look in (before, after)]

@@ -1,4 +1,4 @@
-"""A check of every kind of kernels that runs a .tflite file: LiteRT's and tflite-micro's against the simulator."""
+"""Comparison of all kernels that run a .tflite file, LiteRT's and tflite-micro's, with the simulator."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from carkp.workflow.build import eval_dataset
 
 
 def check_kernels(program: QProgram, path: Path, store: Store, num_crops: int, seed: int) -> list[KernelCheck]:
-    """Every kind of kernels on the first crops of a split, each against the simulator with the rule that it follows.
+    """Compare every kind of kernels with the simulator under its requantisation rule, on the first crops of a split.
 
     Raises:
         ConfigError: tflite-micro is not installed.

@@ -1,4 +1,4 @@
-"""Runs whose process was killed: it could neither end its run nor remove what it had begun to write."""
+"""Cleanup after killed processes, which could neither end their run nor remove their unfinished files."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from carkp.tracking.runs import STAGE_TAG, FoundRun, end_run, find_runs, local_a
 
 NUM_EARLIER = 20
 UNFINISHED = (".*.partial", ".artifact.uploading.*")
-"""Files that carkp and MLflow have not given their names."""
+"""Names of files that carkp and MLflow have not finished."""
 
 
 def end_killed_runs(stage: str, own_run_id: str) -> None:
-    """Mark earlier runs of ``stage`` as killed where nobody works on them any more, and remove their unfinished files.
+    """Mark earlier runs of ``stage`` as killed if their process is gone, and remove their unfinished files.
 
-    What they had finished stays: a checkpoint may be gone on from. Runs of other machines are left as they are.
+    Finished files stay, because a run may be continued from a checkpoint. Runs of other machines are not touched.
     """
     for run in find_runs({STAGE_TAG: stage}, is_finished=False, max_results=NUM_EARLIER):
         if run.run_id != own_run_id and _is_abandoned(run):
@@ -23,7 +23,7 @@ def end_killed_runs(stage: str, own_run_id: str) -> None:
 
 
 def end_killed_run(run_id: str) -> None:
-    """Mark a run that nobody works on as killed, and remove its unfinished files."""
+    """Mark a run without a process as killed, and remove its unfinished files."""
     for folder in (local_artifacts(run_id), project_root() / "runs" / run_id):
         _remove_unfinished(folder)
     end_run(run_id, "KILLED")

@@ -1,4 +1,4 @@
-"""The .tflite files of the targets that LiteRT executes."""
+"""The .tflite files of targets that LiteRT executes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,18 +10,18 @@ from carkp.workflow.references import tflite_names
 
 
 def is_executed_by_litert(program: QProgram) -> bool:
-    """Whether a .tflite file computes what the program says: by its target's arithmetic, and in integers throughout."""
+    """Return whether a .tflite file computes exactly the program: in its target's arithmetic, without floats."""
     return program.target.requantisation in RULES.values() and not any(
         isinstance(layer, FloatOp) for layer in program.layers
     )
 
 
 def write_tflite(program: QProgram, folder: Path, notes: Mapping[str, str] | None = None) -> dict[str, Path]:
-    """The .tflite files of a program, by their interface, ``float`` and ``int8``.
+    """Write the .tflite files of a program; return them by interface, ``float`` and ``int8``.
 
     Raises:
-        TfliteError: a layer that TensorFlow Lite cannot express.
-        ConfigError: what they take is not installed.
+        TfliteError: TensorFlow Lite cannot express a layer.
+        ConfigError: a required package is not installed.
     """
     name = program.target.name
     try:

@@ -1,4 +1,4 @@
-"""What the meshes of rendered cars are, by their content."""
+"""Digests of the meshes of rendered cars."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from carkp.data.files import expand_path, is_directory, walk_files
 from carkp.data.issues import DataError
 
 _DESCRIBING = (".md", ".txt", "")
-"""Suffixes of files that say something about meshes and decide no picture: read-me files and licences."""
+"""Suffixes of read-me files and licences, which describe meshes and do not change any picture."""
 
 
 def mesh_digests(rendered: RenderedConfig) -> dict[str, str]:
-    """The setting that names a folder of meshes -> digest of what is in it; "" of no folder.
+    """Return setting of a folder of meshes -> digest of its content; "" without a folder.
 
     Raises:
-        DataError: a folder is not there or cannot be read.
+        DataError: the folder does not exist or cannot be read.
     """
     setting = "rendered.meshes"
     return {setting: _digest(setting, expand_path(rendered.meshes)) if rendered.meshes else ""}

@@ -1,4 +1,4 @@
-"""Names of what is written: of several files none takes the place of another."""
+"""Names of output files; no file replaces another one."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ _UNSAFE = re.compile(r"[^\w .()-]")
 
 @dataclass(frozen=True)
 class Source:
-    """A picture or video, its name in the results, and where it is drawn, without suffix."""
+    """A picture or video, its name in the results, and the path of its drawing without suffix."""
 
     path: Path
     name: str
@@ -23,11 +23,11 @@ class Source:
 
     @property
     def place(self) -> str:
-        """Where it lies; boxes are looked for by it."""
+        """Its absolute path, by which boxes are found."""
         return str(self.path.absolute())
 
     def remove_old(self) -> None:
-        """Deletes what an earlier run drew: it would be taken for this one's if this one fails."""
+        """Delete the drawings of an earlier run: if this run fails, they would look like its results."""
         for suffix in (".jpg", ".png", ".mp4"):
             old = self.out.with_name(self.out.name + suffix)
             if (suffix == ".mp4") == is_video(self.path) and is_file(old):
@@ -40,7 +40,7 @@ def list_sources(pictures: Sequence[Path], out_dir: Path) -> list[Source]:
 
 
 def name_pictures(pictures: Sequence[Path]) -> list[str]:
-    """File names; with as many of their folders as tell them apart where they are the same."""
+    """Return file names; equal names get as many parent folders as make them different."""
     parts = [path.absolute().parts for path in pictures]
     names = [own[-1] for own in parts]
     for depth in range(2, max(map(len, parts), default=0)):
@@ -52,9 +52,9 @@ def name_pictures(pictures: Sequence[Path]) -> list[str]:
 
 
 def output_stems(pictures: Sequence[Path]) -> list[str]:
-    """Names without suffix for what is drawn, different also where upper and lower case are the same.
+    """Return names without suffix for the drawings; they also differ on file systems that ignore upper and lower case.
 
-    Those that two files share keep the suffix of the source.
+    Names that two files share keep the suffix of the source.
     """
     long_names = name_pictures(pictures)
     names = [
@@ -71,14 +71,14 @@ def output_stems(pictures: Sequence[Path]) -> list[str]:
 
 
 def artifact_names(names: Sequence[str]) -> list[str]:
-    """File names that are safe in URLs and on every file system, all different."""
+    """Return different file names that are safe in URLs and on every file system."""
     safe = [Path(_UNSAFE.sub("_", printable(name))) for name in names]
     stems = _numbered([(name.stem, name.suffix) for name in safe], fold_name)
     return [stem + name.suffix for stem, name in zip(stems, safe, strict=True)]
 
 
 def _numbered(names: Sequence[tuple[str, str]], sameness: Callable[[str], str]) -> list[str]:
-    """The stems of (stem, rest), with a number behind those that were there before with that rest."""
+    """Return the stems of (stem, rest); a repeated stem with the same rest gets a number."""
     taken: set[tuple[str, str]] = set()
     stems = []
     for stem, rest in names:

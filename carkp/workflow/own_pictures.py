@@ -1,4 +1,4 @@
-"""Pictures and videos of one's own: what is asked for, done and said, with a tracked run or without."""
+"""Inference on a user's own pictures and videos: request, work and report, with or without a tracked run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ NUM_SHOWN_ERRORS = 10
 
 
 class InferenceError(DataError):
-    """Pictures that could not be done; the others were."""
+    """Some pictures failed; the others were processed."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for: pictures and videos, the boxes of their cars, where the results go."""
+    """A user's request: pictures and videos, the boxes of their cars, and the folder for the results."""
 
     pictures: Sequence[Path]
     boxes: BoxSource | None
@@ -32,15 +32,15 @@ class Request:
     orientation: str
 
     def inputs(self, predictor: Predictor, model: str) -> InferInputs:
-        """With a predictor, and what its model is called."""
+        """Combine the request with a predictor and the name of its model."""
         return InferInputs(self.pictures, self.boxes, predictor, model, self.orientation)
 
 
 def read_request(values: Mapping[str, str]) -> Request:
-    """Of the parameters ``image``, ``boxes``, ``output`` and ``orientation``.
+    """Read a request from the parameters ``image``, ``boxes``, ``output`` and ``orientation``.
 
     Raises:
-        ConfigError: one of them cannot be used.
+        ConfigError: a parameter cannot be used.
         DataError: pictures or boxes cannot be read.
     """
     orientation = check_orientation(values["orientation"])
@@ -51,9 +51,9 @@ def read_request(values: Mapping[str, str]) -> Request:
 
 
 def infer_own(inputs: InferInputs, out_dir: Path) -> InferResult:
-    """Predict, draw and write everything; what fails is written down by name, and the others go on.
+    """Predict, draw and write everything. A failure is recorded by name, and the others continue.
 
-    ``keypoints.json`` is written in any case, also when something ends the run.
+    ``keypoints.json`` is always written, even if an error ends the run.
     """
     check_orientation(inputs.orientation)
     _refuse_own_folder(inputs.pictures, out_dir)
@@ -71,10 +71,10 @@ def infer_own(inputs: InferInputs, out_dir: Path) -> InferResult:
 
 
 def show(inputs: InferInputs, result: InferResult, out_dir: Path) -> None:
-    """Print the outcome.
+    """Print the result.
 
     Raises:
-        InferenceError: some pictures could not be done.
+        InferenceError: some pictures failed.
     """
     print(describe_notes(result.notes) + describe(inputs, result, out_dir))  # noqa: T201
     if result.errors:
@@ -82,7 +82,7 @@ def show(inputs: InferInputs, result: InferResult, out_dir: Path) -> None:
 
 
 def describe(inputs: InferInputs, result: InferResult, out_dir: Path) -> str:
-    """The outcome in a few lines, for a person."""
+    """Describe the result in a few lines, for a person."""
     whole = "" if inputs.boxes is not None else " (no boxes given: each whole picture taken as one car)"
     return printable(
         f"{inputs.predictor.kind} {inputs.model}: {result.num_cars} cars in {len(result.found)} images{whole}, "
@@ -91,14 +91,14 @@ def describe(inputs: InferInputs, result: InferResult, out_dir: Path) -> str:
 
 
 def describe_errors(errors: Mapping[str, str]) -> str:
-    """The first of them, a line each."""
+    """Return the first errors, one per line."""
     lines = [f"{name}: {message}" for name, message in errors.items()]
     more = [f"… and {len(lines) - NUM_SHOWN_ERRORS} more, see {JSON_NAME}"] if len(lines) > NUM_SHOWN_ERRORS else []
     return "\n  ".join([*lines[:NUM_SHOWN_ERRORS], *more])
 
 
 def describe_notes(notes: Mapping[str, str]) -> str:
-    """A line for each different note, with the number of pictures and the first."""
+    """Return a line for each different note, with the first picture and the number of others."""
     counts = Counter(notes.values())
     firsts = {text: name for name, text in reversed(list(notes.items()))}
     more = {text: f" and {count - 1} more" if count > 1 else "" for text, count in counts.items()}

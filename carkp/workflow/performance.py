@@ -1,4 +1,4 @@
-"""The performance of a compiled program: tables, charts and the page of the stage ``compile``."""
+"""Performance of a compiled program: tables, charts and the page of the stage ``compile``."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ NEAR_FACTOR = 1.5
 
 @dataclass(frozen=True)
 class CompileInputs:
-    """An int8 ONNX with its program, and the target that it was made for."""
+    """An int8 ONNX with its program, and its target."""
 
     model: ModelFile
     program: QProgram
@@ -42,7 +42,7 @@ class CompileInputs:
 
 @dataclass(frozen=True)
 class HostLatency:
-    """Milliseconds of an image in ONNX Runtime on this machine, one thread, whatever the target is; float / int8."""
+    """Milliseconds per image in ONNX Runtime on this machine (any target), one thread; ``ratio``: float / int8."""
 
     float_ms: float
     int8_ms: float
@@ -51,9 +51,10 @@ class HostLatency:
 
 @dataclass(frozen=True)
 class CompileResult:
-    """The deployable file, its prediction, where the target is this machine its layers' times, and float against int8.
+    """The deployable file, its predicted performance, and measurements.
 
-    ``latency`` is None where the float model cannot be had, ``runtimes`` where ``benchmark`` has not compared any.
+    ``comparison`` has measured times of the layers; None if the target is not this machine. ``latency`` is None if the
+    float model is not available, ``runtimes`` if ``benchmark`` has not compared any.
     """
 
     path: Path
@@ -65,7 +66,7 @@ class CompileResult:
 
 
 def layer_rows(prediction: Prediction, comparison: Comparison | None) -> list[dict[str, Any]]:
-    """The table of the page, one row a layer."""
+    """Return the table of the page, one row per layer."""
     measured = {} if comparison is None else {layer.name: layer.measured_us for layer in comparison.layers}
     return [
         {
@@ -90,7 +91,7 @@ def layer_rows(prediction: Prediction, comparison: Comparison | None) -> list[di
 
 
 def draw_roofline(prediction: Prediction, hardware: Hardware) -> Figure:
-    """Layers with products, by kind of operator, at the rate that is predicted."""
+    """Draw the layers with multiply-accumulates at their predicted rates, by kind of operator."""
     performance = hardware.performance
     points = {
         kind: (
@@ -117,7 +118,7 @@ def draw_comparison(prediction: Prediction, comparison: Comparison) -> Figure:
 
 
 def build_page(inputs: CompileInputs, result: CompileResult) -> str:
-    """The performance page as HTML."""
+    """Build the performance page as HTML."""
     prediction, comparison = result.prediction, result.comparison
     rows = layer_rows(prediction, comparison)
     numeric = frozenset(index for index, name in enumerate(rows[0]) if not isinstance(rows[0][name], str))
@@ -165,7 +166,7 @@ def build_page(inputs: CompileInputs, result: CompileResult) -> str:
 
 
 def assumption_note(hardware: Hardware) -> str:
-    """How many of the hardware's numbers nobody has published or measured, in words."""
+    """Describe how many of the hardware's numbers are assumed, neither published nor measured."""
     num, total = num_assumed(hardware), len(flat_numbers(hardware))
     if not num:
         return f"All {total} numbers of the hardware have a source."
@@ -173,14 +174,14 @@ def assumption_note(hardware: Hardware) -> str:
 
 
 def roofline_reading(prediction: Prediction) -> str:
-    """What holds up the layers with products: those that the chart shows."""
+    """Describe what limits the layers with multiply-accumulates, which are the layers in the chart."""
     bounds = Counter(layer.bound for layer in prediction.layers if layer.cost.macs)
     shares = ", ".join(f"{count} by {bound}" for bound, count in bounds.most_common())
     return f"Of the {bounds.total()} layers with products most of the predicted time is given by: {shares}."
 
 
 def comparison_reading(comparison: Comparison) -> str:
-    """How many layers take about as long as predicted."""
+    """Describe how many layers take about as long as predicted."""
     ratios = [layer.predicted_us / layer.measured_us for layer in comparison.layers]
     num_near = sum(1 / NEAR_FACTOR <= ratio <= NEAR_FACTOR for ratio in ratios)
     return (
@@ -190,7 +191,7 @@ def comparison_reading(comparison: Comparison) -> str:
 
 
 def facts(inputs: CompileInputs, result: CompileResult) -> list[list[str]]:
-    """Totals in words."""
+    """Return totals in words."""
     prediction, summary = result.prediction, summarise(result.verdicts, inputs.hardware)
     rows = [
         ["predicted time", f"{prediction.total_us / 1e3:.3f} ms"],
@@ -214,7 +215,7 @@ def facts(inputs: CompileInputs, result: CompileResult) -> list[list[str]]:
 
 
 def measurement_conditions() -> list[list[str]]:
-    """What measures here."""
+    """Return the runtime and the CPU of the measurement."""
     cpu = cpu_features()
     return [
         ["measured with", f"onnxruntime {onnxruntime.__version__}, one thread, {cpu.model}"],
@@ -223,7 +224,7 @@ def measurement_conditions() -> list[list[str]]:
 
 
 def latency_facts(latency: HostLatency | None) -> list[list[str]]:
-    """Float against int8 on this machine, in words."""
+    """Describe float against int8 on this machine."""
     if latency is None:
         return [["float against int8 on this machine", "not measured: the float run and its ONNX cannot be had"]]
     return [
@@ -234,7 +235,7 @@ def latency_facts(latency: HostLatency | None) -> list[list[str]]:
 
 
 def num_assumed(hardware: Hardware) -> int:
-    """How many of the hardware's numbers nobody has published or measured."""
+    """Return how many of the hardware's numbers are assumed, neither published nor measured."""
     return sum(number.assumed for number in flat_numbers(hardware).values())
 
 
@@ -247,7 +248,7 @@ def _plain(value: float) -> str:
 
 
 def _by_kind(layers: Sequence[LayerTime]) -> Mapping[str, list[LayerTime]]:
-    """Layers by the first word of their operator."""
+    """Group layers by the first word of their operator."""
     kinds = dict.fromkeys(layer.operator.split()[0] for layer in layers)
     return {kind: [layer for layer in layers if layer.operator.split()[0] == kind] for kind in kinds}
 

@@ -1,4 +1,4 @@
-"""Pictures to disk."""
+"""Writing of pictures to files."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def write_jpeg(path: Path, image_rgb: Image) -> None:
     """Write an RGB picture.
 
     Raises:
-        OSError: it cannot be written, or JPEG cannot hold it.
+        OSError: the file cannot be written, or JPEG cannot hold the picture.
     """
     try:
         data = jpeg.encode_bgr(np.asarray(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), np.uint8), _JPEG_QUALITY)
@@ -26,10 +26,10 @@ def write_jpeg(path: Path, image_rgb: Image) -> None:
 
 
 def write_picture(stem: Path, image_rgb: Image) -> Path:
-    """Write an RGB picture as JPEG, or as PNG where it is too wide or high for one; ``stem`` lacks the suffix.
+    """Write an RGB picture as JPEG, or as PNG if it is too large for JPEG; ``stem`` is the path without suffix.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     if max(image_rgb.shape[:2]) <= jpeg.MAX_EXTENT_PX:
         path = stem.with_name(f"{stem.name}.jpg")

@@ -1,4 +1,4 @@
-"""Contact sheets, what the data look like, and pictures written to files."""
+"""Contact sheets that show the data."""
 
 import math
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ Image = NDArray[np.uint8]
 
 
 def data_sheet(raw: Path | None, stores: Stores, seed: int, boxes: str = "files") -> Image:
-    """Frames of the source, where it has frames, above crops of each split, with keypoints drawn. RGB.
+    """Draw frames of the source, if it has frames, above crops of each split, with keypoints. RGB.
 
-    ``raw`` None: of several sources, crops alone.
+    ``raw`` None: there are several sources, and only crops are drawn.
     """
     frames = _frame_sheet(raw, seed, boxes) if raw is not None else None
     sheets = [sheet for sheet in (frames, _crop_sheet(stores, seed)) if sheet is not None]
@@ -56,7 +56,7 @@ def _frame_sheet(raw: Path, seed: int, boxes: str) -> Image | None:
 
 
 def _grid(images: Sequence[Image], columns: int, width: int) -> Image:
-    """Pictures side by side in the shape of the first, each ``width`` pixels wide and at most as high."""
+    """Arrange pictures in a grid with the shape of the first, each ``width`` pixels wide and at most as high."""
     height = min(max(round(width * images[0].shape[0] / images[0].shape[1]), 1), width)
     tiles = [np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8) for image in images]
     blank = np.full_like(tiles[0], 255)
@@ -65,13 +65,13 @@ def _grid(images: Sequence[Image], columns: int, width: int) -> Image:
 
 
 def _draw_frame(source: FrameFiles | Frame) -> Image | None:
-    """A frame with all its cars; None where the picture cannot be read."""
+    """Draw a frame with all its cars; None if the picture cannot be read."""
     frame = read_frame(source, Issues()) if isinstance(source, FrameFiles) else source
     try:
         image = read_picture(frame.image)
     except DataError:
         return None
-    scale = math.ceil(_DRAWN_FRAME_WIDTH / max(image.shape[:2]))  # of a narrow frame, the width alone says too much
+    scale = math.ceil(_DRAWN_FRAME_WIDTH / max(image.shape[:2]))  # a narrow width would give too large a scale
     image = enlarge(image, scale)
     for car in frame.instances:
         image = draw_keypoints(image, car.keypoints.points * scale, car.keypoints.validity, scale=1)

@@ -1,4 +1,4 @@
-"""The fewest tensors of 16 bits that bring what calibration costs under a limit: the search."""
+"""Search for the fewest tensors of 16 bits that bring the loss of calibration below a limit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from carkp.keypoints.paired import Interval
 
 FIRST_STEPS = 4
-"""Sets of one tensor more are tried one by one up to this size, then each half as large again."""
+"""Up to this size, sets grow by one tensor per trial; after that by half their size."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A calibrated network with some tensors of 16 bits, against the float one.
+    """A calibrated network with some tensors of 16 bits, compared with the float network.
 
     Attributes:
-        wide: the tensors that lead their scales.
-        loss: float PCK less its own, as a share, on validation cars, by
+        wide: names of the tensors of 16 bits; each stands for all tensors that share its scale.
+        loss: float PCK minus own PCK, as a share, on validation cars, by
             :func:`carkp.keypoints.displacement.expected_loss`.
         shift_px: mean distance of its labelled keypoints from those of the float network, in input pixels.
-        predicted_us: of an image on the target.
+        predicted_us: predicted time of an image on the target.
     """
 
     wide: tuple[str, ...]
@@ -29,17 +29,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """Every trial, by size, and the one that was chosen; None where 16 bits everywhere are too few."""
+    """All trials by size, and the chosen one; None if even 16 bits everywhere lose too much."""
 
     trials: Sequence[Trial]
     chosen: Trial | None
 
 
 def find_fewest(ranked: Sequence[str], max_loss: float, measure: Callable[[tuple[str, ...]], Trial]) -> Found:
-    """A set of tensors with a loss of at most ``max_loss`` that no tensor can be left out of.
+    """Find a set of tensors with a loss of at most ``max_loss`` from which no tensor can be removed.
 
-    The tensors come in the order of ``ranked``, the most sensitive first, until the loss is low enough; then those
-    are left out again that are not needed, the least sensitive first.
+    Tensors are added in the order of ``ranked``, the most sensitive first, until the loss is low enough. Then tensors
+    that are not needed are removed again, the least sensitive first.
     """
     trials: dict[tuple[str, ...], Trial] = {}
 

@@ -1,4 +1,4 @@
-"""Prepared data: where it lies, and how a stage finds or makes it."""
+"""Prepared data: where they lie, and how a stage finds or prepares them."""
 
 import hashlib
 import json
@@ -42,15 +42,13 @@ MIXTURE = "mixture"
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Stores on this machine, of one source or of several; ``digest`` is that of their content, whatever directory they
-    lie in.
-    """
+    """Stores of one or several sources on this machine; ``digest`` depends on their content, not on the folder."""
 
     directory: Path
     digest: str
 
     def open(self) -> Stores:
-        """The stores, their content held against their digest.
+        """Open the stores and check their content against the digest.
 
         Raises:
             DataError: they are damaged, or do not belong together.
@@ -67,7 +65,7 @@ class PreparedData:
 
 
 def synthetic_spec(config: ExperimentConfig) -> SyntheticSpec:
-    """The drawn data set that the configuration describes."""
+    """Return the settings of the drawn data set."""
     settings = config.synthetic
     return SyntheticSpec(
         num_train_cars=settings.num_train_cars,
@@ -80,10 +78,10 @@ def synthetic_spec(config: ExperimentConfig) -> SyntheticSpec:
 
 
 def rendered_spec(config: ExperimentConfig) -> RenderedSpec:
-    """The rendered data set that the configuration describes.
+    """Return the settings of the rendered data set.
 
     Raises:
-        DataError: its meshes are not there.
+        DataError: its meshes do not exist.
     """
     settings = config.rendered
     return RenderedSpec(
@@ -99,14 +97,14 @@ GENERATORS: Mapping[str, Callable[[ExperimentConfig], PictureSet[Any]]] = {
     SYNTHETIC: lambda config: drawn_pictures(synthetic_spec(config)),
     RENDERED: lambda config: rendered_pictures(rendered_spec(config)),
 }
-"""What the raw data are, by the word for them in ``data.source``."""
+"""Value of ``data.source`` -> function that returns the picture set."""
 
 
 def data_key(config: ExperimentConfig) -> str:
-    """Digest of everything that decides what the stores hold, short of the source's own content.
+    """Return a digest of everything that decides the content of the stores, except the source's own content.
 
-    Of the code that of the generator counts: other pictures have another place. The shares of several sources do not
-    count: they say how training uses the stores.
+    Only the code of the generator is included: other pictures get another place. The shares of several sources are not
+    included, because they only affect how training uses the stores.
     """
     if config.data.sources:
         return _digest_of([[name, data_key(part)] for name, part in by_source(config).items()])
@@ -117,7 +115,7 @@ def data_key(config: ExperimentConfig) -> str:
 
 
 def data_directory(config: ExperimentConfig) -> Path:
-    """Where the prepared data of this configuration belongs."""
+    """Return the folder for the prepared data of this configuration."""
     if config.data.sources:
         stem = MIXTURE
     elif config.data.is_generated:
@@ -128,18 +126,18 @@ def data_directory(config: ExperimentConfig) -> Path:
 
 
 def open_prepared(directory: Path) -> PreparedData:
-    """The stores in a directory.
+    """Open the stores in a folder.
 
     Raises:
-        DataError: there are none that can be used.
+        DataError: the folder holds no usable stores.
     """
     return PreparedData(directory, data_digest(open_data(directory)))
 
 
 def stale_reason(config: ExperimentConfig, prepared: PreparedData) -> str:
-    """Why the stores are not what preparing the sources anew would give; "" where they are.
+    """Return why the stores are outdated: the sources would now give other stores. "" if they are not.
 
-    A source that is gone cannot be prepared again: what was made of it still holds.
+    Stores of a source that no longer exists cannot be prepared again and count as up to date.
     """
     if not config.data.sources:
         return _stale_reason(config, prepared.directory)
@@ -149,7 +147,7 @@ def stale_reason(config: ExperimentConfig, prepared: PreparedData) -> str:
 
 
 def _stale_reason(config: ExperimentConfig, directory: Path) -> str:
-    """Of the only source."""
+    """``config`` must have only one source."""
     source = expand_path(config.data.source)
     if not config.data.is_generated and not source.exists():
         return ""
@@ -164,12 +162,12 @@ def _stale_reason(config: ExperimentConfig, directory: Path) -> str:
 
 
 def data_inputs(config: ExperimentConfig, source: str) -> Inputs:
-    """What decides the stores; ``source`` is the identity of the source's files."""
+    """Return the inputs that decide the stores; ``source`` is the identity of the source's files."""
     return stage_inputs("data", config, {"source": source})
 
 
 def source_identity(config: ExperimentConfig) -> str:
-    """Of the files of the sources as they are; "" of those of one that is gone."""
+    """Return the identity of the sources' files as they are now; "" for a source that no longer exists."""
     return _identity({name: _source_identity(part) for name, part in by_source(config).items()})
 
 
@@ -199,7 +197,7 @@ def require_samples(store: Store, purpose: str) -> None:
 
 @dataclass(frozen=True)
 class PreparedSource:
-    """One source: its frames or crops as they came, the directory of its stores, and what went into them."""
+    """A source: its original frames or crops, the folder of its stores, and the summary of their content."""
 
     raw: Path
     directory: Path
@@ -208,7 +206,7 @@ class PreparedSource:
 
 @dataclass(frozen=True)
 class DataResult:
-    """The stores, what went into them, and each source by name (``ALONE`` for the only one)."""
+    """The stores, the summary of their content, and each source by name (``ALONE`` for a single source)."""
 
     prepared: PreparedData
     summary: DataSummary
@@ -216,10 +214,10 @@ class DataResult:
 
 
 def run(config: ExperimentConfig, out_dir: Path, tracker: Tracker) -> DataResult:
-    """Prepare each source where it is not prepared yet; log summaries, contact sheets and digest."""
+    """Prepare each source that is not prepared yet; log summaries, contact sheets and digest."""
     parts = by_source(config)
     for part in parts.values():
-        _require_source(part)  # of the last one too, before the first is drawn for minutes
+        _require_source(part)  # check all sources before drawing the first one, which takes minutes
     sources = {name: _prepare_source(part, name) for name, part in parts.items()}
     directory = data_directory(config)
     if config.data.sources:
@@ -233,7 +231,7 @@ def run(config: ExperimentConfig, out_dir: Path, tracker: Tracker) -> DataResult
 
 
 def run_as_child(config: ExperimentConfig, parent: Tracker) -> DataResult:
-    """The stage as a nested run of another one."""
+    """Run the stage as a nested run of another one."""
     results: list[DataResult] = []
     with parent.child("data", config.name) as tracker:
         run_in_folder(config, tracker, lambda child, out_dir: results.append(run(config, out_dir, child)))
@@ -242,7 +240,7 @@ def run_as_child(config: ExperimentConfig, parent: Tracker) -> DataResult:
 
 
 def describe(result: DataResult) -> str:
-    """Counts, warnings, and everything skipped or repaired with the reason, for a person."""
+    """Describe counts, warnings, and everything skipped or repaired with the reason, for a person."""
     summary = result.summary
     lines = _counts(summary)
     for name, source in result.sources.items():
@@ -255,7 +253,7 @@ def describe(result: DataResult) -> str:
 
 
 def _counts(summary: DataSummary) -> list[str]:
-    """One line a split."""
+    """Return one line per split."""
     lines = []
     for split in STORE_NAMES:
         total = summary.totals(split)
@@ -269,7 +267,7 @@ def _counts(summary: DataSummary) -> list[str]:
 
 
 def _prepare_source(config: ExperimentConfig, name: str) -> PreparedSource:
-    """``config``: of this source alone."""
+    """``config`` must be the configuration of this source alone."""
     if name != ALONE:
         print(f"data: {name} ({config.data.source})", flush=True)  # noqa: T201
     directory = data_directory(config)
@@ -297,7 +295,7 @@ def _require_source(config: ExperimentConfig) -> None:
 
 
 def _raw_source(config: ExperimentConfig) -> Path:
-    """The user's data, or generated ones, made where they are not there yet."""
+    """Return the path of the user's data, or of generated data, which are generated if missing."""
     if not config.data.is_generated:
         return expand_path(config.data.source)
     (raw,) = draw_sources(config, not is_hidden())
@@ -305,7 +303,7 @@ def _raw_source(config: ExperimentConfig) -> Path:
 
 
 def draw_sources(config: ExperimentConfig, show_progress: bool) -> list[Path]:
-    """Draw the pictures of every generated source where they are not there yet; where they lie.
+    """Draw the pictures of every generated source if they are missing; return their folders.
 
     Raises:
         DataError: no source is generated, or the pictures cannot be drawn or written.
@@ -314,7 +312,7 @@ def draw_sources(config: ExperimentConfig, show_progress: bool) -> list[Path]:
 
 
 def draw_shards(config: ExperimentConfig, shard: Shard, show_progress: bool) -> list[Path]:
-    """Draw the same shard of every generated source; where they lie.
+    """Draw the same shard of every generated source; return their folders.
 
     Raises:
         DataError: as ``draw_sources``.
@@ -325,10 +323,10 @@ def draw_shards(config: ExperimentConfig, shard: Shard, show_progress: bool) -> 
 
 
 def merge_shards(config: ExperimentConfig, num_shards: int) -> list[Path]:
-    """Make every generated source out of its shards; where they lie.
+    """Merge the shards of every generated source; return their folders.
 
     Raises:
-        DataError: no source is generated, a shard is missing or of other settings, or the set cannot be written.
+        DataError: no source is generated, a shard is missing or has other settings, or the set cannot be written.
     """
     return _each_generated(config, lambda part, pictures, raw: pictures.merge_shards(raw, num_shards))
 

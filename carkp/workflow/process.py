@@ -1,4 +1,4 @@
-"""Processes: started, and ended in good order."""
+"""Start of processes, and their orderly end."""
 
 import os
 import re
@@ -18,30 +18,31 @@ from carkp.workflow.agent_watch import watch_agent
 from carkp.workflow.stage_server import ServerGoneError, StageServer
 
 _LAUNCHER = re.compile(r"PET_.*|TORCHELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)")
-"""Variables of another launcher, which torchrun would take for its own settings or hand on."""
+"""Variables of another launcher, which torchrun would use as its own settings or pass on."""
 
 _THREAD_COUNTS = re.compile(r" *[1-9]\d*( *, *[1-9]\d*)* *")
 
 _SERVER: ContextVar[StageServer | None] = ContextVar("stage_server", default=None)
 
 _KILLED = -9
-"""Exit status of a process that SIGKILL ended, which Windows has no name for."""
+"""Exit status of a process that SIGKILL ended; Windows does not define SIGKILL."""
 
 _INTERRUPT_GRACE_S = 15.0
 
 
 class Terminated(KeyboardInterrupt):
-    """This process was sent SIGTERM."""
+    """This process received SIGTERM."""
 
 
 @contextmanager
 def orderly_interrupts() -> Iterator[None]:
-    """Within, SIGTERM (``kill``, ``docker stop``, ``scancel``) raises ``Terminated``, so that runs are closed.
+    """Make SIGTERM (``kill``, ``docker stop``, ``scancel``) raise ``Terminated`` in the block, so that runs are closed.
 
-    Once this process was interrupted, by SIGTERM or from the keyboard, it ignores further SIGTERMs: ``mlflow run`` and
-    whoever signals a group of processes send more than one, and the second would end the closing. Nor does it mind
-    that children end: torch raises an error where a loader process does, which would take the interruption's place.
-    Processes forked meanwhile end at once by SIGTERM, as they would without. Outside the main thread nothing changes.
+    After an interruption, by SIGTERM or from the keyboard, this process ignores further SIGTERMs. ``mlflow run``, and
+    others that signal a group of processes, send more than one, and a second one would stop the closing. The process
+    then also ignores the end of children: torch raises an error if a loader process ends, which would replace the
+    interruption. Processes forked in the block end at once by SIGTERM, as usual. Outside the main thread nothing
+    changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -63,13 +64,13 @@ def orderly_interrupts() -> Iterator[None]:
 
     def mind_nothing() -> None:
         signal.signal(signal.SIGTERM, _do_nothing)
-        child_ends = getattr(signal, "SIGCHLD", None)  # Windows has none
+        child_ends = getattr(signal, "SIGCHLD", None)  # Windows has no SIGCHLD
         if child_ends is not None and callable(handler := signal.getsignal(child_ends)):
             before[child_ends] = handler
             signal.signal(child_ends, _do_nothing)
 
     before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores SIGINT
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
@@ -79,12 +80,12 @@ def orderly_interrupts() -> Iterator[None]:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """SIG_IGN would be inherited by children, and Python complains of a signal that was on its way."""
+    """Ignore a signal. Children would inherit SIG_IGN, and Python complains if a signal arrives just then."""
     del number, frame
 
 
 def end_with_parent() -> None:
-    """Send SIGTERM to this process, which multiprocessing started, as soon as the one that started it is gone."""
+    """Send SIGTERM to this process, started by multiprocessing, as soon as its parent process is gone."""
     parent = parent_process()
 
     def watch() -> None:
@@ -96,9 +97,9 @@ def end_with_parent() -> None:
 
 
 def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None]) -> int:
-    """The exit status of a stage that joins the run; what it prints is shown as it comes.
+    """Run a stage that joins the run, and return its exit status; its output is shown at once.
 
-    Where this process is interrupted, the stage is ended too. Within :func:`stages_served` a server starts it.
+    If this process is interrupted, the stage is ended too. Within :func:`stages_served` a server starts the stage.
     """
     environment = {**os.environ, "MLFLOW_RUN_ID": run_id}
     server = _SERVER.get()
@@ -113,9 +114,9 @@ def launch(command: Sequence[str], run_id: str, on_start: Callable[[int], None])
 
 @contextmanager
 def stages_served(modules: Sequence[str]) -> Iterator[None]:
-    """Within, ``launch`` takes a process that has imported the modules of the stages, where the system can fork one.
+    """Let ``launch`` fork a process that has already imported the stages' modules, if the system can fork.
 
-    To be entered before this process has threads.
+    Enter this block before this process has threads.
     """
     server = StageServer.if_possible(modules)
     if server is None:
@@ -136,9 +137,9 @@ def run_under_torchrun(
     options: Sequence[str] = ("--standalone", "--nnodes=1"),
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
-    """Run ``python -m module arguments`` in ``nproc`` processes of this machine; the exit status of the whole.
+    """Run ``python -m module arguments`` in ``nproc`` processes of this machine; return the exit status.
 
-    ``options`` of torchrun say how the processes meet, and ``variables`` are set where the environment has them not.
+    ``options`` tell torchrun how the processes meet. ``variables`` are set if the environment does not have them.
     """
     command = [sys.executable, "-m", "torch.distributed.run", *options, f"--nproc-per-node={nproc}"]
     environment = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)}
@@ -152,7 +153,7 @@ def run_under_torchrun(
 def _call(
     command: Sequence[str], environment: Mapping[str, str], on_start: Callable[[int], None] = lambda pid: None
 ) -> int:
-    """The exit status of a child that does not outlive an interruption of this process."""
+    """Run a child process and return its exit status; if this process is interrupted, the child is ended."""
     sys.stdout.flush()
     with subprocess.Popen(command, env=environment) as process:
         try:
@@ -161,7 +162,7 @@ def _call(
         except BaseException as reason:
             try:
                 if isinstance(reason, KeyboardInterrupt) and not isinstance(reason, Terminated):
-                    with suppress(subprocess.TimeoutExpired):  # the terminal has interrupted the child as well
+                    with suppress(subprocess.TimeoutExpired):  # the terminal has also interrupted the child
                         process.wait(_INTERRUPT_GRACE_S)
             finally:
                 process.terminate()

@@ -1,4 +1,4 @@
-"""The group of processes that a training asks for, on one machine or several, in torchrun's words."""
+"""The group of processes for a training, on one or several machines, as options of torchrun."""
 
 import ipaddress
 import socket
@@ -16,7 +16,7 @@ _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _CONNECT_TIMEOUT_S = 5
 
 _FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Else processes that are started again meet in the store of those that died, and may find the addresses of these."""
+"""Gives restarted processes a new store. In the store of the dead ones they might find the addresses of those."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Group:
     """Processes that train together.
 
     Attributes:
-        nproc: on each machine.
-        nnodes: machines.
+        nproc: number of processes on each machine.
+        nnodes: number of machines.
         host, port: where the machines meet; unused on one machine.
-        name: of the training at that place.
-        max_restarts: how often all are started again.
+        name: name of the training at that place.
+        max_restarts: how often all processes are started again.
     """
 
     nproc: int
@@ -47,12 +47,12 @@ class Group:
         return self.world_size > 1 or self.max_restarts > 0
 
     def options(self) -> list[str]:
-        """Of torchrun, but for the number of processes on this machine."""
+        """Return the options of torchrun, except the number of processes on this machine."""
         common = [f"--nnodes={self.nnodes}", f"--max-restarts={self.max_restarts}"]
         if self.nnodes == 1:
             return ["--standalone", *common]
         own = local_address(self.host, self.port)
-        # torchrun knows a machine by its host name alone, and takes another one for the host of none of its addresses
+        # torchrun recognises a machine only by its host name: for an address, it takes no machine as the host
         is_host = _is_own(self.host) and not _is_known_to_torchrun(self.host) and not _is_served(self.host, self.port)
         return [
             *common,
@@ -60,11 +60,14 @@ class Group:
             "--rdzv-backend=c10d",
             f"--rdzv-endpoint={self.host}:{self.port}",
             f"--rdzv-id={self.name}",
-            f"--local-addr={own}",  # which others may not be able to resolve
+            f"--local-addr={own}",  # others may be unable to resolve the host name
         ]
 
     def variables(self) -> dict[str, str]:
-        """For torchrun. The network interface leads to the other machines: left alone, gloo may take the loopback."""
+        """Return variables for torchrun.
+
+        They name the network interface to other machines; by default gloo may use loopback.
+        """
         if self.nnodes == 1:
             return _FRESH_STORE
         own = local_address(self.host, self.port)
@@ -74,10 +77,10 @@ class Group:
 
 
 def parse_group(values: Mapping[str, str], config: TrainConfig) -> Group:
-    """The group that parameters of a stage ask for; what they leave empty stands in the configuration.
+    """Return the group that a stage's parameters ask for; empty parameters are taken from the configuration.
 
     Raises:
-        ConfigError: no numbers, or several machines without a place to meet.
+        ConfigError: a value is not a number, or several machines have no place to meet.
     """
     nproc = _parse_count("nproc", "processes", values["nproc"], config.nproc)
     nnodes = _parse_count("nnodes", "machines", values["nnodes"], config.nnodes)
@@ -93,10 +96,10 @@ def parse_group(values: Mapping[str, str], config: TrainConfig) -> Group:
 
 
 def local_address(host: str, port: int) -> str:
-    """The address of this machine from which ``host`` is reached; nothing is sent.
+    """Return the address of this machine on its route to ``host``; nothing is sent.
 
     Raises:
-        ConfigError: there is no way to it.
+        ConfigError: there is no route to it.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
@@ -108,7 +111,7 @@ def local_address(host: str, port: int) -> str:
 
 
 def _is_own(host: str) -> bool:
-    """Whether the host is this machine."""
+    """Return whether the host is this machine."""
     own = {address for addresses in _addresses().values() for address in addresses}
     with suppress(OSError):
         return any(str(found[4][0]) in own for found in socket.getaddrinfo(host, None))
@@ -116,7 +119,7 @@ def _is_own(host: str) -> bool:
 
 
 def _is_known_to_torchrun(host: str) -> bool:
-    """Whether torchrun itself takes this machine for the host; of several launches on it, one is."""
+    """Return whether torchrun itself takes this machine as the host; of several launches here, one is the host."""
     with suppress(OSError):
         return host == socket.gethostname() or any(
             ipaddress.ip_address(found[4][0]).is_loopback for found in socket.getaddrinfo(host, None)
@@ -125,14 +128,14 @@ def _is_known_to_torchrun(host: str) -> bool:
 
 
 def _is_served(host: str, port: int) -> bool:
-    """Whether another launch on this machine, as of a further node of a scheduler, has opened the port already."""
+    """Return whether another launch on this machine, such as another node of a scheduler, has opened the port."""
     with suppress(OSError), socket.create_connection((host, port), _CONNECT_TIMEOUT_S):
         return True
     return False
 
 
 def _addresses() -> dict[str, list[str]]:
-    """Network interface -> its addresses."""
+    """Return network interface -> its addresses."""
     return {name: [item.address for item in items] for name, items in psutil.net_if_addrs().items()}
 
 

@@ -1,4 +1,4 @@
-"""Int8 programs by reference: an export, a calibrated or float checkpoint, or a network that is still to be trained."""
+"""Int8 programs from a reference: an export, a calibrated or float checkpoint, or an untrained network."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ FROM_CONFIG = "config"
 
 @dataclass(frozen=True)
 class FoundProgram:
-    """A program, what it was read from, and the file where it is one."""
+    """A program, its reference, and its file and run, if any."""
 
     program: QProgram
     reference: str
@@ -30,21 +30,21 @@ class FoundProgram:
     run_id: str = ""
 
     def describe(self, target: Target) -> str:
-        """Where it comes from, and whose arithmetic it has where that is not ``target``'s."""
+        """Describe where the program comes from, and its arithmetic if that is not ``target``'s."""
         own = self.program.target
         foreign = "" if own == target else f"; its arithmetic is that of {own.name}, not of {target.name}"
         return f"{self.reference}{foreign}"
 
 
 def find_program(config: ExperimentConfig, reference: str, target: Target) -> FoundProgram:
-    """The program that ``reference`` names; a checkpoint becomes one here.
+    """Return the program that ``reference`` names; a checkpoint is converted to one.
 
-    Where nothing was calibrated the scales mean nothing: layers, shapes and sizes are right.
+    For a network that was not calibrated, scales mean nothing, but layers, shapes and sizes are right.
 
     Raises:
-        TrackingError: there is no such model.
-        CheckpointError, Int8OnnxError: it cannot be used.
-        ConfigError: its network cannot be built or folded.
+        TrackingError: the model does not exist.
+        CheckpointError, Int8OnnxError: the model cannot be used.
+        ConfigError: the network cannot be built or folded.
     """
     if reference == FROM_CONFIG:
         untrained = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": "none"})})
@@ -58,7 +58,7 @@ def find_program(config: ExperimentConfig, reference: str, target: Target) -> Fo
 
 
 def uncalibrated_program(calibrator: Calibrator, net: PoseNet) -> QProgram:
-    """The program of a float network, with every threshold at 1.
+    """Return the program of a float network, with every threshold set to 1.
 
     Raises:
         ConfigError: the network cannot be folded.

@@ -1,6 +1,6 @@
-"""What the files of a project say, in a form that can be compared: without times, ids and places.
+"""Comparable digests of a project's files: times, ids and paths are left out.
 
-Weights, metrics and predictions count bit by bit, whatever file they lie in.
+Weights, metrics and predictions are compared bit by bit, whatever file holds them.
 """
 
 import csv
@@ -19,7 +19,7 @@ from carkp.disk import file_digest
 from carkp.training.checkpoint import load_checkpoint, weights_digest
 
 TEMPORARY = re.compile(r"\.(partial|part|tmp)$|^\.artifact\.uploading\.|-(journal|wal|shm)$")
-"""Names of files and folders that are there only while something is written."""
+"""Names of files and folders that exist only while something is written."""
 
 _ID = re.compile(r"\b(m-)?[0-9a-f]{32}\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?( UTC)?")
@@ -27,25 +27,25 @@ _COUNTED = frozenset({"trial", "training", "seconds", "run_id"})
 """Columns of a study's trials that a training that is done again changes."""
 
 _FACTS = ("source", "source_fingerprint")
-"""Of a summary of data: where the source lies, and when its files were changed."""
+"""Parts of a data summary that depend on the place: the source's path and the times of its files."""
 
 
 def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
-    """Names of what differs, or is there once only."""
+    """Return the names of entries that differ or exist on one side only."""
     return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of what a file says.
+    """Return the SHA-256 of a file's content without times and ids.
 
     Raises:
-        Exception: as the file's reader raises, of one that is not whole.
+        Exception: any error of the file's reader, if the file is incomplete.
     """
     return _READERS.get(path.suffix, file_digest)(path)
 
 
 def unreadable_files(project: Path) -> list[str]:
-    """Files under their final names that their readers refuse; of kinds that have a reader."""
+    """List files under their final names that their readers refuse; only kinds of files with a reader are checked."""
     return [f"{path.relative_to(project)}: {error}" for path, error in _unreadable(project)]
 
 
@@ -54,7 +54,7 @@ def _unreadable(project: Path) -> Iterator[tuple[Path, Exception]]:
         if path.suffix in _READERS and not is_temporary(path, project):
             try:
                 content_digest(path)
-            except Exception as error:  # whatever the reader of a half file says
+            except Exception as error:  # any error that a reader has with an incomplete file
                 yield path, error
     for store in project.rglob("*_lmdb"):
         if not is_temporary(store, project):
@@ -65,13 +65,13 @@ def _unreadable(project: Path) -> Iterator[tuple[Path, Exception]]:
 
 
 def temporaries(project: Path) -> list[str]:
-    """What is there only while something is written; the outermost names."""
+    """List files and folders that exist only while something is written; only the outermost names."""
     found = [path for path in project.rglob("*") if TEMPORARY.search(path.name)]
     return sorted(str(path.relative_to(project)) for path in found if not is_temporary(path.parent, project))
 
 
 def is_temporary(path: Path, project: Path) -> bool:
-    """Whether it, or a folder that it lies in, has a temporary's name."""
+    """Return whether the path, or a folder above it, has the name of a temporary file."""
     return any(TEMPORARY.search(part) for part in path.relative_to(project).parts)
 
 
@@ -84,7 +84,7 @@ def _text(path: Path) -> str:
 
 
 def plain(text: str) -> str:
-    """A text without ids and times."""
+    """Return a text without ids and times."""
     return _TIME.sub("<time>", _ID.sub("<id>", text))
 
 
@@ -126,7 +126,7 @@ def _arrays(path: Path) -> str:
 
 
 def _graph(path: Path) -> str:
-    """Its notes name runs."""
+    """Digest an ONNX file; its metadata name runs, so they are compared without ids and times."""
     model = onnx.load(str(path))
     notes = plain(json.dumps({item.key: item.value for item in model.metadata_props}, sort_keys=True))
     del model.metadata_props[:]

@@ -1,4 +1,4 @@
-"""What the stages of quantisation share: the target, the images to calibrate with, tables of scales."""
+"""Code that the stages of quantisation share: the target, calibrated checkpoints, tables of scales."""
 
 import json
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ from carkp.workflow.targets import load_target
 
 
 def build_target(config: ExperimentConfig, parameter: str) -> Target:
-    """The target that ``parameter``, or else the configuration, names.
+    """Return the target that ``parameter`` names, or else the configuration.
 
     Raises:
-        ConfigError: there is no such target, or its file is malformed.
+        ConfigError: the target does not exist, or its file is malformed.
     """
     return load_target(parameter or config.quant.target).arithmetic
 
 
 def build_hardware(config: ExperimentConfig, parameter: str) -> Hardware:
-    """The hardware of the target that ``parameter``, or else the configuration, names.
+    """Return the hardware of the target that ``parameter`` names, or else the configuration.
 
     Raises:
-        ConfigError: there is no such target, its file is malformed, or it describes no hardware.
+        ConfigError: the target does not exist, its file is malformed, or it describes no hardware.
     """
     target = load_target(parameter or config.quant.target)
     if target.hardware is None:
@@ -50,7 +50,7 @@ def build_hardware(config: ExperimentConfig, parameter: str) -> Hardware:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A calibrated network: fake-quantised, and in float as ``net.graph``.
+    """A calibrated network: fake-quantised as ``net``, and float as ``net.graph``.
 
     ``origin`` says where it comes from, as strings: the float model, its scores, the data.
     """
@@ -61,14 +61,14 @@ class Prepared:
 
     @property
     def codec(self) -> HeatmapCodec:
-        """Of the heatmaps that it was trained for."""
+        """Codec of the heatmaps that the network was trained for."""
         return codec_from_json(self.origin[CODEC_KEY])
 
 
 def prepared_architecture(
     float_architecture: Mapping[str, Any], net: FakeQuantNet, per_channel_weights: bool, origin: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What a checkpoint keeps of a calibrated network."""
+    """Return the architecture that a checkpoint stores for a calibrated network."""
     wide = {"wide": sorted(net.wide)} if net.wide else {}
     return {
         "float": dict(float_architecture),
@@ -79,10 +79,10 @@ def prepared_architecture(
 
 
 def load_prepared(path: Path) -> Prepared:
-    """The calibrated network of a checkpoint, in evaluation mode.
+    """Load the calibrated network of a checkpoint, in evaluation mode.
 
     Raises:
-        CheckpointError: a float checkpoint, or weights and architecture that do not fit.
+        CheckpointError: it is a float checkpoint, or weights and architecture do not fit.
     """
     checkpoint = load_checkpoint(path)
     architecture = checkpoint.architecture
@@ -109,7 +109,7 @@ def origin_of(
     data: PreparedData,
     scores: Mapping[str, Scores],
 ) -> dict[str, str]:
-    """What a quantised model remembers of the float model that it was made of."""
+    """Return what a quantised model stores about its float model."""
     return {
         "experiment": experiment,
         "float_model": model.reference,
@@ -120,7 +120,7 @@ def origin_of(
 
 
 def _scored_as(scorer: Scorer, data: PreparedData) -> dict[str, str]:
-    """What two scores must share to be compared."""
+    """Return the conditions that two scores must share to be compared."""
     return {
         "data_digest": data.digest,
         "alpha": repr(scorer.alpha),
@@ -132,7 +132,7 @@ def _scored_as(scorer: Scorer, data: PreparedData) -> dict[str, str]:
 def retention_metrics(
     scorer: Scorer, origin: Mapping[str, str], data: PreparedData, scores: Mapping[str, Scores]
 ) -> dict[str, float]:
-    """Share of the float model's PCK kept, for every split; nothing where that was scored otherwise."""
+    """Return the kept share of the float model's PCK by split; empty if the float scores had other conditions."""
     if any(origin.get(name, "") != value for name, value in _scored_as(scorer, data).items()):
         return {}
     known = {split: float(origin[key]) for split in scores if (key := f"float_{split}_pck") in origin}
@@ -144,7 +144,7 @@ def describe_retention(metrics: Mapping[str, float]) -> str:
 
 
 def quantisation_tags(prepared: Prepared) -> dict[str, str]:
-    """Tags of a run on a quantised model."""
+    """Return the tags of a run on a quantised model."""
     return {
         "carkp.target": prepared.net.target.name,
         "carkp.float_model": prepared.origin["float_model"],
@@ -166,7 +166,7 @@ def check_target(found: Target, wanted: Target, path: Path) -> None:
 
 
 def write_scales(net: FakeQuantNet, path: Path) -> None:
-    """Scales and zero points of tensors, and weight scales of convolutions, as JSON."""
+    """Write scales and zero points of tensors, and weight scales of convolutions, as JSON."""
     tensors: dict[str, Any] = {}
     for name in net.groups:
         quantiser = net.quantiser(name)

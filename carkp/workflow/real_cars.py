@@ -1,6 +1,6 @@
-"""Score models on labelled cars in photographs: the yardstick of what holds beyond generated cars.
+"""Scores of models on labelled cars in photographs: a test of how results on generated cars transfer to real ones.
 
-``load_real_cars`` reads the cars once; ``score_real_cars`` scores a network on them, ``score_predictors`` model files.
+``load_real_cars`` reads the cars once. ``score_real_cars`` scores a network on them, ``score_predictors`` model files.
 Legend: N cars, K keypoints; sizes are (height, width).
 """
 
@@ -38,10 +38,10 @@ from carkp.training.evaluate import Batch, EvalSplit, Forward, eval_forward, pre
 
 ALPHAS = (0.05, 0.1, 0.2)
 MAIN_ALPHA = 0.1
-"""Cars are put in order by the PCK at this threshold."""
+"""Threshold of the PCK by which cars are sorted."""
 
 ALL, KEYPOINT = "all", "keypoint"
-"""Breakdowns: of everything in one group; of keypoints, which are those of every car."""
+"""Names of two breakdowns: one group of all keypoints, and groups of visible and of occluded keypoints."""
 
 BATCH_SIZE = 64
 
@@ -50,7 +50,7 @@ Masks = Mapping[str, NDArray[np.bool_]]
 
 @dataclass(frozen=True, eq=False)
 class RealCars:
-    """Labelled cars, each as data preparation packs it; ``issues`` say what of the folders could not be used."""
+    """Labelled cars, each packed as in data preparation; ``issues`` list what could not be used from the folders."""
 
     cars: Sequence[LabelledCar]
     issues: Issues
@@ -61,7 +61,7 @@ class RealCars:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over pictures and labels: figures of different cars cannot be compared."""
+        """SHA-256 over pictures and labels. Figures of different cars cannot be compared."""
         found = hashlib.sha256()
         for car in self.cars:
             record = car.record
@@ -70,7 +70,7 @@ class RealCars:
         return found.hexdigest()
 
     def split(self, input_size: Size) -> EvalSplit:
-        """The cars under validation transforms, kept for the next model with inputs of this size.
+        """Return the cars with validation transforms; they are cached for other models with inputs of this size.
 
         Raises:
             DataError: a crop cannot be decoded.
@@ -83,7 +83,7 @@ class RealCars:
         return EvalSplit(batches=self._batches[input_size], sample_ids=sample_ids, input_size=input_size)
 
     def sample(self, index: int, input_size: Size) -> Sample:
-        """One car under validation transforms.
+        """Return one car with validation transforms.
 
         Raises:
             DataError: its crop cannot be decoded.
@@ -96,10 +96,10 @@ class RealCars:
 
 
 def load_real_cars(folders: Sequence[Path | str], jpeg_quality: int = DataConfig().jpeg_quality) -> RealCars:
-    """The cars of all folders, each in one of the layouts of :mod:`carkp.data.real_cars`.
+    """Load the cars of all folders, each in one of the layouts of :mod:`carkp.data.real_cars`.
 
     Raises:
-        DataError: a folder that cannot be used.
+        DataError: a folder cannot be used.
     """
     issues = Issues()
     return RealCars(read_labelled_cars([Path(folder) for folder in folders], jpeg_quality, issues), issues)
@@ -107,13 +107,13 @@ def load_real_cars(folders: Sequence[Path | str], jpeg_quality: int = DataConfig
 
 @dataclass(frozen=True)
 class GroupRow:
-    """Some keypoints of some cars.
+    """Scores on a group of keypoints.
 
     Attributes:
-        pck: at each of ``ALPHAS``, with its interval.
-        mean_dist: in input pixels.
-        num_clusters: photographs (of a video: cameras) with a keypoint in the group, which intervals rest on.
-        num_turned, num_mirrored: of the ``num_judged`` cars that can be judged.
+        pck: PCK at each of ``ALPHAS``, with its interval.
+        mean_dist: mean distance in input pixels.
+        num_clusters: number of photographs (for videos: cameras) with a keypoint in the group; intervals rest on them.
+        num_turned, num_mirrored: number of turned and mirrored cars among the ``num_judged`` cars that can be judged.
     """
 
     name: str
@@ -129,12 +129,12 @@ class GroupRow:
 
 @dataclass(frozen=True, eq=False)
 class RealCarScores:
-    """What one model reaches.
+    """Scores of one model.
 
     Attributes:
-        predictions: of the N cars, in pixels of an input of ``input_size``.
-        groups: breakdown -> its groups that have a keypoint; ``ALL`` holds the one of all keypoints.
-        orientation: of each car.
+        predictions: predictions of the N cars, in pixels of an input of ``input_size``.
+        groups: breakdown -> its groups that have a keypoint; ``ALL`` holds the group of all keypoints.
+        orientation: predicted orientation of each car against its label.
         turned, mirrored: shares of the cars that can be judged.
     """
 
@@ -147,11 +147,11 @@ class RealCarScores:
 
     @property
     def total(self) -> GroupRow:
-        """All keypoints of all cars."""
+        """The group of all keypoints of all cars."""
         return self.groups[ALL][0]
 
     def metrics(self, prefix: str = "real/") -> dict[str, float]:
-        """The headline numbers by name, for a tracker or a log."""
+        """Return the main scores by name, for a tracker or a log."""
         found = {f"{prefix}pck_{alpha:g}": interval.value for alpha, interval in self.total.pck.items()}
         return found | {f"{prefix}turned": self.turned.value, f"{prefix}mirrored": self.mirrored.value}
 
@@ -159,7 +159,7 @@ class RealCarScores:
 def score_real_cars(
     net: nn.Module, codec: HeatmapCodec, cars: RealCars, num_resamples: int = NUM_RESAMPLES
 ) -> RealCarScores:
-    """Score a network (normalised YUV images in, heatmaps out) on the device that it is on; its mode is put back."""
+    """Score a network (normalised YUV images in, heatmaps out) on its own device; its training mode is restored."""
     parameter = next(net.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     predictions = predict_real_cars(
@@ -171,9 +171,9 @@ def score_real_cars(
 def score_predictors(
     predictors: Mapping[str, Predictor], cars: RealCars, num_resamples: int = NUM_RESAMPLES
 ) -> dict[str, RealCarScores]:
-    """Score opened model files (checkpoints, float ONNX, int8 ONNX) by name.
+    """Score loaded model files (checkpoints, float ONNX, int8 ONNX) by name.
 
-    Where inputs differ in size, all points are given in input pixels of the first model, so that models can be paired.
+    If input sizes differ, all points are given in input pixels of the first model, so that models can be paired.
     """
     size = next(iter(predictors.values())).input_size
     found = {}
@@ -191,7 +191,7 @@ def _forward_of(predictor: Predictor) -> Forward:
 
 
 def _rescale(predictions: Predictions, size: Size, wanted: Size) -> Predictions:
-    """Predictions in pixels of an input of another size."""
+    """Convert predictions to pixels of another input size."""
     if size == wanted:
         return predictions
     crops: list[list[int]] = predictions.crop_size.tolist()
@@ -207,12 +207,12 @@ def _rescale(predictions: Predictions, size: Size, wanted: Size) -> Predictions:
 
 
 def predict_real_cars(forward: Forward, codec: HeatmapCodec, cars: RealCars, context: ProcessContext) -> Predictions:
-    """Predictions of ``forward`` (uint8 images -> heatmaps) on all cars."""
+    """Predict all cars with ``forward`` (uint8 images -> heatmaps)."""
     return predict(forward, cars.split(input_size_of(codec)), codec, context)
 
 
 def input_size_of(codec: HeatmapCodec) -> Size:
-    """Of the network whose heatmaps a codec reads."""
+    """Return the input size of the network whose heatmaps the codec reads."""
     height, width = codec.heatmap_size
     return height * codec.stride, width * codec.stride
 
@@ -220,7 +220,7 @@ def input_size_of(codec: HeatmapCodec) -> Size:
 def summarise(
     predictions: Predictions, input_size: Size, cars: RealCars, num_resamples: int = NUM_RESAMPLES
 ) -> RealCarScores:
-    """Everything that is said of the predictions of one model."""
+    """Compute all scores of one model from its predictions."""
     found = orientations(predictions)
     shares = orientation_shares(predictions, found, num_resamples)
     flags = orientation_flags(found)
@@ -231,7 +231,7 @@ def summarise(
 
 
 def _breakdowns(predictions: Predictions, cars: RealCars) -> dict[str, Masks]:
-    """Breakdown -> group -> (N, K) mask."""
+    """Return breakdown -> group -> (N, K) mask."""
     described = [car.described for car in cars.cars]
     names = ("kind", "view", "heading", "truncated", "occluded")
     return {

@@ -1,4 +1,4 @@
-"""What the yardstick of real cars says of its models, as files: every figure, and a sheet of all cars.
+"""Files with the results of models on real cars: all figures, and a sheet of all cars.
 
 Legend: N cars, K keypoints.
 """
@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model is: how it was named, what its file is, and the SHA-256 of that."""
+    """A model: its reference, the kind of its file, and the SHA-256 of the file."""
 
     reference: str
     kind: str
@@ -43,11 +43,11 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model against another one, the reference, on the same cars.
+    """Comparison of a model with the reference model on the same cars.
 
     Attributes:
-        tests: of the PCK at each of ``ALPHAS``.
-        turned, mirrored: differences of the shares of cars; positive where the other model has more.
+        tests: paired tests of the PCK at each of ``ALPHAS``.
+        turned, mirrored: differences of the shares of cars; positive if the other model has more.
     """
 
     reference: str
@@ -58,7 +58,7 @@ class Comparison:
 
 
 def compare(scores: Mapping[str, RealCarScores]) -> list[Comparison]:
-    """Every further model against the first."""
+    """Compare every other model with the first."""
     (first, reference), *others = scores.items()
     return [_compare(first, reference, name, other) for name, other in others]
 
@@ -72,10 +72,10 @@ def _compare(first: str, reference: RealCarScores, name: str, other: RealCarScor
 def write_report(
     scores: Mapping[str, RealCarScores], models: Mapping[str, ModelCard], cars: RealCars, out_dir: Path
 ) -> list[Path]:
-    """Write every figure of the models by name; returns the files.
+    """Write all figures of the models by name; return the files.
 
-    ``figures.json`` (everything), ``groups.csv``, ``cars.csv`` (a line a car and model), and of each model a sheet of
-    all cars, worst first, and its predictions; several models are numbered in their order.
+    Files: ``figures.json`` (everything), ``groups.csv``, ``cars.csv`` (a line for each car and model), and for each
+    model its predictions and a sheet of all cars, worst first. The files of several models are numbered in their order.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = [out_dir / "figures.json", out_dir / "groups.csv", out_dir / "cars.csv"]
@@ -92,7 +92,7 @@ def write_report(
 
 
 def car_pck(scores: RealCarScores, alpha: float) -> Floats:
-    """(N,) share of each car's labelled keypoints that are right; NaN of a car whose labels have no extent."""
+    """Return (N,) shares of each car's labelled keypoints that are correct; NaN if a car's labels have no extent."""
     predictions = scores.predictions
     num_points = np.where(predictions.lengths > 0, (predictions.validity > 0).sum(axis=1), 0)
     num_right = correct_keypoints(predictions, alpha).sum(axis=1)
@@ -101,7 +101,7 @@ def car_pck(scores: RealCarScores, alpha: float) -> Floats:
 
 
 def car_distances(scores: RealCarScores) -> Floats:
-    """(N,) mean distance of each car's labelled keypoints as a share of its length; NaN without a length."""
+    """Return (N,) mean distances of each car's labelled keypoints as a share of its length; NaN without a length."""
     lengths = scores.predictions.lengths.astype(np.float64)
     means = scores.predictions.mean_distances()
     found: Floats = np.divide(means, lengths, out=np.full(len(means), np.nan), where=lengths > 0)
@@ -109,13 +109,13 @@ def car_distances(scores: RealCarScores) -> Floats:
 
 
 def worst_first(scores: RealCarScores) -> list[int]:
-    """Indices of the cars by PCK, those of one PCK by mean distance; cars without extent come last."""
+    """Return the indices of the cars sorted by PCK, then by mean distance; cars without extent come last."""
     order = np.lexsort((-car_distances(scores), car_pck(scores, MAIN_ALPHA)))
     return [int(index) for index in order]
 
 
 def cars_sheet(scores: RealCarScores, cars: RealCars) -> NDArray[np.uint8]:
-    """Label and prediction of every car side by side, worst first, with its place, PCK, kind and heading. RGB."""
+    """Draw label and prediction of every car side by side, worst first, with rank, PCK, kind and heading. RGB."""
     order, predictions = worst_first(scores), scores.predictions
     images = [yuv_to_rgb(cars.sample(index, TILE_SIZE)["image"].numpy()) for index in order]
     sizes = [cars.cars[index].record.size for index in order]
@@ -135,7 +135,7 @@ def _caption(scores: RealCarScores, cars: RealCars, index: int) -> str:
 
 
 def car_lines(name: str, scores: RealCarScores, cars: RealCars) -> list[dict[str, Any]]:
-    """Figures of each car under one model, worst first."""
+    """Return the figures of each car for one model, worst first."""
     pck = {f"pck_{alpha:g}": car_pck(scores, alpha) for alpha in ALPHAS}
     columns = {**pck, "mean_distance_of_length": car_distances(scores)}
     return [
@@ -148,7 +148,7 @@ def car_lines(name: str, scores: RealCarScores, cars: RealCars) -> list[dict[str
 
 
 def _car_labels(scores: RealCarScores, cars: RealCars, index: int) -> dict[str, Any]:
-    """What is the same under every model."""
+    """Return what is the same for all models."""
     car, validity = cars.cars[index], scores.predictions.validity[index]
     height, width = car.record.size
     return {
@@ -161,7 +161,7 @@ def _car_labels(scores: RealCarScores, cars: RealCars, index: int) -> dict[str, 
 
 
 def group_lines(name: str, scores: RealCarScores) -> list[dict[str, Any]]:
-    """Figures of each group under one model."""
+    """Return the figures of each group for one model."""
     lines = []
     for breakdown, row in all_rows(scores):
         line: dict[str, Any] = {"model": name, "breakdown": breakdown, "group": row.name, **_counts(row)}
@@ -179,7 +179,7 @@ def figures(
     models: Mapping[str, ModelCard],
     cars: RealCars,
 ) -> dict[str, Any]:
-    """Every figure as plain data; None for what is not known."""
+    """Return all figures as plain data; None for unknown values."""
     units = units_of(scores)
     return {
         "cars": {
@@ -237,7 +237,7 @@ def _rounded(value: float) -> float | None:
 
 
 def all_rows(scores: RealCarScores) -> Iterator[tuple[str, GroupRow]]:
-    """Every group with the breakdown that it is of; the same groups for every model of the same cars."""
+    """Yield every group with its breakdown; the groups are the same for all models of the same cars."""
     return ((breakdown, row) for breakdown, rows in scores.groups.items() for row in rows)
 
 

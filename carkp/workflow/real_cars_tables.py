@@ -1,4 +1,4 @@
-"""What the yardstick of real cars says of its models, as tables for a terminal."""
+"""Tables for a terminal with the results of models on real cars."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ DASH = "–"
 
 
 def describe_clusters(units: Resampled) -> str:
-    """What the intervals are of."""
+    """Describe the clusters that the intervals rest on."""
     if not units.is_by_cluster:
         return str(units)
     names = {"photographs": units.num_scenes, "cameras of a scene": units.num_cameras, "single cars": units.num_alone}
@@ -22,7 +22,7 @@ def describe_clusters(units: Resampled) -> str:
 
 
 def headline_table(scores: Mapping[str, RealCarScores]) -> Table:
-    """A line a model."""
+    """Return a table with a line for each model."""
     total = next(iter(scores.values())).total
     title = f"{total.num_cars} real cars, {total.num_points} keypoints; 95 % intervals over "
     title += describe_clusters(units_of(scores))
@@ -35,7 +35,7 @@ def headline_table(scores: Mapping[str, RealCarScores]) -> Table:
 
 
 def groups_table(scores: Mapping[str, RealCarScores]) -> Table:
-    """A line a group, a column a model."""
+    """Return a table with a line for each group and a column for each model."""
     others = ", ".join(f"@{alpha:g}" for alpha in ALPHAS if alpha != MAIN_ALPHA)
     title = f"PCK@{MAIN_ALPHA:g} (95 % interval) | {others} | cars turned or mirrored, of those that can be judged"
     table = Table("by", "group", "cars", "points", *scores, title=title)
@@ -61,7 +61,7 @@ def _group_cell(breakdown: str, row: GroupRow) -> str:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """A line a model after the first."""
+    """Return a table with a line for each model after the first."""
     title = f"Differences from {comparisons[0].reference}, paired (95 % interval)"
     table = Table(
         "model", *(f"PCK@{alpha:g}" for alpha in ALPHAS), f"p @{MAIN_ALPHA:g}", "turned", "mirrored", title=title

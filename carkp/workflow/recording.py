@@ -1,4 +1,4 @@
-"""Records of what a program measures here: ``--record``, and what it was measured with."""
+"""Records of measurements on this machine (``--record``), with the conditions of the measurement."""
 
 import datetime
 import math
@@ -22,12 +22,12 @@ from carkp.tracking.tracker import command_line, git_state, package_versions
 from carkp.workflow.cli import Arguments, Parameter, parse
 
 _ABSOLUTE = re.compile(r"(?<![^\s,='\"])/(?:[^\s/,='\"]+/)*([^\s/,='\"]+)/?(?=$|[\s,='\"])")
-"""A path from the root on, as a word of its own or behind ``=`` or a comma; the group is its last part."""
+"""An absolute path, as a word of its own or after ``=`` or a comma; the group is its last part."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study found, for its record; ``packages``: further ones whose versions matter."""
+    """Findings of a study for its record; ``packages``: further packages whose versions matter."""
 
     measurements: Sequence[Measurement] = ()
     tables: Sequence[Table] = ()
@@ -49,14 +49,14 @@ class Circumstances:
 
 @cache
 def circumstances() -> Circumstances:
-    """As they were when this process first asked: a commit that is made meanwhile is not that of the running code."""
+    """Return the circumstances at the first call in this process: a later commit is not that of the running code."""
     commit, is_dirty = git_state()
     today, load = datetime.date.today(), psutil.getloadavg()[0]
     return Circumstances(without_folders(command_line()), commit, is_dirty, today, load)
 
 
 def without_folders(command: str) -> str:
-    """A command with absolute paths cut to their last part: where files lie on one machine helps nobody."""
+    """Cut absolute paths in a command to their last part; folders of one machine help no reader."""
     return _ABSOLUTE.sub(r"\1", command)
 
 
@@ -67,7 +67,7 @@ def parse_study(
     flags: Mapping[str, str] = MappingProxyType({}),
     lists: Mapping[str, str] = MappingProxyType({}),
 ) -> Arguments:
-    """``parse`` of a script of experiments/ that measures, with ``--record``.
+    """Parse the arguments of a script of experiments/ that measures, with ``--record``.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -79,18 +79,18 @@ def parse_study(
 
 
 def is_recorded(arguments: Arguments) -> bool:
-    """Whether ``--record`` was given."""
+    """Return whether ``--record`` was given."""
     return not arguments.flags.isdisjoint(RECORD)
 
 
 def begin_record(arguments: Arguments) -> None:
-    """Note the circumstances before the work begins, where they are wanted."""
+    """Note the circumstances before the work begins, if ``--record`` was given."""
     if is_recorded(arguments):
         circumstances()
 
 
 def write_record(arguments: Arguments, name: str, findings: Findings) -> None:
-    """Write ``reports/measurements/<name>.yaml`` where ``--record`` was given; else do nothing."""
+    """Write ``reports/measurements/<name>.yaml`` if ``--record`` was given; else do nothing."""
     if not is_recorded(arguments):
         return
     path = record_path(project_root(), name)
@@ -99,7 +99,7 @@ def write_record(arguments: Arguments, name: str, findings: Findings) -> None:
 
 
 def make_record(name: str, findings: Findings) -> Record:
-    """With what this process knows of its code and machine."""
+    """Build a record with the code and machine of this process."""
     found, cpu = circumstances(), cpu_features()
     return Record(
         name=name,
@@ -122,7 +122,7 @@ def make_record(name: str, findings: Findings) -> Record:
 
 
 def interval_cell(found: Interval) -> Cell:
-    """An interval as a cell; without ends where they are not known, empty where nothing is."""
+    """Return an interval as a cell: only the value if its ends are unknown, None if the value is unknown."""
     if not math.isfinite(found.value):
         return None
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
@@ -131,5 +131,5 @@ def interval_cell(found: Interval) -> Cell:
 
 
 def number_cell(value: float) -> float | None:
-    """A number as a cell; empty where it is none."""
+    """Return a number as a cell; None if it is not finite."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Which model a reference names, and the networks in checkpoints."""
+"""Resolution of references to models and data, and checks of the networks in checkpoints."""
 
 import sys
 from collections.abc import Mapping
@@ -46,10 +46,10 @@ _SHOWN_DIGITS = 16
 
 
 def find_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
-    """The prepared data that ``reference`` names; None where ``latest`` has not been made yet.
+    """Return the prepared data that ``reference`` names; None if ``latest`` has not been prepared yet.
 
     Raises:
-        DataError: the reference names something that is not there or cannot be used.
+        DataError: the data that it names do not exist or cannot be used.
     """
     if reference != LATEST:
         return _find_named(reference)
@@ -65,7 +65,7 @@ def find_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
 
 
 def find_current_data(config: ExperimentConfig, reference: str) -> PreparedData | None:
-    """``find_data`` for stages that prepare what is missing: None, and a word why, where ``latest`` is stale."""
+    """Do the same as ``find_data``, but if ``latest`` is outdated, print why and return None."""
     prepared = find_data(config, reference)
     if prepared is not None and reference == LATEST and (reason := stale_reason(config, prepared)):
         print(f"data: prepared anew, {reason}", flush=True)  # noqa: T201
@@ -74,10 +74,10 @@ def find_current_data(config: ExperimentConfig, reference: str) -> PreparedData 
 
 
 def require_data(config: ExperimentConfig, reference: str) -> PreparedData:
-    """``find_data``, with an error that names the command to run where there is nothing, and a warning of stale data.
+    """Do the same as ``find_data``, but require data, and warn if they are outdated.
 
     Raises:
-        DataError: there are no such data.
+        DataError: there are no such data; the message names the command to run.
     """
     prepared = find_data(config, reference)
     if prepared is None:
@@ -93,13 +93,13 @@ def require_data(config: ExperimentConfig, reference: str) -> PreparedData:
 
 
 def warn(text: str) -> None:
-    """Tell a person on standard error."""
+    """Print a warning on standard error."""
     print(f"warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model on this machine, the run that it comes from ("" for a file alone), and what names it elsewhere."""
+    """A model file on this machine, its run ("" if it has none), and a reference that works elsewhere."""
 
     path: Path
     run_id: str
@@ -108,7 +108,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class ModelKind:
-    """Where models of a kind are found: the stage that makes them and its artifact."""
+    """A kind of models: the stage that makes them and its artifact."""
 
     stage: str
     artifact: str
@@ -118,38 +118,38 @@ FLOAT = ModelKind("float", BEST)
 CALIBRATION = ModelKind("calibration", CALIBRATED)
 QAT = ModelKind("qat", BEST)
 QUANTISED_KINDS = {"calibration": CALIBRATION, "qat": QAT}
-"""Of models that are exported, by the stage that makes them."""
+"""Kinds of models that can be exported, by the stage that makes them."""
 
 
 def reference_name(target: str) -> str:
-    """The file of a target's own arithmetic, beside ``onnx_name``."""
+    """Return the name of the ONNX file with the target's own arithmetic; it lies beside ``onnx_name``."""
     return f"int8_{target}_reference.onnx"
 
 
 def tflite_names(target: str) -> dict[str, str]:
-    """Interface -> the .tflite file that has it."""
+    """Return interface -> name of the .tflite file with that interface."""
     return {"float": f"int8_{target}.tflite", "int8": f"int8_{target}_int8.tflite"}
 
 
 def onnx_name(target: str) -> str:
-    """File name of the program with symbolic batch."""
+    """Return the file name of the program with a symbolic batch size."""
     return f"int8_{target}.onnx"
 
 
 def model_kind(stage: str, target: str) -> ModelKind:
-    """What ``latest`` means for a stage."""
+    """Return the kind of models that ``latest`` means for a stage."""
     kinds = {"float": FLOAT, "calibration": CALIBRATION, "qat": QAT}
     return kinds.get(stage) or ModelKind("export", f"{ONNX_DIR}/{onnx_name(target)}")
 
 
 def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> ModelFile:
-    """The file that ``reference`` names; ``latest`` is that of the newest finished run of the stage with these tags.
+    """Return the file that ``reference`` names; ``latest``: from the newest finished run of the stage with these tags.
 
-    The name of a model that comes with carkp stands for its float weights or its int8 ONNX, as the kind is.
+    The name of a model that comes with carkp means its float weights or its int8 ONNX, depending on the kind.
 
     Raises:
-        TrackingError: there is none.
-        ConfigError: a model that comes with carkp is asked for as something that it is not.
+        TrackingError: there is no such file.
+        ConfigError: a model that comes with carkp has no file of this kind.
     """
     if is_shipped(reference):
         return _shipped_model(reference, kind)
@@ -175,7 +175,7 @@ def resolve_model(reference: str, kind: ModelKind, tags: Mapping[str, str]) -> M
 
 
 SHIPPED_FILES: Mapping[str, str] = {"float": WEIGHTS_FILE, "export": ONNX_FILE}
-"""What a model that comes with carkp has of the kinds of models, by the stage that makes them."""
+"""Files of a model that comes with carkp, by the stage that makes such models."""
 
 
 def _shipped_model(reference: str, kind: ModelKind) -> ModelFile:
@@ -188,7 +188,7 @@ def _shipped_model(reference: str, kind: ModelKind) -> ModelFile:
 
 
 def _shipped_file(reference: str, default: str) -> ModelFile:
-    """A file of a model that comes with carkp."""
+    """Return a file of a model that comes with carkp."""
     try:
         return ModelFile(find_shipped_file(reference, default), "", reference)
     except ShippedModelError as error:
@@ -196,10 +196,10 @@ def _shipped_file(reference: str, default: str) -> ModelFile:
 
 
 def check_stage(model: ModelFile, stage: str) -> None:
-    """Refuse a model of a run of another stage than it is said to be of: its numbers would go by a wrong name.
+    """Refuse a model from a run of another stage than the given one, because its scores would get a wrong name.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: the stages differ.
     """
     run = find_run_or_none(model.run_id)
     found = run.tags.get(STAGE_TAG, "") if run is not None else ""
@@ -208,9 +208,9 @@ def check_stage(model: ModelFile, stage: str) -> None:
 
 
 def latest_tags(config: ExperimentConfig, target: str) -> dict[str, str]:
-    """What a run must say of itself to be the ``latest`` of a stage that reads no data: experiment, target, data.
+    """Return the tags of a run that is ``latest`` for a stage without data: experiment, target, data.
 
-    Where the data of the configuration are not prepared here, a run on any data is taken, with a warning.
+    If the configuration's data are not prepared here, a run on any data is accepted, with a warning.
     """
     tags = {EXPERIMENT_TAG: config.name, TARGET_TAG: target}
     data = find_data(config, LATEST)
@@ -221,13 +221,13 @@ def latest_tags(config: ExperimentConfig, target: str) -> dict[str, str]:
 
 
 def _command(stage: str, tags: Mapping[str, str]) -> str:
-    """What makes such a run."""
+    """Return the command that makes such a run."""
     target = tags.get(TARGET_TAG)
     return f"mlflow run . -e {stage}" + (f" -P target={target}" if target else "")
 
 
 def _none_found(stage: str, tags: Mapping[str, str]) -> str:
-    """What was looked for, what is nearest to it, and what to do."""
+    """Describe what was looked for, the nearest match, and what to do."""
 
     def shown(found: Mapping[str, str]) -> str:
         return ", ".join(f"{name.removeprefix('carkp.')} {found.get(name, 'unknown')[:20]}" for name in tags)
@@ -241,22 +241,23 @@ def _none_found(stage: str, tags: Mapping[str, str]) -> str:
 
 
 def find_export(config: ExperimentConfig, reference: str, target: Target) -> ModelFile:
-    """The int8 ONNX that ``reference`` names; ``latest``: on the data and for the target of the configuration.
+    """Return the int8 ONNX that ``reference`` names; ``latest``: for the data and the target of the configuration.
 
     Raises:
-        TrackingError: there is none.
+        TrackingError: there is no such file.
     """
     tags = latest_tags(config, target.name) if reference == LATEST else {}
     return resolve_model(reference, model_kind("onnxruntime", target.name), tags)
 
 
 def find_predicting_model(config: ExperimentConfig, reference: str) -> ModelFile:
-    """The file or folder that ``reference`` names; ``latest``: the newest export on the data and for the target of the
-    configuration, else the newest of the experiment, with a warning. The name of a model that comes with carkp stands
-    for its int8 ONNX.
+    """Return the file or folder of a model for prediction.
+
+    ``latest`` is the newest export for the data and the target of the configuration, else the newest of the experiment,
+    with a warning. The name of a model that comes with carkp means its int8 ONNX.
 
     Raises:
-        TrackingError: there is none.
+        TrackingError: there is no such model.
     """
     if is_shipped(reference):
         return _shipped_file(reference, ONNX_FILE)
@@ -279,7 +280,7 @@ def _latest_export(config: ExperimentConfig) -> FoundRun:
 
 
 def _predicting_model_of(run: FoundRun) -> ModelFile:
-    """What a run has that predicts."""
+    """Return the model of a run that can predict."""
     target = run.tags.get(TARGET_TAG, "")
     artifacts = {
         "export": f"{ONNX_DIR}/{onnx_name(target)}",
@@ -296,7 +297,7 @@ def _predicting_model_of(run: FoundRun) -> ModelFile:
 
 
 def describe_origin(config: ExperimentConfig, model: ModelFile) -> str:
-    """Which model it is and which data it was trained on; and a warning where that is not of the configuration."""
+    """Describe which model it is and its training data; warn if they do not match the configuration."""
     if is_shipped(model.reference):
         return (
             f"model: {model.reference}, which comes with carkp; {model.path.parent / CARD_FILE} says what it is worth"
@@ -323,7 +324,7 @@ def describe_origin(config: ExperimentConfig, model: ModelFile) -> str:
 
 
 def describe_own_export(config: ExperimentConfig) -> str:
-    """The newest model of one's own that predicts, for who does not name one; "" where there is none."""
+    """Return a note about the newest model of the experiment, for users who name no model; "" if there is none."""
     run = find_latest_run("export", {EXPERIMENT_TAG: config.name})
     if run is None:
         return ""
@@ -334,19 +335,19 @@ def describe_own_export(config: ExperimentConfig) -> str:
 
 
 def _digest_of_latest(config: ExperimentConfig) -> str:
-    """Of the data that are prepared for the configuration here; "" where none are."""
+    """Return the digest of the data prepared here for the configuration; "" if there are none."""
     data = find_data(config, LATEST)
     return "" if data is None else data.digest
 
 
 def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -> Path | None:
-    """The ``last.pt`` to go on from; None for an empty reference.
+    """Return the ``last.pt`` to continue from; None for an empty reference.
 
-    ``latest`` is the newest float run on the same data that has a checkpoint, did not finish and is of this
-    configuration - where none is of it, the newest; anything else is a run id, ``runs:/<id>`` or a file.
+    ``latest`` is the newest unfinished float run on the same data that has a checkpoint and the same configuration; if
+    none has the same configuration, the newest one. Anything else is a run id, ``runs:/<id>`` or a file.
 
     Raises:
-        TrackingError: there is none.
+        TrackingError: there is no checkpoint.
     """
     if not reference:
         return None
@@ -377,13 +378,13 @@ def _named_checkpoint(reference: str) -> Path:
 
 
 def last_checkpoint(run_id: str) -> Path:
-    """What training itself wrote, where it is still on this machine: a kill can leave half of the artifact's copy."""
+    """Return the file that training itself wrote, if it is on this machine: the artifact may be cut off by a kill."""
     own = project_root() / "runs" / run_id / LAST
     return own if own.is_file() else fetch_artifact(run_id, str(Path(LAST).parent)) / Path(LAST).name
 
 
 def check_input_size(architecture: Mapping[str, Any], config: ExperimentConfig, path: Path) -> None:
-    """Refuse a checkpoint whose network takes another size than the configuration prepares.
+    """Refuse a checkpoint whose network has another input size than the configuration.
 
     Raises:
         CheckpointError: the sizes differ.
@@ -397,10 +398,10 @@ def check_input_size(architecture: Mapping[str, Any], config: ExperimentConfig, 
 
 
 def codec_of(checkpoint: Checkpoint) -> HeatmapCodec:
-    """The codec that the float network of a checkpoint was trained for.
+    """Return the codec that the float network of a checkpoint was trained for.
 
     Raises:
-        CheckpointError: the checkpoint does not say.
+        CheckpointError: the checkpoint does not store it.
     """
     try:
         heatmap = HeatmapConfig.model_validate(checkpoint.config["heatmap"])
@@ -410,7 +411,7 @@ def codec_of(checkpoint: Checkpoint) -> HeatmapCodec:
 
 
 def codec_differences(found: HeatmapCodec, config: ExperimentConfig) -> list[str]:
-    """How the codec of a model contradicts the configuration, by setting: the model's value first."""
+    """List the settings in which a model's codec differs from the configuration; the model's value comes first."""
     wanted = build_codec(config.heatmap, config.model.input_size)
     return [
         f"heatmap.{name} {getattr(found, name)}, not {getattr(wanted, name)}"

@@ -1,7 +1,7 @@
-"""Registering an exported model with all that a server needs, so that it loads where carkp is not installed.
+"""Registration of an exported model with all that a server needs, so that it loads without an installed carkp.
 
-MLflow keeps the ONNX file, the modules of carkp that serving imports (``code/carkp``), a script that names the class
-that answers, and the versions of the packages that it needs. There is no pickle.
+MLflow keeps the ONNX file, the modules of carkp that serving imports (``code/carkp``), a script that names the serving
+class, and the required versions of packages. There is no pickle.
 """
 
 import importlib.metadata
@@ -37,9 +37,9 @@ set_model(KeypointModel())
 
 
 def register(path: Path, alias: str, folder: Path, tracker: Tracker) -> str:
-    """Register the ONNX file at ``path`` as a new version of ``carkp`` and give it ``alias``; the version's number.
+    """Register the ONNX file at ``path`` as a new version of ``carkp`` with ``alias``; return the version's number.
 
-    ``folder`` takes the files under the names that they have in the registered model.
+    The files are copied into ``folder`` under the names that they have in the registered model.
 
     Raises:
         ModelError: the file cannot be served.
@@ -62,7 +62,7 @@ def register(path: Path, alias: str, folder: Path, tracker: Tracker) -> str:
 
 
 def copy_served_code(folder: Path) -> Path:
-    """Copy the modules that serving imports, also within functions, into ``folder``; the package that they make up."""
+    """Copy the modules that serving imports, also inside functions, into ``folder``; return the copied package."""
     package = Path(carkp.__file__).parent
     copied = folder / package.name
     for source in (package / "__init__.py", *module_files([_SERVING]).values()):

@@ -1,4 +1,4 @@
-"""A stage whose processes torchrun, or a scheduler, has started again: it goes on in the same run."""
+"""Restart of a stage's processes by torchrun or a scheduler: the stage continues in the same run."""
 
 import os
 import shutil
@@ -22,31 +22,31 @@ _CLOCK_TOLERANCE = timedelta(seconds=5)
 
 
 def may_be_restarted() -> bool:
-    """Whether this process may take the place of one that died.
+    """Return whether this process may replace one that died.
 
-    Torchrun's own count does not say so: it counts on the machine of the dead process alone.
+    Torchrun's own count of restarts is not enough: it only counts on the machine of the dead process.
     """
     return is_under_torchrun() or os.environ.get(_REQUEUES, "0") != "0"
 
 
 def name_launch(tracker: Tracker) -> None:
-    """Note on the run by which launch of torchrun it was made."""
+    """Tag the run with the launch of torchrun that created it."""
     if is_under_torchrun():
         tracker.set_tags({_LAUNCH_TAG: os.environ[_LAUNCH]})
 
 
 def rejoin_run(stage: str) -> None:
-    """Go on in the run that this launch of torchrun made before one of its processes died, if it got that far."""
+    """Continue in the run that this launch of torchrun created before one of its processes died, if there is one."""
     if not is_under_torchrun() or os.environ.get(_RUN):
         return
     launched = datetime.fromtimestamp(psutil.Process(os.getppid()).create_time(), UTC)
     found = find_runs({STAGE_TAG: stage, _LAUNCH_TAG: os.environ[_LAUNCH]}, is_finished=False, max_results=1)
-    if found and found[0].started > launched - _CLOCK_TOLERANCE:  # names of launches may be used again
+    if found and found[0].started > launched - _CLOCK_TOLERANCE:  # launches can have the same name again
         os.environ[_RUN] = found[0].run_id
 
 
 def own_checkpoint(run_id: str) -> Path | None:
-    """The ``last.pt`` that the run itself wrote before its processes died; None of a run that begins."""
+    """Return the ``last.pt`` that the run wrote before its processes died; None for a new run."""
     if not may_be_restarted():
         return None
     is_here = (project_root() / "runs" / run_id / LAST).is_file()
@@ -54,6 +54,6 @@ def own_checkpoint(run_id: str) -> Path | None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove checkpoints of a first epoch whose end was not reached: nothing can go on from a best.pt alone."""
+    """Remove checkpoints of an unfinished first epoch: a best.pt alone is not enough to continue."""
     if may_be_restarted() and not (folder / LAST_NAME).is_file():
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Going on with a float training: the same settings and the same data, or a refusal that names what differs.
+"""Resuming a float training: settings and data must be the same, else it is refused and the differences are listed.
 
-The whole of a training has one configuration. The learning rate follows half a cosine over all epochs, so that a
-training of more epochs differs from a shorter one at every step: it cannot begin with the shorter one's checkpoint.
+A training has one configuration from start to end. The learning rate follows half a cosine over all epochs. So a
+training of more epochs differs from a shorter one at every step, and cannot start from a checkpoint of the shorter one.
 """
 
 import json
@@ -22,17 +22,17 @@ from carkp.workflow.reuse import DECIDING, IGNORED, WEIGHTS_FILE
 
 DATA_DIGEST, NUM_PROCESSES = "data (digest)", "train.nproc"
 PRECISION, PRETRAINED, TEACHER_DIGEST = "train.precision", "model.pretrained", "train.teacher"
-"""What is decided by more than its setting; checkpoints keep it."""
+"""Values that do not depend on a single setting alone; checkpoints store them."""
 
 CODE = "code and versions (digest)"
-"""Kept too, and not compared: another version may go on, and its result is of neither."""
+"""Also stored, but not compared: another version of the code may resume, and then the result belongs to neither."""
 
 MIXED_CODE = "several"
 
 _DATA_SETTINGS = ("data.source", "data.val_scenes", "data.jpeg_quality")
 _PREFIX = "config"
 _SHARE = "share of "
-"""What the names of differing shares of ``data.sources`` begin with."""
+"""Prefix of the names of differing shares of ``data.sources``."""
 
 
 def describe_precision(settings: FitSettings) -> str:
@@ -40,13 +40,13 @@ def describe_precision(settings: FitSettings) -> str:
 
 
 def require_resumable(path: Path | None, config: ExperimentConfig, decided: Mapping[str, str]) -> None:
-    """``require_same_training`` of a file, if any."""
+    """Call ``require_same_training`` for a file, if there is one."""
     if path is not None:
         require_same_training(load_resumable(path), path, config, decided)
 
 
 def is_of_code(path: Path, code_digest: str) -> bool:
-    """Whether a checkpoint's epochs were all trained by this code with these versions."""
+    """Return whether all epochs of a checkpoint were trained by this code with these versions."""
     kept: Mapping[str, str] = load_resumable(path).training_state.get("decided", {})
     return kept.get(CODE) == code_digest
 
@@ -54,17 +54,17 @@ def is_of_code(path: Path, code_digest: str) -> bool:
 def require_same_training(
     checkpoint: Checkpoint, path: Path, config: ExperimentConfig, decided: Mapping[str, str]
 ) -> None:
-    """Refuse a checkpoint of a training with another result.
+    """Refuse a checkpoint of a training that would have another result.
 
     Args:
         checkpoint: a ``last.pt``.
-        path: where it lies.
-        config: of the training at hand.
-        decided: what is known of ``DATA_DIGEST``, ``NUM_PROCESSES``, ``PRECISION``, ``PRETRAINED`` and
+        path: path of the checkpoint.
+        config: configuration of the current training.
+        decided: known values of ``DATA_DIGEST``, ``NUM_PROCESSES``, ``PRECISION``, ``PRETRAINED`` and
             ``TEACHER_DIGEST``.
 
     Raises:
-        CheckpointError: it names each difference.
+        CheckpointError: the trainings differ; the message names each difference.
     """
     if found := training_differences(checkpoint, config, decided):
         raise CheckpointError(
@@ -76,7 +76,10 @@ def require_same_training(
 def training_differences(
     checkpoint: Checkpoint, config: ExperimentConfig, decided: Mapping[str, str]
 ) -> list[Difference]:
-    """What decides a float model and differs; a setting that an earlier version did not have counts as its default."""
+    """Return the differences that affect a float model.
+
+    A setting unknown to an earlier version counts as its default.
+    """
     kept: Mapping[str, str] = checkpoint.training_state.get("decided", {})
     names = [name for name in _deciding(config, kept) if name not in kept]
     before = _flat(ExperimentConfig().model_dump(mode="json")) | _flat(checkpoint.config)
@@ -90,9 +93,9 @@ def training_differences(
 
 
 def choose_resumable(paths: Iterable[Path], config: ExperimentConfig, decided: Mapping[str, str]) -> Path | None:
-    """The first checkpoint that the training at hand can go on from, else the first; None where there is none.
+    """Return the first checkpoint that the current training can resume, else the first one; None without checkpoints.
 
-    Unreadable ones, which a kill can leave, count as last.
+    Unreadable ones, which a kill can leave, are the last choice.
     """
     ranked: dict[int, Path] = {}
     for path in paths:
@@ -108,7 +111,7 @@ def choose_resumable(paths: Iterable[Path], config: ExperimentConfig, decided: M
 
 
 def _deciding(config: ExperimentConfig, kept: Mapping[str, str]) -> list[str]:
-    """Names of the settings to compare; without a digest of the data those that the data come from."""
+    """Return the names of settings to compare; without a digest of the data they include the data's settings."""
     sections = set(DECIDING["float"].sections)
     names = [
         name
@@ -122,7 +125,7 @@ def _deciding(config: ExperimentConfig, kept: Mapping[str, str]) -> list[str]:
 
 
 def _share_differences(before: object, now: object) -> list[Difference]:
-    """Of what ``data.sources`` was and is."""
+    """Return the differences between the old and the new ``data.sources``."""
     both = [_shares(sources) for sources in (before, now)]
     names = dict.fromkeys(name for named in both for name in named)
     found = [Difference(f"{_SHARE}{name}", *(named.get(name, "none") for named in both)) for name in names]
@@ -130,7 +133,7 @@ def _share_differences(before: object, now: object) -> list[Difference]:
 
 
 def _shares(sources: object) -> dict[str, float]:
-    """By name; empty of what this version cannot read."""
+    """Return shares by name; empty if this version cannot read the sources."""
     try:
         return shares(DataConfig.model_validate({"sources": sources}))
     except ValidationError:

@@ -1,8 +1,9 @@
-"""What decides a stage's result, declared once for the stage and for the pipeline: results of the same inputs are worth
-the same.
+"""Declaration of everything that decides a stage's result, for the stage and the pipeline.
 
-Settings that change no result (loader processes, threads, what is kept of a run) are left out, and so is the commit:
-the code counts by what it does. Data and models count by their content, whatever run or file they come from.
+Equal inputs give equal results.
+
+Settings that change no result (loader processes, threads, what a run keeps) are left out. The commit is left out, too:
+code is compared by its content. Data and models are compared by content, whatever run or file they come from.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ from carkp.workflow.meshes import mesh_digests
 from carkp.workflow.source_code import SourceCode, source_code
 
 TEACHER = "teacher"
-"""What a stage is given that learns from a teacher, if there is one: the digest of its weights."""
+"""Name of the digest of the teacher's weights among the inputs of a stage; "none" without a teacher."""
 
 INPUTS_TAG = "carkp.inputs"
 INPUTS_FILE = "inputs.json"
@@ -56,7 +57,7 @@ PRESENTING = (
     "carkp.workflow.source_code",
     "carkp.workflow.tables",
 )
-"""Code that draws, prints, logs or finds: it decides no number."""
+"""Code that draws, prints, logs or searches; it affects no number."""
 
 UPSTREAM = (
     "carkp.workflow.preparation",
@@ -64,22 +65,22 @@ UPSTREAM = (
     "carkp.workflow.resuming",
     "carkp.workflow.target_cars",
 )
-"""Code that finds or makes what a stage is given: that counts by its content."""
+"""Code that finds or makes the inputs of a stage; those are compared by content."""
 
 
 GENERATOR_CODE: Mapping[str, str] = {SYNTHETIC: "carkp.synthetic.generate", RENDERED: "carkp.rendered.generate"}
-"""The module that makes the data, by the word for them in ``data.source``."""
+"""The module that generates the data, by the value of ``data.source``."""
 
 
 @dataclass(frozen=True)
 class Deciding:
-    """What the result of a stage depends on.
+    """Everything that the result of a stage depends on.
 
     Attributes:
-        sections: of the configuration.
-        given: names of what else the stage works on, each a digest or a number.
-        code: modules whose code counts, with all that they import from carkp.
-        left_out: modules and packages that they import and that do not count.
+        sections: sections of the configuration.
+        given: names of the stage's other inputs, each a digest or a number.
+        code: modules that count, with everything that they import from carkp.
+        left_out: imported modules and packages that do not count.
     """
 
     sections: tuple[str, ...]
@@ -117,7 +118,7 @@ DECIDING: Mapping[str, Deciding] = {
         tuple({*PRESENTING, *UPSTREAM, "carkp.workflow.steps"} - {"carkp.report"}),
     ),
 }
-"""By stage."""
+"""Declarations by stage."""
 
 IGNORED = frozenset(
     {
@@ -125,23 +126,23 @@ IGNORED = frozenset(
         "data.num_workers",
         "train.num_workers",
         "train.num_threads",
-        "train.nproc",  # a parameter of the stage may say otherwise: it is given
-        "train.nnodes",  # counts with it
+        "train.nproc",  # a parameter of the stage may override it: it is among the given inputs
+        "train.nnodes",  # counts together with train.nproc
         "train.rdzv_endpoint",
         "train.rdzv_id",
         "train.max_restarts",
         "train.process_timeout_s",
-        "train.teacher",  # its content is given
+        "train.teacher",  # its content is among the given inputs
         "eval.batch_size",
-        "quant.target",  # its content is given
-        "quant.max_loss",  # of the search for tensors of 16 bits, which ends with quant.int16
+        "quant.target",  # its content is among the given inputs
+        "quant.max_loss",  # for the search of 16-bit tensors, whose result is quant.int16
         "quant.loss_alpha",
     }
 )
-"""Settings that change no result, or that count in another form."""
+"""Settings that change no result, or that are compared in another form."""
 
 WEIGHTS_FILE = "file "
-"""What the setting of first weights begins with where they come from a file, which counts by its content."""
+"""Prefix of the value for first weights from a file, which are compared by content."""
 
 MAX_NAMED = 4
 _SHORT = 48
@@ -149,13 +150,13 @@ _SHORT = 48
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that decides a result, by name and in words.
+    """Everything that decides a result, by name and as text.
 
     Attributes:
-        stage: its name.
-        settings: by dotted name; what ``auto`` stands for is decided.
-        given: what else the stage works on.
-        code: the modules that it runs, and the versions of the packages that compute.
+        stage: name of the stage.
+        settings: settings by dotted name; ``auto`` is resolved.
+        given: other inputs of the stage.
+        code: modules that it runs, and versions of the packages that compute.
     """
 
     stage: str
@@ -169,7 +170,7 @@ class Inputs:
 
     @property
     def code_digest(self) -> str:
-        """Of the code and the versions alone."""
+        """Digest of only the code and the versions."""
         return _digest_of(asdict(self.code))
 
     def to_json(self) -> str:
@@ -177,10 +178,10 @@ class Inputs:
 
     @staticmethod
     def from_json(text: str) -> "Inputs":
-        """The inverse of ``to_json``.
+        """Parse the text of ``to_json``.
 
         Raises:
-            ValueError: the text is something else.
+            ValueError: the text has another format.
         """
         try:
             content = json.loads(text)
@@ -195,13 +196,13 @@ def stage_inputs(
     given: Mapping[str, str],
     decided: Mapping[str, str] = MappingProxyType({}),
 ) -> Inputs:
-    """What decides the result of ``stage``.
+    """Return the inputs that decide the result of ``stage``.
 
     Args:
-        stage: its name.
-        config: of the run.
-        given: has the names that the stage's declaration says.
-        decided: what a setting has turned out to stand for, where the stage knows better than can be told before.
+        stage: name of the stage.
+        config: configuration of the run.
+        given: inputs with the names that the stage's declaration lists.
+        decided: final values of settings that are only known while the stage runs.
     """
     deciding = DECIDING[stage]
     if set(given) != set(deciding.given):
@@ -210,13 +211,13 @@ def stage_inputs(
 
 
 def log_inputs(tracker: Tracker, inputs: Inputs) -> None:
-    """The digest as a tag, to be found by, and all of it as a file, to be compared with."""
+    """Log the digest as a tag, to find the run by, and all inputs as a file, to compare them."""
     tracker.set_tags({INPUTS_TAG: inputs.digest})
     tracker.log_text(inputs.to_json(), INPUTS_FILE)
 
 
 def stage_code(stage: str, config: ExperimentConfig) -> SourceCode:
-    """The code of a stage; that of a generator counts where it makes data."""
+    """Return the code of a stage; a generator's code is included only if it makes data."""
     deciding = DECIDING[stage]
     used = {GENERATOR_CODE.get(part.data.source) for part in by_source(config).values()}
     unused = set(GENERATOR_CODE.values()) - used
@@ -224,15 +225,15 @@ def stage_code(stage: str, config: ExperimentConfig) -> SourceCode:
 
 
 def keep_code(stage: str, config: ExperimentConfig) -> None:
-    """Read the code that decides a stage's result when it begins: its record must not name what is edited meanwhile."""
+    """Read the code of a stage when it begins, so that its record does not show later edits."""
     if stage in DECIDING:
         stage_code(stage, config)
 
 
 def stage_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
-    """The settings that decide the result of a stage, by dotted name: what is decided, not ``auto``.
+    """Return the settings that decide the result of a stage, by dotted name, with ``auto`` resolved.
 
-    A file of weights counts by its content.
+    A file of weights is compared by its content.
     """
     if stage == "data":
         return _data_settings(config)
@@ -256,7 +257,7 @@ def _settings_in(sections: Sequence[str], config: ExperimentConfig) -> dict[str,
 
 
 def _mixing_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
-    """How a stage uses the sources of a mixture; what they hold is given as data."""
+    """Return how a stage uses the sources of a mixture; their content is among the given inputs."""
     settings: dict[str, Any] = {"sources that val/pck is of": list(choosing(config.data))}
     if "train" in DECIDING[stage].sections:
         settings |= {f"share of {name}": share for name, share in shares(config.data).items()}
@@ -264,7 +265,7 @@ def _mixing_settings(stage: str, config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Of each source those that it alone would be prepared with. Meshes count by their content."""
+    """Return the preparation settings of each source alone. Meshes are compared by content."""
     parts = by_source(config)
     if config.data.sources:
         own = {
@@ -283,7 +284,7 @@ def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _weights_of(config: ExperimentConfig) -> str:
-    """The source of the first weights, or the content of their file."""
+    """Return the source of the first weights, or the digest of their file."""
     pretrained = config.model.pretrained
     weights = _weights_file(pretrained)
     if weights is not None and weights.is_file():
@@ -292,7 +293,7 @@ def _weights_of(config: ExperimentConfig) -> str:
 
 
 def _weights_file(pretrained: str) -> Path | None:
-    """The file that first weights are read from; None where they are not in a file, or not in this installation."""
+    """Return the file of the first weights; None if they are not in a file, or not in this installation."""
     if is_shipped(pretrained):
         with contextlib.suppress(ShippedModelError):
             return find_shipped_file(pretrained, SHIPPED_WEIGHTS)
@@ -301,7 +302,7 @@ def _weights_file(pretrained: str) -> Path | None:
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:
-    """What differs, one phrase each: settings, what the stage is given, versions, modules."""
+    """Return one phrase for each difference: settings, other inputs, versions, modules."""
     found = _differing_settings(before.settings, now.settings)
     found += [_given_difference(name, before.given, now.given) for name in _changed(before.given, now.given)]
     found += [
@@ -314,7 +315,7 @@ def differences(before: Inputs, now: Inputs) -> list[str]:
 
 
 def setting_differences(before: ExperimentConfig, now: ExperimentConfig) -> list[str]:
-    """What differs in two configurations, one phrase a setting."""
+    """Return one phrase for each setting that differs between two configurations."""
     return _differing_settings(flatten(before.model_dump(mode="json")), flatten(now.model_dump(mode="json")))
 
 
@@ -323,7 +324,7 @@ def _differing_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
 
 
 def name_some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names, and how many more there are."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f"{', '.join(names[:MAX_NAMED])}{more}"
 
@@ -345,7 +346,7 @@ def _shown(value: Any) -> str:
 
 
 def target_digest(target: Target) -> str:
-    """Of the arithmetic and the name, which files are named after."""
+    """Return the digest of a target's arithmetic and name; files are named after the target."""
     return _digest_of(target.model_dump(mode="json", exclude={"description"}))
 
 
@@ -354,7 +355,7 @@ def hardware_digest(hardware: BaseModel) -> str:
 
 
 def host_digest() -> str:
-    """Of what decides how this machine runs int8 models, and how fast."""
+    """Return what decides how this machine runs int8 models, and how fast."""
     cpu = cpu_features()
     return f"{cpu.model}; {' '.join(cpu.int8_flags)}; onnxruntime {onnxruntime.__version__}"
 

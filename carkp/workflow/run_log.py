@@ -1,4 +1,4 @@
-"""What a run says, kept with it: ``log.txt`` among its artifacts."""
+"""The output of a run, kept as ``log.txt`` among its artifacts."""
 
 import contextlib
 import io
@@ -18,10 +18,10 @@ LOG_NAME = "log.txt"
 
 @contextlib.contextmanager
 def kept_output(tracker: Tracker, folder: Path) -> Iterator[None]:
-    """Copy standard output and error of the block into ``folder``/log.txt, then into the run, and remove the folder.
+    """Copy standard output and error of the block into ``folder``/log.txt, then into the run; remove the folder.
 
-    Every line has its time; of progress bars the last state is kept, of a failure the traceback. The file of a run that
-    fails stays.
+    Each line gets a time. For progress bars only the last state is kept, for failures the traceback. If the run fails,
+    the file stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOG_NAME
@@ -29,7 +29,7 @@ def kept_output(tracker: Tracker, folder: Path) -> Iterator[None]:
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file, _copied_streams(file):
             yield
     except BaseException:
-        with contextlib.suppress(Exception):  # the failure itself is what the user must see
+        with contextlib.suppress(Exception):  # the user must see the failure itself
             tracker.log_file(path, "")
         raise
     tracker.log_file(path, "")
@@ -53,7 +53,7 @@ def _copied_streams(file: TextIO) -> Iterator[None]:
 
 
 class _Copied(io.TextIOBase):
-    """A stream whose finished lines go into a file too."""
+    """A stream that also writes its finished lines into a file."""
 
     def __init__(self, stream: TextIO, file: TextIO, lock: threading.Lock) -> None:
         self._stream, self._file, self._lock = stream, file, lock
@@ -64,18 +64,18 @@ class _Copied(io.TextIOBase):
             *finished, self._line = (self._line + text).split("\n")
             for line in finished:
                 self.keep(line)
-            if "\r" in self._line[:-1]:  # a progress bar wrote over what stood there
+            if "\r" in self._line[:-1]:  # a progress bar has overwritten the line
                 self._line = self._line[:-1].rpartition("\r")[2] + self._line[-1]
         return self._stream.write(text)
 
     def end_line(self) -> None:
-        """Keep what no line break has ended."""
+        """Keep the last line if no line break ended it."""
         with self._lock:
             self.keep(self._line)
             self._line = ""
 
     def keep(self, line: str) -> None:
-        """Write a line into the file, the last state of one that was written over."""
+        """Write a line into the file; of an overwritten line only the last state."""
         shown = line.rstrip("\r").rpartition("\r")[2].rstrip()
         if shown:
             self._file.write(f"{time.strftime('%F %T')} {shown}\n")

@@ -1,6 +1,6 @@
-"""The runtimes that ``benchmark`` compares: every one with its own form of the same network.
+"""The runtimes that ``benchmark`` compares, each with its own form of the same network.
 
-What a runtime needs and does not find leaves its rows out, with a sentence that says so.
+If a runtime lacks something that it needs, its rows are left out, with a sentence that says why.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,26 +29,26 @@ from carkp.workflow.calibrating import Calibrator, build_calibrator
 from carkp.workflow.quantising import build_target
 
 Run = Callable[[Float32Array], Float32Array]
-"""Heatmaps (B, K, h, w) of normalised images (B, 3, H, W)."""
+"""Normalised images (B, 3, H, W) -> heatmaps (B, K, h, w)."""
 
 ONNXRUNTIME, LITERT, OPENVINO = "ONNX Runtime", "LiteRT", "OpenVINO"
 FLOAT32, BFLOAT16, INT8 = "float32", "bfloat16", "int8"
 
 BASELINE = "onnxruntime_float32"
-"""The contestant that the others are held against."""
+"""Name of the contestant that the others are compared with."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A network in a form of its own and what runs it.
+    """A network in the form of one runtime.
 
     Attributes:
-        name: unique, for metrics and tables.
-        runtime: for a person.
-        numbers: what most of it computes in.
-        made_by: what quantised it; "" for float.
-        files: that would be shipped.
-        open: number of threads -> what runs it.
+        name: unique name for metrics and tables.
+        runtime: name of the runtime for people.
+        numbers: number format of most of the computation.
+        made_by: tool that quantised it; "" for float.
+        files: files that would be shipped.
+        open: number of threads -> function that runs the network.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Field:
-    """Those that run, the baseline first, and sentences on those that cannot."""
+    """The contestants that run here, baseline first, and sentences about those that cannot run."""
 
     contestants: Sequence[Contestant]
     left_out: Sequence[str]
@@ -77,7 +77,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Material:
-    """What contestants are made of: a float network, crops to calibrate with, and a folder for the files."""
+    """Material for the contestants: a float network, crops for calibration, and a folder for the files."""
 
     config: ExperimentConfig
     checkpoint: Checkpoint
@@ -93,13 +93,13 @@ class Material:
 
     @cached_property
     def images(self) -> Float32Array:
-        """(N, 3, H, W), normalised: those that carkp's own calibration observes."""
+        """(N, 3, H, W), normalised: the images of carkp's own calibration."""
         calibrator = self._calibrator("onnxruntime_cpu")
         batches = calibrator.images(self.store, self.config.quant.num_images)
         return np.ascontiguousarray(np.concatenate([batch.numpy() for batch in batches]))
 
     def program(self, target: str) -> QProgram:
-        """Calibrated as the configuration says."""
+        """Return the program, calibrated as configured."""
         calibrator = self._calibrator(target)
         net = calibrator.prepare(self.checkpoint)
         calibrator.calibrate(net, self.store, calibrator.observers(net))
@@ -112,7 +112,7 @@ class Material:
 
 
 def build_field(material: Material) -> Field:
-    """All contestants that this machine can have of this network; the others' reasons."""
+    """Build all contestants that are possible on this machine; note why others are not."""
     contestants = [_onnxruntime(BASELINE, FLOAT32, "", material.float_onnx)]
     left_out: list[str] = []
     for name, build in BUILDERS.items():
@@ -201,4 +201,4 @@ BUILDERS: Mapping[str, Callable[[Material], Contestant]] = {
     "OpenVINO bfloat16": _openvino_bfloat16,
     "OpenVINO int8, NNCF": _openvino_int8,
 }
-"""Of all but the baseline."""
+"""Builders of all contestants except the baseline."""

@@ -1,4 +1,4 @@
-"""What every run that scores a model logs: metrics, the predictions file, crops and figures."""
+"""Logging of every run that scores a model: metrics, the predictions file, crops and figures."""
 
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -45,18 +45,18 @@ _ALPHAS = np.linspace(0.01, 0.3, 30)
 
 @dataclass(frozen=True)
 class Scorer:
-    """How a stage scores models: built once, by ``build_scorer``.
+    """Scores models for a stage; built once, by ``build_scorer``.
 
     Attributes:
-        codec: reads the heatmaps.
-        alpha: of the PCK.
+        codec: codec that reads the heatmaps.
+        alpha: threshold of the PCK.
         input_size: (height, width) of the network's input.
-        seed: of the data set's random numbers; validation transforms draw none.
-        batch_size, num_workers: of the loaders.
+        seed: seed of the data set's random numbers; validation transforms use none.
+        batch_size, num_workers: settings of the loaders.
         channels_last: memory format of the input.
-        num_kept_crops: worst and median crops each in ``crops.zip``.
+        num_kept_crops: number of worst and of median crops in ``crops.zip``.
         context: this process among its peers.
-        choosing: names of the sources whose validation cars choose the epoch; empty where there is only one source.
+        choosing: names of the sources whose validation cars choose the epoch; empty if there is only one source.
     """
 
     codec: HeatmapCodec
@@ -71,11 +71,11 @@ class Scorer:
     choosing: tuple[str, ...] = ()
 
     def dataset(self, store: Store) -> CropDataset:
-        """A split under validation transforms."""
+        """Return a split with validation transforms."""
         return eval_dataset(store, self.input_size, self.seed)
 
     def split(self, store: Store) -> EvalSplit:
-        """This process's share of a split under validation transforms."""
+        """Return this process's share of a split with validation transforms."""
         batches = eval_loader(
             self.dataset(store),
             batch_size=self.batch_size,
@@ -87,35 +87,35 @@ class Scorer:
         return EvalSplit(batches=batches, sample_ids=sample_ids, input_size=self.input_size)
 
     def forward(self, net: nn.Module) -> Forward:
-        """A network as a function from uint8 images to heatmaps."""
+        """Return a network as a function from uint8 images to heatmaps."""
         return eval_forward(net, normalise, self.channels_last)
 
     def predict(self, forward: Forward, store: Store, title: str = "") -> Predictions:
-        """Predictions of ``forward`` on a split; with a ``title`` a progress bar shows it."""
+        """Run ``forward`` on a split; with a ``title``, a progress bar shows it."""
         with tqdm(
             total=len(store), desc=title, unit="crop", disable=is_hidden(not (title and self.context.is_main))
         ) as bar:
             return predict(forward, self.split(store), self.codec, self.context, lambda num: _advance(bar, num))
 
     def score(self, predictions: Predictions, split: str) -> Scores:
-        """Of the validation split over the cars that choose the epoch, of another one over all; and by source."""
+        """Score validation on the cars that choose the epoch, other splits on all cars; also score each source."""
         scores = self.judged(predictions, split).score(self.alpha)
         names = [name for name in dict.fromkeys(predictions.sources.tolist()) if name]
         by_source = {name: predictions.of_sources([name]).score(self.alpha) for name in names}
         return replace(scores, by_source={name: found for name, found in by_source.items() if found.num_points > 0})
 
     def judged(self, predictions: Predictions, split: str) -> Predictions:
-        """The samples that the score of a split is over."""
+        """Return the samples that the score of a split is based on."""
         names = set(self.choosing) & set(predictions.sources.tolist())
         return predictions.of_sources(names) if names and split == VAL else predictions
 
     def judged_store(self, stores: Stores, split: str) -> Store:
-        """The part of a split that its score is over."""
+        """Return the part of a split that its score is based on."""
         store: Store = getattr(stores, split)
         return restrict(store, self.choosing) if split == VAL and self.choosing else store
 
     def mean_oracle_error_px(self, predictions: Predictions) -> float:
-        """What the codec alone gets wrong on the labels of a split, in input pixels."""
+        """Return the mean error that the codec alone makes on the labels of a split, in input pixels."""
         targets, validity = torch.from_numpy(predictions.targets), torch.from_numpy(predictions.validity)
         errors = oracle_errors_px(self.codec, targets, validity)
         return float(errors.mean()) if errors.numel() else float("nan")
@@ -137,7 +137,7 @@ def build_scorer(config: ExperimentConfig, context: ProcessContext) -> Scorer:
 
 
 def headline_metrics(split: str, scores: Scores) -> dict[str, float]:
-    """The three numbers of a split, and of each source in it."""
+    """Return the three main scores of a split, and of each source in it."""
     named = {"": scores} | {f"/{name}": found for name, found in scores.by_source.items()}
     return {
         f"{split}/{metric}{name}": getattr(found, metric)
@@ -147,7 +147,7 @@ def headline_metrics(split: str, scores: Scores) -> dict[str, float]:
 
 
 def describe_scores(scores: Mapping[str, Scores]) -> str:
-    """One line a split, and one a source in it, for a person."""
+    """Return one line for each split, and for each source in it, for a person."""
     return "\n".join(
         f"{name:>5}: pck {found.pck:.4f}, pck_hat {found.pck_hat:.4f}, "
         f"mean distance {found.mean_dist:.2f} px over {found.num_points} keypoints"
@@ -156,7 +156,7 @@ def describe_scores(scores: Mapping[str, Scores]) -> str:
 
 
 def _with_sources(scores: Mapping[str, Scores]) -> dict[str, Scores]:
-    """Scores of splits, each followed by those of the sources in it."""
+    """Return the scores of splits, each followed by those of its sources."""
     return {
         name: found
         for split, whole in scores.items()
@@ -174,9 +174,9 @@ def describe_run(
     kept: Mapping[str, float] = MappingProxyType({}),
     target: str = "",
 ) -> None:
-    """Describe a run that scored a model: the score of the last split, ``what`` was done, and a table.
+    """Describe a run that scored a model: the score of the last split, the text ``what``, and a table.
 
-    ``kept``: shares of the float model's PCK.
+    ``kept``: shares of the float model's PCK that were kept.
     """
     rows = [
         f"| {split} | {found.pck:.4f} | {found.pck_hat:.4f} | {found.mean_dist:.2f} | {_share(kept, split)} |"
@@ -191,7 +191,7 @@ def describe_run(
 
 
 def keypoint_metrics(split: str, scores: Scores) -> dict[str, float]:
-    """PCK of each keypoint."""
+    """Return the PCK of each keypoint."""
     return {
         f"{split}/pck/{name}": float(value) for name, value in zip(KEYPOINT_NAMES, scores.pck_per_keypoint, strict=True)
     }
@@ -205,9 +205,9 @@ def log_scored_splits(
     label: str,
     step: int = 0,
 ) -> dict[str, Scores]:
-    """Log everything about the predictions of one model, ``label``, on one or more splits; the last is the main one.
+    """Log everything about the predictions of the model ``label`` on one or more splits; the last is the main one.
 
-    ``step``: the last epoch where the run has logged epochs before, for MLflow shows the value of the highest step.
+    ``step``: the last epoch if the run has logged epochs before, because MLflow shows the value of the highest step.
     """
     scores = {split: scorer.score(predictions, split) for split, (_, predictions) in scored.items()}
     for split, (_, predictions) in scored.items():
@@ -225,7 +225,7 @@ def log_scored_splits(
 
 
 def log_sheet(scorer: Scorer, store: Store, predictions: Predictions, tracker: Tracker, out: Path) -> None:
-    """A picture of 16 samples, evenly spread over a split, with predictions and labels."""
+    """Log a picture of 16 samples, evenly spread over a split, with predictions and labels."""
     chosen = np.linspace(0, len(predictions) - 1, min(SHEET_SIZE, len(predictions))).astype(int)
     dataset = scorer.dataset(store)
     sheet = prediction_sheet(
@@ -240,7 +240,7 @@ def log_sheet(scorer: Scorer, store: Store, predictions: Predictions, tracker: T
 
 
 def save_crops(scorer: Scorer, store: Store, predictions: Predictions, path: Path) -> None:
-    """The worst and the median samples by mean distance as JPEG files in a ZIP: ``worst/…`` and ``median/…``.
+    """Save the worst and the median samples by mean distance as JPEG in a ZIP: ``worst/…`` and ``median/…``.
 
     The pictures are network inputs, so that predicted points apply as they are.
     """

@@ -1,6 +1,6 @@
-"""Make the files of a model that comes with carkp: an int8 ONNX, float weights in float16, and a card of both.
+"""Makes the files of a model that comes with carkp: an int8 ONNX, float weights in float16, and a card of both.
 
-``ship`` writes its folder, whole or not at all; :mod:`carkp.workflow.shipping_parts` finds what it is made of.
+``ship`` writes its folder completely or not at all; :mod:`carkp.workflow.shipping_parts` finds the inputs.
 """
 
 import hashlib
@@ -52,10 +52,10 @@ from carkp.workflow.source_code import source_code
 from carkp.workflow.steps import PIPELINE
 
 MAX_ROUNDING = 0.001
-"""Largest difference of the PCK on generated validation cars that float16 may make: 0.1 points."""
+"""Largest difference of the PCK on generated validation cars that float16 may cause: 0.1 points."""
 
 SPLITS: Mapping[str, str] = {"val": "validation", "test": "test"}
-"""Split -> what the card calls it."""
+"""Split -> its name in the card."""
 
 FIRST_WEIGHTS: Mapping[str, str] = {
     "none": "drawn at random",
@@ -64,7 +64,7 @@ FIRST_WEIGHTS: Mapping[str, str] = {
     "shipped": "the model that came with carkp before: {detail}",
     "file": "the file {detail}",
 }
-"""Kind of first weights -> what a card says of them."""
+"""Kind of first weights -> description in a card."""
 
 SHIP_COMMAND = "python experiments/ship_model.py"
 RECORDED = ("python", "torch", "timm", "onnxruntime", "numpy")
@@ -74,21 +74,21 @@ _MODEL_FILES = (ONNX_FILE, WEIGHTS_FILE)
 def ship(
     parts: Parts, real: Sequence[RealFiles], name: str, out_dir: Path, is_forced: bool = False, note: str = ""
 ) -> Card:
-    """Write the folder of a model; what was there before stays whole until the new one is complete.
+    """Write the folder of a model; an existing folder stays complete until the new one is complete.
 
-    Figures of generated cars are taken from the card that is there, where that is of the same model, data and code.
+    Figures of generated cars are reused from the existing card if model, data and code are the same.
 
     Args:
-        parts: what it is made of.
-        real: figures of real cars; a model is scored on those when its files are there.
-        name: what users call it.
-        out_dir: its folder, which holds nothing else.
-        is_forced: score generated cars anew.
-        note: on how it was made, for the card.
+        parts: runs and files that the model is made from.
+        real: figures of real cars; these cars are scored by another program after the model's files exist.
+        name: name of the model for users.
+        out_dir: folder of the model, which holds nothing else.
+        is_forced: whether to score generated cars again.
+        note: text about the making of the model, for the card.
 
     Raises:
-        ShippingError: the model is too large, or float16 changes it.
-        ConfigError: ``out_dir`` holds something else, or ``real`` is of other files.
+        ShippingError: the model is too large, or float16 changes its scores too much.
+        ConfigError: ``out_dir`` holds something else, or ``real`` is about other files.
     """
     _refuse_other_content(out_dir)
     with exclusive(out_dir, "makes the files of a model"):
@@ -109,21 +109,21 @@ def ship(
 
 
 def _refuse_other_content(out_dir: Path) -> None:
-    """The folder is replaced as a whole."""
+    """Refuse a folder with other files, because the folder is replaced as a whole."""
     others = sorted(path.name for path in out_dir.iterdir() if path.name not in FILES) if out_dir.exists() else []
     if others:
         raise ConfigError(f"output={out_dir}: holds other things ({', '.join(others[:3])}); give a folder of its own")
 
 
 def require_small(folder: Path) -> None:
-    """Raises ShippingError where the files take more room than a model that comes with every installation may."""
+    """Raise ShippingError if the files are too large for a model that comes with every installation."""
     size = sum(path.stat().st_size for path in folder.iterdir())
     if size > MAX_BYTES:
         raise ShippingError(f"the files have {size / 2**20:.1f} MiB, more than {MAX_BYTES / 2**20:.0f} MiB")
 
 
 def read_card(folder: Path) -> Card | None:
-    """The card in a folder; None where there is none that this version reads."""
+    """Read the card in a folder; None if there is none that this version can read."""
     try:
         return card_from_yaml((folder / FIGURES_FILE).read_text(encoding="utf-8"))
     except (OSError, CardError):
@@ -131,10 +131,10 @@ def read_card(folder: Path) -> Card | None:
 
 
 def render_card(folder: Path) -> Card:
-    """Make the page anew of the card that is in a folder, as after a change of its template.
+    """Write the page of an existing card again, for example after a change of its template.
 
     Raises:
-        ConfigError: there is no card that this version reads.
+        ConfigError: there is no card that this version can read.
     """
     card = read_card(folder)
     if card is None:
@@ -146,7 +146,7 @@ def render_card(folder: Path) -> Card:
 
 
 def write_model_files(parts: Parts, folder: Path) -> dict[str, FileFacts]:
-    """The int8 ONNX and the float weights; no path of this machine is left in them.
+    """Write the int8 ONNX and the float weights; paths of this machine are replaced by placeholders.
 
     Raises:
         ShippingError: float16 cannot hold the weights.
@@ -174,7 +174,7 @@ def _half_weights(parts: Parts) -> HalfWeights:
 
 
 def portable_config(config: ExperimentConfig) -> dict[str, Any]:
-    """The configuration as plain data, with placeholders for paths of this machine."""
+    """Return the configuration as plain data, with placeholders for paths of this machine."""
     found: dict[str, Any] = _portable(config.model_dump(mode="json"))
     return found
 
@@ -204,7 +204,7 @@ def _build_card(
     note: str,
 ) -> Card:
     digests = files[WEIGHTS_FILE].sha256, files[ONNX_FILE].sha256
-    # both may be refused, which is said before anything is scored
+    # first, because it may raise an error: scoring comes later
     real_sets = real_figures(real, *digests)
     sources = data_sources(parts.data_run, parts.config.model_dump(mode="json"))
     whose = "Generated cars" if all(source.is_generated for source in sources) else "Cars of all sources"
@@ -227,7 +227,7 @@ def _build_card(
 
 
 def figure_inputs(parts: Parts, files: Mapping[str, FileFacts]) -> Inputs:
-    """What decides the figures of generated cars."""
+    """Return the inputs that decide the figures of generated cars."""
     given = {"data": parts.data.digest, **{name: file.sha256 for name, file in files.items()}}
     return Inputs("ship", {}, given, source_code(["carkp.workflow.shipping"], (*PRESENTING, *UPSTREAM)))
 
@@ -235,7 +235,7 @@ def figure_inputs(parts: Parts, files: Mapping[str, FileFacts]) -> Inputs:
 def score_generated(
     parts: Parts, folder: Path, digests: tuple[str, str], whose: str
 ) -> tuple[Rounding, dict[str, SetFigures]]:
-    """Figures of the files in ``folder``, by split, and what float16 changes; ``whose`` cars they are, for titles.
+    """Score the files in ``folder`` by split, and what float16 changes; ``whose`` names the cars in titles.
 
     Raises:
         ShippingError: float16 changes the PCK on validation by more than ``MAX_ROUNDING``.
@@ -267,7 +267,7 @@ def _predict(scorer: Scorer, net: nn.Module, stores: Stores, split: str, label: 
 
 
 def require_harmless(rounding: Rounding) -> None:
-    """Raises ShippingError where float16 changes more than a user may overlook."""
+    """Raise ShippingError if float16 changes the PCK by more than ``MAX_ROUNDING``."""
     if abs(rounding.float16 - rounding.float32) > MAX_ROUNDING:
         raise ShippingError(
             f"float16 changes PCK@{rounding.alpha:g} on generated validation cars from {rounding.float32:.4f} to "
@@ -293,7 +293,7 @@ def _making(parts: Parts, note: str) -> Making:
 
 
 def commands_to_reproduce(parts: Parts) -> list[str]:
-    """What was called to make the parts; of the steps of one pipeline its own command alone."""
+    """Return the commands that made the parts; steps of one pipeline are replaced by the pipeline's command."""
     export = parts.export
     calibration = find_run_or_none(export.tags.get(SOURCE_TAG, "")) if export is not None else None
     runs = [_pipeline_of(run) for run in (parts.run, calibration, export) if run is not None]
@@ -303,12 +303,12 @@ def commands_to_reproduce(parts: Parts) -> list[str]:
 
 
 def _pipeline_of(run: FoundRun) -> FoundRun:
-    """The pipeline that a run is a step of, else the run itself."""
+    """Return the pipeline that a run is a step of, else the run itself."""
     parent = find_run_or_none(run.tags.get(PARENT_TAG, ""))
     return parent if parent is not None and parent.tags.get(STAGE_TAG) == PIPELINE else run
 
 
 def first_weights(source: str) -> str:
-    """What the tag ``carkp.pretrained`` means, with the licence of what it names."""
+    """Describe the tag ``carkp.pretrained``, with the licence of the weights that it names."""
     kind, _, detail = source.partition(": ")
     return FIRST_WEIGHTS.get(kind, "{detail}").format(detail=_portable(detail) or "not known")

@@ -1,4 +1,4 @@
-"""What a model to ship is made of: a float run, its int8 export for ONNX Runtime, and the data that it learnt from."""
+"""The parts of a model to ship: a float run, its int8 export for ONNX Runtime, and its training data."""
 
 from dataclasses import dataclass
 
@@ -28,16 +28,16 @@ from carkp.workflow.references import FLOAT, ModelFile, codec_of, model_kind, re
 from carkp.workflow.report.sources import FLOAT_TAG
 
 TARGET = "onnxruntime_cpu"
-"""What the int8 file is for: the execution that everyone has."""
+"""Target of the int8 file: ONNX Runtime on the CPU, which every user has."""
 
 
 class ShippingError(ModelError):
-    """A model that is not fit to be shipped; the message says why and what to do."""
+    """A model cannot be shipped; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class References:
-    """What a person named: a float run, an export of it, and the data that it was trained on."""
+    """References from the user: a float run, an export of it, and its training data."""
 
     model: str = LATEST
     export: str = LATEST
@@ -46,14 +46,14 @@ class References:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a model to ship is made of.
+    """Everything that a model to ship is made from.
 
     Attributes:
-        run, checkpoint: the float training and what it chose.
-        config: its resolved configuration.
-        export: the run that wrote the int8 program.
-        program: that program.
-        data_run, data: what the network was trained on.
+        run, checkpoint: run of the float training, and its chosen checkpoint.
+        config: resolved configuration of the training.
+        export: run that wrote the int8 program; None if unknown.
+        program: the int8 program.
+        data_run, data: training data of the network, and the run that prepared them.
     """
 
     run: FoundRun
@@ -66,11 +66,13 @@ class Parts:
 
 
 def find_parts(config: ExperimentConfig, references: References) -> Parts:
-    """The runs and files that ``references`` name; ``latest`` is the newest float run of the experiment of ``config``,
-    the newest export of that run for ONNX Runtime, and the data that it was trained on.
+    """Find the runs and files that ``references`` name.
+
+    ``latest`` is the newest float run of the experiment of ``config``, the newest export of that run for ONNX Runtime,
+    and the data that it was trained on.
 
     Raises:
-        TrackingError, DataError: there is no such thing.
+        TrackingError, DataError: a run or file does not exist.
         ShippingError: the parts do not belong together.
     """
     model = resolve_model(references.model, FLOAT, {EXPERIMENT_TAG: config.name})

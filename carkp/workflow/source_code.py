@@ -1,6 +1,6 @@
-"""Which code decides a result: the modules of carkp that one imports, directly or not, each as a digest of its code.
+"""The code that decides a result: all modules of carkp that a module imports, directly or not, each with a digest.
 
-Comments, docstrings and layout do not count. A package's files that are no modules, such as templates, count too.
+Comments, docstrings and layout do not count. Other files of a package, such as templates, count, too.
 """
 
 import ast
@@ -15,7 +15,7 @@ import carkp
 
 PACKAGE = "carkp"
 DESCRIPTION = "description"
-"""Keyword of what a setting says of itself."""
+"""Keyword argument with the description of a setting."""
 
 COMPUTING_PACKAGES: Mapping[str, str] = {
     "torch": "torch",
@@ -29,17 +29,17 @@ COMPUTING_PACKAGES: Mapping[str, str] = {
 }
 """Packages whose version can change a result: name in an import -> name of the usual distribution.
 
-Optional ones are left out: to install one changes no result of a run without it.
+Optional packages are left out: installing one does not change the result of a run that does not use it.
 """
 
 
 @dataclass(frozen=True)
 class SourceCode:
-    """What a result was computed with.
+    """Code that computed a result.
 
     Attributes:
         modules: name of a module, or path of another file of the package -> digest.
-        versions: distribution -> version, of the computing packages that these modules import.
+        versions: distribution -> version, for the computing packages that these modules import.
     """
 
     modules: Mapping[str, str]
@@ -47,15 +47,15 @@ class SourceCode:
 
 
 def source_code(roots: Sequence[str], left_out: Collection[str] = ()) -> SourceCode:
-    """The code that the modules ``roots`` import from carkp, themselves included.
+    """Return the code of the modules ``roots`` and of everything that they import from carkp.
 
-    ``left_out``: modules and packages that are not followed, for they present or log results and decide none.
+    ``left_out``: modules and packages that are not followed, because they only present or log results.
     """
     return _source_code(tuple(roots), frozenset(left_out), Path(carkp.__file__).parent)
 
 
 def module_files(roots: Sequence[str]) -> dict[str, Path]:
-    """Name -> file of the modules that ``roots`` import from carkp, anywhere in them, themselves included."""
+    """Return name -> file of the modules ``roots`` and of all modules that they import from carkp."""
     return _module_files(roots, frozenset(), Path(carkp.__file__).parent)
 
 
@@ -83,7 +83,7 @@ def _source_code(roots: tuple[str, ...], left_out: frozenset[str], package: Path
 
 @dataclass(frozen=True)
 class _Module:
-    """``own_imports``: names of carkp, some of them attributes; ``packages``: the computing ones that it imports."""
+    """``own_imports``: imported names of carkp, some of them attributes; ``packages``: imported computing packages."""
 
     digest: str
     own_imports: frozenset[str]
@@ -104,20 +104,20 @@ def _is_left_out(name: str, left_out: Collection[str]) -> bool:
 
 
 def _with_packages(name: str) -> list[str]:
-    """The name and the packages that it lies in; carkp itself does nothing but name what it offers."""
+    """Return the name and its parent packages, except carkp itself, which only names what it offers."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(2, len(parts) + 1)]
 
 
 def _module_path(package: Path, name: str) -> Path | None:
-    """The file of a module; None of a name that is an attribute of one."""
+    """Return the file of a module; None if the name is an attribute of a module."""
     path = package.joinpath(*name.split(".")[1:])
     candidates = (path.with_suffix(".py"), path / "__init__.py")
     return next((found for found in candidates if found.is_file()), None)
 
 
 def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
-    """Every name that the module imports anywhere in it; of ``from a import b`` both ``a`` and ``a.b``."""
+    """Yield every name that the module imports anywhere; for ``from a import b`` both ``a`` and ``a.b``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (item.name for item in node.names)
@@ -131,7 +131,7 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
 
 
 def _digest_of_code(tree: ast.Module) -> str:
-    """Of what a module does: neither comments and docstrings nor the descriptions of settings count."""
+    """Digest the code itself, without comments, docstrings and the descriptions of settings."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [item for item in node.body if not _is_text_alone(item)]
@@ -141,12 +141,12 @@ def _digest_of_code(tree: ast.Module) -> str:
 
 
 def _is_text_alone(node: ast.stmt) -> bool:
-    """A docstring, or a text that documents the name above it."""
+    """Return whether a statement is only text: a docstring, or the documentation of the name above it."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _other_files(package: Path, modules: Collection[str]) -> dict[str, str]:
-    """Files that are no modules, below the packages that these modules lie in."""
+    """Return digests of the files that are not modules, below the packages of these modules."""
     folders = {package.joinpath(*name.split(".")[1:-1]) for name in modules if name.count(".") > 1}
     files = {path for folder in folders for path in folder.rglob("*") if _is_content(path)}
     return {str(path.relative_to(package.parent)): _digest(path.read_bytes()) for path in files}
@@ -157,7 +157,7 @@ def _is_content(path: Path) -> bool:
 
 
 def _version(package: str) -> str:
-    """Of what is installed: OpenCV and ONNX Runtime come in several distributions, such as onnxruntime-gpu."""
+    """Return the installed version. OpenCV and ONNX Runtime have several distributions, such as onnxruntime-gpu."""
     usual = COMPUTING_PACKAGES[package]
     try:
         return importlib.metadata.version(usual)

@@ -1,7 +1,7 @@
-"""A process that has imported every stage, and forks one for each call: a stage starts at once, and fails alone.
+"""A server process that has imported all stages and forks one for each call: a stage starts at once and fails alone.
 
-Importing takes some seconds, more than some stages do. The server begins as a fork of a process that has computed
-nothing yet: what forks must have no threads of its own.
+Importing takes some seconds, longer than some stages run. The server is forked from a process before that process
+starts threads, because a process that forks must not have threads.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ _MODULE_FLAG = "-m"
 
 
 class ServerGoneError(Exception):
-    """The server ended, and nobody knows what became of its stage."""
+    """The server ended, and the result of its stage is unknown."""
 
 
 @dataclass(frozen=True)
 class StageCall:
-    """``python -m <module> <arguments>`` in an environment; ``command`` as a person would give it."""
+    """A call of ``python -m <module> <arguments>`` in an environment; ``command`` is what a user would type."""
 
     module: str
     arguments: Sequence[str]
@@ -38,10 +38,10 @@ class StageCall:
 
 
 class StageServer:
-    """Starts stages by forking; to be made before this process has threads, and closed at the end."""
+    """Starts stages by forking; create it before this process has threads, and close it at the end."""
 
     def __init__(self, modules: Sequence[str]) -> None:
-        """``modules``: of the stages, imported while this process goes on."""
+        """``modules``: modules of the stages; the server imports them while this process continues."""
         self._code = _code_state()
         self._connection, theirs = multiprocessing.Pipe()
         sys.stdout.flush()
@@ -52,7 +52,7 @@ class StageServer:
 
     @classmethod
     def if_possible(cls, modules: Sequence[str]) -> "StageServer | None":
-        """None where processes cannot be forked, as on Windows, or should not be, as on macOS."""
+        """Return a server, or None where processes cannot be forked (Windows) or should not be (macOS)."""
         return cls(modules) if sys.platform == "linux" else None
 
     def __enter__(self) -> Self:
@@ -63,14 +63,16 @@ class StageServer:
         self._process.join()
 
     def takes(self, command: Sequence[str]) -> bool:
-        """Whether a command runs a module, and nobody has edited carkp since it was imported."""
+        """Return whether a command runs a module, and carkp was not edited since the start of the server."""
         return command[1:2] == [_MODULE_FLAG] and self._process.is_alive() and _code_state() == self._code
 
     def launch(self, command: Sequence[str], environment: Mapping[str, str], on_start: Callable[[int], None]) -> int:
-        """The exit status of a stage, negative where a signal ended it; an interruption of this process ends it too.
+        """Run a stage and return its exit status, negative if a signal ended it.
+
+        An interruption here ends the stage, too.
 
         Raises:
-            ServerGoneError: the server ended meanwhile.
+            ServerGoneError: the server ended in the meantime.
         """
         _, _, module, *arguments = command
         pid = 0
@@ -88,7 +90,7 @@ class StageServer:
         return status
 
     def _end(self, pid: int) -> None:
-        """Send a stage SIGTERM, and wait until it has closed what it had open."""
+        """Send a stage SIGTERM, and wait until it has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         self._connection.recv()
@@ -107,14 +109,14 @@ def _fork_context() -> ForkContext:
 
 
 def _code_state() -> dict[str, tuple[int, int]]:
-    """Of every module of carkp: when it was changed, and its size."""
+    """Return the time of change and the size of every module of carkp."""
     root = Path(str(carkp.__file__)).parent
     found = {str(path): path.stat() for path in root.rglob("*.py")}
     return {name: (state.st_mtime_ns, state.st_size) for name, state in found.items()}
 
 
 def _serve(connection: Connection, others: Connection, modules: Sequence[str]) -> None:
-    """Answer calls until the other side is closed; a Ctrl-C at the terminal is for the stages."""
+    """Answer calls until the other side is closed; Ctrl-C at the terminal is left to the stages."""
     others.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -127,7 +129,7 @@ def _serve(connection: Connection, others: Connection, modules: Sequence[str]) -
             return
         process = _fork_context().Process(target=_run, args=(call, connection))
         process.start()
-        with contextlib.suppress(OSError):  # nobody waits any more: the stage goes on to its end all the same
+        with contextlib.suppress(OSError):  # if nobody waits any more, the stage still runs to its end
             connection.send(process.pid)
         process.join()
         with contextlib.suppress(OSError):
@@ -135,7 +137,7 @@ def _serve(connection: Connection, others: Connection, modules: Sequence[str]) -
 
 
 def _run(call: StageCall, connection: Connection) -> None:
-    """Be the stage."""
+    """Run the stage in this forked process."""
     connection.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""The steps of the pipeline as data: what each takes from which, and what must be left of a run to use it again."""
+"""The steps of the pipeline as data: their inputs, and the artifacts that a run must still have to be reused."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ from carkp.workflow.teachers import teacher_digest
 
 PIPELINE = "main"
 STEP_PREFIX = "carkp.pipeline."
-"""Of the pipeline's tags that name the runs of its steps."""
+"""Prefix of the pipeline's tags that name the runs of its steps."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """How a stage takes another one's run: as which words, and what of it decides the result."""
+    """How a stage refers to another stage's run, and which identity of that run decides the result."""
 
     reference: Callable[[FoundRun], str]
     identity: Callable[[FoundRun], str]
@@ -50,7 +50,7 @@ LINKS: Mapping[str, Link] = {
     "model": Link(lambda run: f"runs:/{run.run_id}", lambda run: run.tags["carkp.model_digest"]),
     "runs": Link(lambda run: run.run_id, lambda run: run.run_id),
 }
-"""By parameter of a stage."""
+"""Links by parameter of a stage."""
 
 FACTS: Mapping[str, Callable[[ExperimentConfig], str]] = {
     "source": source_identity,
@@ -60,11 +60,11 @@ FACTS: Mapping[str, Callable[[ExperimentConfig], str]] = {
     "hardware": lambda config: hardware_digest(build_hardware(config, "")),
     "host": lambda config: host_digest(),
 }
-"""What a result depends on beside settings and other stages' runs."""
+"""Inputs of a result beside settings and other stages' runs."""
 
 
 def find_finished(step: "Step", config: ExperimentConfig, digest: str) -> FoundRun | None:
-    """The newest finished run on the same inputs that still has what is needed of it."""
+    """Return the newest finished run with the same inputs that still has its artifact."""
     artifact = step.artifact_of(config)
     found = find_runs({STAGE_TAG: step.stage, INPUTS_TAG: digest})
     return next((run for run in found if has_artifact(run.run_id, artifact)), None)
@@ -75,15 +75,15 @@ class Step:
     """A stage of the pipeline.
 
     Attributes:
-        stage: its name and that of its module.
-        artifact: what a finished run must still have; ``{target}`` stands for the target's name.
+        stage: name of the stage and of its module.
+        artifact: artifact that a finished run must still have; ``{target}`` stands for the target's name.
         needs: parameter -> the steps whose runs it names.
-        metrics: those that the pipeline's run shows too, the most important one first.
-        find: the run that makes the step superfluous, given the inputs digest.
-        checkpoint: what an unfinished run needs to be gone on from; "": it begins anew.
-        finds: steps whose runs it finds by itself; their ids count for the inputs digest.
-        needed: metrics that, where they are 0, leave later steps without anything to work on.
-        logs_inputs: whether its runs say what decided them; the pipeline's own run says it of every step.
+        metrics: metrics that the pipeline's run also shows, the most important one first.
+        find: function that finds a run to reuse, given the digest of the inputs.
+        checkpoint: artifact from which an unfinished run can be continued; "": the step starts again.
+        finds: steps whose runs it finds by itself; their ids are part of the inputs' digest.
+        needed: metrics that must not be 0, because later steps would have nothing to work on.
+        logs_inputs: whether its runs store their inputs; the pipeline's own run stores those of every step.
     """
 
     stage: str
@@ -105,11 +105,11 @@ class Step:
         return self.artifact.format(target=build_target(config, "").name)
 
     def reference(self, parameter: str, runs: Mapping[str, FoundRun]) -> str:
-        """The parameter's value that names the runs of the steps needed."""
+        """Return the value of a parameter: references to the runs of the needed steps."""
         return ",".join(LINKS[parameter].reference(runs[stage]) for stage in self.needs[parameter])
 
     def inputs(self, config: ExperimentConfig, runs: Mapping[str, FoundRun]) -> Inputs:
-        """What decides the result, as the stage itself declares it."""
+        """Return the inputs that decide the result, as the stage itself declares them."""
         upstream = {
             parameter: ",".join(LINKS[parameter].identity(runs[stage]) for stage in stages)
             for parameter, stages in self.needs.items()
@@ -119,16 +119,16 @@ class Step:
         return stage_inputs(self.stage, config, facts | upstream | found)
 
     def key_number(self, run: FoundRun) -> str:
-        """The first metric that the run has, for a person."""
+        """Return the first metric that the run has, for a person."""
         shown = [f"{name} {run.metrics[name]:.4g}" for name in self.metrics if name in run.metrics]
         return shown[0] if shown else ""
 
     def lacking(self, run: FoundRun) -> list[str]:
-        """Metrics that are 0 and must not be."""
+        """Return the needed metrics that are 0."""
         return [name for name in self.needed if run.metrics.get(name) == 0]
 
     def pipeline_metrics(self, run: FoundRun) -> dict[str, float]:
-        """What the pipeline's run shows of it, each name below that of the stage."""
+        """Return the run's metrics for the pipeline's run, each with the stage's name as prefix."""
         return {
             f"{self.stage}/{name.removeprefix(f'{self.stage}/')}": run.metrics[name]
             for name in self.metrics
@@ -137,8 +137,8 @@ class Step:
 
 
 def find_prepared(step: Step, config: ExperimentConfig, digest: str) -> FoundRun | None:
-    """The run that prepared the data, where they are still there and still those of the source."""
-    del digest  # of a source that is gone no digest can be made, and what was made of it still holds
+    """Return the run that prepared the data, if the data still exist and still match the source."""
+    del digest  # a source that no longer exists has no digest, and its stores are still valid
     prepared = find_data(config, LATEST)
     if prepared is None or stale_reason(config, prepared):
         return None
@@ -146,7 +146,7 @@ def find_prepared(step: Step, config: ExperimentConfig, digest: str) -> FoundRun
 
 
 def find_reported(step: Step, config: ExperimentConfig, digest: str) -> FoundRun | None:
-    """The report that an earlier pipeline ended with on the same runs; alone the stage takes others along."""
+    """Return the report of an earlier pipeline with the same runs; run alone, the stage would include other runs."""
     pipelines = find_runs({STAGE_TAG: PIPELINE, INPUTS_TAG: digest})
     reports = [find_run_or_none(found.tags[f"{STEP_PREFIX}{step.stage}"]) for found in pipelines]
     artifact = step.artifact_of(config)
@@ -154,7 +154,7 @@ def find_reported(step: Step, config: ExperimentConfig, digest: str) -> FoundRun
 
 
 def find_checkpoint(step: Step, digest: str) -> FoundRun | None:
-    """The newest run of the step on the same inputs that did not finish and can be gone on from."""
+    """Return the newest unfinished run of the step with the same inputs that can be continued."""
     if not step.checkpoint:
         return None
     unfinished = find_runs({STAGE_TAG: step.stage, INPUTS_TAG: digest}, is_finished=False, max_results=NUM_UNFINISHED)
@@ -162,7 +162,7 @@ def find_checkpoint(step: Step, digest: str) -> FoundRun | None:
 
 
 def has_checkpoints(run_id: str, last: str) -> bool:
-    """Whether ``last`` and the best checkpoint beside it are whole: a kill can leave half a file."""
+    """Return whether ``last`` and the best checkpoint beside it are complete: a kill can leave half a file."""
     if not has_artifact(run_id, last):
         return False
     try:
@@ -239,7 +239,7 @@ STEPS: Sequence[Step] = (
     Step(
         stage="report",
         artifact="report/index.html",
-        needs={"runs": ("align",)},  # one run stands for its family: one a step makes two where a step was used again
+        needs={"runs": ("align",)},  # one run stands for a family; one per step might give two
         finds=("check", "compile"),
         find=find_reported,
         logs_inputs=False,

@@ -1,4 +1,4 @@
-"""Errors of the operating system that a user can act on, said to a person."""
+"""Messages for errors of the operating system that a user can solve."""
 
 import errno
 import os
@@ -21,12 +21,12 @@ _REMEDIES = {
 
 
 def is_of_surroundings(error: OSError) -> bool:
-    """Whether the disk, its permissions or the system's limits are to blame, and no mistake of the program."""
+    """Return whether the disk, its permissions or the system's limits caused the error, and not a bug."""
     return error.errno in NO_SPACE or error.errno in _REMEDIES
 
 
 def describe(error: OSError, directory: Path) -> str:
-    """What went wrong where, and what to do; ``directory``: where the process works, for errors that name no file."""
+    """Describe what went wrong, where, and what to do; ``directory``: working directory, for errors without a file."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     where = " -> ".join(names) or f"at work in {directory}"
     return f"{where}: {error.strerror}. {_remedy(error.errno, Path(names[-1]) if names else directory)}"

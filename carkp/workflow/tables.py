@@ -10,7 +10,7 @@ from carkp.disk import write_atomic
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One line a row under a line of names; the names are those of the first row."""
+    """Write a header line and one line per row; the columns are those of the first row."""
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, list(rows[0]))
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""The user's own cars: unlabelled ones in pictures and videos, labelled ones in a data source, packed for training."""
+"""The user's own cars, packed for training: unlabelled cars in pictures and videos, labelled cars in a data source."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -36,23 +36,23 @@ from carkp.workflow.boxes import describe_whole_picture
 from carkp.workflow.output_names import Source, list_sources
 
 NUM_FRAMES_TOGETHER = 50
-"""Of a video: neighbouring frames are alike, so that a stretch of them is held out or learnt from as a whole."""
+"""Frames of a video that are held out or learnt from together, because neighbouring frames are alike."""
 
 NONE = "none"
-"""Digest of cars that were not given."""
+"""Digest if no cars were given."""
 
 _SPLIT = "train"
 
 
 @dataclass(frozen=True)
 class TargetSources:
-    """What the user gives.
+    """The user's sources of cars.
 
     Attributes:
         pictures: pictures and videos without labels.
-        boxes: of the cars in them; None: each whole picture is one.
-        labels: path of a data source with labels; None: none.
-        orientation: as in :mod:`carkp.data.orientation`, of the unlabelled pictures.
+        boxes: boxes of the cars in them; None: each whole picture is one car.
+        labels: path of a data source with labels; None: no labels.
+        orientation: as in :mod:`carkp.data.orientation`, for the unlabelled pictures.
     """
 
     pictures: Sequence[Path]
@@ -63,7 +63,7 @@ class TargetSources:
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """Packed cars: places in the store of those to learn from, and of those that are held out."""
+    """Packed cars: indices in the store of cars to learn from, and of held-out cars."""
 
     store: Store
     learnt: NDArray[np.int64]
@@ -75,10 +75,10 @@ class TargetCars:
     """The user's cars.
 
     Attributes:
-        unlabelled, labelled: to learn from and held out; None: not given.
-        scored: further splits of the labelled source, of which nothing is learnt.
-        digests: of the content of both, by the name that their stage gives them.
-        issues: what was left out.
+        unlabelled, labelled: cars to learn from and held-out cars; None: not given.
+        scored: other splits of the labelled source, which are not learnt from.
+        digests: digests of the content of both, by the names that the stage uses.
+        issues: cars that were left out, and why.
     """
 
     unlabelled: Slice | None
@@ -97,12 +97,12 @@ def collect_cars(
     num_workers: int,
     seed: int,
 ) -> TargetCars:
-    """Cut the cars out and pack them below ``out_dir``; hold out ``holdout_share`` of them, whole pictures.
+    """Cut out the cars and pack them below ``out_dir``; hold out ``holdout_share`` of them, in whole pictures.
 
-    A labelled source with a validation or test split of its own is held out as it says.
+    For a labelled source with its own validation or test split, that split is held out instead.
 
     Raises:
-        DataError: nothing was given, or no car of it can be used.
+        DataError: no cars were given, or none of them can be used.
     """
     if not sources.pictures and sources.labels is None:
         raise DataError("nothing to adapt to: give images=… (with boxes=…), labels=…, or both")
@@ -139,9 +139,9 @@ def _labelled_slice(store: Store, source: Path, holdout_share: float, seed: int)
 def pack_unlabelled(
     sources: TargetSources, directory: Path, jpeg_quality: int, issues: Issues
 ) -> tuple[Store, list[str]]:
-    """A store of the cars in pictures and videos, and of each car the picture or stretch of a video that it is of.
+    """Return a store of the cars in pictures and videos, and for each car its picture or its stretch of a video.
 
-    Pictures that cannot be read or have no boxes are left out, and counted in ``issues``.
+    Pictures that cannot be read or have no boxes are left out and counted in ``issues``.
 
     Raises:
         DataError: no car is left.
@@ -167,7 +167,7 @@ def pack_unlabelled(
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """A picture: its pixels, the names that boxes and ids go by, and what it is alike with."""
+    """A picture: its pixels, the names for boxes and sample ids, and the group of similar pictures."""
 
     image: jpeg.Image
     place: str
@@ -177,7 +177,7 @@ class _Frame:
 
 
 def _frames(source: Source, orientation: str, issues: Issues) -> Iterator[_Frame]:
-    """The picture, or the frames of the video."""
+    """Yield the picture, or the frames of the video."""
     scene = source.name.replace("/", "_")
     try:
         if not is_video(source.path):
@@ -193,7 +193,7 @@ def _frames(source: Source, orientation: str, issues: Issues) -> Iterator[_Frame
 
 
 def _warn_of_whole_picture(frame: _Frame) -> bool:
-    """Whether there was something to warn of."""
+    """Warn if the picture may be too large for one car; return whether it was necessary."""
     text = describe_whole_picture((frame.image.shape[0], frame.image.shape[1]))
     if text:
         tqdm.write(f"WARNING: {frame.place}: {text}", file=sys.stderr)

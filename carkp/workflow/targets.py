@@ -1,4 +1,4 @@
-"""The files of targets."""
+"""Loading of target files."""
 
 from carkp.config.loading import load_yaml
 from carkp.deploy.hardware import TargetFile
@@ -8,10 +8,10 @@ TARGET_DIR = "configs/targets"
 
 
 def load_target(name: str) -> TargetFile:
-    """A file of configs/targets without .yaml, or a path.
+    """Load a target by its name in configs/targets without .yaml, or by a path.
 
     Raises:
-        ConfigError: there is no such target, or its file is malformed.
+        ConfigError: the target does not exist, or its file is malformed.
     """
     is_path = name.lower().endswith((".yaml", ".yml"))
     return load_yaml(find_config(name if is_path else f"{TARGET_DIR}/{name}.yaml"), TargetFile, "target")

@@ -1,4 +1,4 @@
-"""The teacher of a float training: which one the configuration names, and whether the student can learn from it."""
+"""The teacher of a float training: lookup, and checks that the student can learn from it."""
 
 from dataclasses import dataclass
 
@@ -16,12 +16,12 @@ from carkp.workflow.references import FLOAT, ModelFile, check_codec, check_input
 
 LATEST_OF = f"{LATEST}:"
 NO_TEACHER = "none"
-"""What a training without a teacher says of it."""
+"""Value logged for a training without a teacher."""
 
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A trained network in evaluation mode, the digest of its weights, and what names it."""
+    """A trained network in evaluation mode, the digest of its weights, and its reference."""
 
     net: nn.Module
     digest: str
@@ -29,11 +29,11 @@ class Teacher:
 
 
 def find_teacher(config: ExperimentConfig) -> ModelFile | None:
-    """The file that ``train.teacher`` names; None where the setting is empty.
+    """Return the file that ``train.teacher`` names; None if the setting is empty.
 
     Raises:
-        ConfigError: ``latest`` alone, which would soon be the student itself.
-        TrackingError: there is none.
+        ConfigError: the setting is just ``latest``, which would soon be the student itself.
+        TrackingError: the model does not exist.
     """
     reference = config.train.teacher
     if not reference:
@@ -49,19 +49,19 @@ def find_teacher(config: ExperimentConfig) -> ModelFile | None:
 
 
 def load_teacher(config: ExperimentConfig) -> Teacher | None:
-    """The teacher that the configuration names, if any.
+    """Load the teacher that the configuration names, if any.
 
     Raises:
         ConfigError: it was trained for other heatmaps.
-        CheckpointError: it holds no float network, or one for another size of input.
-        TrackingError: there is none.
+        CheckpointError: the file holds no float network, or one with another input size.
+        TrackingError: the model does not exist.
     """
     file = find_teacher(config)
     return None if file is None else read_teacher(config, file)
 
 
 def read_teacher(config: ExperimentConfig, file: ModelFile) -> Teacher:
-    """The network in ``file``; what it raises, see ``load_teacher``."""
+    """Load the network in ``file``; it raises the same errors as ``load_teacher``."""
     checkpoint = load_checkpoint(file.path)
     net = load_net(checkpoint).requires_grad_(False)
     check_input_size(checkpoint.architecture, config, file.path)
@@ -70,7 +70,7 @@ def read_teacher(config: ExperimentConfig, file: ModelFile) -> Teacher:
 
 
 def teacher_digest(config: ExperimentConfig) -> str:
-    """Of the teacher's weights: whatever file or run it lies in, it teaches the same."""
+    """Return the digest of the teacher's weights; it does not depend on the file or run that holds them."""
     teacher = load_teacher(config)
     return NO_TEACHER if teacher is None else teacher.digest
 
@@ -78,7 +78,7 @@ def teacher_digest(config: ExperimentConfig) -> str:
 def build_distillation(
     config: ExperimentConfig, teacher: Teacher | None, settings: FitSettings, device: torch.device
 ) -> Distillation | None:
-    """The term of the loss in which the teacher speaks; None without a teacher."""
+    """Return the teacher's term of the loss; None without a teacher."""
     if teacher is None:
         return None
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format

@@ -1,4 +1,4 @@
-"""What every stage that trains shares: the loop with its bar and its logging, and what a trained network is worth."""
+"""Code that all training stages share: the training loop with progress bar and logging, and the scores."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -66,24 +66,24 @@ ONNX_TOLERANCE = 1e-4
 NUM_ONNX_IMAGES = 16
 DIVERGENCE_FILE = "divergence.json"
 MAX_NOTED = 100
-"""Steps that were left out, in the run's file of them."""
+"""Limit on skipped steps that are listed in the run's file."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training to do.
+    """Inputs and options of one training.
 
     Attributes:
         net: the network.
-        architecture: what a checkpoint needs to build it again.
-        settings: how to train it.
-        resume: the ``last.pt`` to go on from.
-        is_own: whether that is of this very run, which has logged its epochs.
-        keeps_last: whether ``last.pt`` is logged, for a training that can be gone on with.
-        keeps_best: whether ``best.pt`` is logged as soon as there is one, and not by the stage at its end.
-        batches: what it trains on; None: the training split as the configuration says.
-        decided: what ``last.pt`` keeps of what decided it, as named in ``resuming``.
-        extra_loss: a further term of the loss.
+        architecture: description from which a checkpoint can build the network again.
+        settings: settings of the training loop.
+        resume: the ``last.pt`` to continue from.
+        is_own: whether ``resume`` belongs to this same run, which has already logged its epochs.
+        keeps_last: whether ``last.pt`` is logged, for a training that can be resumed.
+        keeps_best: whether ``best.pt`` is logged at each new best epoch, not only by the stage at its end.
+        batches: training batches; None: the training split as configured.
+        decided: values that ``last.pt`` keeps for comparison, named as in ``resuming``.
+        extra_loss: an additional term of the loss.
     """
 
     net: nn.Module
@@ -104,8 +104,9 @@ def run_on_ranks(
     find_inputs: Callable[[Arguments, Tracker], Inputs],
     run: Callable[[ExperimentConfig, Inputs, Path, Tracker, ProcessContext], str],
 ) -> int:
-    """Run a stage that trains, in as many processes as it asks for; the main one finds the inputs and prints what
-    ``run`` says. The exit status.
+    """Run a training stage in as many processes as it asks for; return the exit status.
+
+    The main process finds the inputs and prints the text that ``run`` returns.
     """
     config = arguments.config
     group = parse_group(arguments.values, config.train)
@@ -142,7 +143,7 @@ def train(
     scorer: Scorer,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> FitResult:
-    """Train on the training split, validate every epoch; log each epoch and its checkpoints, then call ``on_epoch``."""
+    """Train, and validate after every epoch; log each epoch and its checkpoints, then call ``on_epoch``."""
     require_sources(config, stores.train)
     require_labels(stores, scorer.choosing)
     trainer, context = _build_trainer(config, training, stores, scorer), scorer.context
@@ -163,7 +164,7 @@ def train(
 
         def log(result: EpochResult) -> None:
             _log_epoch(result.numbers(), tracker)
-            names = [BEST_NAME] if result.is_best and training.keeps_best else []  # before last.pt, which speaks of it
+            names = [BEST_NAME] if result.is_best and training.keeps_best else []  # before last.pt, which refers to it
             _log_checkpoints([*names, *([LAST_NAME] if training.keeps_last else [])], out_dir, tracker)
             bar.write(f"epoch {result.epoch}/{epochs}: {_describe(result)}")
             on_epoch(result)
@@ -196,7 +197,7 @@ def _build_trainer(config: ExperimentConfig, training: Training, stores: Stores,
 
 
 def describe_mixture(config: ExperimentConfig, stores: Stores, context: ProcessContext) -> str:
-    """What every batch is made of, and whose validation chooses the epoch."""
+    """Describe the shares of every batch, and the sources whose validation chooses the epoch."""
     assert isinstance(stores.train, MixedStore)
     ratio, settings = shares(config.data), config.train
     drawn = describe_shares(stores.train, ratio, settings.batch_size, settings.num_samples, context.world_size)
@@ -204,7 +205,7 @@ def describe_mixture(config: ExperimentConfig, stores: Stores, context: ProcessC
 
 
 def _divergence_log(out_dir: Path, tracker: Tracker) -> Callable[[Divergence], None]:
-    """What warns of a step that was left out, and keeps it in a file of the run."""
+    """Return a callback that warns of a skipped step and lists it in a file of the run."""
     noted: list[Divergence] = []
 
     def note(found: Divergence) -> None:
@@ -219,12 +220,12 @@ def _divergence_log(out_dir: Path, tracker: Tracker) -> Callable[[Divergence], N
 
 
 def has_labels(store: Store) -> bool:
-    """Whether any keypoint of a split is labelled."""
+    """Return whether any keypoint of a split is labelled."""
     return any(bool((store[index].validity > 0).any()) for index in range(len(store)))
 
 
 def is_scorable(store: Store) -> bool:
-    """Whether a split has a PCK: a car with two labelled keypoints apart from each other."""
+    """Return whether a split has a PCK: it needs a car with two labelled keypoints at different places."""
     records = (store[index] for index in range(len(store)))
     return any(
         float(labelled_extent(item.points[None].astype(np.float64), item.validity[None])[0]) > 0 for item in records
@@ -232,12 +233,12 @@ def is_scorable(store: Store) -> bool:
 
 
 def require_labels(stores: Stores, sources: Sequence[str] = ()) -> None:
-    """Refuse data that training can learn nothing from or choose no epoch by; warn of a test split without a score.
+    """Refuse data without labels for training or for choosing the epoch; warn if the test split cannot be scored.
 
-    ``sources``: names of those that choose the epoch; empty where there is only one.
+    ``sources``: names of the sources that choose the epoch; empty if there is only one.
 
     Raises:
-        DataError: so it is.
+        DataError: labels are missing.
     """
     remedy = "look at the labels (the summary of the data run counts them)"
     if not has_labels(stores.train):
@@ -257,14 +258,14 @@ def require_labels(stores: Stores, sources: Sequence[str] = ()) -> None:
 
 
 def best_checkpoint(out_dir: Path, context: ProcessContext) -> Checkpoint:
-    """The checkpoint that validation chose, on every process."""
+    """Return the checkpoint that validation chose, on every process."""
     best = context.broadcast(load_checkpoint(out_dir / CHECKPOINT_DIR / BEST_NAME) if context.is_main else None)
     assert best is not None
     return best
 
 
 def predict_all(scorer: Scorer, stores: Stores, net: nn.Module) -> dict[str, Predictions]:
-    """Predictions on validation and, where it can be scored, on test."""
+    """Predict validation and test, as far as they can be scored."""
     splits = {name: getattr(stores, name) for name in ("val", "test")}
     forward = scorer.forward(net)
     return {name: scorer.predict(forward, store) for name, store in splits.items() if is_scorable(store)}
@@ -273,7 +274,7 @@ def predict_all(scorer: Scorer, stores: Stores, net: nn.Module) -> dict[str, Pre
 def log_float_onnx(
     experiment: str, scorer: Scorer, stores: Stores, net: nn.Module, out_dir: Path, tracker: Tracker
 ) -> None:
-    """Export the float ONNX, hold it against torch on validation crops, log it as file and as MLflow model."""
+    """Export the float ONNX, compare it with torch on validation crops, and log it as a file and as an MLflow model."""
     path = out_dir / ONNX_DIR / "float.onnx"
     metadata = {
         "run_id": tracker.run_id,
@@ -293,7 +294,7 @@ def log_float_onnx(
 
 
 def log_choice(scorer: Scorer, fitted: FitResult, predictions: Predictions, tracker: Tracker) -> None:
-    """Log which epoch was chosen, and what the codec alone gets wrong on the validation split."""
+    """Log the chosen epoch, and the error of the codec alone on the validation split."""
     tracker.log_metrics(
         {"best_epoch": fitted.best_epoch, "val/oracle_error_px": scorer.mean_oracle_error_px(predictions)}
     )
@@ -314,7 +315,7 @@ def _advance(bar: "tqdm[Any]", loss: float) -> None:
 
 
 def _resume(trainer: Trainer, last: Path, config: ExperimentConfig, out_dir: Path, tracker: Tracker) -> None:
-    """Go on from ``last``; checkpoints and metrics of the epochs before come along, for no later one may be better."""
+    """Continue from ``last``. Earlier checkpoints and metrics are copied, because no later epoch may be better."""
     checkpoint = load_resumable(last)
     require_same_training(checkpoint, last, config, trainer.inputs.decided)
     try:
@@ -344,7 +345,7 @@ def _log_checkpoints(names: Sequence[str], out_dir: Path, tracker: Tracker) -> N
     """Copy checkpoints to the run.
 
     Raises:
-        CheckpointError: the copy cannot be written; the original is whole.
+        CheckpointError: the copy cannot be written; the original is complete.
     """
     for name in names:
         path = out_dir / CHECKPOINT_DIR / name
