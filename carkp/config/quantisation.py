@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from carkp.config.training import GradClip, LearningRate, NumEpochs, WarmupEpochs, WeightDecay
 from carkp.config.values import (
     BatchSize,
+    NonNegativeInt,
     Percentile,
     PositiveFloat,
     PositiveInt,
@@ -134,6 +135,10 @@ class QuantConfig(Section):
             "are tried."
         ),
     ] = (99.0, 99.9, 99.95, 99.975, 99.99, 99.999, 100.0)
+    num_sweep_images: Annotated[
+        NonNegativeInt,
+        Field(description="Validation crops that each percentile of the sweep is scored on. 0: all of them."),
+    ] = 256
 
 
 class QatConfig(Section):

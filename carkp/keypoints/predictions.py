@@ -83,6 +83,15 @@ class Predictions:
         """The samples of these sources, in the same order."""
         return self.chosen(np.flatnonzero(np.isin(self.sources, list(names))))
 
+    def of_samples(self, sample_ids: Sequence[str]) -> "Predictions":
+        """Return the samples with these ids, in their order.
+
+        Raises:
+            KeyError: there is no such sample.
+        """
+        places = {str(name): place for place, name in enumerate(self.sample_ids)}
+        return self.chosen(np.array([places[name] for name in sample_ids], dtype=np.int64))
+
     def chosen(self, places: NDArray[np.int64]) -> "Predictions":
         """The samples at these places, in their order."""
         return Predictions(**{item.name: getattr(self, item.name)[places] for item in fields(self)})

@@ -331,9 +331,9 @@ def _sweeps(content: ReportContent) -> list[Part]:
         line = (
             "the dashed line is the float model" if family.sweep.float_pck is not None else "float's PCK is not known"
         )
-        caption = (
-            f"{_named(content, family)}: {len(family.sweep.pck)} percentiles; {line}. {sweep_reading(family.sweep)}"
-        )
+        crops = f" on {family.sweep.num_crops} crops" if family.sweep.num_crops else ""
+        percentiles = f"{len(family.sweep.pck)} percentiles{crops}"
+        caption = f"{_named(content, family)}: {percentiles}; {line}. {sweep_reading(family.sweep)}"
         name = f"sweep_{content.families.index(family)}"
         parts += [Chart(figure, name, caption, "Validation PCK by percentile"), tables.sweep_table(family.sweep)]
     return parts

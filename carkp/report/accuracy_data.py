@@ -54,12 +54,13 @@ class LayerNoise:
 class Sweep:
     """Validation PCK by calibration percentile, the float model's, and the percentile that was used (if it was one).
 
-    ``float_pck`` is None where it is not known.
+    Both are of the same ``num_crops`` crops. ``float_pck`` None and ``num_crops`` 0 mean that they are not known.
     """
 
     pck: Mapping[float, float]
     float_pck: float | None
     chosen: float | None = None
+    num_crops: int = 0
 
 
 @dataclass(frozen=True)

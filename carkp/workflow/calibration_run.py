@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 from torch.nn import Module
+from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig, QuantConfig
-from carkp.data.store import Store, Stores
+from carkp.data.store import Stores
 from carkp.keypoints.metrics import Scores
 from carkp.keypoints.paired import Retention, retention
 from carkp.keypoints.predictions import Predictions
@@ -21,6 +22,7 @@ from carkp.report import figures
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_digest
 from carkp.training.distributed import ProcessContext
+from carkp.training.evaluate import EvalSplit
 from carkp.workflow.build import prepare_torch, vary_percentile
 from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.preparation import PreparedData, require_samples
@@ -106,9 +108,10 @@ def calibrate_and_score(
     log_sheet(scorer, stores.val, predictions["val"], tracker, out_dir / "val_predictions.jpg")
     _log_sqnr(net, calibrator.images(stores.train, config.quant.num_sqnr_images, SQNR_BATCH), out_dir, tracker)
     if config.quant.sweep:
-        swept = sweep_percentiles(config.quant, scorer, net, histograms, observers, stores.val)
-        pck = {percentile: scorer.score(found, VAL).pck for percentile, found in swept.items()}
-        _log_sweep(pck, float_scores["val"].pck, out_dir, tracker)
+        sample = scorer.sample(scorer.judged_store(stores, VAL), config.quant.num_sweep_images)
+        swept = sweep_percentiles(config.quant, scorer, net, histograms, observers, sample)
+        float_pck = float_predictions[VAL].of_samples(sample.sample_ids).score(scorer.alpha).pck
+        _log_sweep(swept, float_pck, scorer.alpha, out_dir, tracker)
     kept = {
         name: retention(scorer.judged(float_predictions[name], name), scorer.judged(found, name), scorer.alpha)
         for name, found in predictions.items()
@@ -141,18 +144,18 @@ def sweep_percentiles(
     net: FakeQuantNet,
     histograms: Mapping[str, AbsHistogram],
     observers: Mapping[str, Observer],
-    store: Store,
+    sample: EvalSplit,
 ) -> dict[float, Predictions]:
-    """Return predictions for every percentile of the configuration, computed from the same histograms.
+    """Return predictions on ``sample`` for every percentile of the configuration, computed from the same histograms.
 
     Tensors whose rule names another observer keep it. The thresholds of ``net`` are restored afterwards.
     """
     found: dict[float, Predictions] = {}
     chosen = choose_thresholds(histograms, net.num_levels, observers)
-    for percentile in quant.sweep:
+    for percentile in tqdm(quant.sweep, "sweep percentiles"):
         varied = vary_percentile(observers, quant, percentile)
         net.set_thresholds(choose_thresholds(histograms, net.num_levels, varied))
-        found[percentile] = scorer.predict(scorer.forward(net), store, f"percentile {percentile:g}")
+        found[percentile] = scorer.predict_sample(scorer.forward(net), sample)
     net.set_thresholds(chosen)
     return found
 
@@ -200,9 +203,17 @@ def _log_sqnr(net: FakeQuantNet, images: Iterable[Tensor], out_dir: Path, tracke
     tracker.log_metrics({"sqnr/output_db": rows[-1].total_db, "sqnr/worst_db": min(row.total_db for row in rows)})
 
 
-def _log_sweep(pck: Mapping[float, float], float_pck: float, out_dir: Path, tracker: Tracker) -> None:
+def _log_sweep(
+    swept: Mapping[float, Predictions], float_pck: float, alpha: float, out_dir: Path, tracker: Tracker
+) -> None:
+    pck = {percentile: found.score(alpha).pck for percentile, found in swept.items()}
     rows = [
-        {"percentile": percentile, "val_pck": value, "val_retention": value / float_pck if float_pck else float("nan")}
+        {
+            "percentile": percentile,
+            "val_pck": value,
+            "val_retention": value / float_pck if float_pck else float("nan"),
+            "num_crops": len(swept[percentile]),
+        }
         for percentile, value in pck.items()
     ]
     write_table(rows, out_dir / "percentile_sweep.csv")

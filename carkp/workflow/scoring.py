@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig
@@ -40,6 +41,7 @@ CROPS_NAME = "crops.zip"
 SHEET_SIZE = 16
 
 _CROP_JPEG_QUALITY = 92
+_SAMPLE_SEED = 0
 _ALPHAS = np.linspace(0.01, 0.3, 30)
 
 
@@ -97,6 +99,18 @@ class Scorer:
         ) as bar:
             return predict(forward, self.split(store), self.codec, self.context, lambda num: _advance(bar, num))
 
+    def sample(self, store: Store, num_samples: int) -> EvalSplit:
+        """Load a choice of samples of a split into memory, the same every time; ``num_samples`` 0: all of them."""
+        dataset, chosen = self.dataset(store), chosen_samples(len(store), num_samples)
+        samples = [{**dataset[index], "index": torch.tensor(place)} for place, index in enumerate(chosen)]
+        starts = range(0, len(samples), self.batch_size)
+        batches = [default_collate(samples[start : start + self.batch_size]) for start in starts]
+        return EvalSplit(batches, [store.sample_id(index) for index in chosen], self.input_size)
+
+    def predict_sample(self, forward: Forward, sample: EvalSplit) -> Predictions:
+        """Run ``forward`` on loaded samples."""
+        return predict(forward, sample, self.codec, self.context)
+
     def score(self, predictions: Predictions, split: str) -> Scores:
         """Score validation on the cars that choose the epoch, other splits on all cars; also score each source."""
         scores = self.judged(predictions, split).score(self.alpha)
@@ -119,6 +133,14 @@ class Scorer:
         targets, validity = torch.from_numpy(predictions.targets), torch.from_numpy(predictions.validity)
         errors = oracle_errors_px(self.codec, targets, validity)
         return float(errors.mean()) if errors.numel() else float("nan")
+
+
+def chosen_samples(num_there: int, num_wanted: int) -> list[int]:
+    """Return the indices of a random choice of samples, always the same, in ascending order; 0: all."""
+    if num_wanted == 0 or num_wanted >= num_there:
+        return list(range(num_there))
+    chosen = np.random.default_rng(_SAMPLE_SEED).choice(num_there, num_wanted, replace=False)
+    return [int(index) for index in np.sort(chosen)]
 
 
 def build_scorer(config: ExperimentConfig, context: ProcessContext) -> Scorer:

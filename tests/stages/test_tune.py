@@ -16,8 +16,9 @@ from carkp.tracking.tracker import NullTracker
 from carkp.tuning.record import TrialRecord
 from carkp.tuning.settings import Axis, StudySettings
 from carkp.tuning.study import TuningStudy
+from carkp.workflow.scoring import chosen_samples
 from carkp.workflow.study.outcome import compare, default_params
-from carkp.workflow.study.trial import chosen_samples, percentile_of, q_of, tuned_config
+from carkp.workflow.study.trial import percentile_of, q_of, tuned_config
 from tests.stages.conftest import ROOT, TINY, Outcome, Project
 
 SEARCH = """

@@ -222,7 +222,8 @@ def _sweep(calibration: FoundRun) -> Sweep | None:
     pck = {float(row["percentile"]): float(row["val_pck"]) for row in rows}
     params = calibration.params
     is_percentile = params.get("config.quant.observer") == "percentile"
-    return Sweep(pck, swept_float_pck(rows), float(params["config.quant.percentile"]) if is_percentile else None)
+    chosen = float(params["config.quant.percentile"]) if is_percentile else None
+    return Sweep(pck, swept_float_pck(rows), chosen, int(rows[0].get("num_crops", 0)))
 
 
 def swept_float_pck(swept: Sequence[Mapping[str, str]]) -> float | None:

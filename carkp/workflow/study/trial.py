@@ -7,13 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch.utils.data import default_collate
-
 from carkp.config.schema import ExperimentConfig
 from carkp.config.search import SearchBudget
-from carkp.data.dataset import CropDataset
 from carkp.data.store import Store, Stores
 from carkp.keypoints.predictions import Predictions
 from carkp.project import project_root
@@ -24,7 +19,6 @@ from carkp.quant.target import Target
 from carkp.tracking.tracker import Tracker
 from carkp.training.checkpoint import Checkpoint
 from carkp.training.distributed import cpu_context, process_context
-from carkp.training.evaluate import EvalSplit, Forward, predict
 from carkp.training.fit import EpochResult, FitResult
 from carkp.workflow.build import (
     build_fit_settings,
@@ -42,9 +36,6 @@ from carkp.workflow.training import Training, best_checkpoint, train
 
 SIGMA, LR, Q = "sigma", "lr", "q"
 PERCENTILE_DIGITS = 7
-
-_SUBSET_SEED = 0
-"""Every trial of every study is scored on the same choice of samples."""
 
 
 @dataclass(frozen=True)
@@ -168,29 +159,8 @@ def score_percentiles(
 
 def int8_scorer(scorer: Scorer, store: Store, num_samples: int) -> Callable[[QProgram], Predictions]:
     """Predictions of int8 programs on ``num_samples`` samples of a split, 0 for all, which are read once."""
-    chosen = chosen_samples(len(store), num_samples)
-    split = _split_in_memory(scorer.dataset(store), chosen, scorer.batch_size)
-
-    def score(program: QProgram) -> Predictions:
-        forward: Forward = simulator_forward(program)
-        return predict(forward, split, scorer.codec, scorer.context)
-
-    return score
-
-
-def chosen_samples(num_there: int, num_wanted: int) -> list[int]:
-    """The samples that a study scores, in the order of the store; ``num_wanted`` 0 for all."""
-    if num_wanted == 0 or num_wanted >= num_there:
-        return list(range(num_there))
-    chosen = np.random.default_rng(_SUBSET_SEED).choice(num_there, num_wanted, replace=False)
-    return [int(index) for index in np.sort(chosen)]
-
-
-def _split_in_memory(dataset: CropDataset, chosen: list[int], batch_size: int) -> EvalSplit:
-    samples = [{**dataset[index], "index": torch.tensor(place)} for place, index in enumerate(chosen)]
-    batches = [default_collate(samples[start : start + batch_size]) for start in range(0, len(samples), batch_size)]
-    ids = [dataset.store.sample_id(index) for index in chosen]
-    return EvalSplit(batches, ids, dataset.transform.input_size)
+    sample = scorer.sample(store, num_samples)
+    return lambda program: scorer.predict_sample(simulator_forward(program), sample)
 
 
 def _train(
