@@ -2,9 +2,9 @@
 
 Command:  python experiments/stage_memory.py --config configs/tiny.yaml          (ten minutes and 12 GB of disk)
           … --crops 2000 --copies 2                                               (for a look)
-Asks:     peak memory of float, calibration, qat, export and align, with a store of training crops as large as
-          CarFusion's and with one that is `copies` times as large. Both repeat the crops of the configuration; each
-          stage trains on 64 samples. Memory that is mapped from files does not count: it is the system's page cache.
+Asks:     peak memory of float, calibration, qat, export and align, with a store of 40,000 training crops and with one
+          of `copies` times as many. Both repeat the crops of the configuration; each stage trains on 64 samples.
+          Memory that is mapped from files does not count: it is the system's page cache.
 Expect:   large / small <= 1.2 in every stage.
 """
 
