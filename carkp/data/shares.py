@@ -69,7 +69,7 @@ class MixedSampler(Sampler[EpochIndex]):
                 yield from (source[place] for place in range(first, first + count))
 
     def counts(self, epoch: int) -> NDArray[np.int64]:
-        """Return the samples of each source in every batch of an epoch, (G, S); all epochs have equal sums by source."""
+        """Return the samples of each source in every batch of an epoch, (G, S); their sums are equal in all epochs."""
         num_batches = self.num_batches * self._world_size
         return batch_counts(self._shares, self._batch_size, num_batches, (self._seed, epoch))
 
