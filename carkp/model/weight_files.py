@@ -81,7 +81,7 @@ def _read(path: Path) -> Any:
 
 
 def _foreign_kind(start: bytes) -> str:
-    """Return what a file that is often mistaken for weights is, from its first bytes; "" if it is none of these."""
+    """Return a message if a file's first bytes are of another kind that is often mistaken for weights, else ""."""
     text = start.lstrip().lower()
     if not start:
         return "the file is empty: download or copy it anew"

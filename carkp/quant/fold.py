@@ -1,8 +1,8 @@
 """Folding of a network: batch norms, activations and pads become part of convolutions; transposed ones are rewritten.
 
-A batch norm after a convolution is folded as ``w' = w g / sqrt(var + eps)``, ``b' = (b - mean) g / sqrt(var + eps) +
-beta`` (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2), along the output channels. These are axis 0
-of a convolution's weight and axis 1 of a transposed convolution's weight.
+A batch norm after a convolution is folded as ``w' = w g / sqrt(var + eps)`` and
+``b' = (b - mean) g / sqrt(var + eps) + beta`` (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2), along
+the output channels. These are axis 0 of a convolution's weight and axis 1 of a transposed convolution's weight.
 """
 
 from collections.abc import Callable

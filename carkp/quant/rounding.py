@@ -4,7 +4,7 @@ Rounding every weight to the nearest value is best for the weights, but not for 
 of the nine weights of a depthwise filter is a little too large, the filter's output is too large on every image with a
 mean far from zero.
 
-Legend: O output channels, I input channels a group, kh kw kernel height and width, d = I kh kw.
+Legend: O output channels, I input channels per group, kh kw kernel height and width, d = I kh kw.
 """
 
 from collections.abc import Iterable

@@ -30,8 +30,8 @@ class Target(BaseModel):
     ``requantisation``, int32 accumulator -> 8 bits: ``float32`` multiplies in float32 and rounds half to even, as ONNX
     Runtime does. ``fixed_point`` multiplies by a 31-bit integer and shifts right with rounding, as NPUs do.
     ``tflite_reference`` does what LiteRT's reference kernels and tflite-micro do, ``tflite_optimised`` what LiteRT's
-    own fast kernels do. ``xnnpack`` does what the delegate that LiteRT uses on CPUs does: it equals ``float32``,
-    except for sums of two tensors.
+    own fast kernels do, ``xnnpack`` what LiteRT's CPU delegate XNNPACK does. ``xnnpack`` equals ``float32``, except for
+    sums of two tensors.
 
     Only ``fixed_point`` has tensors of 16 bits.
     """

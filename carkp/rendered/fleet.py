@@ -13,7 +13,7 @@ from carkp.rendered.mesh_car import MeshCar, mesh_car
 from carkp.rendered.occlusion import with_open_sky
 
 KIND_SHARES = {"car": 0.56, "suv": 0.12, "van": 0.11, "pickup": 0.08, "truck": 0.07, "bus": 0.06}
-"""Frequency of each kind, independent of the number of its meshes, up to ``MAX_MESH_SHARE``."""
+"""Frequency of each kind, independent of the number of its meshes, unless ``MAX_MESH_SHARE`` limits it."""
 
 MAX_MESH_SHARE = 0.035
 """Approximate largest frequency of a single mesh."""

@@ -52,7 +52,7 @@ def mesh_car(name: str, kind: str, surface: Surface, keypoints: Array, is_known:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A piecewise linear map of one axis from ``knots`` to ``images``."""
+    """A piecewise linear map of one axis from ``knots`` to ``images``; slopes beyond the ends are those at the ends."""
 
     knots: Array
     images: Array
