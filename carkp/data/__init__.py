@@ -1,1 +1,1 @@
-"""From CarFusion's raw layout to packed crops and batches."""
+"""Preparation of data: from CarFusion's raw layout and other sources to packed crops and batches."""

@@ -1,4 +1,4 @@
-"""Reader of a directory of crops: ``simple_anno/keypoints_{train,test}.json`` and the crop files it names."""
+"""Reader of a directory of crops: ``simple_anno/keypoints_{train,test}.json`` and the crop files named there."""
 
 from collections.abc import Generator, Iterator
 from pathlib import Path, PurePosixPath
@@ -22,10 +22,10 @@ UNKNOWN_TRUNCATION = -1
 
 
 def read_crops(root: Path, issues: Issues, show_progress: bool = True) -> Generator[Record, None, None]:
-    """The crops of both splits in the order of the JSON files; what cannot be used is counted in ``issues``.
+    """Yield the crops of all splits in the order of the JSON files; unusable entries are counted in ``issues``.
 
     Raises:
-        DataError: a file is no JSON object.
+        DataError: a file is not a JSON object.
     """
     for split in SPLIT_NAMES:
         path = annotation_path(root, split)
@@ -52,10 +52,10 @@ def read_crops(root: Path, issues: Issues, show_progress: bool = True) -> Genera
 
 
 def list_crop_files(root: Path) -> Iterator[Path]:
-    """The crop files that the annotation files name and that are there.
+    """Yield the crop files that the annotation files name and that exist.
 
     Raises:
-        DataError: a file is no JSON object.
+        DataError: a file is not a JSON object.
     """
     for split in SPLIT_NAMES:
         if is_file(annotation_path(root, split)):
@@ -93,7 +93,7 @@ def _read_crop(root: Path, split: str, key: str, value: Any, meta: Any, issues: 
 
 
 def _read_jpeg(file: Path, issues: Issues) -> tuple[bytes, tuple[int, int]] | None:
-    """A crop's bytes and (height, width); None where it is no whole picture."""
+    """Return a crop's bytes and (height, width); None if it is not a complete image."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -111,7 +111,7 @@ def _read_jpeg(file: Path, issues: Issues) -> tuple[bytes, tuple[int, int]] | No
 
 
 def _labels(value: Any, where: str, issues: Issues) -> tuple[NDArray[np.float32], NDArray[np.uint8]] | None:
-    """A point that is no number or far outside counts as missing, at (0, 0)."""
+    """Return points and validity; a point that is not a number or far outside becomes missing, at (0, 0)."""
     try:
         table = np.array(value, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -126,13 +126,13 @@ def _labels(value: Any, where: str, issues: Issues) -> tuple[NDArray[np.float32]
 
 
 def _relative(root: Path, key: str) -> PurePosixPath:
-    """A backslash is part of the name where there is such a file."""
+    """Return a key as a path; a backslash is a separator, unless a file with it in its name exists."""
     exact = PurePosixPath(key)
     return exact if "\\" in key and is_file(root / exact) else PurePosixPath(key.replace("\\", "/"))
 
 
 def _find_crop(root: Path, split: str, relative: PurePosixPath) -> Path | None:
-    """Keys are relative to ``root`` here, and relative to anywhere in what HAT writes: then their end counts."""
+    """Find a crop file. Keys are relative to ``root``; in files that HAT writes, only the end of the path is used."""
     scene, directory, name = relative.parts[-3:]
     candidates = (root / relative, root / split / scene / directory / name)
     return next((path for path in candidates if stays_below(root, path) and is_file(path)), None)

@@ -1,17 +1,18 @@
-"""Boxes of cars in pictures and videos, from files of people, detectors and labelling tools.
+"""Boxes of cars in pictures and videos, from files of users, detectors and labelling tools.
 
-What a file or folder is, its suffix and its content say:
+The format is detected from the suffix and the content of a file or folder:
 
 - ``.json``: ``{"<image name>": [[x, y, width, height], ...], ...}``, or one such list of boxes for a single picture;
   COCO's detection results; COCO's annotations.
-- ``.csv``: a header with the columns ``image,x,y,w,h`` (others are ignored), a line a box; also ``;`` or tabs.
+- ``.csv``: a header with the columns ``image,x,y,w,h`` (others are ignored), then one box per line; separators may also
+  be ``;`` or tabs.
 - ``.txt``: a CarFusion ``bb`` file, YOLO labels or KITTI ``label_2``, for a single picture; MOT, for a video; a folder
-  of them, ``<name of the picture or video>.txt`` each.
+  of them, named ``<name of the picture or video>.txt``.
 - ``.xml``: Pascal VOC, for a single picture; a folder of them.
 
-Texts are UTF-8, UTF-16 or Windows' Western European; byte order marks and all line ends are understood. Which names
-mean which picture: :mod:`carkp.data.names`. A name in a file is compared with those of the pictures; no file is opened
-by it.
+Texts are UTF-8, UTF-16 or Windows' Western European; byte order marks and all line ends are supported. For the rules
+that match names with pictures see :mod:`carkp.data.names`. Names in a file are only compared with those of the
+pictures, never used to open a file.
 """
 
 import tempfile
@@ -46,7 +47,7 @@ _TEXT_FORMS = (
 
 @dataclass(frozen=True)
 class _TextReaders:
-    """How texts of one format are read: one of them, and all of a folder."""
+    """The functions that read one text file of a format, and all text files of a folder."""
 
     name: str
     read_file: Callable[[Path], BoxBook]
@@ -70,10 +71,10 @@ _TEXTS: Mapping[str, _TextReaders] = {
 
 
 def read_boxes(path: Path) -> BoxBook:
-    """Read a file or a folder of files.
+    """Read boxes from a file or a folder of files.
 
     Raises:
-        DataError: there is none, it is of no form that is known, or it is malformed.
+        DataError: the path does not exist, has an unknown format, or is malformed.
     """
     shown = printable(str(path))
     if is_directory(path):
@@ -91,10 +92,10 @@ def read_boxes(path: Path) -> BoxBook:
 
 
 def parse_boxes(name: str, data: bytes) -> BoxBook:
-    """The content of a file of boxes that is called ``name``, which stands in messages.
+    """Read boxes from ``data``, the content of a file called ``name``; messages use this name.
 
     Raises:
-        DataError: it is of no form that is known, or it is malformed.
+        DataError: the content has an unknown format, or is malformed.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"boxes{Path(name).suffix}"
@@ -129,7 +130,7 @@ def _read_text(path: Path) -> BoxBook:
 
 
 def recognise_line(line: str) -> str | None:
-    """The format of a line of boxes: ``bb`` (also of an empty line), ``kitti``, ``yolo`` or ``mot``; None: of none."""
+    """Return the format of a line: ``bb`` (also for an empty line), ``kitti``, ``yolo`` or ``mot``; None if unknown."""
     if not line or "]" in line:
         return "bb"
     values = line.split()
@@ -163,7 +164,7 @@ def _read_folder(path: Path) -> BoxBook:
 
 
 def _recognise_folder(shown: str, files: Sequence[Path]) -> str:
-    """The one format of the files that are of any."""
+    """Return the common format of all files whose format is known."""
     kinds: dict[str, list[Path]] = defaultdict(list)
     for file in files:
         line = first_line(file)

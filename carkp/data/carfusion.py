@@ -55,7 +55,7 @@ SCENE_DIRS: tuple[str, ...] = (*IMAGE_DIRS, "gt", "bb")
 
 NUM_RAW_IDS = 14
 VALIDITY_OF_VISIBILITY: dict[int, int] = {1: VISIBLE, 2: OCCLUDED, 3: VISIBLE}
-"""CarFusion's visibility -> ours; 3 is undocumented and treated as visible."""
+"""CarFusion's visibility -> carkp's validity; 3 is undocumented and treated as visible."""
 
 NO_BOXES_REMEDY = (
     "set data.boxes=hull to take each car's box from its keypoints, or give the COCO JSON that is made from these data"
@@ -63,7 +63,7 @@ NO_BOXES_REMEDY = (
 
 CONTAINMENT_TOLERANCE_PX = 2.0
 MAX_INSTANCE_ID = 10**6
-"""No frame has as many lines of boxes."""
+"""Largest id of an instance: no frame has so many lines of boxes."""
 
 _BOX_LINE = re.compile(r"^\s*\[?([^\[\]]*)\]\s*(?:,.*)?$")
 _INDEX_OF_ID = {carfusion_id: index for index, carfusion_id in enumerate(CARFUSION_IDS)}
@@ -71,9 +71,9 @@ _INDEX_OF_ID = {carfusion_id: index for index, carfusion_id in enumerate(CARFUSI
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """Where the parts of a frame are; ``boxes`` or ``keypoints`` is None where there is no such file.
+    """The files of a frame; ``boxes`` or ``keypoints`` is None if there is no such file.
 
-    ``are_boxes_hulls``: boxes are taken from the keypoints, whatever the box file says.
+    ``are_boxes_hulls``: whether boxes are computed from the keypoints, and the box file is ignored.
     """
 
     split: str
@@ -86,7 +86,7 @@ class FrameFiles:
 
 
 class BoxReadings(NamedTuple):
-    """The box that the spelling of a line says, and the one with width and height exchanged."""
+    """The box as a line is written, and the box with width and height exchanged."""
 
     spelled: Box
     exchanged: Box
@@ -97,10 +97,10 @@ def is_scene_dir(path: Path) -> bool:
 
 
 def split_dirs(root: Path) -> dict[str, Path]:
-    """Split -> its directory below ``root``, in the order train, val, test.
+    """Return the directory of each split below ``root``, in the order train, val, test.
 
     Raises:
-        DataError: one split has two directories.
+        DataError: a split has several directories.
     """
     found: dict[str, Path] = {}
     for split, names in SPLIT_NAMES.items():
@@ -114,9 +114,9 @@ def split_dirs(root: Path) -> dict[str, Path]:
 
 
 def list_frames(root: Path, issues: Issues, boxes: str = "files") -> list[FrameFiles]:
-    """Every frame under ``root`` that has a picture and at least one label file, in a fixed order.
+    """List the frames under ``root`` that have a picture and at least one label file, in a fixed order.
 
-    ``boxes``: ``files``, or ``hull``: cars get the smallest box that holds their labelled keypoints.
+    ``boxes``: ``files`` reads boxes from files; ``hull`` gives each car the smallest box around its labelled keypoints.
 
     Raises:
         DataError: ``root`` has neither ``train`` nor ``test``.
@@ -135,7 +135,7 @@ def list_frames(root: Path, issues: Issues, boxes: str = "files") -> list[FrameF
 
 
 def read_frame(files: FrameFiles, issues: Issues) -> Frame:
-    """The cars of a frame that have a box; everything else is counted in ``issues``."""
+    """Read the cars of a frame that have a box; everything else is counted in ``issues``."""
     keypoints = parse_keypoints(files.keypoints, issues) if files.keypoints else {}
     if files.are_boxes_hulls:
         instances = _hull_instances(files, keypoints, issues)
@@ -173,7 +173,7 @@ def _hull_instances(files: FrameFiles, keypoints: dict[int, Keypoints], issues: 
 
 
 def parse_boxes(path: Path, issues: Issues) -> dict[int, BoxReadings]:
-    """Line number (0-based, blank lines counted) -> box, for every line that holds one."""
+    """Read a box file; return line number (from 0, including blank lines) -> box, for every line with a box."""
     boxes: dict[int, BoxReadings] = {}
     name = str(path)
     for index, line in enumerate(_read(path, issues)):
@@ -194,7 +194,7 @@ def parse_boxes(path: Path, issues: Issues) -> dict[int, BoxReadings]:
 
 
 def parse_box(line: str) -> BoxReadings | None:
-    """Read ``[x y w h],car`` or ``[x, y, h, w],car``; None where the line is neither."""
+    """Read ``[x y w h],car`` or ``[x, y, h, w],car``; return None if the line is neither."""
     match = _BOX_LINE.match(line)
     if match is None:
         return None
@@ -211,14 +211,14 @@ def parse_box(line: str) -> BoxReadings | None:
 
 
 def choose_box(readings: BoxReadings, car: Keypoints) -> Box:
-    """The spelled reading, unless the exchanged one contains more of the labelled keypoints."""
+    """Return the box as written, unless the exchanged one contains more of the labelled keypoints."""
     inside_spelled = _num_contained(readings.spelled, car)
     inside_exchanged = _num_contained(readings.exchanged, car)
     return readings.exchanged if inside_exchanged > inside_spelled else readings.spelled
 
 
 def parse_keypoints(path: Path, issues: Issues) -> dict[int, Keypoints]:
-    """Instance id -> keypoints, for every car with at least one usable line."""
+    """Read a keypoint file; return instance id -> keypoints, for every car with at least one usable line."""
     cars: dict[int, Keypoints] = {}
     name = str(path)
     for index, line in enumerate(_read(path, issues)):
@@ -312,7 +312,7 @@ def _problem_of_scene(path: Path) -> str:
 
 def _scene_frames(split: str, scene_dir: Path, issues: Issues, are_boxes_hulls: bool) -> list[FrameFiles]:
     images: dict[str, Path] = {}
-    for name in reversed(IMAGE_DIRS):  # where both hold a frame, the first of IMAGE_DIRS counts
+    for name in reversed(IMAGE_DIRS):  # if both contain a frame, the first of IMAGE_DIRS counts
         images |= _files_by_stem(scene_dir / name, IMAGE_SUFFIXES, issues)
     boxes = _files_by_stem(scene_dir / "bb", (".txt",), issues)
     keypoints = _files_by_stem(scene_dir / "gt", (".txt",), issues)
@@ -334,9 +334,9 @@ def _scene_frames(split: str, scene_dir: Path, issues: Issues, are_boxes_hulls: 
 
 
 def unique_frame_id(frame_id: str, taken: set[str], where: str, issues: Issues) -> str:
-    """``frame_id``, with a number where a name in ``taken`` is as good as the same: no crop may overwrite another one.
+    """Return ``frame_id``, with a number added if ``taken`` has an equivalent name, so that no crop overwrites another.
 
-    Some file systems know no difference between upper and lower case, or between ways to compose a letter.
+    Some file systems do not distinguish upper and lower case, or different Unicode compositions of a letter.
     """
     unique, number = frame_id, 2
     while fold_name(unique) in taken:
@@ -348,7 +348,7 @@ def unique_frame_id(frame_id: str, taken: set[str], where: str, issues: Issues) 
 
 
 def _files_by_stem(directory: Path, suffixes: tuple[str, ...], issues: Issues) -> dict[str, Path]:
-    """Composed stem -> file: the labels' names may be composed otherwise than the pictures'."""
+    """Map stems in composed Unicode to files: names of labels and of pictures may be composed differently."""
     if not is_directory(directory):
         return {}
     found: dict[str, Path] = {}
@@ -380,7 +380,7 @@ def _warn_of_absent_scenes(root: Path, splits: dict[str, Path], issues: Issues) 
         for split, scenes in KNOWN_SCENES.items()
     }
     if not any(known.values()):
-        return  # another data set in CarFusion's layout
+        return  # another data set with CarFusion's layout
     if "val" in splits:  # scenes of train may have been moved there
         known["train"] |= {scene for scene in KNOWN_SCENES["train"] if is_directory(splits["val"] / scene)}
     for split, scenes in KNOWN_SCENES.items():

@@ -1,10 +1,10 @@
 """Reader of the COCO keypoints JSON that is made from CarFusion: 14 keypoints, COCO visibility codes, hull boxes.
 
-The usual files are ``annotations/car_keypoints_{train,test}.json`` beside ``train/`` and ``test/``; file names are
-relative to the split's directory (``car_craig1/images_jpg/1_00001.jpg``), sometimes with backslashes, and frame sizes
-are not to be trusted. The split is a word of the file's name: ``keypoints_train2017``, ``val``, ``testSet``. A file for
-``val`` (``valid``, ``validation``) is the validation split as it is. An annotation may also hold the car's traits
-(:mod:`carkp.data.traits`): ``kind``, ``heading``, ``occluded``, ``truncated``, ``source``.
+The usual files are ``annotations/car_keypoints_{train,test}.json`` beside ``train/`` and ``test/``. File names in them
+are relative to the directory of the split (``car_craig1/images_jpg/1_00001.jpg``), sometimes with backslashes. The
+frame sizes in them are unreliable. The split is a word in the name of the file: ``keypoints_train2017``, ``val``,
+``testSet``. A file for ``val`` (``valid``, ``validation``) is used as the validation split. An annotation may also hold
+traits of the car (:mod:`carkp.data.traits`): ``kind``, ``heading``, ``occluded``, ``truncated``, ``source``.
 """
 
 import json
@@ -39,11 +39,11 @@ Json = dict[str, Any]
 _NO_IMAGE = "frame has labels and no image"
 _KEPT = np.array(CARFUSION_IDS) - 1
 _SPLIT_DIRS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
-_COCO_VISIBILITIES = (MISSING, OCCLUDED, VISIBLE)  # COCO's 0, 1, 2 happen to be our validity
+_COCO_VISIBILITIES = (MISSING, OCCLUDED, VISIBLE)  # COCO's 0, 1, 2 are equal to carkp's validity
 
 
 class AnnotationFiles(NamedTuple):
-    """The JSON files of a source: split -> file, and sentences about those that are left out."""
+    """The JSON files of a source by split, and sentences about files that are left out."""
 
     chosen: dict[str, Path]
     left_out: list[str]
@@ -51,7 +51,7 @@ class AnnotationFiles(NamedTuple):
 
 @dataclass
 class _Content:
-    """The lists of a file, and what is known of its images and annotations as a whole."""
+    """The lists of a file, and ids that several images share or that have been read."""
 
     path: Path
     images: list[Any]
@@ -61,12 +61,15 @@ class _Content:
 
 
 def find_annotation_files(source: Path) -> dict[str, Path]:
-    """Split -> COCO JSON file, from a file or a directory (itself or its ``annotations/``); empty where none is."""
+    """Return split -> COCO JSON file, for a file or a directory (or its ``annotations/``); empty if there is none."""
     return survey_annotation_files(source).chosen
 
 
 def survey_annotation_files(source: Path) -> AnnotationFiles:
-    """Of several files for a split, the first with ``keypoints`` in its name counts, else the first."""
+    """Find the annotation files, and say which are left out.
+
+    Of several files for a split, the first one with ``keypoints`` in its name is chosen, else the first one.
+    """
     chosen: dict[str, Path] = {}
     left_out: list[str] = []
     for path in sorted(_candidates(source), key=lambda path: "keypoints" not in _words(path.stem)):
@@ -94,7 +97,7 @@ def _candidates(source: Path) -> list[Path]:
 
 
 def _words(stem: str) -> list[str]:
-    """``carKeypoints_train2017`` -> car, keypoints, train."""
+    """Split a name into words: ``carKeypoints_train2017`` -> car, keypoints, train."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", stem)]
 
 
@@ -105,12 +108,12 @@ def _splits_of(path: Path) -> list[str]:
 
 
 def read_frames(source: Path, issues: Issues, boxes: str = "files") -> list[Frame]:
-    """The frames of every annotation file of ``source`` that have a picture and a car.
+    """Read the frames with a picture and a label from every annotation file of ``source``.
 
-    ``boxes``: ``files``, or ``hull``: cars get the smallest box that holds their labelled keypoints.
+    ``boxes``: ``files`` reads boxes from files; ``hull`` gives each car the smallest box around its labelled keypoints.
 
     Raises:
-        DataError: no annotation file, or one that is no COCO keypoints JSON.
+        DataError: there is no annotation file, or one is not a COCO keypoints JSON.
     """
     files, left_out = survey_annotation_files(source)
     for sentence in left_out:
@@ -134,10 +137,10 @@ def read_frames(source: Path, issues: Issues, boxes: str = "files") -> list[Fram
 
 
 def read_annotation_file(path: Path, split: str, issues: Issues) -> list[Frame]:
-    """The frames of one COCO keypoints JSON, whatever its name, as those of ``split``.
+    """Read the frames of one COCO keypoints JSON of any name as frames of ``split``.
 
     Raises:
-        DataError: it is no COCO keypoints JSON.
+        DataError: the file is not a COCO keypoints JSON.
     """
     content = _load(path, issues)
     names = SceneNames.of(iter([_file_names(content)]))
@@ -145,7 +148,7 @@ def read_annotation_file(path: Path, split: str, issues: Issues) -> list[Frame]:
 
 
 def list_images(source: Path) -> Iterator[Path]:
-    """The pictures that the annotation files of ``source`` name and that are there.
+    """Yield the pictures that the annotation files of ``source`` name and that exist.
 
     Raises:
         DataError: an annotation file cannot be read.
@@ -180,7 +183,7 @@ def _load(path: Path, issues: Issues) -> _Content:
 
 
 def _shared_ids(images: list[Any]) -> set[Any]:
-    """Ids that several pictures have: nobody knows whose labels those of such an id are."""
+    """Return the ids that several pictures have: the labels of such an id cannot be assigned to a picture."""
     names: dict[Any, set[str]] = defaultdict(set)
     for image in images:
         name = _file_name(image)
@@ -217,7 +220,7 @@ def _frames_of(
 def _read_image(
     split: str, content: _Content, image: Any, names: "SceneNames", index: NameIndex, issues: Issues
 ) -> Frame | None:
-    """The frame without its cars; None, counted in ``issues``, where it cannot be used."""
+    """Return the frame without its cars; None if it cannot be used, which is counted in ``issues``."""
     name, where = _file_name(image), str(content.path)
     if not name:
         issues.skip("COCO image has no file_name", where)
@@ -280,7 +283,7 @@ def _read_cars(annotations: list[Json], where: str, issues: Issues, are_boxes_hu
 def parse_annotation(
     index: int, annotation: Json, where: str, issues: Issues, are_boxes_hulls: bool = False
 ) -> Instance | None:
-    """A car; None, counted in ``issues``, where the annotation cannot be used."""
+    """Return a car; None if the annotation cannot be used, which is counted in ``issues``."""
     where = f"{where}, annotation {annotation.get('id')}"
     keypoints = _parse_keypoints(annotation.get("keypoints"), where, issues)
     box = parse_box(annotation.get("bbox"))
@@ -297,7 +300,7 @@ def parse_annotation(
 
 
 def parse_box(value: Any) -> Box | None:
-    """None where it is no list of four numbers, is empty, or reaches farther than any picture."""
+    """Return a box; None if it is not a list of four numbers, is empty, or is far outside of any picture."""
     numbers = [_number(item) for item in value] if isinstance(value, list) else []
     if len(numbers) != 4 or not all(abs(number) <= MAX_COORDINATE_PX for number in numbers):
         return None
@@ -306,7 +309,10 @@ def parse_box(value: Any) -> Box | None:
 
 
 def _parse_keypoints(values: Any, where: str, issues: Issues) -> Keypoints | None:
-    """A keypoint that is no number or far outside counts as missing; None where the list has another length."""
+    """Return the keypoints; None if the list has a wrong length.
+
+    A keypoint that is not a number, at (0, 0) or far outside becomes missing.
+    """
     if not isinstance(values, list) or len(values) != 3 * NUM_RAW_IDS:
         return None
     table = np.array([_number(value) for value in values]).reshape(NUM_RAW_IDS, 3)[_KEPT]
@@ -314,7 +320,7 @@ def _parse_keypoints(values: Any, where: str, issues: Issues) -> Keypoints | Non
     if not is_known.all():
         issues.skip("COCO visibility is not 0, 1 or 2", where, int((~is_known).sum()))
     is_labelled = is_known & (table[:, 2] != MISSING)
-    is_near = (np.abs(table[:, :2]) <= MAX_COORDINATE_PX).all(axis=1)  # not so for NaN
+    is_near = (np.abs(table[:, :2]) <= MAX_COORDINATE_PX).all(axis=1)  # False for NaN
     if lost := int((is_labelled & ~is_near).sum()):
         reason = f"COCO keypoint is no number or lies more than {MAX_COORDINATE_PX:.0f} pixels away"
         issues.skip(reason, where, lost)
@@ -329,10 +335,10 @@ def _parse_keypoints(values: Any, where: str, issues: Issues) -> Keypoints | Non
 
 @dataclass(frozen=True)
 class SceneNames:
-    """Scene and frame name of a path.
+    """Determines the scene and the name of a frame from its path.
 
-    The directory of the pictures is the scene. Where directories of one name lie in several scenes
-    (``<scene>/<camera>/<frame>.jpg``), the one above is the scene and ``<camera>_<frame>`` the frame's name.
+    The directory of the pictures is the scene. If several scenes have directories with the same name
+    (``<scene>/<camera>/<frame>.jpg``), the directory above is the scene and ``<camera>_<frame>`` the name of the frame.
     """
 
     has_cameras: bool
@@ -354,13 +360,13 @@ class SceneNames:
 
 
 def scene_of(file_name: PurePosixPath) -> str:
-    """The directory above the picture's, where that is ``images_jpg`` or ``images``; else the picture's own."""
+    """Return the directory of the picture, or the one above it if it is ``images_jpg`` or ``images``."""
     parents = _parents_of(file_name)
     return parents[-1] if parents else "unnamed"
 
 
 def _parents_of(file_name: PurePosixPath) -> tuple[str, ...]:
-    """The directories that tell pictures apart: without the split's and without ``images_jpg``."""
+    """Return the directories that distinguish pictures: without that of the split and without ``images_jpg``."""
     parents = [part for part in file_name.parts[:-1] if part not in (".", "..", "/")]
     if parents and parents[-1] in IMAGE_DIRS:
         parents.pop()
@@ -372,11 +378,11 @@ def _parents_of(file_name: PurePosixPath) -> tuple[str, ...]:
 def find_image(
     annotation_file: Path, split: str, file_name: PurePosixPath | str, index: NameIndex | None = None
 ) -> Path | None:
-    """The picture, looked for beside the JSON file and above it, with and without the split's name; None if nowhere.
+    """Find a picture beside the JSON file or above it, with or without the name of the split; None if there is none.
 
     A name that leads out of the directory above the JSON file finds nothing.
 
-    Where no file has the very name, one whose name is composed otherwise or differs in case alone is taken.
+    If no file has exactly this name, a file is taken whose name differs only in Unicode composition or in case.
     """
     here = annotation_file.parent
     names = SPLIT_NAMES.get(split, (split,))
@@ -388,14 +394,14 @@ def find_image(
 
 
 def leads_out(annotation_file: Path, file_name: str) -> bool:
-    """Whether a name is of a file that is there, and not below the directory of the annotations or the one above."""
+    """Return whether a name leads to an existing file that is not below the directory above the annotations."""
     places = annotation_file.parent.parent, annotation_file.parent
     found = [place / spelling for place in places for spelling in (file_name, _relative(file_name))]
     return any(is_file(path) and not stays_below(places[0], path) for path in found)
 
 
 def _existing(bases: list[Path], file_name: PurePosixPath | str, index: NameIndex) -> Iterator[Path]:
-    """Files that may be meant, the likeliest first."""
+    """Yield the files that may be meant, the most likely first."""
     exact = str(file_name)
     relatives = dict.fromkeys([PurePosixPath(exact), _relative(exact)])  # a backslash may be part of a name
     yield from (base / relative for relative in relatives for base in bases if is_file(base / relative))
@@ -417,10 +423,10 @@ def _relative(name: str) -> PurePosixPath:
 
 
 def load_json_object(path: Path, given_twice: set[str] | None = None) -> Json:
-    """The object of a JSON file; ``given_twice`` gets its keys that stand there twice with different values.
+    """Return the object of a JSON file; keys that occur twice with different values are added to ``given_twice``.
 
     Raises:
-        DataError: unreadable, not JSON (with line and column), or not an object.
+        DataError: the file cannot be read, is not JSON (with line and column), or is not an object.
     """
     try:
         hook = None if given_twice is None else partial(_keep_first, given_twice)
@@ -440,7 +446,7 @@ def load_json_object(path: Path, given_twice: set[str] | None = None) -> Json:
 
 
 def _keep_first(given_twice: set[str], pairs: list[tuple[str, Any]]) -> Json:
-    """At the end, ``given_twice`` is of the object that was complete last, the outermost."""
+    """Keep the first value of each key; ``given_twice`` is of the last completed object, at the end the outermost."""
     content: Json = {}
     different = {key for key, value in pairs if content.setdefault(key, value) is not value and content[key] != value}
     given_twice.clear()
@@ -449,9 +455,9 @@ def _keep_first(given_twice: set[str], pairs: list[tuple[str, Any]]) -> Json:
 
 
 def looks_like_coco(path: Path) -> bool:
-    """Whether the file names COCO's lists near its start or its end, without parsing tens of megabytes.
+    """Return whether the file has COCO's lists near its start or its end, without parsing tens of megabytes.
 
-    A file that cannot be opened may be one: who reads it says why not.
+    The result is True for a file that cannot be opened: reading it later reports the reason.
     """
     try:
         with path.open("rb") as file:
@@ -464,7 +470,7 @@ def looks_like_coco(path: Path) -> bool:
 
 
 def _number(value: Any) -> float:
-    """A number, or the text of one; NaN for anything else, infinity for what is too large."""
+    """Convert a number, or text with a number; NaN for anything else, infinity for numbers that are too large."""
     if isinstance(value, str):
         number = parse_number(value)
         return float("nan") if number is None else number
@@ -477,7 +483,7 @@ def _number(value: Any) -> float:
 
 
 def _id(value: Any) -> Any:
-    """An id that can be compared: 1, 1.0 and "1" are one; None where there is none."""
+    """Return an id that can be compared: 1, 1.0 and "1" become equal; None if there is no id."""
     if value is None or value == "":
         return None
     if isinstance(value, float) and value.is_integer():

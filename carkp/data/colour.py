@@ -1,6 +1,6 @@
-"""Colour: RGB to full-swing YUV444 as the hardware does it, and changes of colour and sharpness for training.
+"""Colour: RGB to full-swing YUV444 as the hardware computes it, and changes of colour and sharpness for training.
 
-Pictures are (H, W, 3) uint8 RGB unless said otherwise.
+Images are (H, W, 3) uint8 RGB unless stated otherwise.
 """
 
 import cv2
@@ -10,26 +10,25 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 
 YUV_COEFFICIENTS: tuple[tuple[int, int, int], ...] = ((77, 150, 29), (-43, -84, 127), (127, -106, -21))
-"""Rows Y, U, V; columns R, G, B; in 1/256. Each sum is rounded with (sum + 128) >> 8; U and V then get 128 added."""
+"""Rows Y, U, V; columns R, G, B; in 1/256. Each sum is rounded with (sum + 128) >> 8; then 128 is added to U and V."""
 
-# OpenCV rounds to nearest. A sum is a multiple of 1/256, so that 1/1024 more decides ties upwards, as the shift does,
-# and changes nothing else.
+# OpenCV rounds to nearest. A sum is a multiple of 1/256, so adding 1/1024 only rounds ties up, as the shift does.
 _YUV_MATRIX = np.column_stack((np.array(YUV_COEFFICIENTS) / 256, np.array([0, 128, 128]) + 1 / 1024))
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 INPUT_ZERO, INPUT_SCALE = 128, 1 / 128
-"""A network's input is (v - INPUT_ZERO) * INPUT_SCALE of the YUV444 bytes."""
+"""A network's input is (v - INPUT_ZERO) * INPUT_SCALE, where v are the YUV444 bytes."""
 
 MAX_HUE_DEG = 18.0
-"""Largest turn of the colour circle at colour jitter strength 1."""
+"""Largest rotation of the hue at colour jitter strength 1."""
 
 MAX_BLUR_SIGMA_PX = 1.5
 MAX_ERASED_EXTENT = 0.4
-"""Largest side of an erased rectangle as a share of the picture's."""
+"""Largest side of an erased rectangle, as a share of the image's side."""
 
 
 def rgb_to_yuv(image: Image) -> Image:
-    """(3, H, W) YUV444, equal to the integer formula at every one of the 2^24 colours."""
+    """Convert to YUV444 (3, H, W); the result equals the integer formula for all 2^24 colours."""
     height, width = image.shape[:2]
     planes = np.empty((3, height, width), np.uint8)
     cv2.split(cv2.transform(image, _YUV_MATRIX), list(planes))
@@ -37,14 +36,17 @@ def rgb_to_yuv(image: Image) -> Image:
 
 
 def yuv_to_rgb(planes: Image) -> Image:
-    """(H, W, 3) RGB of (3, H, W) YUV444, for looking at; off by a grey level or two, as YUV is rounded."""
+    """Convert YUV444 (3, H, W) to RGB (H, W, 3) for display; errors are one or two grey levels, as YUV is rounded."""
     yuv = planes.transpose(1, 2, 0).astype(np.float32) - np.array([0, 128, 128], np.float32)
     rgb = yuv @ np.linalg.inv(np.array(YUV_COEFFICIENTS) / 256).T
     return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
 
 
 def jitter_matrix(strength: float, is_grey: bool, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A random (3, 4) map of RGB 0..255: brightness, contrast, saturation, hue, white balance; ``strength`` 0 to 1."""
+    """Return a random (3, 4) map of RGB 0..255: brightness, contrast, saturation, hue, white balance.
+
+    ``strength`` is from 0 to 1.
+    """
     brightness, contrast, saturation = 1 + strength * rng.uniform(-0.5, 0.5, 3)
     balance = 1 + strength * rng.uniform(-0.15, 0.15, 3)
     hue = np.deg2rad(strength * rng.uniform(-MAX_HUE_DEG, MAX_HUE_DEG))
@@ -61,19 +63,19 @@ def apply_colour_matrix(image: Image, matrix: NDArray[np.float64]) -> Image:
 
 
 def blur(image: Image, rng: np.random.Generator) -> Image:
-    """Gaussian blur of random width."""
+    """Apply a Gaussian blur of random width."""
     sigma = rng.uniform(0.2, MAX_BLUR_SIGMA_PX)
     return cv2.GaussianBlur(image, (0, 0), sigma)  # type: ignore[return-value]
 
 
 def apply_gamma(image: Image, exponent: float) -> Image:
-    """Grey levels v -> 255 (v / 255)^exponent."""
+    """Map grey levels v to 255 (v / 255)^exponent."""
     table = np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)
     return cv2.LUT(image, table)  # type: ignore[return-value]
 
 
 def shade(image: Image, rng: np.random.Generator) -> Image:
-    """A shadow, or a patch of light, with a straight soft edge at a random place."""
+    """Darken one side of a straight soft edge at a random position, as a shadow does beside a patch of light."""
     height, width = image.shape[:2]
     angle, middle = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.8, 2)
     darkness, softness = rng.uniform(0.25, 0.75), rng.uniform(0.01, 0.15)
@@ -87,7 +89,7 @@ def shade(image: Image, rng: np.random.Generator) -> Image:
 
 
 def reduce_resolution(image: Image, rng: np.random.Generator) -> Image:
-    """The picture at 1/4 to 4/5 of its resolution, enlarged again."""
+    """Reduce the image to 1/4 to 4/5 of its resolution and enlarge it again."""
     height, width = image.shape[:2]
     factor = rng.uniform(0.25, 0.8)
     small = cv2.resize(
@@ -98,13 +100,13 @@ def reduce_resolution(image: Image, rng: np.random.Generator) -> Image:
 
 
 def compress(image: Image, rng: np.random.Generator) -> Image:
-    """The picture as a JPEG of quality 12 to 50 shows it."""
+    """Encode the image as a JPEG of quality 12 to 50 and decode it."""
     _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 51))])
     return cv2.imdecode(encoded, cv2.IMREAD_COLOR)  # type: ignore[return-value]
 
 
 def erase(image: Image, rng: np.random.Generator) -> Image:
-    """Hide a rectangle, as another car or a post would, under one colour or a piece of the picture; labels stay."""
+    """Cover a rectangle with one colour or a piece of the image, as another car or a post would; labels stay."""
     height, width = image.shape[:2]
     erased_height = max(1, int(rng.uniform(0.1, MAX_ERASED_EXTENT) * height))
     erased_width = max(1, int(rng.uniform(0.1, MAX_ERASED_EXTENT) * width))
@@ -119,13 +121,13 @@ def erase(image: Image, rng: np.random.Generator) -> Image:
 
 
 def add_noise(image: Image, sigma: float, rng: np.random.Generator) -> Image:
-    """Gaussian noise of ``sigma`` grey levels, independent for each value."""
+    """Add Gaussian noise of ``sigma`` grey levels, independent for each value."""
     noise = rng.standard_normal(image.shape, np.float32) * np.float32(sigma)
     return cv2.add(image, noise, dtype=cv2.CV_8U)  # type: ignore[return-value]
 
 
 def _turn_about_grey(angle: float) -> NDArray[np.float64]:
-    """Rotation of RGB about the axis of greys (Rodrigues' formula)."""
+    """Return a rotation of RGB about the axis of greys (Rodrigues' formula)."""
     third, root = 1 / 3, np.sqrt(1 / 3)
     cross = np.array([[0, -root, root], [root, 0, -root], [-root, root, 0]])
     result: NDArray[np.float64] = np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * third

@@ -1,6 +1,6 @@
-"""Picture files but JPEG, and video files, as containers: whether their end is missing.
+"""Checks whether the end of an image file other than JPEG, or of a video file, is missing.
 
-Decoders do not always say so: some paint the rest grey, or give the frames that are there and stop.
+Decoders do not always report it: some fill the rest with grey, or return the existing frames and stop.
 """
 
 import io
@@ -16,7 +16,7 @@ _PNG_END = b"IEND"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UNCOMPRESSED_BMP = (0, 3, 6)
 _SLACK_BYTES = 16
-"""Writers miscount the length of a video by a few bytes."""
+"""Tolerance: some writers get the length of a video wrong by a few bytes."""
 
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325
 
@@ -26,7 +26,7 @@ def is_tiff(data: bytes) -> bool:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether a PNG, WebP, TIFF or BMP file ends too early or has damaged blocks; False for any other."""
+    """Return whether a PNG, WebP, TIFF or BMP file ends too early or has damaged blocks; False for other formats."""
     try:
         if data.startswith(_PNG_START):
             return _is_png_cut(data)
@@ -36,7 +36,7 @@ def is_cut_short(data: bytes) -> bool:
             return _is_tiff_cut(data)
         if data.startswith(b"BM") and len(data) > 2:
             return _is_bmp_cut(data)
-    except struct.error:  # the header itself is cut
+    except struct.error:  # the header itself is incomplete
         return True
     return False
 
@@ -47,7 +47,7 @@ def _number(data: bytes, position: int, form: str) -> int:
 
 
 def _is_png_cut(data: bytes) -> bool:
-    """Whether a chunk is missing before the last one, or the checksum of one that decoding needs is wrong."""
+    """Return whether chunks are missing at the end, or the checksum of a chunk needed for decoding is wrong."""
     position, view = len(_PNG_START), memoryview(data)
     while True:
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -61,11 +61,11 @@ def _is_png_cut(data: bytes) -> bool:
 
 
 def _is_tiff_cut(data: bytes) -> bool:
-    """Whether a strip or tile of the first page lies behind the end."""
+    """Return whether a strip or tile of the first page lies beyond the end of the file."""
     try:
         tags = TiffImagePlugin.TiffImageFile(io.BytesIO(data)).tag_v2
     except (SyntaxError, OSError, ValueError, OverflowError):
-        return False  # of a kind that only the decoder can judge
+        return False  # only the decoder can judge this kind of TIFF
     for starts, lengths in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
         pairs = zip(tags.get(starts, ()), tags.get(lengths, ()), strict=False)
         if any(start + length > len(data) for start, length in pairs):
@@ -74,9 +74,9 @@ def _is_tiff_cut(data: bytes) -> bool:
 
 
 def _is_bmp_cut(data: bytes) -> bool:
-    """Whether rows are missing. The size of the file that stands in the header is wrong in many a file."""
+    """Return whether rows are missing. The file size in the header is not used, because it is wrong in many files."""
     start, header_size = struct.unpack_from("<II", data, 10)
-    if header_size < 40:  # OS/2's
+    if header_size < 40:  # header of OS/2
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
         return bool(start + (width * bits + 31) // 32 * 4 * height > len(data))
     width, height, _, bits, compression, num_bytes = struct.unpack_from("<iiHHII", data, 18)
@@ -86,10 +86,10 @@ def _is_bmp_cut(data: bytes) -> bool:
 
 
 def is_video_cut_short(path: Path) -> bool:
-    """Whether an MP4, MOV, AVI, Matroska or WebM file says that it is longer than it is; False for any other.
+    """Return whether an MP4, MOV, AVI, Matroska or WebM file is shorter than its header says; False for others.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     limit = path.stat().st_size + _SLACK_BYTES
     with path.open("rb") as file:
@@ -101,13 +101,13 @@ def is_video_cut_short(path: Path) -> bool:
                 return _is_riff_longer(file, limit)
             if start[:4] == b"\x1aE\xdf\xa3":
                 return _is_matroska_longer(file, limit)
-        except struct.error:  # behind the last whole block
+        except struct.error:  # after the last complete block
             return False
     return False
 
 
 def _is_mp4_longer(file: BinaryIO, limit: int) -> bool:
-    """Whether a box that holds pictures or their index ends behind ``limit``."""
+    """Return whether a box with frames or their index ends after ``limit``."""
     position = 0
     while position <= limit:
         file.seek(position)
@@ -116,14 +116,14 @@ def _is_mp4_longer(file: BinaryIO, limit: int) -> bool:
             (size,) = struct.unpack(">Q", file.read(8))
         if kind in (b"mdat", b"moov", b"moof") and position + size > limit:
             return True
-        if size < 8:  # 0: up to the end
+        if size < 8:  # 0 means up to the end
             return False
         position += size
     return False
 
 
 def _is_riff_longer(file: BinaryIO, limit: int) -> bool:
-    """Whether one of the parts of an AVI file, long ones have several, ends behind ``limit``."""
+    """Return whether a part of an AVI file ends after ``limit``; long files have several parts."""
     position = 0
     while True:
         file.seek(position)
@@ -136,7 +136,7 @@ def _is_riff_longer(file: BinaryIO, limit: int) -> bool:
 
 
 def _is_matroska_longer(file: BinaryIO, limit: int) -> bool:
-    """Whether the segment, which holds everything, ends behind ``limit``; live recordings do not say where."""
+    """Return whether the segment, which contains everything, ends after ``limit``; live recordings give no end."""
     file.seek(4)
     header_size = _read_matroska_size(file)
     if header_size is None:
@@ -149,7 +149,7 @@ def _is_matroska_longer(file: BinaryIO, limit: int) -> bool:
 
 
 def _read_matroska_size(file: BinaryIO) -> int | None:
-    """A number of 1 to 8 bytes, the length told by the leading zeros; None for "unknown", all ones."""
+    """Read a number of 1 to 8 bytes; leading zero bits give its length. None if all bits are one, for "unknown"."""
     (first,) = struct.unpack("B", file.read(1))
     num_more = 8 - first.bit_length()
     value = int.from_bytes(bytes([first]) + file.read(num_more), "big") & ((1 << 7 * (num_more + 1)) - 1)

@@ -1,4 +1,4 @@
-"""Cut cars out of frames: HAT's crop rule, crop files, ``simple_anno``, and a sidecar of what that cannot hold."""
+"""Cutting cars out of frames: HAT's crop rule, crop files, ``simple_anno``, and a sidecar file with more data."""
 
 import contextlib
 import errno
@@ -32,16 +32,16 @@ ANNOTATION_DIR = "simple_anno"
 CROP_DIR = "crop_imgs"
 
 DECIMALS = 3
-"""Of coordinates in ``simple_anno``, and so in stores: both ways to a store give the same bytes."""
+"""Decimals of coordinates in ``simple_anno`` and in stores, so that both ways to a store give the same bytes."""
 
 MAX_CROP_EXTENT_PX = 65_500
-"""A JPEG holds no larger picture."""
+"""Largest extent of a crop: JPEG does not support larger images."""
 
 TRUNCATION_TOLERANCE_PX = 2
 
 
 Meta = dict[str, list[int] | list[float] | bool | str]
-"""What the sidecar says of a crop."""
+"""Data of a crop in the sidecar file."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Crop:
     """A written crop.
 
     Attributes:
-        split: ``train`` or ``test``.
+        split: ``train``, ``val`` or ``test``.
         key: path below the output directory, with forward slashes.
-        record: what a store holds of it.
+        record: record for a store.
         meta: frame size (height, width), box [x, y, width, height], crop rectangle [x1, y1, x2, y2], truncated, and
-            the known ones of ``traits``.
-        traits: of the car.
+            the known values of ``traits``.
+        traits: traits of the car.
     """
 
     split: str
@@ -66,14 +66,17 @@ class Crop:
 
 @dataclass(frozen=True)
 class CroppedFrame:
-    """What a worker sends back."""
+    """The result of a worker for one frame."""
 
     crops: list[Crop] = field(default_factory=list)
     issues: Issues = field(default_factory=Issues)
 
 
 def move_keypoints(car: Keypoints, rectangle: CropRectangle) -> Keypoints:
-    """Keypoints in crop pixels, to 1/1000: one on no pixel of the crop keeps its coordinates and becomes missing."""
+    """Convert keypoints to crop pixels, rounded to 1/1000.
+
+    A keypoint outside of all pixels of the crop becomes missing, but keeps its coordinates.
+    """
     moved = car.points.astype(np.float64) - (rectangle.x1, rectangle.y1)
     points = np.round(moved, DECIMALS).astype(np.float32)
     is_inside = geometry.is_inside(points, (rectangle.y2 - rectangle.y1, rectangle.x2 - rectangle.x1))
@@ -81,7 +84,7 @@ def move_keypoints(car: Keypoints, rectangle: CropRectangle) -> Keypoints:
 
 
 def is_truncated(box: Box, frame_size: tuple[int, int]) -> bool:
-    """Whether the box touches the border of the (height, width) frame."""
+    """Return whether the box touches the border of the (height, width) frame."""
     height, width = frame_size
     low, tolerance = min(box.x, box.y), TRUNCATION_TOLERANCE_PX
     return low <= tolerance or box.x + box.width >= width - tolerance or box.y + box.height >= height - tolerance
@@ -95,11 +98,11 @@ def write_crops(
     issues: Issues,
     show_progress: bool = True,
 ) -> Generator[Record, None, None]:
-    """Write the crops of all frames and ``simple_anno/{keypoints,meta}_{train,test}.json``; yields what stores need.
+    """Write the crops of all frames and ``simple_anno/{keypoints,meta}_{train,test}.json``; yield records for stores.
 
-    Each file appears under its name only when complete, the JSON files after the last record; a second run writes the
-    same files again. Close the generator where it is left early. The files of ``val`` are written where there are
-    frames of such a split.
+    Each file gets its name only when it is complete; the JSON files get theirs after the last record. A second run
+    writes the same files again. Close the generator if it is not used to its end. Files for ``val`` are written if
+    there are frames of this split.
 
     Raises:
         DataError: a file cannot be written.
@@ -119,7 +122,7 @@ def write_crops(
 
 
 def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> CroppedFrame:
-    """Decode a frame once and write all its cars."""
+    """Decode a frame once and write the crops of all its cars."""
     cropped = CroppedFrame()
     for crop in cut_frame(source, jpeg_quality, cropped.issues):
         if _write_crop(out_dir / crop.key, crop.record.jpeg):
@@ -130,7 +133,7 @@ def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> 
 
 
 def cut_frame(source: FrameFiles | Frame, jpeg_quality: int, issues: Issues) -> Iterator[Crop]:
-    """Decode a frame once and cut out all its cars; writes nothing."""
+    """Decode a frame once and cut out all its cars, without writing files."""
     frame = read_frame(source, issues) if isinstance(source, FrameFiles) else source
     image = _decode_frame(frame, issues) if frame.instances else None
     if image is None:
@@ -144,21 +147,21 @@ def cut_frame(source: FrameFiles | Frame, jpeg_quality: int, issues: Issues) -> 
 
 
 def remove_leftovers(out_dir: Path) -> None:
-    """Delete what killed processes left half written among crops and annotations. Hold the directory's lock."""
+    """Delete partly written crops and annotations of killed processes. The caller must hold the directory's lock."""
     crop_dirs = (out_dir / split for split in SPLIT_NAMES)
     for directory in (out_dir, out_dir / ANNOTATION_DIR, *(d for s in crop_dirs for d in s.glob(f"*/{CROP_DIR}"))):
         disk.remove_leftovers(disk.short_name_beside(directory / "any"))
 
 
 def _remove_unused_annotations(out_dir: Path, splits: set[str]) -> None:
-    """Files of an earlier source for a split that this one does not have."""
+    """Remove annotation files of splits that this source does not have; they are from an earlier source."""
     for split in SPLIT_NAMES.keys() - splits:
         for path in (annotation_path(out_dir, split), meta_path(out_dir, split)):
             disk.remove(path)
 
 
 def _write_crop(path: Path, data: bytes) -> bool:
-    """False where the file system takes no name of that length."""
+    """Write a crop; return False if its name is too long for the file system."""
     try:
         disk.write_atomic(path, data, is_synced=False)
     except OSError as error:
@@ -177,7 +180,7 @@ def _problem_of_rectangle(rectangle: CropRectangle) -> str:
 
 
 class AnnotationWriter:
-    """Streams the two JSON files of a split, an entry a line; they get their names when all went well."""
+    """Streams the two JSON files of a split, one entry per line; they get their names if there was no error."""
 
     def __init__(self, out_dir: Path, split: str) -> None:
         self._directory = out_dir / ANNOTATION_DIR
@@ -187,7 +190,7 @@ class AnnotationWriter:
         self._count = 0
 
     def __enter__(self) -> Self:
-        """Raises DataError where the files cannot be written."""
+        """Open the files; raise DataError if they cannot be written."""
         with contextlib.ExitStack() as stack, explain_write_errors(self._directory):
             stack.callback(self._discard)
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -223,7 +226,7 @@ class AnnotationWriter:
 
     def _discard(self) -> None:
         for file in self._files:
-            with contextlib.suppress(OSError):  # closing writes what is left, onto a full disk perhaps
+            with contextlib.suppress(OSError):  # closing writes buffered data, which may fail on a full disk
                 file.close()
         for path in self._partials:
             disk.remove(path)
@@ -253,7 +256,7 @@ def _decode_frame(frame: Frame, issues: Issues) -> jpeg.Image | None:
 
 
 def _decode_other(data: bytes) -> jpeg.Image | None:
-    """A picture that is no JPEG, by the rules of all pictures: OpenCV alone would turn a TIFF upright."""
+    """Decode an image other than JPEG with the common rules for images; OpenCV alone would turn a TIFF upright."""
     try:
         image = decode_picture(data)
     except DataError:
@@ -265,7 +268,7 @@ def _cut(image: jpeg.Image, frame: Frame, instance: Instance, rectangle: CropRec
     x1, y1, x2, y2 = rectangle
     height, width = image.shape[:2]
     keypoints = move_keypoints(instance.keypoints, rectangle)
-    said = instance.traits.truncated  # a person saw the whole picture, of which this may be a part
+    said = instance.traits.truncated  # the annotator saw the whole image; this frame may be a part of it
     truncated = is_truncated(instance.box, (height, width)) if said is None else said
     name = f"{frame.frame_id}_{instance.instance_id}"
     record = Record(
@@ -288,6 +291,6 @@ def _cut(image: jpeg.Image, frame: Frame, instance: Instance, rectangle: CropRec
 
 
 def _annotation(points: NDArray[np.float32], validity: NDArray[np.uint8]) -> list[list[float]]:
-    """K times [x, y, validity]."""
+    """Return [x, y, validity] for each of the K keypoints."""
     rows = zip(points.tolist(), validity.tolist(), strict=True)
     return [[round(x, DECIMALS), round(y, DECIMALS), valid] for (x, y), valid in rows]

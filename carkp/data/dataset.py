@@ -1,7 +1,7 @@
-"""Samples for torch: a data set over a store, and loaders that give the same samples whatever the number of workers.
+"""Samples for torch: a data set over a store, and loaders that give the same samples for any number of workers.
 
-Everything random about a sample comes from (seed, epoch, index). The epoch travels with each index from the sampler, so
-that it reaches persistent workers too.
+All randomness of a sample comes from (seed, epoch, index). The sampler sends the epoch with each index, so that
+persistent workers get it too.
 """
 
 from collections.abc import Iterator
@@ -25,22 +25,22 @@ from carkp.data.transforms import Transform
 
 
 class EpochIndex(NamedTuple):
-    """A sample as a sampler asks for it. Of a mixture, ``epoch`` is how often its source has been through."""
+    """The epoch and the index of a sample. In a mixture, ``epoch`` counts the passes through the sample's source."""
 
     epoch: int
     position: int
 
 
 class Sample(TypedDict):
-    """One sample; a batch holds the same with a leading B.
+    """One sample; in a batch all entries have a leading axis B.
 
     Attributes:
-        image: (3, H, W) uint8 YUV444.
-        points: (K, 2) float32 in input pixels.
-        validity: (K,) uint8, 0 missing, 1 occluded, 2 visible.
-        index: int64, the sample's place in the store.
-        crop_size: (2,) int32, height and width in crop pixels.
-        truncated: int8, 1 cut by the frame, 0 whole, -1 unknown.
+        image: YUV444 image, (3, H, W) uint8.
+        points: keypoints in input pixels, (K, 2) float32.
+        validity: 0 missing, 1 occluded, 2 visible, (K,) uint8.
+        index: index of the sample in the store, int64.
+        crop_size: height and width in crop pixels, (2,) int32.
+        truncated: 1 cut by the frame, 0 whole, -1 unknown, int8.
     """
 
     image: Tensor
@@ -52,12 +52,12 @@ class Sample(TypedDict):
 
 
 def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(v - 128) / 128 of uint8 pictures, on the device they are on."""
+    """Compute (v - 128) / 128 of uint8 images, on their device."""
     return (images.to(dtype) - INPUT_ZERO) * INPUT_SCALE
 
 
 class CropDataset(Dataset[Sample]):
-    """The samples of a store through a transform; crops twice the input or larger are decoded reduced."""
+    """The transformed samples of a store; crops at least twice as large as the input are decoded at reduced size."""
 
     def __init__(self, store: Store, transform: Transform, seed: int) -> None:
         self.store = store
@@ -71,7 +71,7 @@ class CropDataset(Dataset[Sample]):
         return self.store[item.position].sample_id
 
     def __getitem__(self, item: int | EpochIndex) -> Sample:
-        """A plain integer stands for epoch 0.
+        """Load a sample; a plain integer means epoch 0.
 
         Raises:
             DataError: the crop cannot be decoded.
@@ -87,7 +87,7 @@ class CropDataset(Dataset[Sample]):
 
 
 def load_sample(record: Record, index: int, transform: Transform, rng: np.random.Generator) -> Sample | None:
-    """A packed crop through a transform, as sample ``index``; None where it cannot be decoded."""
+    """Decode and transform a crop as sample ``index``; return None if it cannot be decoded."""
     reduction = choose_reduction(record.size, transform.input_size, transform.largest_zoom)
     image = jpeg.decode_rgb(record.jpeg, reduction)
     if image is None:
@@ -104,7 +104,7 @@ def load_sample(record: Record, index: int, transform: Transform, rng: np.random
 
 
 class ShuffledSampler(Sampler[EpochIndex]):
-    """A rank's share of a shuffled epoch: as many full batches on every rank, the odd rest left out."""
+    """A rank's share of a shuffled epoch: every rank has the same number of full batches; the rest is left out."""
 
     def __init__(self, indices: NDArray[np.int64], batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self.num_batches = len(indices) // (batch_size * world_size)
@@ -123,7 +123,7 @@ class ShuffledSampler(Sampler[EpochIndex]):
 
 
 class EpochSampler(Protocol):
-    """Decides the samples of an epoch, on one rank."""
+    """A sampler that chooses the samples of an epoch on one rank."""
 
     num_batches: int
     epoch: int
@@ -147,18 +147,18 @@ class TrainLoader:
         self._sampler = sampler
 
     def set_epoch(self, epoch: int) -> None:
-        """Decides order and augmentation of the next iteration."""
+        """Set the epoch, which determines order and augmentation of the next iteration."""
         self._sampler.epoch = epoch
 
     def __len__(self) -> int:
-        """Batches an epoch on this rank."""
+        """Return the number of batches per epoch on this rank."""
         return self._sampler.num_batches
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._loader)
 
     def sample_ids(self, number: int) -> list[str]:
-        """Of a batch of the epoch, counted from 0."""
+        """Return the sample ids of a batch of the epoch; batches are counted from 0."""
         size = self._loader.batch_size or 1
         dataset: Named = self._loader.dataset  # type: ignore[assignment]
         return [dataset.sample_id(item) for item in islice(self._sampler, number * size, (number + 1) * size)]
@@ -174,12 +174,13 @@ def train_loader(
     pin_memory: bool = False,
     num_samples: int = 0,
 ) -> TrainLoader:
-    """Shuffled full batches of ``batch_size`` samples a rank.
+    """Return a loader of shuffled full batches with ``batch_size`` samples per rank.
 
-    ``num_samples``: how many of the data set are used, a random choice that is the same in every epoch; 0: all.
+    ``num_samples``: number of samples of the data set that are used, a random choice that is the same in every epoch;
+    0 means all.
 
     Raises:
-        DataError: the data set makes no full batch on every rank.
+        DataError: there are too few samples for one full batch on every rank.
     """
     sampler = ShuffledSampler(_chosen(len(dataset), num_samples, seed), batch_size, seed, rank, world_size)
     if sampler.num_batches == 0:
@@ -193,7 +194,7 @@ def train_loader(
 def loader_of(
     dataset: CropDataset, sampler: EpochSampler, batch_size: int, num_workers: int, pin_memory: bool = False
 ) -> TrainLoader:
-    """Batches of the samples that ``sampler`` asks for."""
+    """Return a loader of batches with the samples that ``sampler`` chooses."""
     return TrainLoader(_loader(dataset, sampler, batch_size, num_workers, pin_memory), sampler)
 
 
@@ -205,7 +206,10 @@ def eval_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> "DataLoader[Sample]":
-    """Every ``world_size``-th sample from ``rank`` on: over all ranks each once. The last batch may be smaller."""
+    """Return a loader of every ``world_size``-th sample starting at ``rank``, so that all ranks cover each sample once.
+
+    The last batch may be smaller.
+    """
     share = range(rank, len(dataset), world_size)
     return _loader(dataset, share, batch_size, num_workers, pin_memory)
 
@@ -228,7 +232,7 @@ def _loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
         pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(0),  # keeps torch's global generator out of it
+        generator=torch.Generator().manual_seed(0),  # so that torch's global generator is not used
     )
 
 
@@ -239,5 +243,5 @@ def _chosen(num_there: int, num_wanted: int, seed: int) -> NDArray[np.int64]:
 
 
 def start_worker(worker_id: int) -> None:
-    """One thread for OpenCV: the workers are as many as there are cores to give."""
+    """Turn off OpenCV's threads: there are already as many workers as available cores."""
     cv2.setNumThreads(0)

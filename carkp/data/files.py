@@ -1,4 +1,4 @@
-"""Files as people have them: clutter of desktops, symbolic links, encodings, and names that are written differently."""
+"""Handling of users' files: clutter from desktops, symbolic links, encodings, and different spellings of names."""
 
 import errno
 import json
@@ -13,7 +13,7 @@ from carkp.config.paths import expand
 from carkp.data.issues import DataError, Issues
 
 MAX_COORDINATE_PX = 100_000.0
-"""No picture is larger: what lies farther away is no place in a picture."""
+"""Largest coordinate: no image is larger, so a point farther away cannot be in an image."""
 
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "@eadir", "__macosx", "$recycle.bin", "lost+found", "#recycle"})
 _LINE_END = re.compile(r"\r+\n?")
@@ -21,12 +21,12 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | r
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or directory is none of the data: hidden ones (``._1_0001.jpg``, ``.DS_Store``), ``Thumbs.db``."""
+    """Return whether a file or directory is not data: hidden ones (``._1_0001.jpg``, ``.DS_Store``), ``Thumbs.db``."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name on disk is text: another one cannot be written into JSON and stores."""
+    """Return whether a name on disk is valid UTF-8; other names cannot be written to JSON and stores."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -35,9 +35,9 @@ def is_utf8(name: str) -> bool:
 
 
 def list_directory(directory: Path, issues: Issues) -> list[Path]:
-    """What a directory holds, sorted, without clutter; what cannot be listed is counted in ``issues``.
+    """List a directory, sorted and without clutter; a directory that cannot be listed is counted in ``issues``.
 
-    Symbolic links that lead nowhere are left out and counted.
+    Broken symbolic links are left out and counted.
     """
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
@@ -57,7 +57,7 @@ def list_directory(directory: Path, issues: Issues) -> list[Path]:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something, and it can be looked at."""
+    """Return whether the path exists and can be accessed."""
     try:
         path.stat()
     except (OSError, ValueError):
@@ -66,7 +66,7 @@ def exists(path: Path) -> bool:
 
 
 def is_directory(path: Path) -> bool:
-    """``Path.is_dir`` that is false where nothing can be seen for lack of permission."""
+    """Return ``Path.is_dir``, or False if permission is missing."""
     try:
         return path.is_dir()
     except OSError:
@@ -74,7 +74,7 @@ def is_directory(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """``Path.is_file`` that is false where nothing can be seen for lack of permission."""
+    """Return ``Path.is_file``, or False if permission is missing."""
     try:
         return path.is_file()
     except OSError:
@@ -82,7 +82,7 @@ def is_file(path: Path) -> bool:
 
 
 def walk_files(root: Path) -> Iterator[Path]:
-    """Every file below ``root`` but clutter, through symbolic links; a link to a directory above it is not followed."""
+    """Yield every file below ``root`` except clutter; symbolic links are followed, but not to a directory above."""
     yield from _walk(str(root), frozenset())
 
 
@@ -106,17 +106,17 @@ def _walk(directory: str, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
 
 
 def stays_below(root: Path, path: Path) -> bool:
-    """Whether a path that a file names lies below ``root``; symbolic links there are the user's own, and followed."""
+    """Return whether a path that a file names lies below ``root``; the user's own symbolic links there are allowed."""
     if ".." in path.parts:
         return path.resolve().is_relative_to(root.resolve())
     return path.absolute().is_relative_to(root.absolute())
 
 
 def expand_path(text: str | Path) -> Path:
-    """The path that a person means: see ``carkp.config.paths.expand``.
+    """Expand the variables and the home directory in a path, see ``carkp.config.paths.expand``.
 
     Raises:
-        DataError: a variable is not set, or there is no such home.
+        DataError: a variable is not set, or there is no such home directory.
     """
     try:
         return Path(expand(str(text)))
@@ -125,10 +125,10 @@ def expand_path(text: str | Path) -> Path:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a file; a pipe would be waited for without end, and a device has none.
+    """Return the content of a file. Pipes and devices are refused, because reading a pipe could wait for ever.
 
     Raises:
-        OSError: it cannot be read, or is no file.
+        OSError: the file cannot be read, or is not a file.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -137,29 +137,29 @@ def read_file(path: Path) -> bytes:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text of numbers: UTF-8, UTF-16 or UTF-32, with any line ends; other bytes become U+FFFD.
+    """Return the lines of a text of numbers in UTF-8, UTF-16 or UTF-32, with any line ends; other bytes become U+FFFD.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     return split_lines(read_file(path))
 
 
 def split_lines(data: bytes) -> list[str]:
-    """:func:`read_lines` of a file's content."""
-    encoding = json.detect_encoding(data)  # by the byte order mark and by where zeros are; UTF-8 else
+    """Split the content of a file as :func:`read_lines` does."""
+    encoding = json.detect_encoding(data)  # by the byte order mark and the positions of zeros; else UTF-8
     text = data.decode(encoding, errors="replace").removeprefix("\ufeff")
     lines = _LINE_END.sub(_as_line_feeds, text).split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
 def _as_line_feeds(end: re.Match[str]) -> str:
-    """A line feed behind any number of carriage returns ends one line, each other carriage return one of its own."""
+    """Convert line ends: carriage returns with a line feed after them end one line, other carriage returns one each."""
     return "\n" if end[0].endswith("\n") else "\n" * len(end[0])
 
 
 def parse_number(text: str) -> float | None:
-    """A finite decimal number, with or without exponent; None for anything else (``0x10``, ``1_0``, ``nan``)."""
+    """Parse a finite decimal number, with or without exponent; None for anything else (``0x10``, ``1_0``, ``nan``)."""
     if not _NUMBER.fullmatch(text):
         return None
     number = float(text)
@@ -167,18 +167,21 @@ def parse_number(text: str) -> float | None:
 
 
 def fold_name(name: str) -> str:
-    """What names have in common that differ by upper and lower case or by how Unicode composes letters."""
+    """Return a key that is equal for names that differ only in upper and lower case or in Unicode composition."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 class NameIndex:
-    """Finds files whose names are written otherwise in a JSON file than on disk; listings are kept."""
+    """Finds files whose names are spelled differently in a JSON file and on disk; directory listings are cached."""
 
     def __init__(self) -> None:
         self._names: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, base: Path, relative: PurePosixPath) -> Path | None:
-        """The file below ``base``: by its exact name, else composed otherwise, else in other case if it is the one."""
+        """Find a file below ``base`` by its exact name, else in another Unicode composition, else in another case.
+
+        A name that is not exact must have only one match.
+        """
         path = base
         for part in relative.parts:
             known = self._choose(path, part)

@@ -1,4 +1,4 @@
-"""A frame and its cars, as every reader gives them."""
+"""A frame and its cars, as every reader returns them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +11,17 @@ from carkp.data.traits import NO_TRAITS, Traits
 from carkp.keypoints.schema import NUM_KEYPOINTS
 
 SPLITS: tuple[str, ...] = ("train", "test")
-"""CarFusion's own splits; validation scenes are taken out of train when stores are packed."""
+"""CarFusion's own splits; validation scenes are taken from train when stores are packed."""
 
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training", "trainset", "trainval"),
     "val": ("val", "valid", "validation", "valset"),
     "test": ("test", "testing", "testset"),
 }
-"""What people call the splits that a source can have. A source's own validation split is used as it is."""
+"""Names of the splits that a source can have. A source's own validation split is used unchanged."""
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-"""Of a frame's pictures; where it has several, the first kind counts."""
+"""Suffixes of a frame's images; if it has several images, the first kind counts."""
 
 
 class Box(NamedTuple):
@@ -38,8 +38,8 @@ class Keypoints:
     """The twelve keypoints of a car in frame pixels.
 
     Attributes:
-        points: (K, 2) float32, (0, 0) where never labelled.
-        validity: (K,) uint8, 0 missing, 1 occluded, 2 visible.
+        points: coordinates, (0, 0) if never labelled, (K, 2) float32.
+        validity: 0 missing, 1 occluded, 2 visible, (K,) uint8.
     """
 
     points: NDArray[np.float32]
@@ -48,7 +48,7 @@ class Keypoints:
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """A car with its box; without a label all its keypoints are missing."""
+    """A car with its box; if it has no keypoint labels, all its keypoints are missing."""
 
     instance_id: int
     box: Box
@@ -58,7 +58,7 @@ class Instance:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A picture with its cars."""
+    """An image with its cars."""
 
     split: str
     scene: str
@@ -68,7 +68,7 @@ class Frame:
 
 
 def hull_box(car: Keypoints) -> Box | None:
-    """The smallest upright box that holds the labelled keypoints; None where that has no area."""
+    """Return the smallest upright box around the labelled keypoints; None if it has no area."""
     labelled = car.points[car.validity > 0].astype(float)
     if not len(labelled):
         return None
@@ -78,5 +78,5 @@ def hull_box(car: Keypoints) -> Box | None:
 
 
 def no_keypoints() -> Keypoints:
-    """Keypoints of a car that nobody labelled; the arrays may be filled in."""
+    """Return the keypoints of an unlabelled car; the arrays may be filled in."""
     return Keypoints(np.zeros((NUM_KEYPOINTS, 2), np.float32), np.zeros(NUM_KEYPOINTS, np.uint8))

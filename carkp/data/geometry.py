@@ -1,9 +1,9 @@
-"""Affine maps from a crop to the network's input, applied to picture and points alike.
+"""Affine maps from a crop to the network's input, applied to the image and to the points.
 
-Convention, of all points in carkp - labels, generated ones, crops, heatmaps, predictions: a pixel's centre has integer
-coordinates. Boxes and crop rectangles count pixels instead: they begin with a column and a row, and have a width and a
-height. Resizing by s maps (x, y) to (s x, s y), without half-pixel shift, for points and picture both. Matrices are
-(2, 3) float64 and map crop pixels to input pixels. Sizes are (height, width), points (x, y).
+Convention for all points in carkp (labels, generated points, crops, heatmaps, predictions): a pixel's centre has
+integer coordinates. Boxes and crop rectangles count pixels instead: they start at a column and a row, and have a width
+and a height. Resizing by s maps (x, y) to (s x, s y), without half-pixel shift, for both points and images. Matrices
+are (2, 3) float64 and map crop pixels to input pixels. Sizes are (height, width), points (x, y).
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Placement:
-    """What happens to a crop on its way into the input, in this order.
+    """The steps that map a crop to the input, in this order.
 
     Attributes:
-        is_flipped: mirrored left to right.
-        scale: input pixels a crop pixel.
-        rotation_deg: about the crop's centre, positive from x to y.
-        offset: (x, y) in input pixels where the resized crop's top left corner goes, before the rotation.
+        is_flipped: whether the crop is mirrored left to right.
+        scale: input pixels per crop pixel.
+        rotation_deg: rotation about the crop's centre, positive from x to y.
+        offset: position (x, y) in input pixels of the resized crop's top left corner, before the rotation.
     """
 
     is_flipped: bool
@@ -34,7 +34,7 @@ class Placement:
     offset: tuple[float, float]
 
     def matrix(self, crop_size: Size) -> Matrix:
-        """The map from crop to input pixels for a crop of (height, width) ``crop_size``."""
+        """Return the map from crop to input pixels for a crop of ``crop_size`` (height, width)."""
         height, width = crop_size
         matrix = np.array([[self.scale, 0, self.offset[0]], [0, self.scale, self.offset[1]]])
         if self.rotation_deg:
@@ -46,39 +46,39 @@ class Placement:
 
 
 def fit_scale(crop_size: Size, input_size: Size) -> float:
-    """The scale at which a crop just fits the input; points in the crop are points in the input divided by it."""
+    """Return the scale at which a crop just fits the input; input points divided by it are crop points."""
     return min(input_size[0] / crop_size[0], input_size[1] / crop_size[1])
 
 
 def resized_size(crop_size: Size, scale: float) -> Size:
-    """(height, width) of a crop resized by ``scale``, rounded, at least one pixel."""
+    """Return the (height, width) of a crop resized by ``scale``, rounded, at least one pixel."""
     return max(1, round(crop_size[0] * scale)), max(1, round(crop_size[1] * scale))
 
 
 def compose(after: Matrix, before: Matrix) -> Matrix:
-    """The map that applies ``before`` first."""
+    """Return the map that applies ``before`` first, then ``after``."""
     result: Matrix = after[:, :2] @ before
     result[:, 2] += after[:, 2]
     return result
 
 
 def invert(matrix: Matrix) -> Matrix:
-    """The map back; ``matrix`` must not be singular."""
+    """Return the inverse map; ``matrix`` must not be singular."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.column_stack((linear, -linear @ matrix[:, 2]))
 
 
 def move_points(points: NDArray[np.float32], matrix: Matrix) -> NDArray[np.float32]:
-    """Points (K, 2) through the map."""
+    """Apply the map to points (K, 2)."""
     return (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 
 
 def place(image: Image, placement: Placement, crop_size: Size, input_size: Size) -> Image:
-    """The crop in the input, black (0) where it does not reach.
+    """Draw the crop into the input; the rest is black (0).
 
-    ``image`` may be the crop decoded at 1/2, 1/4 or 1/8 of (height, width) ``crop_size``: a pixel u reduced by r is the
-    mean of r crop pixels with its centre at r u + (r - 1) / 2. An upright crop ends sharply, as after a resize; a
-    rotated one fades out over a crop pixel.
+    ``image`` may be the crop decoded at 1/2, 1/4 or 1/8 of ``crop_size`` (height, width): with reduction r, pixel u is
+    the mean of r crop pixels along each axis, with its centre at r u + (r - 1) / 2. An upright crop has sharp edges, as
+    after a resize; a rotated one fades out over one crop pixel.
     """
     matrix = placement.matrix(crop_size)
     reduction = round(max(crop_size) / max(image.shape[:2]))
@@ -95,22 +95,22 @@ def place(image: Image, placement: Placement, crop_size: Size, input_size: Size)
 
 
 def is_inside(points: NDArray[np.float32], size: Size) -> NDArray[np.bool_]:
-    """Which of ``points`` (K, 2) lie on a pixel of a (height, width) picture."""
+    """Return which of ``points`` (K, 2) lie on a pixel of an image of ``size`` (height, width)."""
     extent = np.array([size[1], size[0]])
     return np.asarray(((points >= -0.5) & (points <= extent - 0.5)).all(axis=1))
 
 
 def choose_reduction(crop_size: Size, input_size: Size, max_scale: float) -> int:
-    """The largest of 8, 4, 2, 1 by which a crop may be reduced in decoding and still be scaled down afterwards.
+    """Return the largest reduction (8, 4, 2 or 1) in decoding after which the crop still needs no enlargement.
 
-    ``max_scale`` is the largest zoom on top of the fit.
+    ``max_scale`` is the largest zoom in addition to :func:`fit_scale`.
     """
     scale = fit_scale(crop_size, input_size) * max_scale
     return next((reduction for reduction in (8, 4, 2) if scale * reduction <= 1), 1)
 
 
 def reduce_image(image: Image, reduction: int) -> Image:
-    """``image`` at 1/``reduction`` (1, 2, 4 or 8) of its size, as decoding a JPEG reduced gives it; no copy for 1.
+    """Reduce ``image`` to 1/``reduction`` (1, 2, 4 or 8) of its size, like reduced decoding of a JPEG; no copy for 1.
 
     A reduced pixel is the mean of a square; an odd last row or column is left out.
     """

@@ -1,4 +1,4 @@
-"""What the header of a picture file says, read without decoding: size and orientation."""
+"""Size and orientation from the header of an image file, read without decoding the image."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ from PIL.ImageFile import ImageFile
 UPRIGHT = 1
 
 MAX_PIXELS = 2**28
-"""Pictures of more are refused: their pixels alone would need more than 0.8 GB."""
+"""Largest number of pixels: larger images are refused, because the pixels alone would need more than 0.8 GB."""
 
 _ORIENTATION_TAG = 0x0112
 _KIND_TAG, _PREVIEW = 254, 1
@@ -50,14 +50,14 @@ _READERS: dict[bytes, type[ImageFile]] = {
 
 @dataclass(frozen=True)
 class PictureHeader:
-    """What a header says.
+    """Data from the header of an image file.
 
     Attributes:
-        height: of the stored pixels.
-        width: of the stored pixels.
-        orientation: EXIF's, from 1 (upright) to 8; not read where ``is_huge``.
-        mode: Pillow's name of what the pixels are.
-        is_preview: whether the first page of a TIFF is a small copy of the picture, as in cameras' raw files.
+        height: height of the stored pixels.
+        width: width of the stored pixels.
+        orientation: EXIF's orientation, from 1 (upright) to 8; not read if ``is_huge``.
+        mode: Pillow's name of the pixel format.
+        is_preview: whether the first page of a TIFF is a small copy of the image, as in raw files of cameras.
     """
 
     height: int
@@ -72,7 +72,7 @@ class PictureHeader:
 
 
 def read_header(data: bytes) -> PictureHeader | None:
-    """The header of a picture file's content; None where it is of an unknown format or cannot be read."""
+    """Read the header from the content of an image file; None if the format is unknown or it cannot be read."""
     file = _open(data)
     if file is None:
         return None
@@ -83,7 +83,7 @@ def read_header(data: bytes) -> PictureHeader | None:
 
 
 def count_pages(data: bytes) -> int:
-    """Pages of a TIFF, pictures of an animation; 1 for any other."""
+    """Return the number of pages of a TIFF or of images in an animation; 1 for other files."""
     try:
         return int(getattr(_open(data), "n_frames", 1))
     except _BROKEN:
@@ -99,7 +99,7 @@ def _open(data: bytes) -> ImageFile | None:
 
 
 def _orientation_of(file: ImageFile, data: bytes) -> int:
-    """Broken EXIF counts as none, as in viewers."""
+    """Return EXIF's orientation; broken EXIF data are ignored, as in viewers."""
     is_tiff = isinstance(file, TiffImagePlugin.TiffImageFile)
     if not is_tiff and not any(mark in data for mark in _EXIF_MARKS):
         return UPRIGHT

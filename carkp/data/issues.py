@@ -1,4 +1,4 @@
-"""What is wrong with input data: errors that the user must act on, and dirt that is counted and skipped."""
+"""Problems of input data: errors that the user must fix, and minor problems that are counted and skipped."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from carkp import disk
 
 
 class DataError(Exception):
-    """Data that cannot be used; the message says what, where and what to do."""
+    """Data cannot be used; the message says what is wrong, where, and what to do."""
 
 
 def printable(text: str) -> str:
-    """Text that can be printed and written as UTF-8, whatever bytes a file name in it is made of."""
+    """Return text that can be printed and written as UTF-8, even if a file name in it is not valid UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while ``path`` is written into a DataError that says what to do."""
+    """Turn an OSError while ``path`` is written into a DataError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -28,7 +28,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 
 @dataclass
 class Tally:
-    """How often something was found, and the first place."""
+    """Number of times that something was found, and the first place."""
 
     count: int
     first: str
@@ -36,12 +36,12 @@ class Tally:
 
 @dataclass
 class Issues:
-    """Dirt found while reading: nothing of it stops the reading, nothing of it is silent.
+    """Minor problems found while reading: they do not stop the reading, but all are reported.
 
     Attributes:
-        skipped: reason -> tally of what was left out.
-        corrected: reason -> tally of what was kept after a repair.
-        warnings: sentences about the data set as a whole.
+        skipped: reason -> tally of items left out.
+        corrected: reason -> tally of items kept after a correction.
+        warnings: sentences about the whole data set.
     """
 
     skipped: dict[str, Tally] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Issues:
         self.warnings.append(printable(sentence))
 
     def merge(self, other: "Issues") -> None:
-        """Add what another process or file found."""
+        """Add the issues of another process or file."""
         for reason, tally in other.skipped.items():
             _add(self.skipped, reason, tally)
         for reason, tally in other.corrected.items():
@@ -66,7 +66,7 @@ class Issues:
         self.warnings.extend(other.warnings)
 
     def describe_skipped(self) -> str:
-        """One line with every reason, its count and its first place; empty where nothing was skipped."""
+        """Return one line with every reason, its count and its first place; empty if nothing was skipped."""
         return "; ".join(f"{t.count} x {reason} (first: {t.first})" for reason, t in self.skipped.items())
 
 

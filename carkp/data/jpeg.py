@@ -1,4 +1,4 @@
-"""JPEG in memory: decode, encode, read the size. Pictures are (H, W, 3) uint8, BGR unless a name says RGB."""
+"""JPEG in memory: decode, encode, read the size. Images are (H, W, 3) uint8, BGR unless a name says RGB."""
 
 import re
 
@@ -12,15 +12,15 @@ from carkp.data.headers import MAX_PIXELS, read_header
 Image = NDArray[np.uint8]
 
 MAX_EXTENT_PX = 65_500
-"""Encoders write no wider or higher JPEG."""
+"""Largest width and height: encoders cannot write larger JPEG files."""
 
 START = b"\xff\xd8"
 _SCAN_MARKER, _END_MARKER = 0xDA, 0xD9
 _STANDALONE_MARKERS = frozenset((0x00, 0x01, 0xD8, *range(0xD0, 0xD8)))
-"""Markers without a length behind them."""
+"""Markers that no length follows."""
 
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""A marker that ends compressed data, in which 0xff is followed by zero, by another 0xff or by a restart marker."""
+"""A marker that ends compressed data; inside of these, 0xff is followed by zero, another 0xff or a restart marker."""
 
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _REDUCED_FLAGS: dict[int, int] = {
@@ -32,10 +32,11 @@ _REDUCED_FLAGS: dict[int, int] = {
 
 
 def decode_bgr(data: bytes, reduction: int = 1) -> Image | None:
-    """Decode a picture, at 1/``reduction`` (1, 2, 4 or 8) of its size, rounded up; None where it cannot be decoded.
+    """Decode an image at 1/``reduction`` (1, 2, 4 or 8) of its size, rounded up; None if it cannot be decoded.
 
-    None, too, where it has more than ``MAX_PIXELS``, or where its size is not known before it is decoded. A reduced
-    pixel is the mean of a square of ``reduction`` pixels. EXIF orientation is ignored, as labels ignore it.
+    The result is also None if the image has more than ``MAX_PIXELS``, or if its header does not give its size. A
+    reduced pixel is the mean of a square with sides of ``reduction`` pixels. EXIF orientation is ignored, because
+    labels ignore it.
     """
     if not data or not _is_decodable(data):
         return None
@@ -48,7 +49,7 @@ def decode_bgr(data: bytes, reduction: int = 1) -> Image | None:
 
 
 def _is_decodable(data: bytes) -> bool:
-    """Whether the header says a size, and no too large one: decoders make room for all of it at once."""
+    """Return whether the header gives a size that is not too large: decoders allocate the whole image at once."""
     size = read_size(data)
     if size is None:
         header = read_header(data)
@@ -57,16 +58,16 @@ def _is_decodable(data: bytes) -> bool:
 
 
 def decode_rgb(data: bytes, reduction: int = 1) -> Image | None:
-    """``decode_bgr`` with the channels in RGB order."""
+    """Decode as ``decode_bgr``, with the channels in RGB order."""
     image = decode_bgr(data, reduction)
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
 def encode_bgr(image: Image, quality: int) -> bytes:
-    """Encode with ``quality`` from 1 to 100.
+    """Encode an image as JPEG with ``quality`` from 1 to 100.
 
     Raises:
-        ValueError: a JPEG cannot hold the picture.
+        ValueError: the image cannot be encoded as JPEG.
     """
     reason = ""
     try:
@@ -79,10 +80,10 @@ def encode_bgr(image: Image, quality: int) -> bytes:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether the end of a picture file is missing: some decoders paint the rest grey.
+    """Return whether the end of an image file is missing; some decoders would fill the rest with grey.
 
-    Bytes behind the end are no matter. A JPEG's markers are walked from one to the next, and compressed data are
-    searched for the marker that ends them; for other formats see :mod:`carkp.data.containers`.
+    Bytes after the end are allowed. In a JPEG, markers are followed one by one, and compressed data are searched for
+    the marker that ends them. For other formats see :mod:`carkp.data.containers`.
     """
     if not data.startswith(START):
         return containers.is_cut_short(data)
@@ -103,7 +104,7 @@ def is_cut_short(data: bytes) -> bool:
 
 
 def _next_marker(data: bytes, position: int) -> tuple[int | None, int]:
-    """The marker from ``position`` on, junk skipped as decoders do, and where it ends; None where there is none."""
+    """Return the next marker from ``position`` on, or None, and its end; other bytes are skipped, as decoders do."""
     position = data.find(b"\xff", position)
     while 0 <= position < len(data) - 1:
         if data[position + 1] != 0xFF:  # another 0xff is a fill byte
@@ -113,7 +114,7 @@ def _next_marker(data: bytes, position: int) -> tuple[int | None, int]:
 
 
 def read_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) from a JPEG's header; None where there is none."""
+    """Return (height, width) from the header of a JPEG; None if there is none."""
     if not data.startswith(START):
         return None
     position = 2

@@ -1,7 +1,7 @@
-"""Several prepared sources as one data set: a directory that names theirs, and stores that hold one after the other.
+"""Mixtures: several prepared sources as one data set, with stores that concatenate those of the sources.
 
-A mixture's directory holds ``mixture.json`` alone: the names of its sources and the directories of their stores, which
-lie beside it. The stores are read where they are.
+The directory of a mixture contains only ``mixture.json``, with the names of its sources and the directories of their
+stores. These are beside the mixture's directory. The stores are read there, not copied.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from carkp.keypoints.sample_ids import id_in
 
 MIXTURE_FILE = "mixture.json"
 MIXTURE_KIND = "mixture"
-"""Of the summary of a mixture."""
+"""Kind in the summary of a mixture."""
 
 _FORMAT = "carkp-mixture"
 
 
 class MixedStore:
-    """A split of several sources, one after the other; ids name the source. As safe to pickle as its parts."""
+    """A split of several sources, concatenated; ids name the source. It is as safe to pickle as its parts."""
 
     def __init__(self, path: Path, parts: Mapping[str, Store]) -> None:
-        """``path``: of the mixture's split, for messages. ``parts``: name of the source -> its split."""
+        """``path``: path of the mixture's split, for messages. ``parts``: name of each source -> its split."""
         self.path = path
         self.parts = dict(parts)
         self._names = list(self.parts)
@@ -38,13 +38,13 @@ class MixedStore:
 
     @property
     def info(self) -> StoreInfo:
-        """The digest is that of the parts' digests and names."""
+        """Number of samples, and a digest of the parts' names and digests."""
         lines = [f"{name} {store.info.digest}\n" for name, store in self.parts.items()]
         return StoreInfo(len(self), hashlib.sha256("".join(lines).encode()).hexdigest())
 
     @property
     def ranges(self) -> dict[str, range]:
-        """Name of each source -> where its samples lie."""
+        """Name of each source -> range of the indices of its samples."""
         starts = [0, *self._ends[:-1]]
         return {name: range(*ends) for name, *ends in zip(self._names, starts, self._ends, strict=True)}
 
@@ -64,13 +64,13 @@ class MixedStore:
         """Compare the content of every part with its digest.
 
         Raises:
-            DataError: one of them is not what was written.
+            DataError: the content of a part has changed.
         """
         for store in self.parts.values():
             store.verify()
 
     def _locate(self, index: int) -> tuple[str, Store, int]:
-        """The source of a sample, its store, and the sample's place in it."""
+        """Return the source of a sample, its store, and the sample's index in it."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path} holds {len(self)} samples, asked for {index}")
         number = bisect_right(self._ends, index)
@@ -80,12 +80,12 @@ class MixedStore:
 
 
 def parts_of(store: Store) -> dict[str, Store]:
-    """Name of each source -> its part of a split; empty where there is only one source."""
+    """Return name of each source -> its part of a split; empty if there is only one source."""
     return dict(store.parts) if isinstance(store, MixedStore) else {}
 
 
 def restrict(store: Store, names: Collection[str]) -> Store:
-    """The part of a split that is of these sources; all of it where there is only one source."""
+    """Return the part of a split that belongs to these sources; the whole split if it has only one source."""
     if not isinstance(store, MixedStore):
         return store
     return MixedStore(store.path, {name: part for name, part in store.parts.items() if name in names})
@@ -95,7 +95,8 @@ def write_mixture(directory: Path, sources: Mapping[str, Path]) -> None:
     """Make ``directory`` the mixture of ``sources`` (name -> directory of its stores, beside ``directory``).
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the file cannot be written.
+        ValueError: a source is not beside ``directory``.
     """
     content = {"format": _FORMAT, "sources": {name: path.name for name, path in sources.items()}}
     if any(path.parent != directory.parent for path in sources.values()):
@@ -105,7 +106,7 @@ def write_mixture(directory: Path, sources: Mapping[str, Path]) -> None:
 
 
 def source_directories(directory: Path) -> dict[str, Path]:
-    """Name of each source of a mixture -> directory of its stores; empty where ``directory`` holds stores itself.
+    """Return name of each source of a mixture -> directory of its stores; empty if ``directory`` is not a mixture.
 
     Raises:
         DataError: the mixture's file is damaged.
@@ -130,10 +131,10 @@ def _is_name(part: str) -> bool:
 
 
 def open_data(directory: Path) -> Stores:
-    """The stores in a directory, or those of a mixture's sources one after the other.
+    """Open the stores in a directory, or the concatenated stores of a mixture's sources.
 
     Raises:
-        DataError: one of them is missing or cannot be used.
+        DataError: a store is missing or cannot be used.
     """
     sources = source_directories(directory)
     if not sources:
@@ -148,7 +149,9 @@ def open_data(directory: Path) -> Stores:
 
 
 def merge_summaries(directory: Path, summaries: Mapping[str, DataSummary]) -> DataSummary:
-    """The summary of the mixture in ``directory``, of those of its sources; scenes and reasons begin with a name.
+    """Return the summary of the mixture in ``directory`` from those of its sources.
+
+    Scenes, reasons and warnings begin with the name of the source.
 
     Raises:
         DataError: a store is missing or cannot be used.

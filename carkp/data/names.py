@@ -1,9 +1,9 @@
-r"""Which entry of a list of names means which picture.
+r"""Matching of the entries in a list of names with pictures.
 
-A picture is named by its file name, with or without suffix, or by a path (absolute, relative, with ``/`` or ``\``) that
-ends in it. The frames of a video are ``<file name>#000000`` and so on; the file name alone stands for all frames. Names
-that differ by how Unicode composes letters, or by upper and lower case alone, mean the same where nothing else does.
-Nothing is guessed: where two entries fit one picture equally well, or one entry two pictures, that is an error.
+An entry names a picture by its file name, with or without suffix, or by a path (absolute, relative, with ``/`` or
+``\``) that ends in it. The frames of a video are ``<file name>#000000`` and so on; the file name alone means all
+frames. Names that differ only in Unicode composition or in upper and lower case match if there is no better match.
+Nothing is guessed: if two entries fit one picture equally well, or one entry fits two pictures, that is an error.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from carkp.data.files import fold_name, is_utf8
 from carkp.data.issues import DataError, printable
 
 FRAME_MARK = "#"
-"""Between a video's file name and the number of a frame."""
+"""Separator between a video's file name and the number of a frame."""
 
 _FRAME_NAME = re.compile(rf"(.+){FRAME_MARK}(\d{{6,18}})", re.DOTALL)
 _KNOWN_SUFFIX = re.compile(
@@ -29,7 +29,7 @@ _KNOWN_SUFFIX = re.compile(
 
 @dataclass(frozen=True)
 class _Name:
-    """Folders, file name and suffix of a name as people write it; ``frame`` is the number of a frame of a video."""
+    """Folders, file name and suffix of a name as users write it; ``frame`` is the number of a frame of a video."""
 
     folders: tuple[str, ...]
     stem: str
@@ -39,7 +39,7 @@ class _Name:
 
 @lru_cache(maxsize=65536)
 def _parse(text: str, is_frame: bool) -> _Name:
-    """``is_frame``: read a frame's number off the end, if there is one."""
+    """Split a name into its parts. ``is_frame``: whether to read the number of a frame at the end, if there is one."""
     text, frame = text.strip(), None
     if is_frame and (match := _FRAME_NAME.fullmatch(text)):
         text, frame = match.group(1), int(match.group(2))
@@ -51,40 +51,40 @@ def _parse(text: str, is_frame: bool) -> _Name:
 
 
 def _letters(text: str) -> str:
-    """One spelling of letters; a name on disk that is no UTF-8 is taken for Latin-1."""
+    """Return ``text`` in composed Unicode; a name on disk that is not UTF-8 is decoded as Latin-1."""
     if not is_utf8(text):
-        with contextlib.suppress(UnicodeEncodeError):  # half a letter out of JSON (``"\\ud800"``), which no file has
+        with contextlib.suppress(UnicodeEncodeError):  # lone surrogate from JSON (``"\\ud800"``), which no file has
             text = os.fsencode(text).decode("latin-1")
     return unicodedata.normalize("NFC", text)
 
 
 _Key = tuple[str, int | None]
-"""A file name without suffix, upper and lower case made the same, and the number of a frame."""
+"""A file name without suffix, case-folded, and the number of a frame."""
 
 _Rank = tuple[bool | int, ...]
-"""How well an entry fits, the lowest best."""
+"""Quality of a match: the lowest rank is the best."""
 
 
 def split_frame(name: str) -> tuple[str, int] | None:
-    """The video and the number, from 0, of a frame's name; None where it is no frame's."""
+    """Return the video and the number, from 0, in the name of a frame; None if the name is not that of a frame."""
     match = _FRAME_NAME.fullmatch(name)
     return (match.group(1), int(match.group(2))) if match else None
 
 
 class NameBook:
-    """Entries, and the pictures that may be meant by them."""
+    """Entries, and the pictures that they may mean."""
 
     def __init__(self, source: str, entries: Iterable[str], pictures: Iterable[str] = ()) -> None:
-        """``source`` names the entries in messages; ``pictures`` are all that are looked for, where that is known."""
+        """``source``: name of the entries in messages. ``pictures``: all pictures that are looked up, if known."""
         self._source = source
         self._entries = _index(entries)
         self._pictures = _index(pictures)
 
     def find(self, picture: str) -> str | None:
-        """The entry that means ``picture`` (a name, a path or a frame's name); None: there is none.
+        """Return the entry that means ``picture`` (a name, a path or the name of a frame); None if there is none.
 
         Raises:
-            DataError: two entries may be meant, or the entry may mean another picture.
+            DataError: two entries may be meant, or the entry may mean another picture, too.
         """
         ranks = self._rank_entries(picture)
         if not ranks:
@@ -101,7 +101,7 @@ class NameBook:
         return best
 
     def similar(self, picture: str) -> str:
-        """An entry of almost that name, for a message; empty: there is none."""
+        """Return an entry with a similar name, for a message; empty if there is none."""
         return next((printable(entry) for entry in self._entries.get(_key(_parse(picture, False)), ())), "")
 
     def _rank_entries(self, picture: str) -> dict[str, _Rank]:
@@ -146,7 +146,7 @@ def _key(name: _Name) -> _Key:
 
 
 def _rank(entry: str, picture: _Name) -> _Rank | None:
-    """None where the entry, whose stem is the same, means another picture."""
+    """Return the rank of an entry with the same stem as the picture; None if it means another picture."""
     named = _parse(entry, picture.frame is not None)
     if named.suffix and fold_name(named.suffix) != fold_name(picture.suffix):
         return None
@@ -162,13 +162,13 @@ def _rank(entry: str, picture: _Name) -> _Rank | None:
 
 
 def _is_verbatim(entry: str, picture: str) -> bool:
-    """Whether the entry is the end of the picture's path, or of its video's, to the letter, however it is composed."""
+    """Return whether the entry equals the end of the picture's path, or of its video's path, character by character."""
     of_video = _FRAME_NAME.fullmatch(picture)
     paths = [picture, of_video.group(1)] if of_video else [picture]
     return any(f"/{path}".endswith(f"/{entry}") for path in paths)
 
 
 def _count_common(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many of the last folders are the same."""
+    """Return the number of last folders that are equal."""
     pairs = zip(reversed(one), reversed(other), strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if fold_name(a) != fold_name(b)), min(len(one), len(other)))

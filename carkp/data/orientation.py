@@ -1,7 +1,7 @@
-"""One rule of orientation for pictures and videos: whether what a file says of how it was held is applied.
+"""Orientation of pictures and videos: whether the orientation stored in a file is applied.
 
-``ignore`` takes the pixels as they are stored: CarFusion's labels belong to those, as do those of most data sets.
-``apply`` turns them upright as viewers and browsers do: right for boxes that were drawn in one.
+``ignore`` uses the pixels as they are stored. The labels of CarFusion and of most data sets belong to these pixels.
+``apply`` turns the image upright, as viewers and browsers do. It is right for boxes that were drawn in a viewer.
 """
 
 from collections.abc import Callable
@@ -26,23 +26,23 @@ _TURNS: dict[int, Callable[[Image], Image]] = {
     7: lambda image: image.transpose(1, 0, 2)[::-1, ::-1],
     8: lambda image: np.rot90(image),
 }
-"""EXIF's orientation -> what makes the stored pixels upright."""
+"""EXIF's orientation -> function that turns the stored pixels upright."""
 
 _OPPOSITES = {6: 8, 8: 6}
 
 
 def check_orientation(orientation: str) -> str:
-    """Raises DataError for a word that is none of the two."""
+    """Return the orientation; raise DataError if it is neither ``ignore`` nor ``apply``."""
     if orientation not in ORIENTATIONS:
         raise DataError(f"orientation={orientation}: expected one of {', '.join(ORIENTATIONS)}")
     return orientation
 
 
 def turn_upright(image: Image, exif: int) -> Image:
-    """Stored pixels (H, W, 3) as a viewer shows them, by EXIF's orientation 1 to 8."""
+    """Return stored pixels (H, W, 3) as a viewer shows them, by EXIF's orientation 1 to 8."""
     return np.ascontiguousarray(_TURNS[exif](image))
 
 
 def turn_back(image: Image, exif: int) -> Image:
-    """The opposite of :func:`turn_upright`."""
+    """Undo :func:`turn_upright`."""
     return turn_upright(image, _OPPOSITES.get(exif, exif))

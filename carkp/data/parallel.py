@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_SOCKET_FOLDER = 70
-"""Bytes: macOS takes 104 for a socket, of which 32 are multiprocessing's own."""
+"""Largest length in bytes: macOS allows 104 bytes for the path of a socket, and multiprocessing needs 32 of them."""
 
 SHORT_FOLDER = "/tmp"
 CHUNK_SIZE = 4
@@ -35,17 +35,17 @@ CHUNKS_AHEAD_PER_WORKER = 4
 
 
 def resolve_num_workers(num_workers: int) -> int:
-    """0 stands for one a core that this process may use."""
+    """Return the number of workers; 0 means one for each core that this process may use."""
     if num_workers < 0:
         raise ValueError(f"num_workers must not be negative, got {num_workers}")
     return num_workers or num_usable_cores()
 
 
 def use_short_socket_folder() -> None:
-    """Let processes of multiprocessing meet in a folder whose name is short enough, whatever TMPDIR says.
+    """Make multiprocessing use a folder with a short name for its sockets, even if that of TMPDIR is long.
 
-    A loader process hands its samples over through a socket in the temporary folder. The system takes paths of about a
-    hundred bytes; with a longer one the samples would never arrive, and the training would wait for ever.
+    A loader process sends its samples through a socket in the temporary folder. The system allows socket paths of about
+    a hundred bytes. With a longer path the samples would never arrive, and the training would wait for ever.
 
     Raises:
         DataError: the temporary folder's name is too long, and there is no other one.
@@ -68,11 +68,11 @@ def use_short_socket_folder() -> None:
 def map_ordered(
     function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
 ) -> Generator[Result, None, None]:
-    """``map`` over ``num_workers`` processes (1: this one; 0: one a core), results in the order of ``items``.
+    """Map over ``num_workers`` processes (1: this process; 0: one per core); results are in the order of ``items``.
 
-    Only a few items a worker are under way at a time. Workers are spawned, not forked, so that threads of the caller do
-    no harm; ``function`` and the items must be picklable. The program's main module is imported by the workers only
-    where ``function`` is defined in it.
+    Only a few items per worker are in progress at a time. Workers are spawned, not forked, so that threads of the
+    caller cause no problems; ``function`` and the items must be picklable. Workers import the program's main module
+    only if ``function`` is defined in it.
 
     Raises:
         DataError: a worker died.
@@ -108,7 +108,11 @@ def _map_in_window(
 
 @contextlib.contextmanager
 def _main_module_kept_from_workers(function: Callable[[Item], Result]) -> Iterator[None]:
-    """A spawned process imports its parent's main module: for a training stage, seconds and a gigabyte a worker."""
+    """Hide the main module from workers, unless ``function`` is defined in it.
+
+    A spawned process imports the main module of its parent. For a training stage this would cost each worker seconds
+    and a gigabyte of memory.
+    """
     origin = function.func if isinstance(function, partial) else function
     if origin.__module__ == "__main__":
         yield
@@ -132,5 +136,5 @@ def _apply(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     cv2.setNumThreads(1)

@@ -1,4 +1,4 @@
-"""Pictures and videos as files: which there are, and the RGB pixels of pictures."""
+"""Picture and video files: listing them, and reading the RGB pixels of pictures."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ __all__ = ["Video", "VideoWriter", "count_images", "decode_picture", "is_video",
 
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
-    *(".heic", ".heif"),  # cannot be read, which is said: nobody wants them left out without a word
+    *(".heic", ".heif"),  # cannot be read; listed so that an error is reported instead of skipping them silently
 )
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts", ".m2ts")
 
@@ -40,12 +40,12 @@ _WRONG_IN_OPENCV = ("RGBA", "LA", "LAB")
 
 
 def is_video(path: Path) -> bool:
-    """By the file's first bytes where they are known, else by its suffix."""
+    """Return whether a file is a video, judged by its first bytes if they are known, else by its suffix."""
     return starts_video(_first_bytes(path), path.suffix)
 
 
 def starts_video(start: bytes, suffix: str) -> bool:
-    """:func:`is_video` of a file's first bytes, 16 of which are enough, and the suffix of its name."""
+    """Return :func:`is_video` for a file with these first bytes (16 are enough) and this suffix."""
     if start[4:8] == b"ftyp":
         return start[8:12] not in _HEIF_BRANDS
     if start[:4] == b"RIFF":
@@ -56,7 +56,7 @@ def starts_video(start: bytes, suffix: str) -> bool:
 
 
 def _first_bytes(path: Path) -> bytes:
-    if not is_file(path):  # a pipe would be waited for
+    if not is_file(path):  # reading a pipe could wait for ever
         return b""
     try:
         with path.open("rb") as file:
@@ -66,12 +66,12 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def list_pictures(path: Path) -> list[Path]:
-    """The file itself, or the pictures and videos of a folder, by name; hidden ones and folders below are left out.
+    """List the file itself, or the pictures and videos in a folder by name, without hidden files and subfolders.
 
-    A link that leads nowhere is listed: reading it gives the error.
+    A broken link is listed; reading it gives the error.
 
     Raises:
-        DataError: there are none, or the folder cannot be read.
+        DataError: there are no pictures or videos, or the folder cannot be read.
     """
     if is_file(path):
         return [path]
@@ -95,28 +95,28 @@ def _is_broken_link(path: Path) -> bool:
 
 
 def count_images(paths: Sequence[Path]) -> int:
-    """Pictures and, as far as videos say, frames."""
+    """Count pictures and, as far as the headers of videos say, frames."""
     total = 0
     for path in paths:
         if not is_video(path):
             total += 1
             continue
-        with contextlib.suppress(DataError), Video(path) as video:  # what is wrong is said when its turn comes
+        with contextlib.suppress(DataError), Video(path) as video:  # errors are reported when the video is read
             total += video.num_frames
     return total
 
 
 def read_picture(path: Path, orientation: str = IGNORE) -> Image:
-    """(height, width, 3) uint8 RGB of a picture file; ``orientation`` as in :mod:`carkp.data.orientation`.
+    """Read a picture file as uint8 RGB (height, width, 3); ``orientation`` as in :mod:`carkp.data.orientation`.
 
     Raises:
-        DataError: it cannot be read or decoded, or is cut short.
+        DataError: the file cannot be read or decoded, or is cut short.
     """
     return decode_picture(read_bytes(path), orientation)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Raises DataError where the file cannot be read."""
+    """Read the content of a file; raise DataError if it cannot be read."""
     try:
         return read_file(path)
     except (OSError, ValueError, MemoryError) as error:
@@ -124,12 +124,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode_picture(data: bytes, orientation: str = IGNORE) -> Image:
-    """(height, width, 3) uint8 RGB of a picture file's content; 16 bits become 8, transparency is left out.
+    """Decode the content of a picture file as uint8 RGB (height, width, 3); 16 bits become 8, transparency is ignored.
 
-    Of several pages or pictures the first is taken.
+    Only the first of several pages or pictures is used.
 
     Raises:
-        DataError: it cannot be decoded, is cut short, or is larger than ``MAX_PIXELS``.
+        DataError: the picture cannot be decoded, is cut short, or is larger than ``MAX_PIXELS``.
     """
     check_orientation(orientation)
     header = read_header(data)
@@ -153,9 +153,9 @@ def decode_picture(data: bytes, orientation: str = IGNORE) -> Image:
 
 
 def _decode_tiff(data: bytes, header: PictureHeader) -> Image | None:
-    """Stored pixels: of TIFF alone, OpenCV turns them always, and so does Pillow.
+    """Decode the stored pixels of a TIFF: OpenCV and Pillow always turn TIFF files, so the result is turned back.
 
-    OpenCV darkens pixels by their transparency, and takes Lab for RGB.
+    Pillow is used for pictures with transparency, which OpenCV would darken, and for Lab, which it would read as RGB.
     """
     if header.mode in _WRONG_IN_OPENCV:
         try:

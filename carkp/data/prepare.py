@@ -1,4 +1,4 @@
-"""From a data source to three stores: detect, crop, annotate, pack, summarise."""
+"""Preparation of a data source as three stores: detect, crop, annotate, pack, summarise."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ Counts = dict[str, dict[str, SceneCounts]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the content of the stores beside the source's files; see ``prepare``."""
+    """The parameters that, with the source's files, determine the content of the stores; see ``prepare``."""
 
     source: Path
     val_scenes: tuple[str, ...]
@@ -38,7 +38,7 @@ class Recipe:
     made_by: str
 
     def fits(self, summary: DataSummary | None, source_fingerprint: str) -> bool:
-        """Whether a finished data set is what this recipe makes of the source as it is."""
+        """Return whether a finished data set is what this recipe would make from the current source."""
         if summary is None:
             return False
         found = (
@@ -66,24 +66,25 @@ def prepare(
     boxes: str = "files",
     made_by: str = "",
 ) -> DataSummary:
-    """Make ``train_lmdb``, ``val_lmdb``, ``test_lmdb`` and ``summary.json``, with crops and ``simple_anno`` on the way.
+    """Make ``train_lmdb``, ``val_lmdb``, ``test_lmdb`` and ``summary.json``, and also crops and ``simple_anno``.
 
-    A finished ``out_dir`` of the same source files and parameters is left as it is and its summary returned. When
-    interrupted, nothing incomplete is left under a final name. Of several processes that prepare one ``out_dir``, one
-    works and the others wait and use its result.
+    If ``out_dir`` is already finished for the same source files and parameters, it is not changed and its summary is
+    returned. An interruption leaves nothing incomplete under a final name. If several processes prepare the same
+    ``out_dir``, one works, and the others wait and use its result.
 
     Args:
         source: raw CarFusion, its COCO JSON, or a directory of crops (see ``detect_source_kind``).
-        out_dir: created where missing.
-        val_scenes: train scenes that become the validation store; not used where the source has a validation split.
-        num_workers: processes; 0 stands for one a core, 1 for none beside this one.
-        jpeg_quality: of the crops, 1 to 100.
-        show_progress: progress bars on standard error.
-        boxes: ``files``; or ``hull``, the smallest box that holds a car's labelled keypoints (raw and COCO sources).
-        made_by: identity of the code that prepares: what other code made is made anew.
+        out_dir: output directory, created if missing.
+        val_scenes: train scenes that become the validation store; not used if the source has a validation split.
+        num_workers: number of processes; 0 means one per core, 1 means only this process.
+        jpeg_quality: JPEG quality of the crops, 1 to 100.
+        show_progress: whether to show progress bars on standard error.
+        boxes: ``files``, or ``hull`` for the smallest box around a car's labelled keypoints (raw and COCO sources).
+        made_by: identity of the preparing code; results of other code are made again.
 
     Raises:
         DataError: the source cannot be used at all, or the result cannot be written.
+        ValueError: ``jpeg_quality`` or ``boxes`` is invalid.
     """
     if not 1 <= jpeg_quality <= 100:
         raise ValueError(f"jpeg_quality must be in 1..100, got {jpeg_quality}")
@@ -107,7 +108,7 @@ def prepare(
 def _prepare(
     recipe: Recipe, kind: SourceKind, source_fingerprint: str, out_dir: Path, num_workers: int, show_progress: bool
 ) -> DataSummary:
-    """Hold the lock of ``out_dir``."""
+    """Prepare the data; the caller must hold the lock of ``out_dir``."""
     _begin(out_dir)
     issues = Issues()
     read = _read_records(recipe, kind, out_dir, num_workers, issues, show_progress)
@@ -131,7 +132,7 @@ def _prepare(
         made_by=recipe.made_by,
     )
     with explain_write_errors(out_dir / SUMMARY_FILE):
-        # The stores belong together from here on; the summary says so of what.
+        # From here on the stores belong together; the summary describes them.
         disk.sync_tree(out_dir)
         (out_dir / UNFINISHED_FILE).unlink(missing_ok=True)
         disk.write_atomic(out_dir / SUMMARY_FILE, summary.to_json().encode())
@@ -139,7 +140,7 @@ def _prepare(
 
 
 def _begin(out_dir: Path) -> None:
-    """Mark ``out_dir`` as unfinished and remove what killed preparations left."""
+    """Mark ``out_dir`` as unfinished and remove files that killed preparations left."""
     with explain_write_errors(out_dir):
         disk.make_folder(out_dir)
         begun = f"process {os.getpid()} on {socket.gethostname()} began it at {time.strftime('%F %T')}\n"
@@ -152,9 +153,9 @@ def _begin(out_dir: Path) -> None:
 
 
 def pack(records: Generator[Record, None, None], out_dir: Path, val_scenes: tuple[str, ...]) -> Counts:
-    """Sort crops into the three stores below ``out_dir``; those without a labelled keypoint are counted only.
+    """Sort crops into the three stores below ``out_dir``; crops without a labelled keypoint are only counted.
 
-    The stores get their names when all three are complete.
+    The stores get their final names when all three are complete.
     """
     tallies: dict[str, dict[str, _SceneTally]] = {store: defaultdict(_SceneTally) for store in STORE_NAMES}
     held_out = {_composed(scene) for scene in val_scenes}
@@ -175,13 +176,13 @@ def pack(records: Generator[Record, None, None], out_dir: Path, val_scenes: tupl
 
 
 def _composed(name: str) -> str:
-    """A name as keyboards write it: macOS may have composed the letters of a directory's otherwise."""
+    """Return a name in composed Unicode, as keyboards write it; names of directories on macOS may be decomposed."""
     return unicodedata.normalize("NFC", name)
 
 
 @dataclass
 class _SceneTally:
-    """Counts of a scene while it is packed."""
+    """Counts of a scene during packing."""
 
     counts: SceneCounts = field(default_factory=SceneCounts)
     frame_ids: set[str] = field(default_factory=set)

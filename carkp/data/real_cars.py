@@ -1,14 +1,14 @@
-"""Labelled cars in photographs, to measure models on: read from three layouts and cut out as data preparation does.
+"""Labelled cars in photographs for evaluating models: read from three layouts, and cropped as in data preparation.
 
-- A list: ``annotations.json`` beside ``images/``, an entry a car: ``image``, ``box`` [x, y, width, height],
+- A list: ``annotations.json`` beside ``images/``, one entry per car: ``image``, ``box`` [x, y, width, height],
   ``keypoints`` (12 rows x, y, v in carkp's order; v 2 visible, 1 hidden but placed, 0 not annotated), and the car's
   traits (:mod:`carkp.data.traits`).
 - COCO keypoints JSON, as :mod:`carkp.data.coco` reads it; here the file may have any name.
 - CarFusion's raw layout, ``train/<scene>/images_jpg`` and so on.
 
-The ids of the cars say what :mod:`carkp.keypoints.clusters` resamples as a whole: the photograph,
-``<folder>/…/<picture>/<i>``; of pictures that are named as CarFusion's are, ``<camera>_<frame>``, the camera of the
-scene, for its frames are neighbours of a video.
+The ids of the cars determine the clusters that :mod:`carkp.keypoints.clusters` resamples as a whole. A cluster is a
+photograph, ``<folder>/…/<picture>/<i>``. If pictures are named like CarFusion's, ``<camera>_<frame>``, it is the camera
+of the scene, because its frames are neighbours in a video.
 """
 
 import json
@@ -42,7 +42,7 @@ from carkp.keypoints.schema import MISSING, NUM_KEYPOINTS, OCCLUDED, VISIBLE
 
 LIST_NAME = "annotations.json"
 SPLIT = "test"
-"""Of frames whose layout names none."""
+"""Split of frames whose layout names no split."""
 
 _CAMERA_AND_FRAME = re.compile(r"\d+_\d+")
 _LIST_START = re.compile(rb"\A(?:\xef\xbb\xbf)?\s*\[")
@@ -50,23 +50,23 @@ _LIST_START = re.compile(rb"\A(?:\xef\xbb\xbf)?\s*\[")
 
 @dataclass(frozen=True, eq=False)
 class LabelledCar:
-    """A car as data preparation packs it, and what is known of it as a whole."""
+    """A car as data preparation packs it, and its traits."""
 
     record: Record
     traits: Traits
 
     @property
     def described(self) -> dict[str, str]:
-        """Its traits in words, ``unknown`` where nobody said; whether it is cut, as the record has it."""
+        """The traits in words, ``unknown`` if not annotated; ``truncated`` comes from the record."""
         truncated = {0: False, 1: True}.get(self.record.truncated)
         return replace(self.traits, truncated=truncated).in_words()
 
 
 def read_labelled_cars(folders: Sequence[Path], jpeg_quality: int, issues: Issues) -> list[LabelledCar]:
-    """The cars of all folders that have a labelled keypoint, in a fixed order; what cannot be used is in ``issues``.
+    """Read the cars with a labelled keypoint from all folders, in a fixed order; count unusable data in ``issues``.
 
     Raises:
-        DataError: a folder that is not there, is none of the three layouts, or holds no such car.
+        DataError: a folder does not exist, has none of the three layouts, or has no such car.
     """
     cars: list[LabelledCar] = []
     for name, folder in zip(_names_of(folders), folders, strict=True):
@@ -79,10 +79,10 @@ def read_labelled_cars(folders: Sequence[Path], jpeg_quality: int, issues: Issue
 
 
 def read_frames(folder: Path, issues: Issues) -> list[FrameFiles] | list[Frame]:
-    """The frames of one folder, or of one JSON file.
+    """Read the frames of one folder, or of one JSON file.
 
     Raises:
-        DataError: there is nothing, or nothing of the three layouts.
+        DataError: the path does not exist, or has none of the three layouts.
     """
     folder = expand_path(folder)
     if (listed := _list_file(folder)) is not None:
@@ -99,7 +99,7 @@ def read_frames(folder: Path, issues: Issues) -> list[FrameFiles] | list[Frame]:
 
 
 def _list_file(folder: Path) -> Path | None:
-    """The file of the list layout; None where there is none."""
+    """Return the file of the list layout; None if there is none."""
     path = folder / LIST_NAME if is_directory(folder) else folder
     if not is_file(path) or path.suffix.lower() != ".json":
         return None
@@ -111,7 +111,7 @@ def _list_file(folder: Path) -> Path | None:
 
 
 def _files_without_split(source: Path) -> list[Path]:
-    """COCO files of which none names a split: those are all read; where one does, only those count that do."""
+    """Return all COCO files if none of them names a split; return an empty list if one does."""
     if is_file(source):
         return [] if coco.find_annotation_files(source) else [source]
     if not is_directory(source) or coco.find_annotation_files(source):
@@ -121,7 +121,7 @@ def _files_without_split(source: Path) -> list[Path]:
 
 
 def _names_of(folders: Iterable[Path]) -> list[str]:
-    """A different name for each folder: its own, with a number where another one has it."""
+    """Return a unique name for each folder: its own, with a number if another folder has the same name."""
     names: list[str] = []
     for folder in folders:
         resolved = expand_path(folder).resolve()
@@ -148,7 +148,7 @@ def _id_of(name: str, frame: FrameFiles | Frame, index: int) -> str:
 
 
 def _read_list(path: Path, issues: Issues) -> list[Frame]:
-    """Frames of the list layout, in the order in which their pictures are first named."""
+    """Read the frames of the list layout, in the order in which their pictures are first named."""
     cars: dict[str, list[Instance]] = {}
     for number, entry in enumerate(_load_list(path)):
         where = f"{path}, entry {number}"

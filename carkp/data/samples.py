@@ -1,4 +1,4 @@
-"""Whole crops of a store, for looking at."""
+"""Whole crops of a store, for display."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,13 @@ from carkp.data.store import Store
 
 
 class CropSample(NamedTuple):
-    """A crop as it was packed.
+    """A decoded crop of a store.
 
     Attributes:
-        image: (h, w, 3) uint8 RGB.
-        points: (K, 2) float32 in crop pixels.
-        validity: (K,) uint8.
-        sample_id: its name.
+        image: RGB image, (h, w, 3) uint8.
+        points: keypoints in crop pixels, (K, 2) float32.
+        validity: validity of the keypoints, (K,) uint8.
+        sample_id: id of the sample.
     """
 
     image: NDArray[np.uint8]
@@ -30,7 +30,7 @@ def read_crop(store: Store, index: int) -> CropSample:
     """Decode one crop.
 
     Raises:
-        DataError: it cannot be decoded.
+        DataError: the crop cannot be decoded.
     """
     record = store[index]
     image = jpeg.decode_rgb(record.jpeg)
@@ -40,7 +40,7 @@ def read_crop(store: Store, index: int) -> CropSample:
 
 
 def sample_crops(store: Store, num: int, seed: int) -> list[CropSample]:
-    """``num`` different crops drawn at random (all, where there are fewer), in the order of the store."""
+    """Return ``num`` different random crops (all if there are fewer), in the order of the store."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(store))[:num]
     return [read_crop(store, index) for index in sorted(chosen.tolist())]

@@ -1,6 +1,6 @@
-"""Which samples of several sources make up the batches of an epoch: their shares are kept in every batch.
+"""Sampling of batches from several sources, with fixed shares of the sources in every batch.
 
-Legend: S sources, G batches of an epoch, over all processes.
+Legend: S sources, G batches of an epoch over all processes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +14,14 @@ from carkp.data.issues import DataError
 from carkp.data.mixture import MixedStore
 
 _QUOTA_DIGITS = 9
-"""A share times a batch is a decimal number that floating point may miss by a little."""
+"""Decimals to which a share times the batch size is rounded, because of floating point errors."""
 
 
 def batch_counts(shares: Sequence[float], batch_size: int, num_batches: int, seed: Sequence[int]) -> NDArray[np.int64]:
-    """How many samples of each source every batch holds, (G, S): its share of the batch, rounded up or down.
+    """Return the number of samples of each source in every batch, (G, S): its share, rounded up or down.
 
-    Rows add up to ``batch_size``. Over all batches a source is given its share to within one sample. ``seed`` decides
-    which batches round up. Systematic sampling: Madow, On the theory of systematic sampling, II (1949).
+    Rows add up to ``batch_size``. Over all batches a source gets its share to within one sample. ``seed`` decides which
+    batches round up. Source: systematic sampling, Madow, On the theory of systematic sampling, II (1949).
     """
     quotas = np.round(np.asarray(shares) * batch_size, _QUOTA_DIGITS)
     whole = np.floor(quotas).astype(np.int64)
@@ -33,12 +33,11 @@ def batch_counts(shares: Sequence[float], batch_size: int, num_batches: int, see
 
 
 class MixedSampler(Sampler[EpochIndex]):
-    """A rank's share of an epoch that is drawn from several sources.
+    """A rank's share of an epoch with samples from several sources.
 
-    Each source is an endless row of its shuffled samples, shuffled anew each time that it has been through, and every
-    epoch goes on where the one before ended: a large source is seen whole over the epochs, a small one several times
-    within one. What is random about a sample comes from how often its source has been through, so that its repetitions
-    differ.
+    Each source is an endless sequence of its shuffled samples: after each pass it is shuffled again. Every epoch
+    continues where the previous one ended. So a large source is seen completely over several epochs, and a small source
+    several times within one. The randomness of a sample depends on the number of the pass, so repetitions differ.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class MixedSampler(Sampler[EpochIndex]):
         rank: int,
         world_size: int,
     ) -> None:
-        """``ranges``: name of a source -> where its samples lie; ``num_samples``: of an epoch, on all ranks."""
+        """``ranges``: name of a source -> indices of its samples; ``num_samples``: samples per epoch on all ranks."""
         self.num_batches = num_samples // (batch_size * world_size)
         self.epoch = 0
         self._ranges = [ranges[name] for name in shares]
@@ -70,13 +69,13 @@ class MixedSampler(Sampler[EpochIndex]):
                 yield from (source[place] for place in range(first, first + count))
 
     def counts(self, epoch: int) -> NDArray[np.int64]:
-        """Samples of each source in every batch of an epoch, (G, S). Their sums are those of every epoch."""
+        """Return the samples of each source in every batch of an epoch, (G, S); their sums are equal in all epochs."""
         num_batches = self.num_batches * self._world_size
         return batch_counts(self._shares, self._batch_size, num_batches, (self._seed, epoch))
 
 
 class _Shuffled:
-    """The endless row of a source's samples."""
+    """The endless sequence of a source's shuffled samples."""
 
     def __init__(self, samples: range, seed: tuple[int, int]) -> None:
         self._samples, self._seed = samples, seed
@@ -93,7 +92,7 @@ class _Shuffled:
 def describe_shares(
     store: MixedStore, shares: Mapping[str, float], batch_size: int, num_samples: int, world_size: int = 1
 ) -> str:
-    """What ``mixed_loader`` takes of each source, for a person: one line a source."""
+    """Describe in words what ``mixed_loader`` takes from each source, one line per source."""
     num_batches = (num_samples or len(store)) // (batch_size * world_size) * world_size
     counts = batch_counts(list(shares.values()), batch_size, num_batches, (0, 0))
     lines = []
@@ -117,14 +116,14 @@ def mixed_loader(
     pin_memory: bool = False,
     num_samples: int = 0,
 ) -> TrainLoader:
-    """Full batches of ``batch_size`` samples a rank, each with its share of every source.
+    """Return a loader of full batches with ``batch_size`` samples per rank, each with its share of every source.
 
-    ``shares``: name of each source of the data set -> share, adding up to 1. ``num_samples``: of an epoch; 0: as many
-    as the sources hold together.
+    ``shares``: name of each source of the data set -> share; they add up to 1. ``num_samples``: samples per epoch; 0
+    means as many as all sources have together.
 
     Raises:
-        DataError: a source would not be seen, or the epoch makes no batch.
-        ValueError: the data set is no mixture of these sources.
+        DataError: a source would get no sample, or there are too few samples for a batch.
+        ValueError: the data set is not a mixture of these sources.
     """
     store = dataset.store
     if not isinstance(store, MixedStore) or set(store.parts) != set(shares):
@@ -141,7 +140,7 @@ def mixed_loader(
 
 
 def _require_seen(store: MixedStore, num_drawn: Mapping[str, int]) -> None:
-    """``num_drawn``: name of each source -> samples of it in an epoch."""
+    """Require that every source gets samples. ``num_drawn``: name of each source -> its samples in an epoch."""
     for name, part in store.parts.items():
         if len(part) == 0:
             raise DataError(f"{part.path}: the source {name} has no sample to train on: leave it out of data.sources")

@@ -1,4 +1,4 @@
-"""What kind of data a path holds, and a fingerprint of it."""
+"""Detection of the kind of data at a path, and a fingerprint of the data."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ __all__ = ["SourceKind", "detect_source_kind", "expand_path", "fingerprint", "li
 
 
 class SourceKind(StrEnum):
-    """The three inputs."""
+    """The three kinds of data sources."""
 
     RAW = "raw"
     COCO = "coco"
@@ -25,13 +25,13 @@ class SourceKind(StrEnum):
 
 
 def detect_source_kind(path: Path) -> SourceKind:
-    """Tell CarFusion's raw layout, a directory of crops and CarFusion's COCO JSON (file or directory) apart.
+    """Distinguish CarFusion's raw layout, a directory of crops and CarFusion's COCO JSON (file or directory).
 
-    A directory that is more than one of them counts as the first, but without boxes (``bb/``) raw data come last: they
-    may be the pictures of the JSON beside them.
+    If a directory matches several kinds, the first of these counts. But raw data without boxes (``bb/``) come last,
+    because they may be the pictures for a JSON file beside them.
 
     Raises:
-        DataError: there is nothing at ``path``, or nothing of the three.
+        DataError: ``path`` does not exist, or is none of the three kinds.
     """
     if not exists(path):
         raise DataError(_explain_absence(path))
@@ -49,16 +49,16 @@ def detect_source_kind(path: Path) -> SourceKind:
 def list_source_frames(
     source: Path, kind: SourceKind, issues: Issues, boxes: str = "files"
 ) -> list[FrameFiles] | list[Frame]:
-    """The frames of a raw or COCO source; ``boxes`` is ``files`` or ``hull``."""
+    """List the frames of a raw or COCO source; ``boxes`` is ``files`` or ``hull``."""
     if kind is SourceKind.RAW:
         return carfusion.list_frames(source, issues, boxes)
     return coco.read_frames(source, issues, boxes)
 
 
 def fingerprint(source: Path) -> str:
-    """A sha256 over name, size and time of change of every file of ``source``: changes when the data do.
+    """Return a SHA-256 of the name, size and modification time of every file of ``source``; it changes with the data.
 
-    Symbolic links are followed. Pictures and crops that JSON files name count wherever they lie.
+    Symbolic links are followed. Pictures and crops that JSON files name are included, wherever they are.
 
     Raises:
         DataError: a JSON file of the source cannot be read.
@@ -68,7 +68,7 @@ def fingerprint(source: Path) -> str:
         try:
             status = path.stat()
         except OSError:
-            continue  # gone since it was listed
+            continue  # deleted since it was listed
         name = _name_in(source, path)
         digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
@@ -78,7 +78,7 @@ def require_apart(source: Path, out_dir: Path) -> None:
     """Refuse an output directory that would change the source.
 
     Raises:
-        DataError: it is the source itself, or lies in a directory of its data.
+        DataError: the output directory is the source itself, or is inside a directory of its data.
     """
     root, out = source.resolve(), out_dir.resolve()
     parts = {part.resolve() for part in _parts(source)}
@@ -90,9 +90,9 @@ def require_apart(source: Path, out_dir: Path) -> None:
 
 
 def _files(source: Path) -> Iterable[Path]:
-    """Files of the source, each once, in a fixed order."""
+    """Return the files of the source, each once, in a fixed order."""
     if is_file(source):
-        # Pictures of a lone JSON file lie around it, mixed with who knows what: those that it names count.
+        # Other files may be beside a single JSON file, so only the pictures that it names count.
         return [source, *sorted(set(_named_files(source)))]
     below = [path for part in _parts(source) for path in sorted(walk_files(part))]
     known = set(below)
@@ -102,13 +102,13 @@ def _files(source: Path) -> Iterable[Path]:
 
 
 def _parts(source: Path) -> list[Path]:
-    """The directories that a source's data lie in; the validation split's after those of CarFusion itself."""
+    """Return the directories with a source's data; those of other split names come after CarFusion's own."""
     others = [name for names in SPLIT_NAMES.values() for name in names if name not in SPLITS]
     return [source / part for part in (*SPLITS, ANNOTATION_DIR, "annotations", *others)]
 
 
 def _named_files(source: Path) -> Iterator[Path]:
-    """Pictures or crops that the source's JSON files name."""
+    """Yield the pictures or crops that the source's JSON files name."""
     try:
         kind = detect_source_kind(source)
     except DataError:

@@ -1,4 +1,4 @@
-"""A store: packed crops of one split in LMDB, complete or not there at all.
+"""A store: packed crops of one split in LMDB; a store is either complete or does not exist.
 
 Layout. A store is an LMDB directory. Sample i has the key ``b"%08d" % i``; the key ``b"meta"`` holds JSON with
 ``format``, ``schema_version``, ``num_samples`` and ``digest`` (sha256 over the keys and values of all samples in order)
@@ -56,11 +56,11 @@ class Record:
     """A packed crop.
 
     Attributes:
-        sample_id: ``<split>/<scene>/<frame>_<i>``.
-        scene: the scene's name.
-        jpeg: the crop file's bytes.
-        points: (K, 2) float32 in crop pixels.
-        validity: (K,) uint8, 0 missing, 1 occluded, 2 visible.
+        sample_id: id ``<split>/<scene>/<frame>_<i>``.
+        scene: name of the scene.
+        jpeg: bytes of the crop file.
+        points: keypoints in crop pixels, (K, 2) float32.
+        validity: 0 missing, 1 occluded, 2 visible, (K,) uint8.
         size: (height, width) of the crop in pixels.
         truncated: 1 cut by the frame, 0 whole, -1 unknown.
     """
@@ -75,29 +75,29 @@ class Record:
 
 
 def sample_id_of(split: str, scene: str, name: str) -> str:
-    """The id of crop ``<frame>_<i>``, in CarFusion's own split."""
+    """Return the id of the crop ``<frame>_<i>``; ``split`` is CarFusion's own split."""
     return f"{split}/{scene}/{name}"
 
 
 def split_sample_id(sample_id: str) -> tuple[str, str]:
-    """CarFusion's split and the frame's name of a sample id."""
+    """Return CarFusion's split and the name of the frame in a sample id."""
     split, name = sample_id.split("/", 1)[0], sample_id.rsplit("/", 1)[-1]
     return split, name.rpartition("_")[0] or name
 
 
 class StoreInfo(NamedTuple):
-    """What a store says of itself."""
+    """The metadata of a store."""
 
     num_samples: int
     digest: str
 
 
 class Store(Protocol):
-    """The samples of a split: of one LMDB store, or of several."""
+    """The samples of a split, from one LMDB store or from several."""
 
     @property
     def path(self) -> Path:
-        """Where they lie, for messages."""
+        """Path of the store, for messages."""
 
     @property
     def info(self) -> StoreInfo: ...
@@ -112,21 +112,22 @@ class Store(Protocol):
         """Compare the content with its digest.
 
         Raises:
-            DataError: it is not what was written.
+            DataError: the content has changed since it was written.
         """
 
 
 class LmdbStore:
-    """A complete store, opened read-only; safe to pickle: another process opens it at its first sample.
+    """A complete store, opened read-only. It can be pickled: another process opens it when it reads its first sample.
 
-    Where the store is written anew, this object goes on reading what it opened; one that was unpickled since refuses.
+    If the store is written again, this object continues to read the old content; an object that was unpickled later
+    refuses to read.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the store and look at what it says of itself.
+        """Open the store and check its metadata.
 
         Raises:
-            DataError: missing, half written, cut short, foreign, or of another version.
+            DataError: the store is missing, incomplete, cut short, of another kind, or of another version.
         """
         self.path = path
         self._environment: Any = _open_environment(path)
@@ -149,10 +150,10 @@ class LmdbStore:
             raise DataError(f"{self.path}: sample {index} cannot be read ({error}): {_AGAIN}") from error
 
     def verify(self) -> None:
-        """Read all of the store and compare it with its digest; once a process while the file is the same.
+        """Read the whole store and compare it with its digest, only once per process while the file does not change.
 
         Raises:
-            DataError: the content is not what was written.
+            DataError: the content has changed since it was written.
         """
         environment = self._opened()
         if self._identity in _verified and self._is_unchanged():
@@ -162,7 +163,7 @@ class LmdbStore:
             _verified.add(self._identity)
 
     def _is_unchanged(self) -> bool:
-        """Whether the file at the store's path is the one that this object reads, as it was when it was opened."""
+        """Return whether the file at the store's path is still the one that this object opened, without changes."""
         return _file_identity(self.path) == self._identity
 
     def __getstate__(self) -> dict[str, Any]:
@@ -198,10 +199,10 @@ class Stores:
     test: Store
 
     def verify(self) -> None:
-        """Compare the content of all three with their digests; see ``LmdbStore.verify``.
+        """Compare the content of all three stores with their digests; see ``LmdbStore.verify``.
 
         Raises:
-            DataError: one of them is not what was written.
+            DataError: the content of a store has changed since it was written.
         """
         for split in STORE_NAMES:
             getattr(self, split).verify()
@@ -211,21 +212,21 @@ def open_stores(data_dir: Path) -> Stores:
     """Open the stores below ``data_dir``.
 
     Raises:
-        DataError: one of them is missing or cannot be used.
+        DataError: a store is missing or cannot be used.
     """
     return Stores(**{split: LmdbStore(data_dir / name) for split, name in STORE_NAMES.items()})
 
 
 def data_digest(stores: Stores) -> str:
-    """One sha256 for the content of all three stores, whatever directory they lie in."""
+    """Return one SHA-256 for the content of all three stores, independent of their directory."""
     lines = [f"{split} {getattr(stores, split).info.digest}\n" for split in STORE_NAMES]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class StoreWriter:
-    """Context manager that writes a store beside its final name and renames it when the block ends without an error.
+    """Context manager that writes a store under a temporary name and renames it if the block ends without an error.
 
-    Raises DataError where the disk does not take it; nothing is left then.
+    Raises DataError if the store cannot be written; then nothing is left.
     """
 
     def __init__(self, path: Path) -> None:
@@ -259,7 +260,10 @@ class StoreWriter:
             self._flush()
 
     def finish(self) -> None:
-        """Write the rest to the disk; only the name is missing then. Of several stores, finish all before one ends."""
+        """Write the rest to the disk, so that only the renaming is left.
+
+        With several stores, finish all of them before the block of the first one ends.
+        """
         if not self._is_finished:
             self._finish()
             self._is_finished = True
@@ -300,7 +304,7 @@ class StoreWriter:
         self._batch, self._batch_bytes = [], 0
 
     def _put_batch(self) -> bool:
-        """False where the map is too small for it."""
+        """Write the batch; return False if the memory map is too small for it."""
         try:
             with self._environment.begin(write=True) as transaction:
                 for key, value in self._batch:
@@ -311,7 +315,7 @@ class StoreWriter:
 
 
 def pack_record(record: Record) -> bytes:
-    """The value of a sample, in the layout of the module's docstring."""
+    """Return the value of a sample, in the layout of the module's docstring."""
     sample_id, scene = record.sample_id.encode(), record.scene.encode()
     points = np.ascontiguousarray(record.points, "<f4")
     if points.shape != (NUM_KEYPOINTS, 2) or record.validity.shape != (NUM_KEYPOINTS,):
@@ -323,10 +327,10 @@ def pack_record(record: Record) -> bytes:
 
 
 def unpack_record(value: bytes) -> Record:
-    """The inverse of ``pack_record``; the arrays are writable copies.
+    """Read a value that ``pack_record`` returned; the arrays are writable copies.
 
     Raises:
-        ValueError: the value is something else.
+        ValueError: the value is not that of a sample.
     """
     height, width, truncated, id_length, scene_length, points, validity = _unpack_header(value)
     scene_at = _HEADER.size + id_length
@@ -343,10 +347,10 @@ def unpack_record(value: bytes) -> Record:
 
 
 def unpack_id(value: bytes) -> str:
-    """The sample id alone.
+    """Read only the sample id from a value.
 
     Raises:
-        ValueError: the value is something else.
+        ValueError: the value is not that of a sample.
     """
     id_length = _unpack_header(value)[3]
     return value[_HEADER.size : _HEADER.size + id_length].decode()
@@ -359,16 +363,16 @@ def _unpack_header(value: bytes) -> tuple[Any, ...]:
 
 
 def read_info(path: Path) -> StoreInfo:
-    """The count and digest of a complete store.
+    """Return the number of samples and the digest of a complete store.
 
     Raises:
-        DataError: missing, half written, cut short, foreign, or of another version.
+        DataError: the store is missing, incomplete, cut short, of another kind, or of another version.
     """
     return _info_of(path, _open_environment(path))
 
 
 def compute_digest(path: Path) -> str:
-    """The digest of what is on disk; differs from ``read_info(path).digest`` where the content was altered."""
+    """Compute the digest of the content on disk; it differs from ``read_info(path).digest`` if the content changed."""
     return _digest_of(path, _open_environment(path))
 
 
@@ -385,7 +389,7 @@ def _require_intact(path: Path, environment: Any, info: StoreInfo) -> None:
 
 
 def _digest_of(path: Path, environment: Any) -> str:
-    """Without copies: sha256 reads the memory map, and its own speed is the limit."""
+    """Compute the digest without copies: SHA-256 reads the memory map, so its own speed is the limit."""
     digest = hashlib.sha256()
     position = 0
     with _reading_ahead(path / _DATA_FILE) as reach, environment.begin(buffers=True) as transaction:
@@ -401,9 +405,9 @@ def _digest_of(path: Path, environment: Any) -> str:
 
 @contextlib.contextmanager
 def _reading_ahead(file: Path) -> Iterator[Callable[[int], None]]:
-    """Have a file read in large pieces, one ahead of the position that is told: memory maps are read page by page.
+    """Read a file in large pieces ahead of the current position, because memory maps are read page by page.
 
-    The first samples lie at the beginning of a store's file, so what was read of them tells the place well enough.
+    Samples are roughly in order in a store's file, so the number of bytes read so far gives the position well enough.
     """
     buffer, reached = bytearray(_AHEAD_BYTES), 0
     with file.open("rb", buffering=0) as opened, ThreadPoolExecutor(1) as pool:
@@ -421,7 +425,7 @@ def _reading_ahead(file: Path) -> Iterator[Callable[[int], None]]:
 
 def _info_of(path: Path, environment: Any) -> StoreInfo:
     needed, there = _needed_bytes(environment), (path / _DATA_FILE).stat().st_size
-    if there < needed:  # reading on would end the process with a bus error
+    if there < needed:  # reading beyond the end would kill the process with a bus error
         raise DataError(f"{path} is cut short: {there} of {needed} bytes (a copy that broke off?): {_AGAIN}")
     try:
         with environment.begin() as transaction:
@@ -458,14 +462,14 @@ def _check_info(path: Path, raw: bytes | None, num_entries: int) -> StoreInfo:
 
 _environments: dict[Path, tuple[tuple[int, int], Any]] = {}
 _verified: set[tuple[int, int, int, int]] = set()
-"""Files whose content this process has compared with its digest."""
+"""Identities of files whose content this process has compared with the digest."""
 
 
 def _open_environment(path: Path) -> Any:
-    """The one read-only environment of a file in this process: LMDB refuses to open it twice.
+    """Return the only read-only environment of a file in this process: LMDB refuses to open a file twice.
 
-    A forked process goes on with its parent's: without locks it is a read-only memory map. A store that was written
-    anew since is opened anew; who holds the environment of the old file goes on reading that.
+    A forked process can use its parent's environment: without locks it is a read-only memory map. A store that was
+    written again is opened again; holders of the old environment continue to read the old file.
     """
     path = path.resolve()
     for _ in range(_OPEN_ATTEMPTS):
@@ -473,22 +477,22 @@ def _open_environment(path: Path) -> Any:
         known = _environments.get(path)
         if known is not None and known[0] == identity:
             return known[1]
-        _environments.pop(path, None)  # closed when nobody holds it any more
+        _environments.pop(path, None)  # it is closed when no object holds it any more
         try:
             environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
         except (lmdb.Error, OSError) as error:
             raise DataError(f"{path} is no store that can be opened ({error}): {_AGAIN}") from error
-        if _file_identity(path)[:2] == identity:  # else it was written anew between these lines
+        if _file_identity(path)[:2] == identity:  # else it was written again in the meantime
             _environments[path] = identity, environment
             return environment
     raise DataError(f"{path} is being written anew: start again when that is done")
 
 
 def _file_identity(path: Path) -> tuple[int, int, int, int]:
-    """Device, inode, size and time of change of a store's file.
+    """Return device, inode, size and modification time of a store's file.
 
     Raises:
-        DataError: there is none, or it cannot be looked at.
+        DataError: there is no such file, or it cannot be accessed.
     """
     try:
         status = (path / _DATA_FILE).stat()
@@ -501,7 +505,7 @@ def _file_identity(path: Path) -> tuple[int, int, int, int]:
 
 @contextlib.contextmanager
 def _explain_lmdb_errors(path: Path) -> Iterator[None]:
-    """LMDB says "No space left on device" with errors of its own."""
+    """Turn errors of LMDB into DataError: for example, LMDB has its own error for "No space left on device"."""
     try:
         yield
     except lmdb.Error as error:
@@ -511,7 +515,7 @@ def _explain_lmdb_errors(path: Path) -> Iterator[None]:
 
 
 def _fill_up(file: Path, size: int) -> None:
-    """Make the file as long as its pages say: LMDB leaves unused last ones out, and a shorter file counts as cut."""
+    """Extend the file to the size of its pages: LMDB omits unused last pages, but a shorter file would count as cut."""
     if file.stat().st_size < size:
         os.truncate(file, size)
 

@@ -1,4 +1,4 @@
-"""What came of preparing a data source: counts, losses, digests; as JSON beside the stores."""
+"""Summary of a prepared data source: counts, losses and digests, stored as JSON beside the stores."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,20 +11,21 @@ from carkp.data.store import SCHEMA_VERSION, STORE_NAMES, read_info
 
 SUMMARY_FILE = "summary.json"
 UNFINISHED_FILE = ".unfinished"
-"""Lies in a directory whose stores are being written or were left while they were: they may be of two data sets."""
+"""File that marks a directory whose stores are being written, or whose writing was interrupted. The stores in it may be
+from two data sets."""
 
 
 @dataclass
 class SceneCounts:
-    """One scene of one store.
+    """Counts of one scene in one store.
 
     Attributes:
-        num_frames: frames with at least one crop.
-        num_cars: crops in the store.
-        num_unlabelled_cars: crops without a labelled keypoint: written as files, kept out of the store.
-        num_visible: labelled keypoints that are visible.
-        num_occluded: labelled keypoints that are occluded.
-        num_missing: keypoints of stored crops without a label.
+        num_frames: number of frames with at least one crop.
+        num_cars: number of crops in the store.
+        num_unlabelled_cars: number of crops without a labelled keypoint; they are written as files, but not stored.
+        num_visible: number of labelled keypoints that are visible.
+        num_occluded: number of labelled keypoints that are occluded.
+        num_missing: number of keypoints without a label in stored crops.
     """
 
     num_frames: int = 0
@@ -37,22 +38,22 @@ class SceneCounts:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """A prepared data set.
+    """Summary of a prepared data set.
 
     Attributes:
-        source: the path that was given.
-        kind: ``raw``, ``coco`` or ``crops``.
-        source_fingerprint: changes when the files of the source do.
+        source: path of the source as given.
+        kind: kind of the source: ``raw``, ``coco`` or ``crops``; ``mixture`` for a mixture.
+        source_fingerprint: fingerprint that changes when the files of the source change.
         val_scenes: train scenes held out as the validation store.
-        jpeg_quality: of the crops; that of the source where the kind is ``crops``.
+        jpeg_quality: requested quality of the crops; not used if the kind is ``crops``, which keeps the source's files.
         scenes: store (train, val, test) -> scene -> counts.
-        skipped: reason -> what was left out.
-        corrected: reason -> what was repaired.
-        warnings: sentences about the data set as a whole.
-        digests: sha256 of each store's content, and of all under ``data``.
-        schema_version: of the stores.
-        boxes: where boxes come from, ``files`` or ``hull`` (of the keypoints).
-        made_by: identity of the code and the packages that prepared it.
+        skipped: reason -> tally of items left out.
+        corrected: reason -> tally of items corrected.
+        warnings: sentences about the whole data set.
+        digests: SHA-256 of each store's content, and of all stores under ``data``.
+        schema_version: version of the stores.
+        boxes: origin of the boxes, ``files`` or ``hull`` (of the keypoints).
+        made_by: identity of the code and the packages that prepared the data.
     """
 
     source: str
@@ -70,7 +71,7 @@ class DataSummary:
     made_by: str = ""
 
     def totals(self, split: str) -> SceneCounts:
-        """The sum over the scenes of a store."""
+        """Return the sum over the scenes of a store."""
         total = SceneCounts()
         for counts in self.scenes[split].values():
             for name, value in asdict(counts).items():
@@ -82,7 +83,7 @@ class DataSummary:
 
     @staticmethod
     def from_json(text: str) -> "DataSummary":
-        """The inverse of ``to_json``."""
+        """Read the text that ``to_json`` wrote."""
         content: dict[str, Any] = json.loads(text)
         scenes = {
             split: {scene: SceneCounts(**counts) for scene, counts in of_split.items()}
@@ -97,7 +98,10 @@ class DataSummary:
 
 
 def read_summary(out_dir: Path) -> DataSummary | None:
-    """The summary of a finished data set; None where ``out_dir`` holds none of this version with all its stores."""
+    """Read the summary of a finished data set.
+
+    None if ``out_dir`` has no finished data set of this version with all its stores.
+    """
     path = out_dir / SUMMARY_FILE
     if exists(out_dir / UNFINISHED_FILE):
         return None
@@ -106,12 +110,12 @@ def read_summary(out_dir: Path) -> DataSummary | None:
     try:
         summary = DataSummary.from_json(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None  # of another version, or not ours: it will be written anew
+        return None  # from another version or another program: it will be written again
     return summary if summary.schema_version == SCHEMA_VERSION else None
 
 
 def has_whole_stores(directory: Path, summary: DataSummary) -> bool:
-    """Whether the stores that ``summary`` names can be opened, none of them cut short; their content is not read."""
+    """Return whether the stores of ``summary`` can be opened and none is cut short; their content is not read."""
     try:
         return all(read_info(directory / name).digest == summary.digests.get(s) for s, name in STORE_NAMES.items())
     except DataError:
@@ -119,13 +123,13 @@ def has_whole_stores(directory: Path, summary: DataSummary) -> bool:
 
 
 def check_digests(directory: Path) -> None:
-    """Refuse stores that do not belong together: what an interrupted preparation may leave.
+    """Refuse stores that do not belong together, which an interrupted preparation may leave.
 
-    The summary is written last and names the digest of each store. Stores without a summary (copied ones) are taken as
-    they are.
+    The summary is written last and contains the digest of each store. Stores without a summary (copied ones) are
+    accepted.
 
     Raises:
-        DataError: the preparation was not finished, or a store is not the one that the summary names.
+        DataError: the preparation was not finished, or a store is not the one in the summary.
     """
     unfinished = directory / UNFINISHED_FILE
     if unfinished.exists():
@@ -144,7 +148,7 @@ def check_digests(directory: Path) -> None:
 
 
 def describe_unfinished(path: Path) -> str:
-    """Who began the preparation, as the file says."""
+    """Return text on who began the preparation, from the file."""
     try:
         return path.read_text(encoding="utf-8").strip() or "it does not say by whom"
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What an annotation may say of a car beside its box and keypoints: its kind, the side that is seen, what hides it."""
+"""Traits of a car in an annotation, in addition to box and keypoints: its kind, visible side, occlusion and so on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ VIEWS: dict[str, str] = {
     "rear_left": "three-quarter",
     "rear_right": "three-quarter",
 }
-"""Heading, the side of the car that is seen -> view."""
+"""Heading, which is the visible side of the car -> view."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """Labels of a car as a whole; ``unknown`` and None where nobody said.
+    """Labels of a whole car; ``unknown`` or None if not annotated.
 
     Attributes:
-        kind: such as car, suv, van, pickup, truck, bus.
-        heading: the side of the car that is seen, a key of ``VIEWS``.
-        occluded: whether something hides a part of it.
-        truncated: whether the border of the picture cuts it.
-        source: where the picture comes from.
+        kind: kind of vehicle, for example car, suv, van, pickup, truck, bus.
+        heading: visible side of the car, a key of ``VIEWS``.
+        occluded: whether something hides a part of the car.
+        truncated: whether the border of the picture cuts the car.
+        source: origin of the picture.
     """
 
     kind: str = UNKNOWN
@@ -41,11 +41,11 @@ class Traits:
 
     @property
     def view(self) -> str:
-        """``front``, ``rear``, ``side``, ``three-quarter`` or ``unknown``."""
+        """View of the car: ``front``, ``rear``, ``side``, ``three-quarter`` or ``unknown``."""
         return VIEWS.get(self.heading, UNKNOWN)
 
     def in_words(self) -> dict[str, str]:
-        """All of them by name, with the view; yes, no or ``unknown`` for what is true or false."""
+        """Return all traits and the view as words, by name; flags become yes, no or ``unknown``."""
         words = {True: "yes", False: "no", None: UNKNOWN}
         return {
             "kind": self.kind,
@@ -57,7 +57,7 @@ class Traits:
         }
 
     def known(self) -> dict[str, str | bool]:
-        """What is known, by name."""
+        """Return the known traits, by name."""
         return {name: value for name, value in vars(self).items() if value is not None and value != UNKNOWN}
 
 
@@ -65,7 +65,7 @@ NO_TRAITS = Traits()
 
 
 def read_traits(annotation: Mapping[str, Any], where: str, issues: Issues) -> Traits:
-    """The traits that an annotation has; a value that cannot be used is counted in ``issues`` and left unknown."""
+    """Read the traits of an annotation; an unusable value is counted in ``issues`` and stays unknown."""
     heading = _word(annotation, "heading", where, issues).lower().replace("-", "_").replace(" ", "_")
     if heading not in (*VIEWS, UNKNOWN):
         issues.skip(f"heading is none of {', '.join(VIEWS)}", f"{where}: {heading}")
@@ -90,7 +90,7 @@ def _word(annotation: Mapping[str, Any], name: str, where: str, issues: Issues) 
 
 
 def _flag(annotation: Mapping[str, Any], name: str, where: str, issues: Issues) -> bool | None:
-    """True, false, and 1 and 0 for them."""
+    """Read true or false, which may also be 1 or 0; None if the value is missing or unusable."""
     value = annotation.get(name)
     if value is None or value == UNKNOWN:
         return None

@@ -1,8 +1,8 @@
-"""From a crop to the network's input: the reference's transforms, and augmentation beyond them.
+"""Transforms from a crop to the network's input: those of the reference, and additional augmentation.
 
-A transform takes an RGB crop (h, w, 3) with its keypoints in crop pixels and gives (3, H, W) YUV444 with the keypoints
-in input pixels. The two changes to the reference are corrections: random padding moves the keypoints too, and a flip
-exchanges the validity of left and right too.
+A transform takes an RGB crop (h, w, 3) with keypoints in crop pixels and returns a YUV444 image (3, H, W) with
+keypoints in input pixels. There are two differences from the reference, both corrections: random padding also moves the
+keypoints, and a flip also exchanges the validity of left and right.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ _FLIP_ORDER = list(FLIP_ORDER)
 
 
 class Transformed(NamedTuple):
-    """A sample as the network sees it.
+    """A sample as network input.
 
     Attributes:
-        image: (3, H, W) uint8 YUV444.
-        points: (K, 2) float32 in input pixels.
-        validity: (K,) uint8, 0 missing, 1 occluded, 2 visible.
+        image: YUV444 image, (3, H, W) uint8.
+        points: keypoints in input pixels, (K, 2) float32.
+        validity: 0 missing, 1 occluded, 2 visible, (K,) uint8.
     """
 
     image: Image
@@ -33,12 +33,12 @@ class Transformed(NamedTuple):
 
 
 class View(NamedTuple):
-    """A crop as the network sees it, and where its pixels went.
+    """A crop as network input, and the map of its pixels.
 
     Attributes:
-        image: (3, H, W) uint8 YUV444.
-        matrix: (2, 3), crop to input pixels, the flip included.
-        is_flipped: whether left and right have changed places, and so the names of keypoints.
+        image: YUV444 image, (3, H, W) uint8.
+        matrix: map from crop to input pixels, including the flip, (2, 3).
+        is_flipped: whether left and right, and so the names of keypoints, are exchanged.
     """
 
     image: Image
@@ -47,7 +47,7 @@ class View(NamedTuple):
 
 
 class ViewTransform(Protocol):
-    """What a data set of unlabelled crops needs of a transform."""
+    """The interface of a transform for a data set of unlabelled crops."""
 
     @property
     def input_size(self) -> Size: ...
@@ -59,7 +59,7 @@ class ViewTransform(Protocol):
 
 
 class Transform(Protocol):
-    """What a data set needs of a transform."""
+    """The interface of a transform for a data set."""
 
     @property
     def input_size(self) -> Size: ...
@@ -79,7 +79,7 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize so that the crop fits, pad right and below. Nothing is random.
+    """Resizes the crop to fit the input and pads it right and below. Nothing is random.
 
     Attributes:
         input_size: (height, width) of the network's input.
@@ -99,12 +99,15 @@ class EvalTransform:
         rng: np.random.Generator | None = None,
         crop_size: Size | None = None,
     ) -> Transformed:
-        """Points become ``points * fit_scale(...)``; ``crop_size`` as in ``TrainTransform``, ``rng`` is not used."""
+        """Transform a crop; points become ``points * fit_scale(...)``.
+
+        ``crop_size`` is as in ``TrainTransform``; ``rng`` is not used.
+        """
         view = self.view(image_rgb, rng, crop_size)
         return Transformed(view.image, geometry.move_points(points, view.matrix), validity.copy())
 
     def view(self, image_rgb: Image, rng: np.random.Generator | None = None, crop_size: Size | None = None) -> View:
-        """The crop alone."""
+        """Transform a crop without keypoints."""
         size = crop_size or image_rgb.shape[:2]
         placement = Placement(False, geometry.fit_scale(size, self.input_size), 0.0, (0.0, 0.0))
         image = geometry.place(image_rgb, placement, size, self.input_size)
@@ -113,26 +116,28 @@ class EvalTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random flip, placement and noise as in the reference; what follows ``noise_sigma`` is off at 0 (scales: at 1).
+    """Random flip, placement and noise as in the reference, and additional augmentation.
+
+    The settings after ``noise_sigma`` are off at 0, the scales at 1.
 
     Attributes:
         input_size: (height, width) of the network's input.
-        flip_probability: of mirroring left to right.
-        random_padding: place the crop at a random offset instead of top left.
-        noise_probability: of Gaussian noise.
-        noise_sigma: of that noise in grey levels.
-        min_scale: smallest random factor on the fitting scale, at most 1.
-        max_scale: largest one, at least 1; what leaves the input is cut off.
+        flip_probability: probability of mirroring left to right.
+        random_padding: whether to place the crop at a random offset instead of top left.
+        noise_probability: probability of Gaussian noise.
+        noise_sigma: standard deviation of this noise in grey levels.
+        min_scale: smallest random factor of the fitting scale, at most 1.
+        max_scale: largest random factor, at least 1; parts of the crop outside of the input are cut off.
         max_translation: largest shift as a share of the input's extent.
-        max_rotation_deg: largest rotation either way.
-        color_jitter: strength, 0 to 1, of brightness, contrast, saturation, hue and white balance changes.
-        grayscale_probability: of taking all colour out.
-        gamma: largest change of the tone curve's exponent, which lies in e^-gamma to e^gamma.
-        shade_probability: of a shadow with a straight edge.
-        blur_probability: of a Gaussian blur.
-        resolution_probability: of reducing the input and enlarging it again.
-        jpeg_probability: of hard JPEG compression.
-        erase_probability: of hiding a rectangle; keypoints under it stay labelled.
+        max_rotation_deg: largest rotation in both directions.
+        color_jitter: strength, 0 to 1, of changes of brightness, contrast, saturation, hue and white balance.
+        grayscale_probability: probability of removing all colour.
+        gamma: largest change of the tone curve's exponent, which is between e^-gamma and e^gamma.
+        shade_probability: probability of a shadow with a straight edge.
+        blur_probability: probability of a Gaussian blur.
+        resolution_probability: probability of reducing the input and enlarging it again.
+        jpeg_probability: probability of strong JPEG compression.
+        erase_probability: probability of covering a rectangle; keypoints under it stay labelled.
     """
 
     input_size: Size
@@ -168,11 +173,11 @@ class TrainTransform:
         """Transform a crop.
 
         Args:
-            image_rgb: (h, w, 3) uint8.
-            points: (K, 2) in pixels of the whole crop.
-            validity: (K,).
-            rng: decides everything random.
-            crop_size: (height, width) of the whole crop where ``image_rgb`` was decoded at a fraction of it.
+            image_rgb: RGB image, (h, w, 3) uint8.
+            points: keypoints in pixels of the whole crop, (K, 2).
+            validity: validity of the keypoints, (K,).
+            rng: generator for everything random.
+            crop_size: (height, width) of the whole crop, if ``image_rgb`` was decoded at reduced size.
         """
         view = self.view(image_rgb, rng, crop_size)
         moved = geometry.move_points(points, view.matrix)
@@ -183,14 +188,14 @@ class TrainTransform:
         return Transformed(view.image, moved, validity.astype(np.uint8))
 
     def view(self, image_rgb: Image, rng: np.random.Generator, crop_size: Size | None = None) -> View:
-        """The crop alone; arguments as in a call."""
+        """Transform a crop without keypoints; arguments as in a call."""
         size = crop_size or image_rgb.shape[:2]
         placement = self.draw_placement(size, rng)
         image = geometry.place(self._alter_crop(image_rgb, rng), placement, size, self.input_size)
         return View(colour.rgb_to_yuv(self._degrade(image, rng)), placement.matrix(size), placement.is_flipped)
 
     def draw_placement(self, crop_size: Size, rng: np.random.Generator) -> Placement:
-        """A random placement of a (height, width) crop in the input."""
+        """Draw a random placement of a (height, width) crop in the input."""
         is_flipped = bool(rng.random() < self.flip_probability)
         scale = geometry.fit_scale(crop_size, self.input_size) * _log_uniform(self.min_scale, self.max_scale, rng)
         offset = np.zeros(2)
@@ -207,7 +212,7 @@ class TrainTransform:
         return self.max_scale > 1 or self.max_translation > 0 or self.max_rotation_deg > 0
 
     def _alter_crop(self, image: Image, rng: np.random.Generator) -> Image:
-        """What happens before padding, which stays black."""
+        """Change the crop before padding, so that the padding stays black."""
         is_grey = bool(self.grayscale_probability and rng.random() < self.grayscale_probability)
         if self.color_jitter or is_grey:
             image = colour.apply_colour_matrix(image, colour.jitter_matrix(self.color_jitter, is_grey, rng))

@@ -1,4 +1,4 @@
-"""Videos as files: their RGB frames, and how new ones are written."""
+"""Video files: reading their RGB frames, and writing new ones."""
 
 import errno
 import math
@@ -23,10 +23,10 @@ from carkp.data.jpeg import Image
 from carkp.data.orientation import APPLY, IGNORE, check_orientation
 
 DEFAULT_FPS = 25.0
-"""Of videos that say no frame rate, or an impossible one."""
+"""Frame rate for videos that give none, or an impossible one."""
 
 MAX_FPS = 65_535
-"""MPEG-4 counts time in parts of a second, at most so many."""
+"""Largest frame rate: MPEG-4 divides a second into at most this number of parts."""
 
 _DECIMALS = (1000, 100, 10, 1)
 _MIN_FPS = 0.01
@@ -35,13 +35,13 @@ _TEXT = frozenset((*b"\t\n\r", *range(0x20, 0x7F)))
 
 
 class Video:
-    """The frames of a video file, in order. Opens it; leave the context to close it."""
+    """The frames of a video file, in order. The constructor opens the file; leaving the context closes it."""
 
     def __init__(self, path: Path, orientation: str = IGNORE) -> None:
-        """``orientation`` as in :mod:`carkp.data.orientation`. Raises DataError where the file is no video."""
+        """Open a video; ``orientation`` as in :mod:`carkp.data.orientation`. Raise DataError if it is not a video."""
         self.path = path
         check_orientation(orientation)
-        if exists(path) and not is_file(path):  # a pipe would be waited for
+        if exists(path) and not is_file(path):  # reading a pipe could wait for ever
             raise DataError("video cannot be read: it is a directory, a pipe or a device and no file")
         try:
             self.is_cut_short = containers.is_video_cut_short(path)
@@ -60,17 +60,17 @@ class Video:
             self.close()
             raise DataError(f"video has frames of {width:.0f}x{height:.0f} pixels: make it smaller")
         self.stated_fps = self._number(cv2.CAP_PROP_FPS)
-        """As the file says; 0 where it does not."""
+        """Frame rate in the file; 0 if there is none."""
         self.fps = self.stated_fps or DEFAULT_FPS
         self.num_frames = int(self._number(cv2.CAP_PROP_FRAME_COUNT))
-        """As the file says, which often is an estimate; 0 where it does not."""
+        """Number of frames in the file, which is often an estimate; 0 if there is none."""
         self.is_turned = self._number(cv2.CAP_PROP_ORIENTATION_META) % 360 != 0
-        """Whether the file says that its frames are to be turned."""
+        """Whether the file says that its frames must be turned for display."""
         self.num_read = 0
-        """Frames that were given."""
+        """Number of frames returned so far."""
 
     def _openable(self) -> str:
-        """An absolute path, in which FFmpeg sees no protocol (``12:30.mp4``), and in letters that OpenCV can take."""
+        """Return a path that OpenCV can encode; it is absolute, so that FFmpeg sees no protocol (``12:30.mp4``)."""
         if self._folder is None:
             return str(self.path.absolute())
         link = Path(self._folder.name) / f"video{self.path.suffix if is_utf8(self.path.suffix) else ''}"
@@ -85,10 +85,10 @@ class Video:
         return self
 
     def __iter__(self) -> Iterator[Image]:
-        """RGB frames.
+        """Yield RGB frames.
 
         Raises:
-            DataError: there is not a single one.
+            DataError: no frame can be decoded.
         """
         while True:
             is_read, frame = self._capture.read()
@@ -100,13 +100,13 @@ class Video:
             raise DataError("video has no frame that can be decoded")
 
     def frame(self, index: int) -> Image:
-        """The RGB frame of a number that counts from 0, wherever the video was read before.
+        """Return the RGB frame with this number, counted from 0, independent of the current position.
 
-        Where it is not the next one it is found by its time: with an uneven frame rate the number may be another than
-        that of reading in order.
+        If it is not the next frame, it is found by its time. With an uneven frame rate the number may differ from that
+        of reading in order.
 
         Raises:
-            DataError: there is none, or it cannot be decoded.
+            DataError: there is no such frame, or it cannot be decoded.
         """
         if index < 0:
             raise DataError(f"frame {index}: frames count from 0")
@@ -118,7 +118,7 @@ class Video:
         return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
 
     def count_frames(self) -> int:
-        """All that can be decoded, by reading to the end: for videos that do not say it; takes its time."""
+        """Count the frames by reading to the end, for videos that do not give their number; this can take long."""
         self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
         count = 0
         while self._capture.grab():
@@ -132,30 +132,30 @@ class Video:
         self.close()
 
     def close(self) -> None:
-        """Of the file; what is read afterwards fails."""
+        """Close the file; reading afterwards fails."""
         self._capture.release()
         if self._folder is not None:
             self._folder.cleanup()
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file begins as playlists do, and no video."""
+    """Return whether a file begins with text, as playlists do and videos do not."""
     with path.open("rb") as file:
         start = file.read(_TEXT_BYTES)
     return not start.startswith(b"RIFF") and bool(start) and all(byte in _TEXT for byte in start)
 
 
 def writable_fps(fps: float) -> float:
-    """The nearest frame rate that MPEG-4 can hold; ``DEFAULT_FPS`` for one beyond all cameras or none."""
+    """Return the nearest frame rate that MPEG-4 can store; ``DEFAULT_FPS`` for an impossible one."""
     if not (math.isfinite(fps) and 0 < fps <= MAX_FPS):
         return DEFAULT_FPS
     return max(next(round(fps * part) / part for part in _DECIMALS if round(fps * part) <= MAX_FPS), _MIN_FPS)
 
 
 class VideoWriter:
-    """Writes RGB frames as MPEG-4; the file appears under its name only when complete.
+    """Writes RGB frames as MPEG-4; the file gets its name only when it is complete.
 
-    All frames get the size of the first; an odd width or height grows by a pixel, as MPEG-4 wants.
+    All frames get the size of the first one; an odd width or height grows by one pixel, because MPEG-4 needs it.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -174,7 +174,7 @@ class VideoWriter:
         return self._folder / "video.mp4"
 
     def add(self, image_rgb: Image) -> None:
-        """Raises OSError where the video cannot be written."""
+        """Add a frame; raise OSError if the video cannot be written."""
         if self._writer is None:
             self._open(image_rgb)
         assert self._writer is not None
@@ -193,7 +193,7 @@ class VideoWriter:
             )
 
     def _make_folder(self) -> Path:
-        """Beside the video, but where OpenCV cannot take the name."""
+        """Make a folder beside the video, or a temporary one if OpenCV cannot handle the name."""
         beside = self._path.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.partial").absolute()
         if not is_utf8(str(beside)):
             return Path(tempfile.mkdtemp())
@@ -203,7 +203,7 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Raises OSError where the video is not complete."""
+        """Finish the video; raise OSError if it is not complete."""
         if self._folder is None:
             return
         try:
@@ -224,7 +224,7 @@ class VideoWriter:
             disk.copy_atomic(self._partial, self._path)
 
     def _check(self) -> None:
-        """OpenCV does not say that a disk is full."""
+        """Check the number of written frames, because OpenCV does not report a full disk."""
         try:
             with Video(self._partial) as written:
                 num_written = 0 if written.is_cut_short else written.num_frames
@@ -235,7 +235,7 @@ class VideoWriter:
 
 
 def _fitted(image: Image, size: tuple[int, ...]) -> Image:
-    """``image`` in (width, height) ``size``: the last row and column repeated, or in another size than the first."""
+    """Return ``image`` with ``size`` (width, height): repeat the last row or column, or resize if sizes differ more."""
     more_x, more_y = size[0] - image.shape[1], size[1] - image.shape[0]
     if more_x == more_y == 0:
         return image

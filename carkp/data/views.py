@@ -1,6 +1,6 @@
-"""Crops without labels, each seen twice: weakly and strongly augmented, with the map from one view to the other.
+"""Unlabelled crops, each in two views: weakly and strongly augmented, with the map from one view to the other.
 
-Legend: B samples of a batch, U of them without labels.
+Legend: B samples of a batch, U samples without labels among them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,12 +27,12 @@ _PREFETCHED = 4
 
 
 class Views(TypedDict):
-    """The weak view of a sample; its ``image`` is the strong one. A batch holds the same with a leading U.
+    """The weak view of a sample; its ``image`` is the strong view. In a batch all entries have a leading axis U.
 
     Attributes:
-        weak: (3, H, W) uint8 YUV444.
-        to_strong: (2, 3) float32, input pixels of the weak view to those of the strong one.
-        is_mirrored: bool, whether one of the views is a mirror image of the other.
+        weak: YUV444 image, (3, H, W) uint8.
+        to_strong: map from input pixels of the weak view to those of the strong view, (2, 3) float32.
+        is_mirrored: whether one view is a mirror image of the other, bool.
     """
 
     weak: Tensor
@@ -41,33 +41,31 @@ class Views(TypedDict):
 
 
 class ViewedSample(Sample):
-    """A sample; one without labels has two views."""
+    """A sample; a sample without labels has two views."""
 
     views: NotRequired[Views]
 
 
 class BatchViews(Views):
-    """Of a batch; ``rows`` (U,) are those of the samples without labels."""
+    """Views of a batch; ``rows`` (U,): indices in the batch of the samples without labels."""
 
     rows: Tensor
 
 
 class ViewedBatch(Sample):
-    """A batch, some of whose samples may have no labels."""
+    """A batch in which some samples may have no labels."""
 
     views: NotRequired[BatchViews]
 
 
 class PairedBatch(Sample):
-    """A batch, all of whose samples have two views."""
+    """A batch in which all samples have two views."""
 
     views: BatchViews
 
 
 class TwoViewDataset(Dataset[ViewedSample]):
-    """The samples of a store without their labels, under two transforms. All that is random comes from (seed, epoch,
-    index).
-    """
+    """The samples of a store without labels, in two transforms. All randomness comes from (seed, epoch, index)."""
 
     def __init__(self, store: Store, weak: ViewTransform, strong: ViewTransform, seed: int) -> None:
         self.store, self.weak, self.strong, self.seed = store, weak, strong, seed
@@ -79,7 +77,7 @@ class TwoViewDataset(Dataset[ViewedSample]):
         return self.store[item.position].sample_id
 
     def __getitem__(self, item: EpochIndex) -> ViewedSample:
-        """Raises DataError where the crop cannot be decoded."""
+        """Load a sample; raise DataError if the crop cannot be decoded."""
         record = self.store[item.position]
         zoom = max(self.weak.largest_zoom, self.strong.largest_zoom)
         image = jpeg.decode_rgb(record.jpeg, choose_reduction(record.size, self.weak.input_size, zoom))
@@ -104,7 +102,7 @@ class TwoViewDataset(Dataset[ViewedSample]):
 
 
 class Part:
-    """Some samples of a data set."""
+    """A part of a data set: the samples at ``positions``."""
 
     def __init__(self, dataset: Dataset[Any], positions: Sequence[int] | NDArray[np.int64]) -> None:
         self.dataset, self.positions = dataset, np.asarray(positions, np.int64)
@@ -114,7 +112,7 @@ class Part:
 
 
 class PartedDataset(Dataset[ViewedSample]):
-    """Parts of several data sets, one after the other."""
+    """Parts of several data sets, concatenated."""
 
     def __init__(self, parts: Mapping[str, Part]) -> None:
         self._parts = list(parts.values())
@@ -137,7 +135,7 @@ class PartedDataset(Dataset[ViewedSample]):
         return str(dataset.sample_id(own))
 
     def _find(self, item: EpochIndex) -> tuple[Any, EpochIndex]:
-        """The data set that a sample is of, and which it is there."""
+        """Return the data set of a sample, and the sample's index in it."""
         number = int(np.searchsorted(self._ends, item.position, side="right"))
         part = self._parts[number]
         place = item.position - int(self._ends[number]) + len(part)
@@ -145,7 +143,7 @@ class PartedDataset(Dataset[ViewedSample]):
 
 
 def collate_views(samples: Sequence[ViewedSample]) -> ViewedBatch:
-    """A batch of samples with labels and of others with two views."""
+    """Make a batch from samples with labels and samples with two views."""
     common = [{name: value for name, value in sample.items() if name != _VIEWS} for sample in samples]
     batch: ViewedBatch = default_collate(common)
     rows = [row for row, sample in enumerate(samples) if _VIEWS in sample]
@@ -169,16 +167,16 @@ def parted_loader(
     seed: int,
     pin_memory: bool = False,
 ) -> TrainLoader:
-    """Batches in which every part has its share; each part goes round and round, however small it is.
+    """Return a loader of batches in which every part has its share; each part is repeated endlessly.
 
     Args:
-        parts: by name.
-        shares: of the same names, adding up to 1.
-        num_batches: of an epoch.
-        batch_size: samples a batch.
-        num_workers: loader processes.
-        seed: decides which samples come when.
-        pin_memory: for a CUDA device.
+        parts: parts by name.
+        shares: shares by the same names; they add up to 1.
+        num_batches: number of batches per epoch.
+        batch_size: number of samples per batch.
+        num_workers: number of loader processes.
+        seed: seed of the order of samples.
+        pin_memory: whether to pin memory, for a CUDA device.
     """
     dataset = PartedDataset(parts)
     sampler = MixedSampler(dataset.ranges, shares, num_batches * batch_size, batch_size, seed, 0, 1)
@@ -188,7 +186,7 @@ def parted_loader(
 def view_batches(
     dataset: TwoViewDataset, positions: Iterable[int], num_views: int, batch_size: int, num_workers: int
 ) -> Iterable[PairedBatch]:
-    """``num_views`` pairs of views of each sample at ``positions``: the same ones every time."""
+    """Return batches with ``num_views`` pairs of views of each sample at ``positions``, the same ones every time."""
     asked = [EpochIndex(view, position) for position in positions for view in range(num_views)]
     return _loader(dataset, asked, batch_size, num_workers)
 
@@ -212,19 +210,20 @@ def _loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=_PREFETCHED if num_workers else None,
         pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(0),  # keeps torch's global generator out of it
+        generator=torch.Generator().manual_seed(0),  # so that torch's global generator is not used
     )
 
 
 def split_groups(groups: Sequence[str], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Samples to learn from and samples to hold out: about ``share`` of them, whole groups.
+    """Split samples into training samples and held-out samples, by whole groups.
 
-    Cars of one picture are alike, and so are neighbouring frames of a video: what is held out must not be known.
+    Cars in one picture are similar, and so are neighbouring frames of a video. Held-out samples must not be similar to
+    training samples.
 
     Args:
-        groups: of each sample, its picture or stretch of a video.
-        share: of the samples to hold out, rounded; at least one group stays to learn from.
-        seed: decides which.
+        groups: group of each sample, which is its picture or section of a video.
+        share: approximate share of samples to hold out; at least one group stays for training.
+        seed: seed of the choice.
     """
     names = sorted(set(groups))
     wanted = round(share * len(groups))

@@ -1,4 +1,4 @@
-"""Which layers of an int8 program the hardware of a target takes, and what keeps it from taking the others."""
+"""Check of an int8 program against a target's hardware: which layers it supports, and why not the others."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ FLOAT_ADVICE: dict[str, str] = {
     "Resize": "take a transposed convolution",
     **dict.fromkeys(("MaxPool", "AveragePool"), "take a convolution with a stride"),
 }
-"""What to change in a network, by the kind of float operator."""
+"""Advice on how to change a network, by kind of float operator."""
 
 NOT_LISTED = "not among them"
 DEFAULT_ADVICE = "replace it by convolutions, additions, concatenations and ReLU"
@@ -41,7 +41,7 @@ class Breach:
 
 @dataclass(frozen=True)
 class LayerVerdict:
-    """What becomes of a layer, and the first limit that decides it; empty words where it runs in int8."""
+    """How a layer runs on the hardware; ``breach`` is the first limit that it breaks, None if it runs in int8."""
 
     layer: str
     operator: str
@@ -53,14 +53,14 @@ class LayerVerdict:
 
 @dataclass(frozen=True)
 class CheckSummary:
-    """Counts of layers, and of the limits that they were held against.
+    """Counts of layers, and of the limits that they were checked against.
 
     Attributes:
-        num_int8, num_fallback, num_impossible: layers by verdict.
-        int8_mac_share: of the multiply-accumulates that runs in int8; 1 where there are none.
-        num_by_assumption: layers that are not int8 because of a limit that is assumed.
-        num_limits, num_assumed_limits: numbers that the target's file gives for operators, tensors and memory, and
-            those of them that nobody has published or measured.
+        num_int8, num_fallback, num_impossible: number of layers by verdict.
+        int8_mac_share: share of the multiply-accumulates that run in int8; 1 if there are none.
+        num_by_assumption: number of layers that do not run in int8 because of an assumed limit.
+        num_limits: number of limits that the target's file gives for operators, tensors and memory.
+        num_assumed_limits: number of these limits that are neither published nor measured.
     """
 
     num_int8: int
@@ -73,7 +73,7 @@ class CheckSummary:
 
 
 def judge_program(program: QProgram, hardware: Hardware) -> list[LayerVerdict]:
-    """One verdict a layer, in order of execution."""
+    """Return one verdict per layer, in order of execution."""
     alive = live_bytes(program)
     weight_bytes = 0
     verdicts = []
@@ -88,7 +88,7 @@ def judge_program(program: QProgram, hardware: Hardware) -> list[LayerVerdict]:
 
 
 def summarise(verdicts: Sequence[LayerVerdict], hardware: Hardware) -> CheckSummary:
-    """Counts of ``verdicts``, which are those on ``hardware``."""
+    """Return counts of ``verdicts``, which must be those for ``hardware``."""
     limits = hardware_limits(hardware)
     counts = Counter(item.verdict for item in verdicts)
     macs = sum(item.macs for item in verdicts)
@@ -105,13 +105,13 @@ def summarise(verdicts: Sequence[LayerVerdict], hardware: Hardware) -> CheckSumm
 
 
 def hardware_limits(hardware: Hardware) -> list[Number]:
-    """The numbers that decide what the hardware takes, as against how fast it is."""
+    """Return the numbers that limit what the hardware supports, without those that describe its speed."""
     numbers = flat_numbers(hardware)
     return [number for name, number in numbers.items() if not name.startswith("performance.")]
 
 
 def operator_name(layer: Layer) -> str:
-    """A layer's kind for a person: ``depthwise 3x3/2``, ``add``, ``Silu (float)``."""
+    """Return a readable name of a layer's kind: ``depthwise 3x3/2``, ``add``, ``Silu (float)``."""
     if isinstance(layer, FloatOp):
         return f"{layer.kind} (float)"
     kind = str(operator_kind(layer))

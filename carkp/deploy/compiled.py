@@ -1,7 +1,7 @@
-"""The file that goes onto a target: for ONNX Runtime the graph that it made of the int8 ONNX, once and for all.
+"""The compiled file for a target: for ONNX Runtime, the optimised graph that it makes from the int8 ONNX file.
 
-``ORT_ENABLE_EXTENDED`` leaves out the layout changes that only fit the machine that made them, so that the file runs
-on other ones too.
+``ORT_ENABLE_EXTENDED`` leaves out layout changes that only fit the machine that made them, so that the file also runs
+on other machines.
 """
 
 from pathlib import Path
@@ -21,18 +21,19 @@ PREFIX = COMPILED_PREFIX
 
 
 class CompiledMismatchError(ValueError):
-    """A compiled file computes something else than the file that it was made of."""
+    """A compiled file does not compute the same as its source file."""
 
 
 def compile_for_onnxruntime(source: Path, path: Path, cpu: CpuFeatures) -> None:
-    """Writes the optimised graph of ``source`` to ``path``; its metadata say what made it, of what, and where.
+    """Write the optimised graph of ``source`` to ``path``, with metadata on the compiler, the source and the CPU.
 
-    The program itself stays with ``source``: the optimised graph is no longer the one that it gives. All other notes
-    come along: the target, by which a reader knows an int8 file, and the codec, by which it reads the heatmaps.
+    The program is not copied from the metadata of ``source``, because the optimised graph is not the graph of the
+    program. All other notes are copied, for example the target, by which readers recognise an int8 file, and the codec,
+    by which they decode the heatmaps.
 
     Raises:
         FileNotFoundError: there is no ``source``.
-        ValueError: it is not a readable ONNX file.
+        ValueError: ``source`` is not a readable ONNX file.
     """
     model = optimised_graph(source, LEVEL)
     kept = {str(item.key): str(item.value) for item in model.metadata_props if item.key != PROGRAM_KEY}
@@ -49,10 +50,10 @@ def compile_for_onnxruntime(source: Path, path: Path, cpu: CpuFeatures) -> None:
 
 
 def require_same_outputs(first: Path, second: Path, num_images: int = 4, seed: int = 0) -> None:
-    """Run both files on random bytes, one image and several at a time.
+    """Run both files on random images, with batches of one and of several images, and compare the outputs.
 
     Raises:
-        CompiledMismatchError: an element differs.
+        CompiledMismatchError: an element of the output differs.
     """
     runners = [OnnxRunner(path) for path in (first, second)]
     shape = (num_images, 3, *runners[0].input_size)

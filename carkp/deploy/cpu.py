@@ -1,4 +1,4 @@
-"""What the CPU can do with 8-bit integers."""
+"""Instruction sets of the CPU for 8-bit integers."""
 
 import platform
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ EXACT_FLAGS = ("avx_vnni", "avx512_vnni", "amx_int8")
 
 @dataclass(frozen=True)
 class CpuFeatures:
-    """Name and instruction sets of the CPU; no flags where the system does not tell."""
+    """Name and instruction sets of the CPU; no flags if the system does not report them."""
 
     model: str
     flags: frozenset[str]
 
     @property
     def int8_flags(self) -> tuple[str, ...]:
-        """The instruction sets that matter to int8 kernels."""
+        """The instruction sets that int8 kernels use."""
         return tuple(flag for flag in INT8_FLAGS if flag in self.flags)
 
     @property
@@ -32,7 +32,7 @@ class CpuFeatures:
 
 
 def cpu_features(cpuinfo: Path = CPUINFO) -> CpuFeatures:
-    """Of this machine, from Linux' ``/proc/cpuinfo``."""
+    """Return the features of this machine's CPU, from Linux' ``/proc/cpuinfo``."""
     if not cpuinfo.is_file():
         return CpuFeatures(platform.processor() or platform.machine(), frozenset())
     fields: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""The float network as one ONNX file, and the proof that it computes the same.
+"""Export of the float network as one ONNX file, and a check that the file computes the same.
 
-A network that :func:`carkp.quant.fold.fold` understands is written layer by layer, which takes a tenth of a second.
-Any other is left to torch's exporter, which takes ten.
+A network that :func:`carkp.quant.fold.fold` supports is written layer by layer, which takes a tenth of a second. Any
+other network is written by torch's exporter, which takes ten seconds.
 
 Legend: B batch, K keypoints, H W height and width of the image.
 """
@@ -26,36 +26,36 @@ from carkp.quant.graph import IMAGE, Activation, AddLayer, ConcatLayer, ConvLaye
 from carkp.quant.program import FloatOp
 
 OPSET = 18
-"""The ONNX operator set: the one torch's exporter emits without a version conversion."""
+"""The ONNX operator set: the one that torch's exporter writes without a version conversion."""
 
 IR_VERSION = 10
-"""Of the file format; what torch's exporter writes for this operator set, and older readers take."""
+"""Version of the file format: torch's exporter writes it for this operator set, and older readers accept it."""
 
 BATCH = "batch"
-"""The symbol of the number of images."""
+"""Symbol of the batch size."""
 
 EXAMPLE_BATCH = 2
-"""torch.export specialises dimensions of size 1, so that the example must have more."""
+"""Batch size of the example: torch.export specialises dimensions of size 1, so it must be larger."""
 
 
 class ExportMismatchError(ValueError):
-    """An exported file computes something else than the network."""
+    """An exported file does not compute the same as the network."""
 
 
 def export_float_onnx(net: nn.Module, input_size: tuple[int, int], path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes ``net`` in evaluation mode to ``path``, replacing it at once when it is complete.
+    """Write ``net`` in evaluation mode to ``path``; an existing file is replaced only by the complete new one.
 
-    Input ``image`` (B, 3, H, W): float32, YUV444 normalised as (v - 128) / 128; B is symbolic, H and W are fixed.
-    Output ``heatmaps``. Batch norms are folded into the convolutions. ``net`` itself is left as it was.
+    The input is ``image`` (B, 3, H, W): float32, YUV444 normalised as (v - 128) / 128; B is symbolic, H and W are
+    fixed. The output is ``heatmaps``. Batch norms are folded into the convolutions. ``net`` itself does not change.
 
     Args:
-        net: on any device, in any mode and memory format.
+        net: network on any device, in any mode and memory format.
         input_size: (height, width) in pixels.
-        path: the file; its folder is made.
-        metadata: strings kept in the file's metadata_props.
+        path: path of the file; its folder is created.
+        metadata: strings to store in the file's metadata_props.
 
     Raises:
-        TypeError: metadata that is not strings.
+        TypeError: a key or value of ``metadata`` is not a string.
         onnx.checker.ValidationError: the exporter wrote an invalid model.
     """
     bad = [key for key, value in metadata.items() if not (isinstance(key, str) and isinstance(value, str))]
@@ -72,16 +72,16 @@ def export_float_onnx(net: nn.Module, input_size: tuple[int, int], path: Path, m
 
 
 def check_against_torch(path: Path, net: nn.Module, images: Tensor, tolerance: float = 1e-4) -> float:
-    """The largest absolute difference between the file in ONNX Runtime and ``net`` in evaluation mode.
+    """Return the largest absolute difference between the file in ONNX Runtime and ``net`` in evaluation mode.
 
     Args:
-        path: an exported file.
-        net: the network it came from.
-        images: (B, 3, H, W) float32, normalised.
+        path: path of an exported file.
+        net: network from which the file was exported.
+        images: normalised images, (B, 3, H, W) float32.
         tolerance: largest difference allowed, in units of the heatmaps (peaks are 1).
 
     Raises:
-        ExportMismatchError: the difference is larger, or a value is not finite.
+        ExportMismatchError: the difference is larger, a value is not finite, or the shapes differ.
     """
     was_training = net.training
     with torch.inference_mode():
@@ -97,10 +97,10 @@ def check_against_torch(path: Path, net: nn.Module, images: Tensor, tolerance: f
 
 
 def _written(graph: LayerGraph) -> onnx.ModelProto:
-    """A folded network in ONNX's operators.
+    """Write a folded network as a model of ONNX operators.
 
     Raises:
-        UnsupportedOperatorError: an operator that has no ONNX form here.
+        UnsupportedOperatorError: a layer has no ONNX form here.
     """
     parts, values = GraphParts(), {IMAGE: INPUT_NAME}
     for step, layer in graph.items():
@@ -180,7 +180,7 @@ def _exported_by_torch(plain: nn.Module, input_size: tuple[int, int]) -> onnx.Mo
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without the exporter's notes on nodes and values, which quote source files and their paths."""
+    """Remove the exporter's notes on nodes and values from the model; they quote source files and their paths."""
     graph = model.graph
     for item in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph, model]:
         del item.metadata_props[:]

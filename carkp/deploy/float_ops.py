@@ -1,8 +1,8 @@
 """Operators without an int8 form, written in float as standard ONNX operators of opset 18.
 
-Attributes have ONNX's names, and count the batch as axis 0. What opset 18 takes as an input (``axes`` of ReduceMean,
-``min`` and ``max`` of Clip) is an attribute here. A missing attribute has ONNX's default, but where that is another
-than torch's it must be there. Weights are laid out as torch does.
+Attributes have ONNX's names, and count the batch as axis 0. Some inputs of opset 18 operators are attributes here:
+``axes`` of ReduceMean, ``min`` and ``max`` of Clip. A missing attribute has ONNX's default; if torch has another
+default, the attribute is required. Weights have torch's layout.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,27 +18,27 @@ from carkp.quant.program import FloatOp
 Shape = tuple[int, ...]
 
 FLOAT_ATTRIBUTES = ("alpha", "beta", "epsilon")
-"""Attributes that ONNX wants as floats also where JSON had an integer."""
+"""Attributes that must be floats in ONNX, even if JSON has an integer."""
 
 
 class UnsupportedOperatorError(ValueError):
-    """A FloatOp without an ONNX form; the message names the layer and what can be done."""
+    """A FloatOp has no ONNX form; the message names the layer and says what to do."""
 
 
 class GraphParts:
-    """Nodes and initializers of a graph in the making. Every node has one output, and is named after it."""
+    """Nodes and initializers of a graph that is being built. Every node has one output, and is named after it."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
 
     def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Appends a node and returns its output."""
+        """Append a node and return the name of its output."""
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
         return output
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Adds an initializer, once, and returns its name."""
+        """Add an initializer if there is none of this name, and return its name."""
         if name not in self.initializers:
             self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
         return name
@@ -46,12 +46,12 @@ class GraphParts:
 
 @dataclass(frozen=True)
 class FloatSite:
-    """Where a float operator is written.
+    """A float operator and the graph that it is written to.
 
     Attributes:
-        values: the names of its float inputs.
-        source_shapes: of the inputs, without the batch.
-        output_shape: without the batch.
+        values: names of its float inputs.
+        source_shapes: shapes of the inputs, without the batch.
+        output_shape: shape of the output, without the batch.
     """
 
     parts: GraphParts
@@ -71,12 +71,12 @@ class FloatSite:
         return self.constant(role, np.asarray(value, np.float32))
 
     def weights(self, *roles: str) -> list[str]:
-        """The names of the weights that are there, in this order."""
+        """Add the weights of these roles that the layer has, and return their names in this order."""
         present = [role for role in roles if role in self.layer.weights]
         return [self.parts.constant(f"{self.layer.name}.{role}", self.layer.weights[role]) for role in present]
 
     def attributes(self) -> dict[str, Any]:
-        """The layer's attributes as ONNX wants them; None means absent."""
+        """Return the layer's attributes with the types that ONNX needs; None means absent."""
         given = {name: value for name, value in self.layer.attributes.items() if value is not None}
         return {name: float(value) if name in FLOAT_ATTRIBUTES else value for name, value in given.items()}
 
@@ -86,7 +86,10 @@ class FloatSite:
 
 @dataclass(frozen=True)
 class FloatKind:
-    """What a kind of float operator takes, and the function that writes it and returns the name of its result."""
+    """The inputs, attributes and weights of a kind of float operator.
+
+    ``write`` writes the operator and returns the name of its result. ``num_inputs`` 0 means any number.
+    """
 
     write: Callable[[FloatSite], str]
     num_inputs: int = 1
@@ -97,10 +100,10 @@ class FloatKind:
 
 
 def write_float_op(site: FloatSite) -> str:
-    """Appends the nodes of ``site.layer`` and returns the name of the float result.
+    """Append the nodes of ``site.layer`` and return the name of the float result.
 
     Raises:
-        UnsupportedOperatorError: an unknown kind or attribute, or one that is missing.
+        UnsupportedOperatorError: the kind is unknown, or attributes, weights or inputs are unknown, missing or invalid.
     """
     layer = site.layer
     if layer.kind not in FLOAT_KINDS:
@@ -131,7 +134,7 @@ def _check_names(
 
 
 def _write_plain(site: FloatSite) -> str:
-    """One node of the kind's own name."""
+    """Write one node whose operator is the kind."""
     return site.node(site.layer.kind, site.values, **site.attributes())
 
 
@@ -142,12 +145,12 @@ def _write_clip(site: FloatSite) -> str:
 
 
 def _write_silu(site: FloatSite) -> str:
-    """The input times its sigmoid."""
+    """Write the input times its sigmoid."""
     return site.node("Mul", [*site.values, site.node("Sigmoid", site.values)])
 
 
 def _write_gelu(site: FloatSite) -> str:
-    """The exact form, ``x / 2 * (1 + erf(x / sqrt(2)))``; opset 18 has no Gelu."""
+    """Write the exact form, ``x / 2 * (1 + erf(x / sqrt(2)))``, because opset 18 has no Gelu."""
     if site.attributes().get("approximate", "none") != "none":
         raise site.error("only approximate='none' is written; use nn.GELU() without an approximation")
     root = site.node("Div", [*site.values, site.scalar("root", np.sqrt(2.0))])
@@ -157,7 +160,10 @@ def _write_gelu(site: FloatSite) -> str:
 
 
 def _write_binary(site: FloatSite) -> str:
-    """Two tensors, or a tensor and a constant: weight ``a`` is the left operand, weight ``b`` the right one."""
+    """Write an operator on two tensors, or a tensor and a constant.
+
+    Weight ``a`` is the left operand, weight ``b`` the right one.
+    """
     operands = [*site.weights("a"), *site.values, *site.weights("b")]
     if len(operands) != 2:
         raise site.error(f"takes two operands (inputs, or one input and weight 'a' or 'b'), got {operands}")
@@ -176,7 +182,7 @@ def _write_batch_norm(site: FloatSite) -> str:
 
 
 def _write_gemm(site: FloatSite) -> str:
-    """Input times weight^T plus bias, weight (outputs, inputs), as in torch.nn.Linear."""
+    """Write input times weight^T plus bias, with weight (outputs, inputs), as in torch.nn.Linear."""
     inputs = [*site.values, *site.weights("weight", "bias")]
     return site.node("Gemm", inputs, **{"transB": 1, **site.attributes()})
 
@@ -186,7 +192,7 @@ def _write_conv_transpose(site: FloatSite) -> str:
 
 
 def _write_resize(site: FloatSite) -> str:
-    """Larger by whole factors; the default coordinates are those of torch without align_corners."""
+    """Write an enlargement by whole factors; the default coordinates are those of torch without align_corners."""
     attributes = site.attributes()
     before, after = site.source_shapes[0], site.output_shape
     if len(before) != len(after) or any(new % old for old, new in zip(before, after, strict=True)):
@@ -204,7 +210,7 @@ def _write_resize(site: FloatSite) -> str:
 
 
 def _write_reshape(site: FloatSite) -> str:
-    """To the shape of the output tensor; the 0 in front keeps the batch."""
+    """Write a reshape to the shape of the output tensor; the 0 in front keeps the batch."""
     given = list(site.attributes().get("shape", [0, *site.output_shape]))[1:]
     if len(given) != len(site.output_shape) or any(
         want not in (-1, got) for want, got in zip(given, site.output_shape, strict=True)
@@ -257,4 +263,4 @@ FLOAT_KINDS: dict[str, FloatKind] = {
         optional_weights=("bias",),
     ),
 }
-"""Every kind of FloatOp that can be written."""
+"""All kinds of FloatOp that can be written."""

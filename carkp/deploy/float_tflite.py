@@ -1,6 +1,6 @@
-"""The folded network as a .tflite file in float32: what LiteRT makes of it without quantisation.
+"""Export of the folded network as a .tflite file in float32, to run it in LiteRT without quantisation.
 
-Importing this module takes the extra ``carkp[litert]``.
+Importing this module requires the extra ``carkp[litert]``.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ ACTIVATIONS: dict[Activation, int] = {
 
 
 def save_float_tflite(graph: LayerGraph, path: Path) -> None:
-    """Writes ``graph``, for one image or, after a resize of its input, for any number.
+    """Write ``graph`` for one image; after a resize of its input the file takes any number of images.
 
     Args:
-        graph: folded, not equalised.
-        path: the file, replaced at once when it is complete; its folder is made.
+        graph: folded network, not equalised.
+        path: path of the file; an existing file is replaced only by the complete new one. The folder is created.
 
     Raises:
-        TfliteError: a layer that has no form here.
+        TfliteError: a layer cannot be written.
     """
     builder = ModelBuilder(KINDS.FLOAT32, {})
     names = {IMAGE: INPUT_NAME, graph.output: OUTPUT_NAME}

@@ -1,4 +1,4 @@
-"""Which kernels ONNX Runtime really runs: a convolution that it could not fuse runs in float, without a word."""
+"""Audit of the kernels that ONNX Runtime really runs: if it cannot fuse a convolution, it silently runs it in float."""
 
 import tempfile
 from collections import Counter
@@ -13,7 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 from carkp.deploy.runtime import session_options
 
 FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedMatMul", "FusedGemm"})
-"""Operators that multiply in float, of whatever domain: a float Conv hides as one of com.microsoft.nchwc."""
+"""Operators that multiply in float, in any domain: a float Conv can appear in the domain com.microsoft.nchwc."""
 
 
 class FloatKernelError(ValueError):
@@ -22,7 +22,7 @@ class FloatKernelError(ValueError):
 
 @dataclass(frozen=True)
 class KernelAudit:
-    """What a graph multiplies with.
+    """The kernels with which a graph multiplies.
 
     ``float_kernels`` are "name (domain.operator)"; ``op_counts`` maps "domain.operator", or "operator" in the standard
     domain, to the number of nodes.
@@ -34,16 +34,16 @@ class KernelAudit:
 
 
 def optimised_graph(path: Path | str, level: str = "ORT_ENABLE_ALL", num_threads: int = 1) -> ModelProto:
-    """The graph that ONNX Runtime runs on this machine's CPU; other machines may get another one.
+    """Return the graph that ONNX Runtime runs on this machine's CPU; it may differ on other machines.
 
     Args:
-        path: an ONNX file.
+        path: path of an ONNX file.
         level: a name of onnxruntime.GraphOptimizationLevel.
-        num_threads: of one operator.
+        num_threads: number of threads of one operator.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no such level, or not a readable ONNX file.
+        ValueError: the level is unknown, or the file is not a readable ONNX file.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,13 +58,13 @@ def optimised_graph(path: Path | str, level: str = "ORT_ENABLE_ALL", num_threads
         options.optimized_model_filepath = str(written)
         try:
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+        except Exception as error:  # the only common base class of onnxruntime's exceptions is Exception
             raise ValueError(f"{path}: not a readable ONNX file (truncated, or something else): {error}") from error
         return onnx.load(str(written))
 
 
 def audit_kernels(model: ModelProto) -> KernelAudit:
-    """Counts the int8 convolutions and names the float kernels of a graph, its subgraphs included."""
+    """Count the int8 convolutions and list the float kernels of a graph, including its subgraphs."""
     nodes = list(_all_nodes(model.graph))
     return KernelAudit(
         num_qlinear_convs=sum(node.op_type == "QLinearConv" for node in nodes),
@@ -74,11 +74,10 @@ def audit_kernels(model: ModelProto) -> KernelAudit:
 
 
 def require_int8_convs(path: Path | str, num_convs: int, num_float: int = 0) -> KernelAudit:
-    """The audit of the graph that runs, provided that it has ``num_convs`` int8 convolutions and ``num_float`` float
-    kernels.
+    """Audit the graph that runs, and require ``num_convs`` int8 convolutions and ``num_float`` float kernels.
 
     Raises:
-        FloatKernelError: otherwise; the message names the float kernels.
+        FloatKernelError: the graph has other numbers of them; the message names the float kernels.
     """
     audit = audit_kernels(optimised_graph(path))
     if len(audit.float_kernels) != num_float or audit.num_qlinear_convs != num_convs:

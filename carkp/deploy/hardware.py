@@ -1,7 +1,7 @@
-"""What a piece of hardware takes and how fast it is: the part of a target that is no arithmetic.
+"""What a target's hardware supports and how fast it is: the part of a target other than its arithmetic.
 
-Every number says where it is from: a public document, a measurement, or that it is assumed. A limit that is left out
-is none.
+Every number states its source: a public document or a measurement, or that it is assumed. A missing limit means that
+there is no limit.
 """
 
 from typing import Annotated, Literal
@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from carkp.quant.target import Target
 
 OperatorKind = Literal["pointwise", "dense", "depthwise", "grouped", "add", "concat", "depth_to_space"]
-"""``pointwise``: a dense convolution of 1x1, stride 1. ``dense``: any other of one group."""
+"""``pointwise``: a dense 1x1 convolution with stride 1. ``dense``: any other convolution with one group."""
 
 UnsupportedHandling = Literal["fallback", "impossible"]
-"""What becomes of a layer that the int8 hardware does not take: a CPU beside it runs it, or nothing does."""
+"""How to handle a layer that the int8 hardware does not support: a CPU beside it runs the layer, or nothing can."""
 
 ASSUMED = "assumed"
 
@@ -22,7 +22,7 @@ CONV_KINDS: tuple[OperatorKind, ...] = ("pointwise", "dense", "depthwise", "grou
 
 
 class Number(BaseModel):
-    """A number and its ``source``, a public document or ``measured: <command>``; or ``assumed``."""
+    """A number with its ``source``, a public document or ``measured: <command>``, or marked as ``assumed``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,12 +38,12 @@ class Number(BaseModel):
 
     @property
     def origin(self) -> str:
-        """Where it is from, for a person."""
+        """Source of the number, as readable text."""
         return self.source or ASSUMED
 
 
 class OperatorLimits(BaseModel):
-    """Of an operator that runs in int8; kernel, stride and dilation are those of a convolution."""
+    """Limits of an operator that runs in int8; kernel, stride and dilation apply to convolutions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class OperatorLimits(BaseModel):
 
 
 class TensorLimits(BaseModel):
-    """Of every tensor of an int8 layer."""
+    """Limits of every tensor of an int8 layer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,9 +65,9 @@ class TensorLimits(BaseModel):
 
 
 class MemoryLimits(BaseModel):
-    """Of a whole program: more is impossible, whatever runs it.
+    """Limits of a whole program: a program that exceeds them is impossible, even with a fallback.
 
-    ``weight_bytes``: of all weights and biases. ``activation_bytes``: of all tensors alive at one time.
+    ``weight_bytes``: size of all weights and biases. ``activation_bytes``: size of all tensors alive at one time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,7 +77,7 @@ class MemoryLimits(BaseModel):
 
 
 class Efficiency(BaseModel):
-    """Share of the peak that a kind of convolution reaches, beside what its output costs."""
+    """Share of the peak that each kind of convolution reaches, without the time for its output elements."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,22 +88,25 @@ class Efficiency(BaseModel):
 
 
 class Performance(BaseModel):
-    """One image at a time, nothing in parallel.
+    """Speeds for one image at a time, with nothing in parallel.
 
     Attributes:
-        peak_gmacs_per_s: int8 multiply-accumulates; a TOPS is 500 of them.
+        peak_gmacs_per_s: peak rate of int8 multiply-accumulates; one TOPS is 500 GMAC/s.
         efficiency: share of the peak by kind of convolution.
-        wide_products: int8 products that one of a 16-bit activation takes; None: such activations are not taken.
-        input_multiple, output_multiple: channels of dense convolutions are rounded up to them.
-        requantise_gelements_per_s: outputs of convolutions; behind the products, not beside them.
-        elementwise_gelements_per_s: outputs of additions, copies and conversions.
-        memory_gb_per_s: to and from the memory that holds the weights.
-        onchip_bytes: activations of a layer, inputs and output, that fit in here do not go through that memory.
-        onchip_gb_per_s: of the memory on the chip.
-        layer_overhead_us: of starting a kernel.
-        depth_to_space_kernels: how many kernels a depth-to-space takes, each a pass over the tensor.
-        float_interface: the image is float, is quantised by a kernel, and the heatmaps are dequantised.
-        fallback_gmacs_per_s, fallback_gelements_per_s: of the CPU that runs what falls back, in float.
+        wide_products: number of int8 products for one product with a 16-bit activation; None means that 16-bit
+            activations are not supported.
+        input_multiple, output_multiple: multiples to which the channels of dense convolutions are rounded up.
+        requantise_gelements_per_s: rate of output elements of convolutions; they come after the products, not in
+            parallel.
+        elementwise_gelements_per_s: rate of output elements of additions, copies and conversions.
+        memory_gb_per_s: bandwidth of the memory that holds the weights.
+        onchip_bytes: size of the on-chip memory; activations of a layer, inputs and output, that fit in it do not use
+            the other memory.
+        onchip_gb_per_s: bandwidth of the on-chip memory.
+        layer_overhead_us: time to start a kernel.
+        depth_to_space_kernels: number of kernels of a depth-to-space, each with one pass over the tensor.
+        float_interface: whether the image is float, with kernels that quantise it and dequantise the heatmaps.
+        fallback_gmacs_per_s, fallback_gelements_per_s: rates of the CPU that runs fallback layers in float.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,14 +129,14 @@ class Performance(BaseModel):
 
 
 class Hardware(BaseModel):
-    """Operators with their limits, and speeds.
+    """The operators of a device with their limits, and its speeds.
 
     Attributes:
-        device: what the numbers are of.
-        operators: those that run in int8.
-        unsupported: what becomes of all other layers, and of those that break a limit.
-        float_operators: the same for kinds of float operators that differ from ``unsupported``.
-        tensors, memory: limits.
+        device: name of the device that the numbers describe.
+        operators: operators that run in int8, with their limits.
+        unsupported: handling of all other layers, and of layers that break a limit.
+        float_operators: handling of kinds of float operators that differs from ``unsupported``.
+        tensors, memory: limits of tensors and of memory.
         performance: speeds.
     """
 
@@ -149,10 +152,10 @@ class Hardware(BaseModel):
 
 
 class TargetFile(Target):
-    """A file of configs/targets: the arithmetic, and the hardware where it is described.
+    """A file of configs/targets: the arithmetic and, if described, the hardware.
 
-    It extends :class:`Target` so that the arithmetic stays at the top of the file and mistakes are named as they stand
-    there; only ``arithmetic`` is handed on, for programs are compared by it.
+    It extends :class:`Target`, so that the arithmetic is at the top level of the file and error messages use the names
+    in the file. Only ``arithmetic`` is passed on, because programs are compared by it.
     """
 
     hardware: Hardware | None = None
@@ -163,7 +166,7 @@ class TargetFile(Target):
 
 
 def flat_numbers(section: BaseModel, prefix: str = "") -> dict[str, Number]:
-    """Every number of a description by its dotted name, in order."""
+    """Return every number of a description by its dotted name, in order."""
     found: dict[str, Number] = {}
     for name in type(section).model_fields:
         found |= _numbers_of(getattr(section, name), f"{prefix}{name}")

@@ -1,17 +1,19 @@
 """The graph of a quantised program in standard ONNX operators.
 
-All activations of 8 bits are stored as uint8: an int8 tensor of the program holds q + 128 with its zero point moved
-likewise. ONNX Runtime's kernels for signed activations are slower, and a signed tensor with zero point 0 behind an
-activation keeps it from running the convolution in int8 at all.
+All activations of 8 bits are stored as uint8. For an int8 tensor of the program, 128 is added to the values and to the
+zero point. ONNX Runtime's kernels for signed activations are slower. And if a signed tensor with zero point 0 follows
+an activation function, ONNX Runtime does not run the convolution in int8 at all.
 
-Tensors of 16 bits are stored as they are. ONNX Runtime has no integer kernels for them: it runs the layers that touch
-them in float, next to the program and not equal to it (:mod:`carkp.deploy.reference_onnx` is).
+Tensors of 16 bits are stored unchanged. ONNX Runtime has no integer kernels for them. It runs layers that read or write
+them in float, with results that are close to the program's but not equal (:mod:`carkp.deploy.reference_onnx` is equal).
 
-Three things are written otherwise than the program says them, with the same numbers, for ONNX Runtime's sake:
+Three things are written in another form than in the program, with the same results, because ONNX Runtime needs it:
 
-- depth to space as transpositions and reshapes, of which ONNX Runtime, which computes in NHWC, drops the outer ones;
-- convolutions of fewer than 16 output channels with 16, and a Slice behind; those of input channels that 4 does not
-  divide with empty ones, and a Pad in front. Only so does it use its direct kernels (MlasConvSym), and no im2col.
+- Depth to space is written as transpositions and reshapes. ONNX Runtime computes in NHWC, so it removes the outer
+  transpositions.
+- A dense convolution with fewer than 16 output channels gets 16, and a Slice after it.
+- A dense convolution whose number of input channels is not a multiple of 4 gets empty channels, and a Pad before it.
+  Only with such numbers of channels does ONNX Runtime use its direct kernels (MlasConvSym) instead of im2col.
 
 Values in the graph are named after the tensors and layers: ``<tensor>.q``, ``.q_scale`` and ``.q_zero_point``;
 ``<layer>.weight`` and the like.
@@ -38,17 +40,19 @@ from carkp.quant.program import (
 from carkp.quant.target import RANGES
 
 SIGNED_OFFSET = 128
-"""What an int8 value is moved by to be stored as uint8."""
+"""Offset that is added to an int8 value to store it as uint8."""
 
 KERNEL_OUTPUTS, KERNEL_INPUTS = 16, 4
-"""Fewest output channels, and the divisor of the input channels, of ONNX Runtime's direct convolutions on x86."""
+"""Smallest number of output channels, and divisor of the input channels, of ONNX Runtime's direct kernels on x86."""
 
 
 def program_to_graph(program: QProgram, batch: int | str) -> GraphProto:
-    """float32 ``image`` (B, 3, H, W) to float32 ``heatmaps`` (B, K, h, w); ``batch`` is B or its symbol.
+    """Return the graph from float32 ``image`` (B, 3, H, W) to float32 ``heatmaps`` (B, K, h, w).
+
+    ``batch`` is B or its symbol.
 
     Raises:
-        UnsupportedOperatorError: a FloatOp that has no ONNX form.
+        UnsupportedOperatorError: a FloatOp has no ONNX form.
     """
     parts, tensors = GraphParts(), program.tensors
     image, heatmaps = tensors[program.input], tensors[program.output]
@@ -72,28 +76,28 @@ def _value_info(name: str, kind: int, batch: int | str, tensor: QTensor) -> Valu
 
 
 def stored(tensor: QTensor) -> str:
-    """The name of a tensor's values as they are stored."""
+    """Return the name of a tensor's stored values."""
     return f"{tensor.name}.q"
 
 
 def stored_type(tensor: QTensor) -> int:
-    """ONNX's number of the type that a tensor is stored in."""
+    """Return ONNX's number of the type in which a tensor is stored."""
     return int(TensorProto.INT16 if tensor.is_wide else TensorProto.UINT8)
 
 
 def offset_of(tensor: QTensor) -> int:
-    """What its values are moved by to be stored."""
+    """Return the offset that is added to a tensor's values to store them."""
     return SIGNED_OFFSET if tensor.dtype == "int8" else 0
 
 
 def zero_point_of(parts: GraphParts, tensor: QTensor) -> str:
-    """The name of a tensor's zero point as it is stored."""
+    """Return the name of a tensor's stored zero point."""
     dtype = np.int16 if tensor.is_wide else np.uint8
     return parts.constant(f"{tensor.name}.q_zero_point", np.asarray(tensor.zero_point + offset_of(tensor), dtype))
 
 
 def units(parts: GraphParts, tensor: QTensor) -> list[str]:
-    """The names of a tensor's scale and of its zero point."""
+    """Return the names of a tensor's scale and of its stored zero point."""
     return [
         parts.constant(f"{tensor.name}.q_scale", np.asarray(tensor.scale, np.float32)),
         zero_point_of(parts, tensor),
@@ -158,7 +162,7 @@ def _write_conv(parts: GraphParts, conv: QConv, source: QTensor, result: QTensor
 
 
 def _float_conv(parts: GraphParts, program: QProgram, conv: QConv) -> str:
-    """A convolution in float of the program's integers."""
+    """Write a convolution in float of the program's dequantised integers, and return the name of its result."""
     source, name = program.tensors[conv.inputs[0]], conv.name
     (image,) = _dequantise(parts, conv, [source])
     operands = [
@@ -178,7 +182,7 @@ def _float_conv(parts: GraphParts, program: QProgram, conv: QConv) -> str:
 
 
 def _real(parts: GraphParts, name: str, array: Int8Array | Int32Array, scales: Float32Array) -> str:
-    """Integers (O, …) in float, by a scale for each output channel."""
+    """Write the dequantisation of integers (O, …) with one scale per output channel."""
     given = [
         parts.constant(name, array),
         parts.constant(f"{name}_scale", scales),
@@ -188,7 +192,7 @@ def _real(parts: GraphParts, name: str, array: Int8Array | Int32Array, scales: F
 
 
 def _write_wide(parts: GraphParts, layer: QConv | QAdd, value: str, result: QTensor) -> None:
-    """Clip a float value, for ONNX Runtime clips no 16-bit integers, and quantise it."""
+    """Clip a float value and quantise it to 16 bits; ONNX Runtime cannot clip 16-bit integers."""
     limits = [
         parts.constant(f"{layer.name}.clamp_{role}", np.asarray((limit - result.zero_point) * result.scale, np.float32))
         for role, limit in zip(("min", "max"), layer.clamp, strict=True)
@@ -198,7 +202,7 @@ def _write_wide(parts: GraphParts, layer: QConv | QAdd, value: str, result: QTen
 
 
 def _padded_channels(parts: GraphParts, conv: QConv, source: QTensor, num: int) -> str:
-    """The input with ``num`` more channels, all zero."""
+    """Write the input with ``num`` additional channels, all zero."""
     pads = parts.constant(f"{conv.name}.channel_pads", np.array([0, 0, 0, 0, 0, num, 0, 0], np.int64))
     return parts.node("Pad", [stored(source), pads, units(parts, source)[1]], f"{conv.name}.input_padded")
 
@@ -206,7 +210,7 @@ def _padded_channels(parts: GraphParts, conv: QConv, source: QTensor, num: int) 
 def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTensor, result: QTensor) -> None:
     channels, height, width = result.shape
     block, name = layer.block, layer.name
-    blocks = [0, height // block, width // block, block, block, channels]  # 0: the batch, as it is
+    blocks = [0, height // block, width // block, block, block, channels]  # 0 keeps the batch
     rows = [0, height, width, channels]
     shapes = [
         parts.constant(f"{name}.{role}_shape", np.array(shape, np.int64))
@@ -220,7 +224,7 @@ def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTens
 
 
 def _raw(layer: QConv | QAdd, result: QTensor) -> str:
-    """Where a layer's values go before its clamp, if uint8 itself is no clamp tight enough."""
+    """Return the name of a layer's values before its clamp; if uint8 itself is the clamp, that of the result."""
     return stored(result) if _stored_clamp(layer, result) == RANGES["uint8"] else f"{layer.name}.unclamped"
 
 
@@ -241,7 +245,7 @@ def _stored_clamp(layer: QConv | QAdd, result: QTensor) -> tuple[int, int]:
 
 
 def _dequantise(parts: GraphParts, layer: Layer, sources: list[QTensor]) -> list[str]:
-    """Float values of a layer's inputs, its own ones: ONNX Runtime fuses none that two layers share."""
+    """Dequantise a layer's inputs for this layer only: ONNX Runtime does not fuse values that two layers share."""
     return [
         parts.node("DequantizeLinear", [stored(source), *units(parts, source)], f"{layer.name}.input{index}")
         for index, source in enumerate(sources)
@@ -249,11 +253,11 @@ def _dequantise(parts: GraphParts, layer: Layer, sources: list[QTensor]) -> list
 
 
 def _dequantise_channels(parts: GraphParts, layer: Layer, sources: list[QTensor]) -> list[str]:
-    """The same values, by one scale a channel, all equal.
+    """Dequantise a layer's inputs with one scale per channel, all equal.
 
-    Behind a DequantizeLinear with a single scale, ONNX Runtime (1.31, WeightBiasQuantization) makes int8 of the float
-    weights of Gemm and ConvTranspose, with one scale for all outputs. It leaves them alone here, unless the tensor has
-    one channel only.
+    After a DequantizeLinear with a single scale, ONNX Runtime (1.31, WeightBiasQuantization) converts the float weights
+    of Gemm and ConvTranspose to int8, with one scale for all outputs. With one scale per channel it does not, unless
+    the tensor has only one channel.
     """
     values = []
     for index, source in enumerate(sources):

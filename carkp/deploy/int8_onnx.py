@@ -1,7 +1,7 @@
-"""A quantised program as one ONNX file of standard operators, and back.
+"""Writing a quantised program to one ONNX file of standard operators, and reading it back.
 
-The program is in the metadata as JSON, its arrays are the graph's own initializers, of which the JSON has digests. A
-file is read back only where its graph is the one that its program gives.
+The program is in the metadata as JSON. Its arrays are the initializers of the graph; the JSON has their digests. A file
+can be read back only if its graph equals the one that its program gives.
 """
 
 import hashlib
@@ -33,33 +33,33 @@ from carkp.quant.program import (
 from carkp.quant.target import Target
 
 FORMAT = 1
-"""Of the JSON in the metadata; goes up when older files can no longer be read."""
+"""Version of the JSON in the metadata; it is raised when older files can no longer be read."""
 
 OPSET, IR_VERSION = 18, 8
-"""The operator set, and the oldest file format that has it."""
+"""The operator set, and the oldest version of the file format that supports it."""
 
 WIDE_OPSET, WIDE_IR_VERSION = 21, 10
-"""The same of the first operator set that quantises to 16 bits."""
+"""The same for the first operator set that can quantise to 16 bits."""
 
 LAYER_TYPES: dict[str, type[Layer]] = {kind.__name__: kind for kind in (QConv, QAdd, QConcat, QDepthToSpace, FloatOp)}
 
 
 class Int8OnnxError(ValueError):
-    """A file that cannot be written or read back as a program: path, what was found, what to do."""
+    """A file cannot be written, or read back as a program; the message has the path, the problem and what to do."""
 
 
 def save_program(program: QProgram, path: Path | str, batch: int | None = None) -> None:
-    """Writes ``program`` to ``path``, replacing it at once when it is complete; its folder is made.
+    """Write ``program`` to ``path``; an existing file is replaced only by the complete new one.
 
     Args:
-        program: holds :func:`carkp.quant.program.check_program`.
-        path: the file.
-        batch: the number of images of every run, or None: any number.
+        program: program that passes :func:`carkp.quant.program.check_program`.
+        path: path of the file; its folder is created.
+        batch: number of images of every run; None means any number.
 
     Raises:
-        ProgramError: the program contradicts itself.
-        UnsupportedOperatorError: a FloatOp that has no ONNX form.
-        Int8OnnxError: what the program says gives no valid ONNX model.
+        ProgramError: the program is inconsistent.
+        UnsupportedOperatorError: a FloatOp has no ONNX form.
+        Int8OnnxError: the batch is below 1, or the program gives no valid ONNX model.
     """
     path = Path(path)
     try:
@@ -71,11 +71,11 @@ def save_program(program: QProgram, path: Path | str, batch: int | None = None) 
 
 
 def load_program(path: Path | str) -> QProgram:
-    """The program that :func:`save_program` wrote to ``path``, the same in every number.
+    """Read the program that :func:`save_program` wrote to ``path``; it is equal in every number.
 
     Raises:
-        Int8OnnxError: no such file, not an ONNX file, one without a program or of another format, or one whose graph
-            is not the program's (it was edited).
+        Int8OnnxError: there is no such file, it is not an ONNX file, it has no program or another format, or its graph
+            is not that of the program (it was edited).
     """
     path = Path(path)
     model = _read_model(path)
@@ -86,16 +86,16 @@ def load_program(path: Path | str) -> QProgram:
 
 
 def program_to_onnx(program: QProgram, batch: int | None) -> ModelProto:
-    """The model of ``program``: float32 ``image`` (B, 3, H, W) to float32 ``heatmaps`` (B, K, h, w).
+    """Return the model of ``program``: float32 ``image`` (B, 3, H, W) to float32 ``heatmaps`` (B, K, h, w).
 
     Args:
-        program: holds :func:`carkp.quant.program.check_program`.
-        batch: B, or None: any.
+        program: program that passes :func:`carkp.quant.program.check_program`.
+        batch: B; None means any.
 
     Raises:
-        ProgramError: the program contradicts itself, or two layers have one name.
-        UnsupportedOperatorError: a FloatOp that has no ONNX form.
-        Int8OnnxError: a batch below 1, or values in the program that JSON cannot keep.
+        ProgramError: the program is inconsistent, for example two layers have the same name.
+        UnsupportedOperatorError: a FloatOp has no ONNX form.
+        Int8OnnxError: the batch is below 1, or the program has values that JSON cannot store.
     """
     if batch is not None and batch < 1:
         raise Int8OnnxError(f"batch must be at least 1, or None for any, got {batch}")
@@ -122,7 +122,7 @@ def _metadata(program: QProgram) -> dict[str, str]:
 
 
 def _encode_program(program: QProgram) -> str:
-    """All of a program but its arrays, as JSON."""
+    """Return a program without its arrays as JSON."""
     document = {
         "format": FORMAT,
         "target": program.target.model_dump(mode="json"),
@@ -156,7 +156,7 @@ def _encode_layer(layer: Layer) -> dict[str, Any]:
 
 
 def _arrays(layer: Layer) -> Mapping[str, NDArray[Any]]:
-    """The arrays of a layer by their role; ``<layer>.<role>`` is the initializer."""
+    """Return the arrays of a layer by their role; ``<layer>.<role>`` is the name of the initializer."""
     match layer:
         case QConv():
             return {"weight": layer.weight, "weight_scale": layer.weight_scale, "bias": layer.bias}
@@ -200,7 +200,7 @@ def _decode_layer(item: dict[str, Any], initializers: Mapping[str, TensorProto])
 
 
 def _cropped(array: NDArray[Any], shape: list[int]) -> NDArray[Any]:
-    """Without the channels that were added for the kernels."""
+    """Return the array without the channels that were added for the kernels."""
     return np.array(array[tuple(slice(length) for length in shape)])
 
 
@@ -209,7 +209,7 @@ def _with_tuples(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_program(path: Path, model: ModelProto) -> QProgram:
-    """The program of ``model``, provided that it gives the same model again."""
+    """Read the program of ``model``, and require that it gives the same model again."""
     document = _read_document(path, model)
     try:
         program = _decode_program(document, model)
@@ -231,7 +231,7 @@ def _read_model(path: Path) -> ModelProto:
         raise Int8OnnxError(f"{path}: no such file; export the quantised model first")
     try:
         model = onnx.load_model_from_string(path.read_bytes())
-    except Exception as error:  # protobuf's DecodeError has no public home in onnx
+    except Exception as error:  # onnx does not export protobuf's DecodeError
         raise Int8OnnxError(f"{path}: truncated or not an ONNX file ({error}); export it again") from error
     outside = [tensor.name for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
     if outside:
@@ -270,7 +270,7 @@ def _read_document(path: Path, model: ModelProto) -> dict[str, Any]:
 
 
 def _metadata_of(model: ModelProto) -> dict[str, str]:
-    return {str(item.key): str(item.value) for item in model.metadata_props}  # bytes where a text is damaged
+    return {str(item.key): str(item.value) for item in model.metadata_props}  # a damaged text may be bytes
 
 
 def _batch_of(model: ModelProto) -> int | None:
@@ -279,7 +279,7 @@ def _batch_of(model: ModelProto) -> int | None:
 
 
 def _without_foreign_metadata(model: ModelProto) -> ModelProto:
-    """The model with our own metadata only: others may add notes of theirs."""
+    """Return the model with only carkp's metadata: other programs may have added their own."""
     copied = ModelProto()
     copied.CopyFrom(model)
     ours = {name: value for name, value in _metadata_of(model).items() if name.startswith(PREFIX)}
@@ -293,7 +293,7 @@ def _serialise(model: ModelProto) -> bytes:
 
 
 def _difference(found: ModelProto, expected: ModelProto) -> str:
-    """Names the first few initializers or nodes that differ."""
+    """Return text that names the first few initializers or nodes that differ."""
     digests = _changed(_digests(found), _digests(expected))
     if digests:
         return f"the weights of {digests} are others than its program was written with"

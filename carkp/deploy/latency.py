@@ -1,4 +1,4 @@
-"""How long models take on this machine, next to each other: the ratios hold on a noisy one too."""
+"""Latency of models on this machine, measured in alternation, so that ratios are reliable on a noisy machine too."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from carkp.deploy.runtime import Float32Array
 NUM_WARM_UP = 5
 NUM_RESAMPLES = 2000
 SECONDS_TO_SETTLE = 0.005
-"""For the threads of the session before to stop spinning."""
+"""Waiting time until the threads of the previous session stop spinning."""
 
 Milliseconds = NDArray[np.float64]
 
@@ -39,20 +39,23 @@ def interleaved_times(
     max_seconds: float = float("inf"),
     on_round: Callable[[], object] = bool,
 ) -> dict[str, Milliseconds]:
-    """(number of rounds,) milliseconds of every model; in a round each runs once on the same images, in random order.
+    """Measure every model in rounds; in a round each model runs once on the same images, in random order.
 
     Args:
-        runs: name -> what takes a batch of images; opened with ``num_threads``.
-        images: (N, 3, H, W), at least ``batch`` of them; the batches are taken in turn.
-        num_runs: rounds.
-        rng: of the order within a round.
-        batch: images a run.
-        num_threads: that they take: with more than one they are given time to settle.
-        max_seconds: after them no new round begins; 2 are made in any case.
-        on_round: called after every round.
+        runs: name -> function that takes a batch of images; its model is opened with ``num_threads``.
+        images: images (N, 3, H, W), at least ``batch`` of them; batches are used in turn.
+        num_runs: number of rounds.
+        rng: generator for the order within a round.
+        batch: number of images per run.
+        num_threads: number of threads of the models; with more than one there is a pause before each run.
+        max_seconds: time after which no new round begins; at least 2 rounds are measured.
+        on_round: function called after every round.
+
+    Returns:
+        For every model the milliseconds of each round, (number of rounds,).
 
     Raises:
-        ValueError: fewer images than ``batch``, or less than 2 rounds.
+        ValueError: there are fewer images than ``batch``, or less than 2 rounds.
     """
     if len(images) < batch or num_runs < 2:
         raise ValueError(f"expected {batch} images and 2 runs at least, got {len(images)} and {num_runs}")
@@ -76,7 +79,7 @@ def interleaved_times(
 
 
 def paired_ratio(above: Milliseconds, below: Milliseconds, rng: np.random.Generator) -> Ratio:
-    """Median of ``above / below``, round by round, with the percentile interval of a bootstrap over rounds."""
+    """Return the median over rounds of ``above / below``, with the percentile interval of a bootstrap over rounds."""
     ratios = above / below
     chosen = rng.integers(0, len(ratios), (NUM_RESAMPLES, len(ratios)))
     low, high = np.percentile(np.median(ratios[chosen], axis=1), [2.5, 97.5])

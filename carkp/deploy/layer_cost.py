@@ -1,6 +1,6 @@
-"""What a layer of an int8 program costs, whatever runs it: products, bytes, memory alive.
+"""The cost of a layer of an int8 program on any hardware: products, bytes, and memory in use.
 
-Legend: C H W of a tensor.
+Legend: C H W channels, height and width of a tensor.
 """
 
 import math
@@ -15,12 +15,12 @@ BIAS_BYTES = 4
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Of one image.
+    """The cost of a layer for one image.
 
     Attributes:
-        macs: multiply-accumulates; of float operators those of their weights.
-        weight_bytes: of weights and biases.
-        input_bytes, output_bytes: of the tensors.
+        macs: number of multiply-accumulates; for float operators, of those with weights.
+        weight_bytes: size of weights and biases.
+        input_bytes, output_bytes: size of the input and output tensors.
     """
 
     macs: int
@@ -34,7 +34,7 @@ class LayerCost:
 
     @property
     def intensity(self) -> float:
-        """Multiply-accumulates a byte."""
+        """Multiply-accumulates per byte."""
         return self.macs / max(1, self.bytes)
 
 
@@ -52,7 +52,7 @@ def layer_cost(program: QProgram, layer: Layer) -> LayerCost:
 
 
 def operator_kind(layer: Layer) -> OperatorKind | None:
-    """None: a float operator."""
+    """Return the kind of an operator; None for a float operator."""
     match layer:
         case QConv():
             return _conv_kind(layer)
@@ -67,19 +67,19 @@ def operator_kind(layer: Layer) -> OperatorKind | None:
 
 
 def num_elements(tensor: QTensor) -> int:
-    """Of one image."""
+    """Return the number of elements for one image."""
     return math.prod(tensor.shape)
 
 
 def tensor_bytes(tensor: QTensor) -> int:
-    """Of one image."""
+    """Return the size in bytes for one image."""
     return num_elements(tensor) * (2 if tensor.is_wide else 1)
 
 
 def live_bytes(program: QProgram) -> dict[str, int]:
-    """By layer: bytes of all tensors that are alive while it runs, its inputs and its output among them.
+    """Return for each layer the bytes of all tensors alive while it runs, including its inputs and its output.
 
-    A tensor lives from the layer that makes it to the last one that reads it; none is computed in place.
+    A tensor is alive from the layer that makes it to the last layer that reads it; no tensor is computed in place.
     """
     last_use = _last_uses(program)
     alive = {program.input}

@@ -1,7 +1,7 @@
 """Measured times of a program's layers on this machine: ONNX Runtime's profile, one thread, batch 1.
 
-The profiler takes microseconds for every kernel, as much as a small kernel itself. So each profiled run stands beside
-one without a profiler, and what the kernels take longer together is taken off all of them in equal parts.
+The profiler adds microseconds to every kernel, as much as a small kernel takes itself. So each profiled run is paired
+with a run without the profiler. The extra time of all kernels together is subtracted from them in equal parts.
 """
 
 import json
@@ -25,12 +25,12 @@ from carkp.quant.program import QProgram
 KERNEL_SUFFIX = "_kernel_time"
 NUM_WARM_UP = 5
 LEAST_KERNEL_US = 0.1
-"""What is left of a kernel that takes less than the profiler."""
+"""Time assigned to a kernel that takes less time than the profiler."""
 
 
 @dataclass(frozen=True)
 class NodeTime:
-    """A kernel of the optimised graph, and its median time in microseconds as profiled."""
+    """A kernel of the optimised graph, and its median profiled time in microseconds."""
 
     name: str
     operator: str
@@ -46,20 +46,23 @@ class Profile:
 
     @property
     def profiler_us(self) -> float:
-        """What the profiler adds to a kernel; 0 where it seems to add nothing."""
+        """Time that the profiler adds to each kernel; 0 if it seems to add nothing."""
         return max(0.0, (sum(node.us for node in self.nodes) - self.run_us) / len(self.nodes))
 
 
 @dataclass(frozen=True)
 class HostTimes:
-    """Microseconds without the profiler's: by layer and conversion, named as in carkp.deploy.perf; of a whole run."""
+    """Microseconds, without the profiler's own time, of each layer and conversion, and of a whole run.
+
+    Conversions are named as in carkp.deploy.perf.
+    """
 
     layers_us: dict[str, float]
     run_us: float
 
 
 def measure_program(program: QProgram, num_runs: int, seed: int = 0) -> HostTimes:
-    """Medians of ``num_runs`` runs of one random image."""
+    """Return median times over ``num_runs`` runs of one random image."""
     bytes_ = np.random.default_rng(seed).integers(0, 256, (1, *program.tensors[program.input].shape))
     profile = profile_program(program, ((bytes_ - 128) / 128).astype(np.float32), num_runs)
     names = [layer.name for layer in program.layers]
@@ -69,7 +72,7 @@ def measure_program(program: QProgram, num_runs: int, seed: int = 0) -> HostTime
 def profile_program(
     program: QProgram, image: Float32Array, num_runs: int, before_run: Callable[[], object] = bool
 ) -> Profile:
-    """:func:`profile_file` of a program as it is written for batch 1."""
+    """Write a program for batch 1 and call :func:`profile_file`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "program.onnx"
         save_program(program, path, batch=1)
@@ -79,16 +82,16 @@ def profile_program(
 def profile_file(
     path: Path | str, image: Float32Array, num_runs: int, before_run: Callable[[], object] = bool
 ) -> Profile:
-    """Runs with and without a profiler in turn.
+    """Run a file alternately without and with the profiler.
 
     Args:
-        path: a file with one input.
-        image: what it is given.
-        num_runs: how many runs of either kind are counted; some more warm up.
-        before_run: called before every run, and not timed.
+        path: path of a file with one input.
+        image: the input.
+        num_runs: number of counted runs of each kind; some warm-up runs come before.
+        before_run: function called before every run, outside of the measured time.
 
     Raises:
-        ValueError: less than one run.
+        ValueError: ``num_runs`` is below 1.
     """
     if num_runs < 1:
         raise ValueError(f"num_runs must be at least 1, got {num_runs}")
@@ -110,10 +113,10 @@ def profile_file(
 
 
 def layer_times(nodes: Sequence[NodeTime], layers: Sequence[str], profiler_us: float) -> dict[str, float]:
-    """Microseconds by layer, and of the conversions at the ends; ``profiler_us`` is taken off every kernel.
+    """Return microseconds of each layer and of the conversions at both ends.
 
-    Nodes are named after their layers (see :mod:`carkp.deploy.int8_graph`); one that ONNX Runtime added belongs to the
-    layer of the node before it.
+    ``profiler_us`` is subtracted from every kernel. Nodes are named after their layers (see
+    :mod:`carkp.deploy.int8_graph`). A node that ONNX Runtime added belongs to the layer of the node before it.
     """
     times: defaultdict[str, float] = defaultdict(float)
     owner = INPUT_ROW

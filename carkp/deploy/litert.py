@@ -1,4 +1,4 @@
-"""A .tflite file run by programs that nobody here wrote: LiteRT with each of its kinds of kernels, and tflite-micro.
+"""Running a .tflite file in independent programs: LiteRT with each of its kinds of kernels, and tflite-micro.
 
 Legend: B batch, K keypoints, H W height and width of the image, h w of the heatmaps.
 """
@@ -17,14 +17,14 @@ from carkp.quant.target import Requantisation
 Float32Array = NDArray[np.float32]
 
 Kernels = Literal["reference", "optimised", "xnnpack"]
-"""LiteRT's plain loops, its own fast kernels, and the delegate that it runs on CPUs unless asked otherwise."""
+"""LiteRT's plain loops, its own fast kernels, and the delegate that it uses on CPUs by default."""
 
 RULES: Mapping[Kernels, Requantisation] = {
     "reference": "tflite_reference",
     "optimised": "tflite_optimised",
     "xnnpack": "xnnpack",
 }
-"""Whose arithmetic each kind of kernels follows; tflite-micro follows the reference's."""
+"""The arithmetic of each kind of kernels; tflite-micro has that of the reference kernels."""
 
 DELEGATE = "DELEGATE"
 
@@ -33,29 +33,29 @@ FILE_IDENTIFIER = b"TFL3"
 INSTALL = "pip install -e '.[litert]'"
 
 ARENA_BYTES = 64 << 20
-"""Memory for tflite-micro's tensors: more than a microcontroller has, for what is asked is the arithmetic."""
+"""Memory for tflite-micro's tensors: more than a microcontroller has, because only the arithmetic matters here."""
 
 
 class TfliteError(ValueError):
-    """A program that TensorFlow Lite cannot express; the message names the layer and says why."""
+    """TensorFlow Lite cannot express a program; the message names the layer and the reason."""
 
 
 class NotDelegatedError(ValueError):
-    """XNNPACK leaves operators to other kernels, or an operator computes in float."""
+    """XNNPACK does not run all operators, or an operator computes in float."""
 
 
 def is_tflite(path: Path) -> bool:
-    """Whether a file is one, by its content."""
+    """Return whether a file is a .tflite file, judged by its content."""
     with path.open("rb") as content:
         return content.read(8)[4:] == FILE_IDENTIFIER
 
 
 def read_tflite(path: Path) -> bytes:
-    """The content of a file.
+    """Return the content of a .tflite file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a .tflite file.
+        ValueError: it is not a .tflite file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such .tflite file")
@@ -66,7 +66,7 @@ def read_tflite(path: Path) -> bytes:
 
 
 def notes_of(content: bytes) -> dict[str, str]:
-    """The metadata of a file, by name; what is no text is left out."""
+    """Return the metadata of a file, by name; entries that are not text are left out."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(content, 0)
@@ -93,12 +93,12 @@ class LiteRtRunner:
     """LiteRT on the CPU: normalised YUV images in, heatmaps out."""
 
     def __init__(self, path: Path | str, kernels: Kernels = "xnnpack", num_threads: int = 1) -> None:
-        """Opens ``path``, a file with a float interface.
+        """Open ``path``, a file with a float interface.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ImportError: LiteRT is not installed; the message says how.
-            ValueError: not a readable .tflite file, one with another interface, or kernels that do not exist.
+            ImportError: LiteRT is not installed; the message says how to install it.
+            ValueError: the file is not a readable .tflite file or has another interface, or ``kernels`` is unknown.
         """
         self.path = Path(path)
         content = read_tflite(self.path)
@@ -142,7 +142,7 @@ class LiteRtRunner:
             )
 
     def run(self, images: Float32Array) -> Float32Array:
-        """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV; B is at least 1."""
+        """Return heatmaps (B, K, h, w) for images (B, 3, H, W) in float32 normalised YUV; B is at least 1."""
         interpreter = self.interpreter
         nhwc = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         with self._lock:
@@ -160,12 +160,12 @@ class TfliteMicroRunner:
     """tflite-micro, the interpreter of microcontrollers, one image at a time."""
 
     def __init__(self, path: Path | str) -> None:
-        """Opens ``path``, a file with a float interface.
+        """Open ``path``, a file with a float interface.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ImportError: tflite-micro is not installed; the message says how.
-            ValueError: not a .tflite file.
+            ImportError: tflite-micro is not installed; the message says how to install it.
+            ValueError: it is not a .tflite file.
         """
         content = read_tflite(Path(path))
         try:
@@ -175,7 +175,7 @@ class TfliteMicroRunner:
         self._interpreter: Any = runtime.Interpreter.from_bytes(content, arena_size=ARENA_BYTES)
 
     def run(self, images: Float32Array) -> Float32Array:
-        """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV."""
+        """Return heatmaps (B, K, h, w) for images (B, 3, H, W) in float32 normalised YUV."""
         heatmaps = []
         for image in images:
             self._interpreter.set_input(np.ascontiguousarray(image.transpose(1, 2, 0)[None]), 0)
@@ -185,20 +185,21 @@ class TfliteMicroRunner:
 
 
 def require_delegated(path: Path | str) -> int:
-    """Hold a file with a float interface against what LiteRT makes of it: XNNPACK takes every operator, in int8.
+    """Require that in LiteRT XNNPACK runs every operator of a file with a float interface, in int8.
 
-    The number of operators.
+    Returns:
+        The number of operators.
 
     Raises:
         FileNotFoundError, ValueError: as :class:`LiteRtRunner`.
-        NotDelegatedError: it does not.
+        NotDelegatedError: XNNPACK does not run every operator, or not in int8.
     """
     interpreter = LiteRtRunner(path).interpreter
     try:
         interpreter.allocate_tensors()
     except RuntimeError as error:
         raise NotDelegatedError(f"{path}: XNNPACK refuses the network: {error}") from error
-    operators = interpreter._get_ops_details()  # the only way to the execution plan
+    operators = interpreter._get_ops_details()  # the only way to get the execution plan
     ends = {detail["index"] for detail in (*interpreter.get_input_details(), *interpreter.get_output_details())}
     delegates = [item for item in operators if item["op_name"] == DELEGATE]
     num_operators, num_pieces = len(operators) - len(delegates), len(delegates)

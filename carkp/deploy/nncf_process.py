@@ -1,6 +1,6 @@
-"""NNCF's post-training quantisation of one file, in a process of its own: ``python -m carkp.deploy.nncf_process``.
+"""NNCF's post-training quantisation of one file, in a separate process: ``python -m carkp.deploy.nncf_process``.
 
-Apart, because what it imports sends usage data unless the environment says otherwise, and prints.
+The process is separate because the imported packages print, and send usage data unless the environment forbids it.
 """
 
 import sys

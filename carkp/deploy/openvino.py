@@ -1,6 +1,6 @@
-"""Networks in OpenVINO on the CPU, and its own quantisation, NNCF's: what a peer makes of the same float ONNX.
+"""Networks in OpenVINO on the CPU, and their quantisation with NNCF, for a comparison from the same float ONNX.
 
-Takes the extra ``carkp[peers]``.
+It requires the extra ``carkp[peers]``.
 
 Legend: B batch, K keypoints, H W height and width of the image, h w of the heatmaps.
 """
@@ -24,11 +24,11 @@ INSTALL = "pip install -e '.[peers]'"
 NNCF_MODULE = "carkp.deploy.nncf_process"
 
 WITHOUT_TELEMETRY = {"NNCF_CI": "1"}
-"""Environment: NNCF sends usage data home unasked, but not from a CI job."""
+"""Environment for NNCF: it sends usage data by default, but not from a CI job."""
 
 
 class NncfError(RuntimeError):
-    """NNCF could not quantise a network; the message is its own."""
+    """NNCF could not quantise a network; the message quotes NNCF."""
 
 
 def _openvino() -> Any:
@@ -40,16 +40,17 @@ def _openvino() -> Any:
 
 
 class OpenVinoRunner:
-    """A model compiled for the CPU, once a batch size: normalised YUV images in, heatmaps out."""
+    """A model compiled for the CPU, once per batch size: normalised YUV images in, heatmaps out."""
 
     def __init__(self, path: Path | str, num_threads: int = 1, precision: Precision = "f32") -> None:
-        """Opens ``path``, an ONNX file or OpenVINO's own XML with a float interface.
+        """Open ``path``, an ONNX file or OpenVINO's own XML with a float interface.
 
-        ``precision``: of what is not quantised. It is a wish: :attr:`runs_in` says what the CPU made of it.
+        ``precision``: requested precision of layers that are not quantised; :attr:`runs_in` says which one the CPU
+        uses.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ImportError: OpenVINO is not installed; the message says how.
+            ImportError: OpenVINO is not installed; the message says how to install it.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such model file")
@@ -65,12 +66,12 @@ class OpenVinoRunner:
 
     @property
     def runs_in(self) -> str:
-        """The precision of what is not quantised."""
+        """The precision in which layers that are not quantised run."""
         compiled = self._request(1).get_compiled_model()
         return str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
 
     def run(self, images: Float32Array) -> Float32Array:
-        """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV; B is at least 1."""
+        """Return heatmaps (B, K, h, w) for images (B, 3, H, W) in float32 normalised YUV; B is at least 1."""
         request = self._request(len(images))
         request.infer([images])
         heatmaps: Float32Array = np.array(request.get_output_tensor(0).data)
@@ -85,16 +86,16 @@ class OpenVinoRunner:
 
 
 def quantise_with_nncf(source: Path, images: Float32Array, path: Path) -> None:
-    """Post-training quantisation of an ONNX file with NNCF's settings for CPUs, as they come.
+    """Quantise an ONNX file after training, with NNCF's default settings for CPUs.
 
     Args:
-        source: the float ONNX.
-        images: (N, 3, H, W), normalised: all are used.
-        path: OpenVINO's XML; the weights come to lie beside it.
+        source: path of the float ONNX.
+        images: normalised images (N, 3, H, W); all are used.
+        path: path of OpenVINO's XML; the weights are written beside it.
 
     Raises:
-        ImportError: NNCF is not installed; the message says how.
-        NncfError: it failed.
+        ImportError: NNCF is not installed; the message says how to install it.
+        NncfError: NNCF failed.
     """
     if find_spec("nncf") is None or find_spec("openvino") is None:
         raise ImportError(f"NNCF is not installed: {INSTALL}")

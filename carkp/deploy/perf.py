@@ -1,8 +1,8 @@
-"""How long a program takes on the hardware of a target, layer by layer, by the roofline.
+"""Prediction of the time of a program on a target's hardware, layer by layer, with the roofline model.
 
-A layer takes ``max(compute, memory) + overhead`` (Williams et al. 2009, https://doi.org/10.1145/1498765.1498785, with
-the start of a kernel on top). Compute is the products at the rate of their kind and then the output elements at the
-rate of requantisation.
+A layer takes ``max(compute, memory) + overhead`` (Williams et al. 2009, https://doi.org/10.1145/1498765.1498785, plus
+the start of a kernel). The compute time is the number of products divided by the rate of their kind, plus the number of
+output elements divided by the rate of requantisation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ Bound = Literal["compute", "memory", "overhead"]
 
 FLOAT_BYTES = 4
 INPUT_ROW, OUTPUT_ROW = "quantise image", "dequantise heatmaps"
-"""Rows that are no layers of the program; only where the interface is float."""
+"""Rows other than layers of the program; they exist only if the interface is float."""
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Of one image.
+    """The predicted time of a layer for one image.
 
     Attributes:
         cost: products and bytes.
-        compute_us, memory_us, overhead_us: the parts of the time.
-        runs_as: int8, or fallback.
+        compute_us, memory_us, overhead_us: parts of the time.
+        runs_as: int8 or fallback; float for conversions.
     """
 
     name: str
@@ -47,7 +47,7 @@ class LayerTime:
 
     @property
     def bound(self) -> Bound:
-        """What the greatest part of the time is."""
+        """The largest part of the time."""
         parts: dict[Bound, float] = {
             "compute": self.compute_us,
             "memory": self.memory_us,
@@ -61,8 +61,8 @@ class Prediction:
     """Times of all layers, and the memory that a program needs.
 
     Attributes:
-        peak_activation_bytes: the most that is alive at one time, while ``peak_layer`` runs.
-        weight_bytes: of the whole program.
+        peak_activation_bytes: largest size of all tensors alive at one time, reached while ``peak_layer`` runs.
+        weight_bytes: size of all weights of the program.
     """
 
     layers: Sequence[LayerTime]
@@ -84,10 +84,10 @@ class Prediction:
 
 
 def predict(program: QProgram, performance: Performance, verdicts: Sequence[LayerVerdict]) -> Prediction:
-    """The times of ``program``, given what :func:`carkp.deploy.check.judge_program` says of its layers.
+    """Predict the times of ``program`` with the ``verdicts`` of :func:`carkp.deploy.check.judge_program`.
 
     Raises:
-        ValueError: a layer is impossible, or the verdicts are of other layers.
+        ValueError: a layer is impossible, or the verdicts are for other layers.
     """
     if [item.layer for item in verdicts] != [layer.name for layer in program.layers]:
         raise ValueError("the verdicts are not those of this program's layers")
@@ -112,7 +112,7 @@ def predict(program: QProgram, performance: Performance, verdicts: Sequence[Laye
 
 @dataclass(frozen=True)
 class LayerComparison:
-    """Microseconds of a layer."""
+    """Predicted and measured microseconds of a layer."""
 
     name: str
     operator: str
@@ -122,11 +122,11 @@ class LayerComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Predicted against measured.
+    """Comparison of predicted with measured times.
 
     Attributes:
-        layers: against a profile without the profiler's own time, in order of execution.
-        run_us: measured, of a whole run without a profiler.
+        layers: comparison by layer, in order of execution; measured times do not include the profiler's own time.
+        run_us: measured time of a whole run without a profiler.
     """
 
     layers: Sequence[LayerComparison]
@@ -142,21 +142,21 @@ class Comparison:
 
     @property
     def total_ratio(self) -> float:
-        """Predicted over a whole run."""
+        """Predicted time divided by the measured time of a whole run."""
         return self.predicted_us / self.run_us
 
     @property
     def rank_correlation(self) -> float:
-        """Spearman's over the layers."""
+        """Spearman's rank correlation over the layers."""
         predicted = [layer.predicted_us for layer in self.layers]
         return rank_correlation(predicted, [layer.measured_us for layer in self.layers])
 
 
 def compare(prediction: Prediction, measured_us: Mapping[str, float], run_us: float) -> Comparison:
-    """Hold a prediction against measured times of the same rows.
+    """Compare a prediction with measured times of the same rows.
 
     Raises:
-        ValueError: rows that only one of them has.
+        ValueError: a row is only in one of them.
     """
     names = [layer.name for layer in prediction.layers]
     if set(names) != set(measured_us):
@@ -169,10 +169,12 @@ def compare(prediction: Prediction, measured_us: Mapping[str, float], run_us: fl
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's, with mean ranks for ties; NaN where one does not vary or there are less than two.
+    """Return Spearman's rank correlation, with mean ranks for ties.
+
+    NaN if one of the sequences has less than two different values.
 
     Raises:
-        ValueError: different lengths.
+        ValueError: the lengths differ.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} values against {len(second)}")
@@ -182,7 +184,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def layer_time(program: QProgram, layer: Layer, performance: Performance) -> LayerTime:
-    """Of a layer that runs in int8."""
+    """Return the time of a layer that runs in int8."""
     cost = layer_cost(program, layer)
     num_kernels = performance.depth_to_space_kernels.value if isinstance(layer, QDepthToSpace) else 1
     outputs = num_elements(program.tensors[layer.output])
@@ -199,7 +201,7 @@ def layer_time(program: QProgram, layer: Layer, performance: Performance) -> Lay
 
 
 def _fallback_time(program: QProgram, layer: Layer, performance: Performance) -> LayerTime:
-    """On the CPU beside: from int8 to float, the operator itself, and back, all counted in elements."""
+    """Return the time on the fallback CPU: int8 to float, the operator, and back, all counted in elements."""
     cost = layer_cost(program, layer)
     sources = (program.tensors[name] for name in dict.fromkeys(layer.inputs))
     elements = sum(map(num_elements, sources)) + 2 * num_elements(program.tensors[layer.output])
@@ -233,7 +235,7 @@ def _products_us(program: QProgram, layer: Layer, cost: LayerCost, performance: 
 
 
 def _padding_factor(conv: QConv, performance: Performance) -> float:
-    """How many times as many products the hardware makes, as its vectors are full or empty."""
+    """Return the factor by which rounding up channels to full vectors increases the number of products."""
     if conv.groups > 1:
         return 1.0
     num_outputs, num_inputs = (int(length) for length in conv.weight.shape[:2])
@@ -250,7 +252,7 @@ def _rounded_up(length: int, multiple: float) -> int:
 
 
 def _memory_us(cost: LayerCost, performance: Performance) -> float:
-    """Weights come from the main memory, activations from there only where they do not fit on the chip."""
+    """Return the memory time: weights come from main memory, activations only if they do not fit on the chip."""
     activations = cost.input_bytes + cost.output_bytes
     fits = activations <= performance.onchip_bytes.value
     near, far = (activations, 0) if fits else (0, activations)

@@ -1,4 +1,4 @@
-"""Other packages at work without their words: bars and prints of theirs among ours help nobody."""
+"""Silences the output of other packages, whose progress bars and prints would disturb that of carkp."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps warnings, log lines and prints of what runs inside to itself; exceptions pass."""
+    """Suppress warnings, log lines and prints inside the ``with`` block; exceptions pass."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

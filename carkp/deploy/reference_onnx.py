@@ -1,16 +1,17 @@
-"""A quantised program with fixed-point requantisation as an ONNX file that spells out its integer arithmetic.
+"""Export of a quantised program with fixed-point requantisation as an ONNX file with explicit integer arithmetic.
 
-The int8 file of an NPU target runs in ONNX Runtime with ONNX Runtime's own requantisation, which is another one. This
-file is for checking, not for speed: ConvInteger sums, and standard operators on int64 multiply, round, shift and clamp
-as the target does. So a program that nobody here wrote executes the target's arithmetic. Nothing of the simulator takes
-part: what the writer computes are constants, and it computes them here, in whole numbers.
+In ONNX Runtime, the int8 file of an NPU target runs with ONNX Runtime's own requantisation, which differs from the
+target's. The file written here is for checks, not for speed. ConvInteger computes the sums, and standard operators on
+int64 multiply, round, shift and clamp as the target does. So an independent program executes the target's arithmetic.
+The simulator is not used: the writer only computes constants, and it computes them here, as whole numbers.
 
     q = clamp(floor((acc M + 2^(n-1)) / 2^n) + zero_point)
 
-ONNX divides integers towards zero. Every dividend gets 2^62 more, a multiple of 2^n, so that it is positive; the
-quotient gets 2^(62-n) less. Activations of 8 bits are stored as uint8, as in :mod:`carkp.deploy.int8_graph`, and
-weights too, moved by 128: ONNX Runtime's kernels for unsigned bytes are exact on every CPU. Tensors of 16 bits are
-stored as int32; a convolution takes their two bytes one by one, ``sum w x = 256 sum w high + sum w low``.
+ONNX divides integers towards zero. So 2^62, a multiple of 2^n, is added to every dividend to make it positive, and
+2^(62-n) is subtracted from the quotient. Activations of 8 bits are stored as uint8, as in
+:mod:`carkp.deploy.int8_graph`. Weights are stored as uint8 too, with 128 added, because ONNX Runtime's kernels for
+unsigned bytes are exact on every CPU. Tensors of 16 bits are stored as int32; a convolution processes their two bytes
+separately, ``sum w x = 256 sum w high + sum w low``.
 
 Legend: O output channels; M, n multiplier and shift of a requantisation scale, as in :mod:`carkp.quant.target`.
 """
@@ -49,31 +50,33 @@ Int64Array = NDArray[np.int64]
 
 MULTIPLIER_BITS, MAX_SHIFT = 31, 62
 OFFSET = 1 << 62
-"""Makes every dividend positive; a multiple of every divisor."""
+"""Number added to make every dividend positive; a multiple of every divisor."""
 
 INT64_END = 1 << 63
 BYTE, WIDE_OFFSET = 1 << 8, 1 << 15
 
 
 class NoReferenceError(ValueError):
-    """A program that has no such file; the message says why."""
+    """A program has no such file; the message says why."""
 
 
 def has_reference(program: QProgram) -> bool:
-    """Whether the arithmetic of ``program`` needs a file of its own: fixed point, and integers throughout.
+    """Return whether ``program`` has a reference file: it must use fixed point and have only integer layers.
 
-    A target that requantises in float32 is executed by the int8 file itself.
+    For a target that requantises in float32, the int8 file itself has the target's arithmetic.
     """
     is_whole = not any(isinstance(layer, FloatOp) for layer in program.layers)
     return program.target.requantisation == "fixed_point" and is_whole
 
 
 def save_reference(program: QProgram, path: Path | str) -> None:
-    """Writes the file, for any number of images, replacing it at once when it is complete; its folder is made.
+    """Write the reference file for any batch size; an existing file is replaced only by the complete new one.
+
+    The folder is created.
 
     Raises:
-        ProgramError: the program contradicts itself.
-        NoReferenceError: it has no such file, or a sum that int64 cannot hold.
+        ProgramError: the program is inconsistent.
+        NoReferenceError: the program has no such file, or a sum does not fit in int64.
     """
     model = reference_model(program)
     onnx.checker.check_model(model, full_check=True)
@@ -81,7 +84,11 @@ def save_reference(program: QProgram, path: Path | str) -> None:
 
 
 def reference_model(program: QProgram) -> ModelProto:
-    """float32 ``image`` (B, 3, H, W) to float32 ``heatmaps`` (B, K, h, w), with the errors of ``save_reference``."""
+    """Return the model from float32 ``image`` (B, 3, H, W) to float32 ``heatmaps`` (B, K, h, w).
+
+    Raises:
+        ProgramError, NoReferenceError: as ``save_reference``.
+    """
     if not has_reference(program):
         raise NoReferenceError(
             f"{program.target.name}: only a program of integer layers and fixed-point requantisation has a reference "
@@ -158,7 +165,7 @@ def _write_conv(parts: GraphParts, program: QProgram, conv: QConv, source: QTens
 def _integer_conv(
     parts: GraphParts, conv: QConv, source: str, zero_point: str, operands: Sequence[str], role: str
 ) -> str:
-    """The sums (B, O, h, w) over unsigned bytes, in int64."""
+    """Write the sums (B, O, h, w) over unsigned bytes, in int64."""
     weight, weight_zero_point = operands
     sums = parts.node(
         "ConvInteger",
@@ -174,7 +181,10 @@ def _integer_conv(
 
 
 def _two_bytes(parts: GraphParts, conv: QConv, source: QTensor) -> tuple[str, str]:
-    """High and low byte of ``x + 2^15``, x of 16 bits: less 128 and 0, they stand for ``256 high + low = x``."""
+    """Write the high and the low byte of ``x + 2^15``, where x has 16 bits.
+
+    With the zero points 128 for the high and 0 for the low byte, ``256 high + low = x``.
+    """
     name = f"{conv.name}.input"
     offset, base = (
         parts.constant(role, np.asarray(value, np.int32))
@@ -188,7 +198,7 @@ def _two_bytes(parts: GraphParts, conv: QConv, source: QTensor) -> tuple[str, st
 
 
 def _write_add(parts: GraphParts, layer: QAdd, sources: Sequence[QTensor], result: QTensor) -> None:
-    """``floor(((a - za) Ma + (b - zb) Mb + 2^(n-1)) / 2^n) + zo``, with the shift of the larger ratio."""
+    """Write ``floor(((a - za) Ma + (b - zb) Mb + 2^(n-1)) / 2^n) + zo``, with the shift of the larger ratio."""
     ratios = [float(np.float32(source.scale) / np.float32(result.scale)) for source in sources]
     _, shift = fixed_point(max(ratios))
     terms = []
@@ -207,7 +217,7 @@ def _write_add(parts: GraphParts, layer: QAdd, sources: Sequence[QTensor], resul
 def _write_rounding(
     parts: GraphParts, layer: QConv | QAdd, products: str, shifts: Sequence[int], result: QTensor
 ) -> None:
-    """From products to stored values. ``shifts``: of every channel, or one for all."""
+    """Write the rounding from products to stored values. ``shifts``: one for every channel, or one for all."""
     name, zero = layer.name, _stored_zero(result)
     halves = _channels(parts, f"{name}.halves", [OFFSET + (1 << (shift - 1)) for shift in shifts])
     divisors = _channels(parts, f"{name}.divisors", [1 << shift for shift in shifts])
@@ -227,7 +237,7 @@ def _write_rounding(
 def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTensor, result: QTensor) -> None:
     channels, height, width = result.shape
     block, name = layer.block, layer.name
-    split = np.array([0, block, block, channels, height // block, width // block], np.int64)  # 0: the batch, as it is
+    split = np.array([0, block, block, channels, height // block, width // block], np.int64)  # 0 keeps the batch
     joined = np.array([0, channels, height, width], np.int64)
     blocks = parts.node("Reshape", [stored(source), parts.constant(f"{name}.split", split)], f"{name}.blocks")
     ordered = parts.node("Transpose", [blocks], f"{name}.ordered", perm=(0, 3, 4, 1, 5, 2))
@@ -235,10 +245,12 @@ def _write_depth_to_space(parts: GraphParts, layer: QDepthToSpace, source: QTens
 
 
 def fixed_point(scale: float) -> tuple[int, int]:
-    """The multiplier M of 31 bits and the shift n with ``scale`` next to ``M / 2^n``, half to even; n is at most 62.
+    """Return the 31-bit multiplier M and the shift n with ``M / 2^n`` nearest to ``scale``; n is at most 62.
+
+    M is rounded half to even.
 
     Raises:
-        NoReferenceError: no positive number, or so large that n would be below 1.
+        NoReferenceError: the scale is not finite or not positive, or so large that n would be below 1.
     """
     if not (math.isfinite(scale) and scale > 0):
         raise NoReferenceError(f"requantisation scales must be finite and positive, got {scale}")
@@ -249,7 +261,7 @@ def fixed_point(scale: float) -> tuple[int, int]:
 
 
 def _real_units(parts: GraphParts, tensor: QTensor) -> list[str]:
-    """Scale and zero point as DequantizeLinear takes them: none with int32."""
+    """Return the names of scale and zero point for DequantizeLinear, which takes no zero point with int32."""
     return units(parts, tensor)[: 1 if tensor.is_wide else 2]
 
 
@@ -258,7 +270,7 @@ def _byte(parts: GraphParts, value: int) -> str:
 
 
 def _channels(parts: GraphParts, name: str, values: Sequence[int]) -> str:
-    """A constant (1, O, 1, 1) of int64."""
+    """Add an int64 constant (1, O, 1, 1) and return its name."""
     return parts.constant(name, np.array(values, np.int64).reshape(1, -1, 1, 1))
 
 
@@ -267,5 +279,5 @@ def _scalar(parts: GraphParts, name: str, value: int) -> str:
 
 
 def _stored_zero(tensor: QTensor) -> int:
-    """The zero point of the values as they are stored."""
+    """Return the zero point of a tensor's stored values."""
     return tensor.zero_point + offset_of(tensor)

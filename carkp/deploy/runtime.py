@@ -1,4 +1,4 @@
-"""ONNX files run with ONNX Runtime.
+"""Running ONNX files with ONNX Runtime.
 
 Legend: B batch, K keypoints, H W height and width of the image, h w of the heatmaps.
 """
@@ -16,15 +16,16 @@ Float32Array = NDArray[np.float32]
 INPUT_NAME, OUTPUT_NAME = "image", "heatmaps"
 
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
-"""Setting of a session: on x86 without VNNI the kernels for unsigned activations and signed weights add two products in
-16 bits, which can saturate; with it the session makes the weights unsigned, and the kernels are slower and exact. ONNX
-Runtime takes it on every x86 CPU: where the fast kernels are exact (VNNI, AMX) it costs two thirds of the speed.
+"""Setting of a session for exact results. On x86 without VNNI, the kernels for unsigned activations and signed weights
+add two products in 16 bits, which can saturate. With this setting the session makes the weights unsigned, and the
+kernels are slower but exact. ONNX Runtime applies it on every x86 CPU: where the fast kernels are exact (VNNI, AMX), it
+only costs two thirds of the speed.
 https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When and why do I need to try U8U8?"
 """
 
 
 def session_options(num_threads: int) -> onnxruntime.SessionOptions:
-    """For a session that gives the same int8 results on every CPU; ``num_threads`` of one operator."""
+    """Return options for a session with the same int8 results on every CPU; ``num_threads``: threads per operator."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
     options.log_severity_level = 3
@@ -34,22 +35,23 @@ def session_options(num_threads: int) -> onnxruntime.SessionOptions:
 
 
 class OnnxRunError(ValueError):
-    """A network that was opened and fails as it runs: its parts contradict each other."""
+    """A network can be opened but fails when it runs, because it is inconsistent."""
 
 
 class OnnxRunner:
     """A session on the CPU: normalised YUV images in, heatmaps out."""
 
     def __init__(self, path: Path | str, num_threads: int = 1) -> None:
-        """Opens ``path``.
+        """Open ``path``.
 
         Args:
-            path: a model with one float32 input (B, 3, H, W) and one output (B, K, h, w).
-            num_threads: of one operator; at least 1.
+            path: path of a model with one float32 input (B, 3, H, W) and one float32 output (B, K, h, w).
+            num_threads: number of threads of one operator; at least 1.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: not a readable ONNX file, or one with other inputs and outputs.
+            ValueError: the file is not a readable ONNX file or has other inputs or outputs, or ``num_threads`` is
+                below 1.
         """
         if num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
@@ -68,7 +70,7 @@ class OnnxRunner:
         return int(height), int(width)
 
     def run_all(self, images: Float32Array) -> Float32Array:
-        """``run`` for any number of images: a file with a fixed batch runs as often as needed, at last filled up."""
+        """Run any number of images; a file with a fixed batch runs several times, and the last batch is padded."""
         batch = self.image_shape[0]
         if not isinstance(batch, int):
             return self.run(images)
@@ -77,10 +79,11 @@ class OnnxRunner:
         return np.concatenate(parts)[: len(images)]
 
     def run(self, images: Float32Array) -> Float32Array:
-        """Heatmaps (B, K, h, w) of images (B, 3, H, W), float32 normalised YUV.
+        """Return heatmaps (B, K, h, w) for images (B, 3, H, W) in float32 normalised YUV.
 
         Raises:
-            ValueError: images of another type or shape than the model's.
+            ValueError: the images have another type or shape than the model's input.
+            OnnxRunError: the network fails when it runs.
         """
         expected = self.image_shape
         fits = images.ndim == len(expected) and all(
@@ -103,7 +106,7 @@ def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
     options = session_options(num_threads)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+    except Exception as error:  # the only common base class of onnxruntime's exceptions is Exception
         raise ValueError(f"{path}: not a readable ONNX file (truncated, or something else): {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime's own static quantisation of a float ONNX: what a peer makes of the same network."""
+"""ONNX Runtime's own static quantisation of a float ONNX, for a comparison with the same network."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from carkp.deploy.runtime import INPUT_NAME, Float32Array
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Images one by one, as quantize_static asks for them."""
+    """Returns images one by one, as quantize_static needs them."""
 
     def __init__(self, images: Float32Array) -> None:
         self.images = iter(images)
@@ -28,13 +28,14 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantise_statically(source: Path, images: Float32Array, path: Path) -> None:
-    """``quantize_static`` with what its documentation advises for x86: pre-processed, QDQ, weights per channel, uint8
-    activations of the lowest to the highest value seen.
+    """Run ``quantize_static`` with the settings that its documentation recommends for x86.
+
+    These are pre-processing, QDQ, weights per channel, and uint8 activations with min-max calibration.
 
     Args:
-        source: the float ONNX.
-        images: (N, 3, H, W), normalised: all are used.
-        path: the int8 ONNX.
+        source: path of the float ONNX.
+        images: normalised images (N, 3, H, W); all are used.
+        path: path of the int8 ONNX.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with quiet(), TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
-"""A quantised program as a .tflite file, which LiteRT, XNNPACK and tflite-micro execute.
+"""Export of a quantised program as a .tflite file, which LiteRT, XNNPACK and tflite-micro execute.
 
-The layers are the program's, one operator each but for paddings that TensorFlow Lite has no word for, which become a
-PAD in front. Tensors are (B, H, W, C) in int8: a uint8 tensor of the program is stored as q - 128. Notes on target,
-codec and run travel as the model's metadata.
+Each layer of the program becomes one operator. A padding that TensorFlow Lite's convolutions do not have becomes a PAD
+before it. Tensors are (B, H, W, C) in int8: a uint8 tensor of the program is stored as q - 128. Notes on target, codec
+and run are stored as the model's metadata.
 
-Importing this module takes the extra ``carkp[litert]``.
+Importing this module requires the extra ``carkp[litert]``.
 """
 
 import math
@@ -34,38 +34,38 @@ from carkp.quant.program import (
 Interface = Literal["float", "int8"]
 
 UNSIGNED_OFFSET = 128
-"""What a uint8 value is lowered by to be stored as int8."""
+"""Offset that is subtracted from a uint8 value to store it as int8."""
 
 VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "ADD": 2, "CONCATENATION": 2, "PAD": 2, "DEQUANTIZE": 2}
-"""First version of an operator that takes int8; the others are of version 1."""
+"""First version of each operator that takes int8; other operators have version 1."""
 
 
 def save_tflite(
     program: QProgram, path: Path | str, interface: Interface = "float", notes: Mapping[str, str] | None = None
 ) -> None:
-    """Writes ``program``, for one image or, after a resize of its input, for any number.
+    """Write ``program`` for one image; after a resize of its input the file takes any number of images.
 
     Args:
-        program: holds :func:`carkp.quant.program.check_program`.
-        path: the file, replaced at once when it is complete; its folder is made.
-        interface: ``float`` takes and gives float32, ``int8`` the quantised tensors themselves.
+        program: program that passes :func:`carkp.quant.program.check_program`.
+        path: path of the file; an existing file is replaced only by the complete new one. The folder is created.
+        interface: type of input and output: ``float`` for float32, ``int8`` for the quantised tensors themselves.
         notes: metadata, by name.
 
     Raises:
-        ProgramError: the program contradicts itself.
-        TfliteError: a layer that TensorFlow Lite cannot express.
+        ProgramError: the program is inconsistent.
+        TfliteError: TensorFlow Lite cannot express a layer.
     """
     disk.write_atomic(Path(path), tflite_bytes(program, interface, notes or {}))
 
 
 def tflite_bytes(program: QProgram, interface: Interface, notes: Mapping[str, str]) -> bytes:
-    """The content of the file; see :func:`save_tflite`."""
+    """Return the content of the file; see :func:`save_tflite`."""
     check_program(program)
     return _Writer(program).content(interface, notes)
 
 
 class _Writer:
-    """Writes the layers of a program; tensors are known by their names in it."""
+    """Writes the layers of a program; ``places`` maps the name of a tensor to its index in the file."""
 
     def __init__(self, program: QProgram) -> None:
         self.program, self.builder = program, ModelBuilder(KINDS.INT8, VERSIONS)
@@ -136,10 +136,10 @@ def _nhwc(tensor: QTensor) -> list[int]:
 
 
 def _activation_of(layer: QConv | QAdd, result: QTensor) -> int:
-    """The fused activation that clamps as the layer does.
+    """Return the fused activation that clamps as the layer does.
 
     Raises:
-        TfliteError: there is none.
+        TfliteError: there is no such activation.
     """
     lowest, highest = result.range
     zero = result.zero_point
@@ -149,7 +149,7 @@ def _activation_of(layer: QConv | QAdd, result: QTensor) -> int:
         (max(lowest, zero), highest): schema.ActivationFunctionType.RELU,
         (max(lowest, zero), six): schema.ActivationFunctionType.RELU6,
     }
-    # where they are the same clamp, no activation is the plainest word
+    # if several activations clamp equally, the first one wins: NONE before RELU before RELU6
     found = next((word for clamp, word in words.items() if clamp == layer.clamp), None)
     if found is None:
         raise TfliteError(f"{layer.name}: no activation of TensorFlow Lite clamps to {layer.clamp}")

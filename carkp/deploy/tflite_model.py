@@ -1,6 +1,6 @@
-"""The parts of a .tflite model in the making, whatever its numbers are: buffers, tensors, operators, metadata.
+"""Builder of a .tflite model with any type of numbers: buffers, tensors, operators, metadata.
 
-Importing this module takes the extra ``carkp[litert]``.
+Importing this module requires the extra ``carkp[litert]``.
 """
 
 import math
@@ -17,7 +17,7 @@ from carkp.deploy.litert import FILE_IDENTIFIER
 
 SCHEMA_VERSION = 3
 ALIGNMENT = 16
-"""Bytes, of the start of every buffer: kernels load vectors from them."""
+"""Alignment of the start of every buffer, in bytes: kernels load vectors from buffers."""
 
 PADDINGS = schema.Padding
 KINDS = schema.TensorType
@@ -25,7 +25,7 @@ KINDS = schema.TensorType
 
 @dataclass(frozen=True)
 class Window:
-    """How a convolution walks over its input; sizes are (height, width), pads top, left, bottom, right."""
+    """The window of a convolution; sizes are (height, width), pads are top, left, bottom, right."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -33,7 +33,7 @@ class Window:
     pads: tuple[int, int, int, int]
 
     def same_pads(self, size: Sequence[int]) -> tuple[int, int, int, int]:
-        """The pads of TensorFlow's SAME for an input of ``size``."""
+        """Return the pads of TensorFlow's SAME for an input of ``size``."""
         ends = []
         for length, extent, step, spread in zip(size, self.kernel, self.stride, self.dilation, strict=True):
             total = max((math.ceil(length / step) - 1) * step + (extent - 1) * spread + 1 - length, 0)
@@ -43,7 +43,7 @@ class Window:
 
 
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
-    """A buffer whose bytes begin at a multiple of ``ALIGNMENT``; the generated one's begin anywhere."""
+    """A buffer whose bytes start at a multiple of ``ALIGNMENT``; the generated class does not align them."""
 
     def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802
         place = None
@@ -61,18 +61,18 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
 
 
 class ModelBuilder:
-    """Collects a model of one subgraph. A tensor is known by its place, which every method that adds one returns."""
+    """Builds a model with one subgraph. A tensor is identified by its index; methods that add a tensor return it."""
 
     def __init__(self, activations: int, versions: Mapping[str, int]) -> None:
-        """``activations``: type of the tensors between layers; ``versions``: of operators, where it is not 1."""
+        """``activations``: type of the tensors between layers; ``versions``: versions of operators other than 1."""
         self.activations, self.versions = activations, versions
-        self.buffers: list[schema.BufferT] = [_AlignedBuffer()]  # buffer 0 is empty: that of tensors without content
+        self.buffers: list[schema.BufferT] = [_AlignedBuffer()]  # buffer 0 is empty, for tensors without content
         self.tensors: list[schema.TensorT] = []
         self.operators: list[schema.OperatorT] = []
         self.codes: dict[str, int] = {}
 
     def content(self, given: int, made: int, description: str, notes: Mapping[str, str]) -> bytes:
-        """The file: ``given`` is its input, ``made`` its output, ``notes`` its metadata by name."""
+        """Return the bytes of the file: ``given`` is its input, ``made`` its output, ``notes`` its metadata by name."""
         graph = schema.SubGraphT(
             tensors=self.tensors, inputs=[given], outputs=[made], operators=self.operators, name="main"
         )
@@ -104,18 +104,18 @@ class ModelBuilder:
         activation: int,
         result: int,
     ) -> None:
-        """A dense or depthwise convolution, with a PAD in front where TensorFlow Lite has no word for its pads.
+        """Add a dense or depthwise convolution, with a PAD before it if TensorFlow Lite does not have its padding.
 
         Args:
-            name: of the layer.
-            source: (B, H, W, C).
-            weight: (O, I / groups, kh, kw), as torch lays it out.
-            bias: (O,).
-            scales: of weight and bias, (O,) each; None in float.
+            name: name of the layer.
+            source: index of the input tensor (B, H, W, C).
+            weight: weight (O, I / groups, kh, kw), in torch's layout.
+            bias: bias (O,).
+            scales: scales of weight and bias, (O,) each; None in float.
             window: kernel, stride, dilation, pads.
-            is_depthwise: every channel by itself; otherwise there is one group.
-            activation: fused.
-            result: (B, h, w, O).
+            is_depthwise: whether each channel is a group; otherwise there is one group.
+            activation: fused activation.
+            result: index of the output tensor (B, h, w, O).
         """
         place, padding = self._padded(name, source, window)
         common = {
@@ -159,7 +159,7 @@ class ModelBuilder:
     def constant(
         self, name: str, content: NDArray[Any], scales: NDArray[np.float32] | None = None, axis: int = 0
     ) -> int:
-        """Content, quantised ones with one scale a channel of ``axis``, and as many zero points."""
+        """Add a constant tensor; if quantised, it has one scale and one zero point per channel of ``axis``."""
         content = np.ascontiguousarray(content)
         zeros = None if scales is None else [0] * len(scales)
         listed = None if scales is None else scales.tolist()
@@ -176,7 +176,7 @@ class ModelBuilder:
         axis: int = 0,
         buffer: int = 0,
     ) -> int:
-        """A tensor of ``kind``, by default that of activations; without a ``buffer`` its batch is free."""
+        """Add a tensor of type ``kind`` (default: that of activations); without a ``buffer`` its batch is variable."""
         quantisation = None
         if scales is not None:
             quantisation = schema.QuantizationParametersT(
@@ -196,7 +196,7 @@ class ModelBuilder:
         return len(self.tensors) - 1
 
     def _padded(self, name: str, place: int, window: Window) -> tuple[int, int]:
-        """The tensor that the convolution reads, and its padding in TensorFlow's words."""
+        """Return the index of the tensor that the convolution reads, and TensorFlow's kind of padding."""
         if not any(window.pads):
             return place, PADDINGS.VALID
         source = self.tensors[place]

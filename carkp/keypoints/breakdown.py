@@ -1,4 +1,4 @@
-"""Where a model goes wrong: scores by visibility, car size and truncation, and sides that are taken for each other.
+"""Error analysis of a model: scores by visibility, car size and truncation, and confusion of left and right.
 
 Legend: N samples (cars), K keypoints. Points are (x, y).
 """
@@ -28,14 +28,15 @@ MIN_PAIRS_TO_MIRROR = 2
 
 @dataclass(frozen=True)
 class GroupScore:
-    """Some keypoints of some cars.
+    """The scores of a group of keypoints.
 
     Attributes:
-        name: of the group.
-        pck, mean_dist: with intervals over clusters of cars; the mean distance in input pixels. NaN for an empty group.
-        num_cars: cars with at least one keypoint in it.
-        num_points: labelled keypoints.
-        num_units: clusters with at least one keypoint in it; cars where those are what is resampled.
+        name: name of the group.
+        pck, mean_dist: scores with intervals over clusters of cars; the mean distance is in input pixels. NaN for an
+            empty group.
+        num_cars: number of cars with at least one keypoint in the group.
+        num_points: number of labelled keypoints in the group.
+        num_units: number of clusters with at least one keypoint in the group, or of cars if cars are resampled.
     """
 
     name: str
@@ -48,13 +49,14 @@ class GroupScore:
 
 @dataclass(frozen=True)
 class SideConfusion:
-    """Keypoints of one flip pair whose partner is labelled too.
+    """Confusion of the two keypoints of a flip pair, over keypoints whose partner is labelled too.
 
     Attributes:
-        name: of the pair, without its side.
-        own, partner, neither: shares that add up to 1, NaN without any keypoint: predictions within the threshold of
-            their own label, of the partner's and nearer to it, of neither.
-        num_points: keypoints counted.
+        name: name of the pair, without the side.
+        own, partner, neither: shares of predictions, which add up to 1; NaN without keypoints. ``partner``: within the
+            threshold of the partner's label, and nearer to it than to the own label. ``own``: the other predictions
+            within the threshold of their own label. ``neither``: the rest.
+        num_points: number of keypoints counted.
     """
 
     name: str
@@ -66,7 +68,7 @@ class SideConfusion:
 
 @dataclass(frozen=True)
 class MirroredCars:
-    """Cars whose two sides are exchanged as a whole, among those with enough labelled pairs to tell."""
+    """Number of cars that are predicted mirrored, among the cars with enough labelled pairs to decide."""
 
     num_mirrored: int
     num_cars: int
@@ -77,18 +79,21 @@ class MirroredCars:
 
 
 def visibility_masks(predictions: Predictions) -> dict[str, Bools]:
-    """(N, K) masks of visible and occluded keypoints."""
+    """Return masks (N, K) of visible and of occluded keypoints."""
     return {"visible": predictions.validity == VISIBLE, "occluded": predictions.validity == OCCLUDED}
 
 
 def label_masks(predictions: Predictions, labels: Sequence[str]) -> dict[str, Bools]:
-    """(N, K) masks of labelled keypoints by the label of their car, N of them; the most frequent label first."""
+    """Return masks (N, K) of labelled keypoints for each label of cars, the most frequent label first.
+
+    ``labels``: one label for each of the N cars.
+    """
     found = np.array(labels, dtype=np.str_)
     return {name: _of_cars(predictions, found == name) for name, _ in Counter(labels).most_common()}
 
 
 def size_masks(predictions: Predictions, edges_px: Sequence[int] = SIZE_EDGES_PX) -> dict[str, Bools]:
-    """(N, K) masks of labelled keypoints by the larger extent of the crop in frame pixels, smallest first."""
+    """Return masks (N, K) of labelled keypoints by the larger extent of the crop in frame pixels, smallest first."""
     extent = predictions.crop_size.max(axis=1)
     names = [f"below {edges_px[0]} px"]
     names += [f"{low} to {high - 1} px" for low, high in pairwise(edges_px)]
@@ -98,12 +103,12 @@ def size_masks(predictions: Predictions, edges_px: Sequence[int] = SIZE_EDGES_PX
 
 
 def truncation_masks(predictions: Predictions) -> dict[str, Bools]:
-    """(N, K) masks of labelled keypoints of whole cars, cars that the frame cuts, and cars of which that is unknown."""
+    """Return masks (N, K) of labelled keypoints of whole cars, of cars cut by the frame, and of unknown ones."""
     return {name: _of_cars(predictions, predictions.truncated == code) for code, name in TRUNCATION.items()}
 
 
 def source_masks(predictions: Predictions) -> dict[str, Bools]:
-    """(N, K) masks of labelled keypoints by the source of their cars; empty where there is only one."""
+    """Return masks (N, K) of labelled keypoints by the source of the cars; empty if there is only one source."""
     names = [name for name in dict.fromkeys(predictions.sources.tolist()) if name]
     return {name: _of_cars(predictions, predictions.sources == name) for name in names}
 
@@ -115,7 +120,7 @@ def score_groups(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> list[GroupScore]:
-    """PCK, mean distance and counts of each group of keypoints, in the order of ``masks`` (name -> (N, K))."""
+    """Return PCK, mean distance and counts of each group of keypoints, in the order of ``masks`` (name -> (N, K))."""
     is_labelled = predictions.validity > 0
     has_length = is_labelled & (predictions.lengths > 0)[:, None]
     is_correct = correct_keypoints(predictions, alpha)
@@ -135,7 +140,7 @@ def score_groups(
 def score_keypoints(
     predictions: Predictions, alpha: float, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> list[GroupScore]:
-    """A group a keypoint, in the order of the schema."""
+    """Return the scores of each keypoint, in the order of the schema."""
     masks = {}
     for index, name in enumerate(KEYPOINT_NAMES):
         masks[name] = np.zeros(predictions.validity.shape, dtype=np.bool_)
@@ -144,9 +149,9 @@ def score_keypoints(
 
 
 def side_confusion(predictions: Predictions, alpha: float) -> list[SideConfusion]:
-    """For each flip pair: how often the model finds the car's other side instead.
+    """Return for each flip pair how often the model finds the keypoint on the car's other side instead.
 
-    Counted are labelled keypoints whose partner is labelled too. Where both labels are within alpha times the car's
+    Only labelled keypoints whose partner is labelled too are counted. If both labels are within alpha times the car's
     length of a prediction, the nearer one counts.
     """
     to_own, to_partner, is_counted, reach = _side_distances(predictions, alpha)
@@ -163,10 +168,11 @@ def side_confusion(predictions: Predictions, alpha: float) -> list[SideConfusion
 
 
 def mirrored_cars(predictions: Predictions, alpha: float) -> MirroredCars:
-    """Cars that are predicted mirrored: the keypoints of labelled pairs are on average within alpha times the car's
-    length of their partners' labels, and farther than that from their own.
+    """Count the cars that are predicted mirrored.
 
-    Cars with fewer than two labelled pairs are not counted.
+    In a mirrored car, the mean distance of the keypoints of labelled pairs to their partners' labels is below alpha
+    times the car's length, and their mean distance to their own labels is not. Cars with fewer than two labelled pairs
+    are not counted.
     """
     to_own, to_partner, is_counted, reach = _side_distances(predictions, alpha)
     num_points = is_counted.sum(axis=1)
@@ -179,7 +185,10 @@ def mirrored_cars(predictions: Predictions, alpha: float) -> MirroredCars:
 
 
 def _side_distances(predictions: Predictions, alpha: float) -> tuple[Floats, Floats, Bools, Floats]:
-    """Distances (N, K) to the own label and to the partner's, which keypoints have both, and the reach (N, 1)."""
+    """Return distances to the own and to the partner's label, the mask of keypoints with both, and the threshold.
+
+    The first three are (N, K); the threshold, ``reach``, is (N, 1) in input pixels.
+    """
     order = list(FLIP_ORDER)
     is_labelled = predictions.validity > 0
     is_counted = is_labelled & is_labelled[:, order] & (predictions.lengths > 0)[:, None]
@@ -197,7 +206,7 @@ def _of_cars(predictions: Predictions, is_chosen: Bools) -> Bools:
 
 
 def _summed(arrays: Sequence[NDArray[np.generic]]) -> Floats:
-    """(N, C): each (N, K) array summed over its keypoints."""
+    """Return the sum of each (N, K) array over its keypoints, as columns of (N, C)."""
     return np.stack([np.asarray(array, dtype=np.float64).sum(axis=1) for array in arrays], axis=1)
 
 

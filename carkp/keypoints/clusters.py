@@ -1,9 +1,9 @@
-"""Which cars belong together: those of one camera of one scene, whose frames are neighbours of one video.
+"""Clusters of cars: the cars that one camera of one scene saw, in neighbouring frames of one video.
 
 Neighbouring frames are near-duplicates, and the cars of one frame share its light and its weather. An interval that
-resamples single cars takes them for independent and comes out too narrow; whole clusters are resampled instead
-(Field and Welsh, Bootstrapping clustered data, JRSS B 69, 2007). The cameras of one scene may see the same cars at the
-same time, so what is said of clusters is still no more than a lower bound of what another street would change.
+resamples single cars treats them as independent and is too narrow. So whole clusters are resampled instead (Field and
+Welsh, Bootstrapping clustered data, JRSS B 69, 2007). The cameras of one scene may see the same cars at the same time.
+So the intervals over clusters are still only a lower bound of the variation that another street would cause.
 Legend: N samples (cars), G clusters, U units, C columns.
 """
 
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 MIN_CLUSTERS = 10
-"""With fewer an interval is unreliable, and mostly too narrow: our own choice within the five to thirty clusters that
-Cameron, Gelbach and Miller (Bootstrap-based improvements for inference with clustered errors, REStat 90, 2008) call
-few, with which tests reject too often."""
+"""With fewer clusters an interval is unreliable, and mostly too narrow. This number is our own choice. Cameron, Gelbach
+and Miller (Bootstrap-based improvements for inference with clustered errors, REStat 90, 2008) call five to thirty
+clusters few: with so few, tests reject too often."""
 
 _OF_A_CAMERA = re.compile(r"(?P<camera>.+)_\d+_-?\d+")
 
 
 class Level(StrEnum):
-    """What the cars of a cluster share, as far as their ids tell."""
+    """What the cars of a cluster share, according to their ids."""
 
     CAMERA = "scene and camera"
     SCENE = "scene"
@@ -43,11 +43,12 @@ class Cluster(NamedTuple):
 
 
 def cluster_of(sample_id: str) -> Cluster:
-    """The cluster of a sample, by its id alone.
+    """Return the cluster of a sample, from its id alone.
 
-    ``<split>/<scene>/<camera>_<frame>_<i>`` is of its scene and camera: ``test/car_penn1/3_00012_0`` is of
-    ``test/car_penn1/3``. Frame and ``i`` are whole numbers, the camera may be any text. An id whose last part has
-    another form is of its scene, and one that names no scene is a cluster of its own.
+    An id ``<split>/<scene>/<camera>_<frame>_<i>`` belongs to the cluster of its scene and camera:
+    ``test/car_penn1/3_00012_0`` belongs to ``test/car_penn1/3``. Frame and ``i`` are whole numbers, the camera may be
+    any text. An id whose last part has another form belongs to the cluster of its scene. An id without a scene is a
+    cluster of its own.
     """
     scene, _, name = sample_id.rpartition("/")
     if "/" not in scene.strip("/"):
@@ -59,11 +60,11 @@ def cluster_of(sample_id: str) -> Cluster:
 
 @dataclass(frozen=True)
 class Resampled:
-    """What an interval draws anew: clusters where there are several, else the cars of the only one.
+    """What the bootstrap of an interval resamples: clusters if there are several, else the cars of the only cluster.
 
     Attributes:
-        num_cameras, num_scenes, num_alone: clusters with a labelled keypoint, by what their cars share.
-        num_cars: cars with a labelled keypoint.
+        num_cameras, num_scenes, num_alone: number of clusters with a labelled keypoint, by what their cars share.
+        num_cars: number of cars with a labelled keypoint.
     """
 
     num_cameras: int
@@ -77,21 +78,21 @@ class Resampled:
 
     @property
     def is_by_cluster(self) -> bool:
-        """Whether what is drawn are clusters that hold what belongs together."""
+        """Whether clusters are resampled, and not each car is a cluster of its own."""
         return self.num_clusters > 1 and self.num_alone < self.num_clusters
 
     @property
     def num_units(self) -> int:
-        """How many are drawn: clusters, or the cars of the only one."""
+        """Number of resampled units: clusters, or the cars of the only cluster."""
         return self.num_clusters if self.num_clusters > 1 else self.num_cars
 
     @property
     def unit(self) -> str:
-        """What one of them is, in the plural."""
+        """Word for the resampled units, in the plural."""
         return "clusters" if self.is_by_cluster else "cars"
 
     def __str__(self) -> str:
-        """For captions: ``14 clusters (scene and camera)``."""
+        """Return text for captions, for example ``14 clusters (scene and camera)``."""
         counts = {Level.CAMERA: self.num_cameras, Level.SCENE: self.num_scenes, Level.CROP: self.num_alone}
         if not self.is_by_cluster:
             return f"{self.num_cars:,} cars" + (" of one recording" if self.num_clusters == 1 else "")
@@ -102,7 +103,7 @@ class Resampled:
 
     @property
     def short(self) -> str:
-        """Beside an interval, with what makes it doubtful."""
+        """Short text to show beside an interval, with the reason to doubt it if there is one."""
         if self.num_clusters == 1:
             return "one recording: holds for this one only"
         if not self.is_by_cluster:
@@ -112,7 +113,7 @@ class Resampled:
 
     @property
     def warning(self) -> str:
-        """Why the intervals must be read with care; "" where there is no reason."""
+        """Reason why the intervals must be read with care; "" if there is none."""
         if self.num_clusters == 1:
             what = "recording (scene and camera" if self.num_cameras else "scene (and no camera is named"
             return (
@@ -136,12 +137,12 @@ class Resampled:
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What is resampled as a whole.
+    """The units that are resampled as a whole.
 
     Attributes:
-        places: (N,) the unit of each sample; -1 for one without a labelled keypoint where its unit has none at all.
-        num: units, those with a labelled keypoint.
-        resampled: the same in words.
+        places: index of the unit of each sample, (N,); -1 for a sample of a unit without a labelled keypoint.
+        num: number of units with a labelled keypoint.
+        resampled: counts and description of the units.
     """
 
     places: NDArray[np.intp]
@@ -149,7 +150,7 @@ class Units:
     resampled: Resampled
 
     def sums(self, columns: Floats) -> Floats:
-        """(U, C): rows of ``columns`` (N, C) added up by unit."""
+        """Return the sums (U, C) of the rows of ``columns`` (N, C) by unit."""
         has_unit = self.places >= 0
         found = np.zeros((self.num, columns.shape[1]))
         np.add.at(found, self.places[has_unit], columns[has_unit])
@@ -157,11 +158,11 @@ class Units:
 
 
 def units_of(sample_ids: Iterable[str], is_labelled: NDArray[np.bool_]) -> Units:
-    """Clusters with a labelled keypoint; where there is a single one, the cars of it that have any.
+    """Return the clusters with a labelled keypoint as units; if there is only one, its cars with a labelled keypoint.
 
     Args:
-        sample_ids: N of them.
-        is_labelled: (N,) whether a sample has a labelled keypoint: what has none can say nothing of a ratio.
+        sample_ids: ids of the N samples.
+        is_labelled: whether each sample has a labelled keypoint, (N,); samples without one do not contribute to ratios.
     """
     clusters = [cluster_of(str(sample_id)) for sample_id in sample_ids]
     used = {cluster: place for place, cluster in enumerate(dict.fromkeys(_chosen(clusters, is_labelled)))}

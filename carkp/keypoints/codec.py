@@ -1,4 +1,4 @@
-"""Points <-> heatmaps: the only place that maps between picture and heatmap coordinates.
+"""Conversion of points to heatmaps and back: the only place that maps between image and heatmap coordinates.
 
 Legend: B batch, K keypoints, H W heatmap height and width, k decoder window. Points are (x, y) in input pixels.
 A heatmap cell (column i, row j) stands for the input pixel (stride * i, stride * j): no half-pixel shift.
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 DecoderKind = Literal["averaged", "dark"]
 
 _MAX_EXTENT = 2**14
-"""Of a heatmap in cells: no network has a larger one."""
+"""Largest extent of a heatmap in cells: no network has a larger one."""
 
 _SHOWN = 200
 
 HEATMAP_STRIDE = 4
-"""Input pixels a cell, of every network of carkp."""
+"""Input pixels per cell, for every network of carkp."""
 
 CODEC_KEY = "codec"
-"""Of the codec, as JSON, among the notes that travel with a model."""
+"""Key of the codec, as JSON, in the notes that are stored with a model."""
 
 
 def tied_window(sigma: float) -> int:
-    """Smallest odd decoder window that reaches two sigmas to either side: 5 for sigma 1."""
+    """Return the smallest odd decoder window that reaches two sigmas to either side: 5 for sigma 1."""
     return 2 * math.ceil(2 * sigma) + 1
 
 
@@ -45,7 +45,7 @@ class HeatmapCodec:
 
     Args:
         heatmap_size: (H, W) in cells.
-        stride: input pixels a cell.
+        stride: input pixels per cell.
         sigma: standard deviation of the target in cells.
         window: odd edge length of the averaging window in cells; used by the decoder ``averaged``.
         decoder: ``averaged`` is the centre of mass around the peak, ``dark`` the Taylor step on the logarithm of the
@@ -67,31 +67,34 @@ class HeatmapCodec:
             raise ValueError(f"window must be a positive odd number, got {self.window}")
 
     def encode(self, points: "Tensor", validity: "Tensor") -> "HeatmapTarget":
-        """Targets and loss weights of ``points`` (B, K, 2) with ``validity`` (B, K), 0 for a missing keypoint."""
+        """Return targets and loss weights for ``points`` (B, K, 2).
+
+        ``validity`` (B, K) is 0 for a missing keypoint.
+        """
         from carkp.keypoints.heatmap_tensors import encode
 
         return encode(self, points, validity)
 
     def weigh(self, heatmaps: "Tensor") -> "Tensor":
-        """Loss weights of a network's ``heatmaps`` (B, K, H, W) that are targets themselves, as ``encode`` has them."""
+        """Return loss weights, as in ``encode``, for a network's ``heatmaps`` (B, K, H, W) that serve as targets."""
         from carkp.keypoints.heatmap_tensors import weigh
 
         return weigh(self, heatmaps)
 
     def decode(self, heatmaps: "Tensor") -> "Decoded":
-        """Peaks of ``heatmaps`` (B, K, H, W) as points in input pixels."""
+        """Return the peaks of ``heatmaps`` (B, K, H, W) as points in input pixels."""
         from carkp.keypoints.heatmap_tensors import decode
 
         return decode(self, heatmaps)
 
     def decode_array(self, heatmaps: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """``decode`` without torch: points (B, K, 2) in input pixels and peaks (B, K) of heatmaps (B, K, H, W)."""
+        """Decode without torch: heatmaps (B, K, H, W) -> points (B, K, 2) in input pixels and peak values (B, K)."""
         self.check_size(heatmaps.shape)
         points, scores = decode_peaks(heatmaps, self.decoder, self.window, self.sigma)
         return points * np.float32(self.stride), scores
 
     def check_size(self, shape: Sequence[int]) -> None:
-        """Raises ValueError where heatmaps of ``shape`` (…, H, W) are not this codec's."""
+        """Raise ValueError if heatmaps of ``shape`` (…, H, W) do not fit this codec."""
         if tuple(shape[-2:]) != self.heatmap_size:
             raise ValueError(f"heatmaps must be {self.heatmap_size}, got {tuple(shape[-2:])}")
 
@@ -103,7 +106,7 @@ def codec_for_input(
     window: int | Literal["auto"],
     background_weight: float,
 ) -> HeatmapCodec:
-    """The codec of a network whose input has (height, width) ``input_size``; the window ``auto`` is tied to sigma."""
+    """Return the codec of a network with input size (height, width); the window ``auto`` is :func:`tied_window`."""
     height, width = input_size
     return HeatmapCodec(
         heatmap_size=(height // HEATMAP_STRIDE, width // HEATMAP_STRIDE),
@@ -116,15 +119,15 @@ def codec_for_input(
 
 
 def codec_to_json(codec: HeatmapCodec) -> str:
-    """What a model file keeps of its codec."""
+    """Return the codec as the JSON text that model files store."""
     return json.dumps(asdict(codec))
 
 
 def codec_from_json(text: str) -> HeatmapCodec:
-    """The codec that ``codec_to_json`` wrote.
+    """Return the codec that ``codec_to_json`` wrote.
 
     Raises:
-        ValueError: the text is something else.
+        ValueError: the text is not a codec, or its values are invalid.
     """
     try:
         found = json.loads(text)
@@ -138,16 +141,16 @@ def codec_from_json(text: str) -> HeatmapCodec:
 
 
 def checked_codec(codec: HeatmapCodec) -> HeatmapCodec:
-    """The same one; its values are out of a file.
+    """Return an equal codec after checking its values, which come from a file.
 
     Raises:
-        ValueError: they are of other types, or beyond all use.
+        ValueError: values have wrong types or are outside of any useful range.
     """
     return codec_from_json(codec_to_json(codec))
 
 
 def _has_values_of_codec(found: Mapping[str, Any]) -> bool:
-    """Whether types are right, and no value would need memory without end."""
+    """Return whether the types are right and no value is so large that it would use up the memory."""
     size = found["heatmap_size"]
     if not (isinstance(size, list) and len(size) == 2 and all(_is_within(extent, 1, _MAX_EXTENT) for extent in size)):
         return False

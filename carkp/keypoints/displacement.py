@@ -1,7 +1,9 @@
-"""What moving keypoints a little costs, said with less chance than by counting those that crossed a threshold.
+"""The expected loss of PCK when another model moves keypoints a little.
 
-Legend: N samples (cars), K keypoints, e the error vector of the reference, d the distance that another model moves the
-point by, t the threshold.
+It varies less by chance than a count of the keypoints that crossed the threshold.
+
+Legend: N samples (cars), K keypoints, e the error vector of the reference, d the distance by which another model moves
+the point, t the threshold.
 """
 
 import numpy as np
@@ -14,25 +16,26 @@ from carkp.keypoints.predictions import Predictions
 Floats = NDArray[np.float64]
 
 BAND = np.linspace(0.5, 1.5, 41)
-"""Thresholds that an expected loss is the mean over, in units of alpha."""
+"""Thresholds over which an expected loss is averaged, in units of alpha."""
 
 
 def mean_shift_px(reference: Predictions, other: Predictions) -> float:
-    """Mean distance between the labelled keypoints of two predictions of the same cars, in input pixels; NaN without
-    one.
+    """Return the mean distance between the labelled keypoints of two predictions of the same cars, in input pixels.
+
+    NaN without a labelled keypoint.
     """
     distances = _distances(reference.points, other.points)[reference.validity > 0]
     return float(distances.mean()) if distances.size else float("nan")
 
 
 def expected_loss(reference: Predictions, other: Predictions, alpha: float, seed: int = 0) -> Interval:
-    """PCK of ``reference`` less that of ``other``, without the chance of single keypoints, with an interval.
+    """Return the expected PCK of ``reference`` minus that of ``other``, with an interval.
 
-    ``other`` has moved points by so much; which of them cross the threshold, and to which side, is chance where the
-    direction has nothing to do with the error. Two means leave it out: over all directions of every move, and over
-    thresholds around ``alpha`` (``BAND``), which other keypoints lie next to. What remains is about the loss that other
-    cars of the same kind would show at ``alpha``. A bias of all points, towards or away from their labels, is not seen:
-    :func:`carkp.keypoints.paired.paired_test` sees it.
+    ``other`` moves each point by some distance. If the direction of the move is independent of the error, it is chance
+    which points cross the threshold, and to which side. Two averages remove this chance: over all directions of each
+    move, and over thresholds around ``alpha`` (``BAND``), which are close to other keypoints. The result is roughly the
+    loss that other cars of the same kind would show at ``alpha``. It does not show a common bias of all points, towards
+    or away from their labels; :func:`carkp.keypoints.paired.paired_test` does.
 
     The bootstrap is that of ``paired_test``, over clusters of cars.
     """
@@ -42,12 +45,15 @@ def expected_loss(reference: Predictions, other: Predictions, alpha: float, seed
 def expected_loss_difference(
     reference: Predictions, first: Predictions, second: Predictions, alpha: float, seed: int = 0
 ) -> Interval:
-    """Expected loss of ``second`` less that of ``first``, both against ``reference``, on the same resampled cars."""
+    """Return the expected loss of ``second`` minus that of ``first``, both relative to ``reference``.
+
+    The interval uses the same resampled cars for both.
+    """
     return _mean(reference, _lost(reference, second, alpha) - _lost(reference, first, alpha), seed)
 
 
 def _lost(reference: Predictions, other: Predictions, alpha: float) -> Floats:
-    """(N, K): expected loss of every point, of those without a label too."""
+    """Return the expected loss of every point (N, K), including points without a label."""
     errors = _distances(reference.points, reference.targets)
     moves = _distances(reference.points, other.points)
     lengths = np.broadcast_to(reference.lengths.astype(np.float64)[:, None], errors.shape)
@@ -59,7 +65,7 @@ def _lost(reference: Predictions, other: Predictions, alpha: float) -> Floats:
 
 
 def _mean(reference: Predictions, lost: Floats, seed: int) -> Interval:
-    """Over the points that PCK counts, with the interval of a bootstrap over clusters of cars."""
+    """Return the mean over the points that PCK counts, with the interval of a bootstrap over clusters of cars."""
     is_scored = (reference.validity > 0) & (reference.lengths > 0)[:, None]
     units = reference.units
     changes = units.sums(np.where(is_scored, lost, 0.0).sum(axis=1)[:, None])
@@ -68,9 +74,9 @@ def _mean(reference: Predictions, lost: Floats, seed: int) -> Interval:
 
 
 def share_within(errors: Floats, moves: Floats, thresholds: Floats) -> Floats:
-    """(N, K): share of all directions in which a point with error ``|e|``, moved by d, has an error below t.
+    """Return the share of directions (N, K) in which a point with error ``|e|``, moved by d, has an error below t.
 
-    ``|e + d|^2 = e^2 + d^2 + 2 e d cos(phi)`` is below t^2 for ``cos(phi) < (t^2 - e^2 - d^2) / (2 e d) = c``, which
+    ``|e + d|^2 = e^2 + d^2 + 2 e d cos(phi)`` is below t^2 for ``cos(phi) < (t^2 - e^2 - d^2) / (2 e d) = c``. This
     holds for a share of ``1 - arccos(c) / pi`` of all phi.
     """
     products = 2 * errors * moves

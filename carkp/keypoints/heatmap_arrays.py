@@ -1,6 +1,6 @@
-"""Peaks of heatmaps as numpy arrays: what a predictor needs, without torch.
+"""Decoding of heatmap peaks with numpy, for predictors without torch.
 
-The formulas are those of :mod:`carkp.keypoints.heatmap_tensors`, in float32 as there.
+The formulas are the same as in :mod:`carkp.keypoints.heatmap_tensors`, and also in float32.
 
 Legend: B batch, K keypoints, H W heatmap height and width, k decoder window. Cells are (column, row).
 """
@@ -20,7 +20,7 @@ _TINY = np.float32(1e-10)
 def decode_peaks(
     heatmaps: Floats, decoder: Literal["averaged", "dark"], window: int, sigma: float
 ) -> tuple[Floats, Floats]:
-    """Positions (B, K, 2) in cells, between cells too, and values (B, K) of the peaks of ``heatmaps`` (B, K, H, W)."""
+    """Return the peaks of ``heatmaps`` (B, K, H, W): subpixel positions (B, K, 2) in cells, and values (B, K)."""
     heatmaps = heatmaps.astype(np.float32, copy=False)
     flat = heatmaps.reshape(*heatmaps.shape[:2], -1)
     highest = flat.argmax(axis=-1)
@@ -33,7 +33,7 @@ def decode_peaks(
 
 
 def _windows(heatmaps: Floats, peaks: Places, window: int) -> Floats:
-    """The (B, K, window, window) neighbourhoods of ``peaks`` (B, K, 2), zero beyond the map."""
+    """Return the neighbourhoods (B, K, window, window) of ``peaks`` (B, K, 2); values outside of the map are zero."""
     radius = window // 2
     padded = np.pad(heatmaps, ((0, 0), (0, 0), (radius, radius), (radius, radius)))
     offsets = np.arange(window)
@@ -45,7 +45,7 @@ def _windows(heatmaps: Floats, peaks: Places, window: int) -> Floats:
 
 
 def _centre_of_mass(heatmaps: Floats, peaks: Places, window: int) -> Floats:
-    """Shift (B, K, 2) from each peak to the mean position weighted by the map; negative values weigh 0."""
+    """Return the shift (B, K, 2) from each peak to the mean position weighted by the map; negative values weigh 0."""
     values = np.maximum(_windows(heatmaps, peaks, window), 0)
     offsets = (np.arange(window) - window // 2).astype(np.float32)
     mass = np.maximum(values.sum(axis=(-2, -1)), _TINY)
@@ -55,7 +55,7 @@ def _centre_of_mass(heatmaps: Floats, peaks: Places, window: int) -> Floats:
 
 
 def _smoothing_rows(sigma: float) -> Floats:
-    """(3, k): Gaussian weights that give three neighbouring cells of the smoothed map."""
+    """Return Gaussian weights (3, k) that compute three neighbouring cells of the smoothed map."""
     radius = math.ceil(3 * sigma)
     line = np.exp(-np.square(np.arange(-radius, radius + 1, dtype=np.float32)) / np.float32(2 * sigma**2))
     line /= line.sum()
@@ -63,9 +63,10 @@ def _smoothing_rows(sigma: float) -> Floats:
 
 
 def _taylor_step(heatmaps: Floats, peaks: Places, sigma: float) -> Floats:
-    """Shift (B, K, 2) of one Newton step on the logarithm of the smoothed map, at most one cell in x and y.
+    """Return the shift (B, K, 2) of one Newton step on the log of the smoothed map, at most one cell in x and y.
 
-    At the border of the map, where the second difference would read beyond it, the peak stays put.
+    The shift is 0 for a peak at the border of the map, where the second difference would read outside of the map, and
+    where the smoothed map has no maximum.
     """
     height, width = heatmaps.shape[-2:]
     rows = _smoothing_rows(sigma / 2)

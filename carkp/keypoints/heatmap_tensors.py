@@ -1,6 +1,6 @@
-"""Heatmaps as torch tensors: targets of points, and points of peaks.
+"""Heatmaps as torch tensors: encoding of points as targets, and decoding of peaks to points.
 
-:mod:`carkp.keypoints.heatmap_arrays` reads peaks too, without torch.
+:mod:`carkp.keypoints.heatmap_arrays` decodes peaks without torch.
 
 Legend: B batch, K keypoints, H W heatmap height and width, k decoder window. Points are (x, y) in input pixels.
 """
@@ -18,7 +18,8 @@ GAUSSIAN_RADIUS_SIGMAS = 3.0
 """The target counts as nonzero within this many sigmas of its centre."""
 
 SEEN_RADIUS_SIGMAS = 2.0
-"""A network's own heatmap counts as nonzero where it is above the Gaussian this far out: below that is its noise."""
+"""A heatmap of a network counts as nonzero where it exceeds the Gaussian's value at this many sigmas; the rest is
+noise."""
 
 _TINY = 1e-10
 
@@ -40,10 +41,10 @@ class HeatmapTarget:
 
 
 def encode(codec: HeatmapCodec, points: Tensor, validity: Tensor) -> HeatmapTarget:
-    """Targets and loss weights of ``points`` (B, K, 2) with ``validity`` (B, K), 0 for a missing keypoint.
+    """Return targets and loss weights for ``points`` (B, K, 2); ``validity`` (B, K) is 0 for a missing keypoint.
 
-    g = exp(-((i - x/s)^2 + (j - y/s)^2) / (2 sigma^2)); the weight is 1 within three sigmas of the centre,
-    ``background_weight`` elsewhere and 0 on the whole map of a missing keypoint.
+    The target is g = exp(-((i - x/s)^2 + (j - y/s)^2) / (2 sigma^2)) within three sigmas of the centre, else 0. The
+    weight is 1 within three sigmas, ``background_weight`` elsewhere, and 0 on the whole map of a missing keypoint.
     """
     height, width = codec.heatmap_size
     centres = points.float() / codec.stride
@@ -60,13 +61,13 @@ def encode(codec: HeatmapCodec, points: Tensor, validity: Tensor) -> HeatmapTarg
 
 
 def weigh(codec: HeatmapCodec, heatmaps: Tensor) -> Tensor:
-    """Loss weights of a network's ``heatmaps`` (B, K, H, W) that are targets themselves, as ``encode`` has them."""
+    """Return loss weights, as in ``encode``, for a network's ``heatmaps`` (B, K, H, W) that serve as targets."""
     is_near = heatmaps > math.exp(-(SEEN_RADIUS_SIGMAS**2) / 2)
     return torch.where(is_near, 1.0, codec.background_weight)
 
 
 def decode(codec: HeatmapCodec, heatmaps: Tensor) -> Decoded:
-    """Peaks of ``heatmaps`` (B, K, H, W) as points in input pixels."""
+    """Return the peaks of ``heatmaps`` (B, K, H, W) as points in input pixels."""
     codec.check_size(heatmaps.shape)
     heatmaps = heatmaps.float()
     width = codec.heatmap_size[1]
@@ -81,9 +82,9 @@ def decode(codec: HeatmapCodec, heatmaps: Tensor) -> Decoded:
 
 
 def oracle_errors_px(codec: HeatmapCodec, points: Tensor, validity: Tensor) -> Tensor:
-    """Round-trip error in input pixels of each labelled point (N,) of ``points`` (B, K, 2): decode(encode(p)) - p.
+    """Return the round-trip error |decode(encode(p)) - p| in input pixels (N,) of each labelled point p.
 
-    Points off the map are left out: no decoder can place a peak there.
+    ``points`` is (B, K, 2). Points outside of the map are left out, because no decoder can place a peak there.
     """
     height, width = (extent * codec.stride for extent in codec.heatmap_size)
     decoded = codec.decode(codec.encode(points, validity).heatmaps).points
@@ -94,7 +95,7 @@ def oracle_errors_px(codec: HeatmapCodec, points: Tensor, validity: Tensor) -> T
 
 
 def _windows(heatmaps: Tensor, peaks: Tensor, window: int) -> Tensor:
-    """The (B, K, window, window) neighbourhoods of ``peaks`` (B, K, 2), zero beyond the map."""
+    """Return the neighbourhoods (B, K, window, window) of ``peaks`` (B, K, 2); values outside of the map are zero."""
     radius = window // 2
     padded = F.pad(heatmaps, (radius, radius, radius, radius))
     offsets = torch.arange(window, device=heatmaps.device)
@@ -106,7 +107,10 @@ def _windows(heatmaps: Tensor, peaks: Tensor, window: int) -> Tensor:
 
 
 def _centre_of_mass(heatmaps: Tensor, peaks: Tensor, window: int) -> Tensor:
-    """Mean cell position weighted by the map around each peak; negative values weigh 0, an empty window stays put."""
+    """Return the mean position around each peak weighted by the map; negative values weigh 0.
+
+    A peak with an empty window keeps its position.
+    """
     values = _windows(heatmaps, peaks, window).clamp_min(0)
     offsets = torch.arange(window, device=heatmaps.device) - window // 2
     mass = values.sum(dim=(-2, -1)).clamp_min(_TINY)
@@ -122,7 +126,7 @@ def _gaussian_kernel(sigma: float, device: torch.device) -> Tensor:
 
 
 def _smoothed_neighbours(heatmaps: Tensor, peaks: Tensor, sigma: float) -> Tensor:
-    """The (B, K, 3, 3) neighbourhoods of ``peaks`` in the smoothed maps; no other cell of them is computed."""
+    """Return the neighbourhoods (B, K, 3, 3) of ``peaks`` in the smoothed maps; only these cells are computed."""
     kernel = _gaussian_kernel(sigma, heatmaps.device)
     rows = torch.stack([F.pad(kernel, (shift, 2 - shift)) for shift in range(3)])
     around = _windows(heatmaps.clamp_min(0), peaks, rows.shape[1])
@@ -131,9 +135,10 @@ def _smoothed_neighbours(heatmaps: Tensor, peaks: Tensor, sigma: float) -> Tenso
 
 
 def _taylor_step(heatmaps: Tensor, peaks: Tensor, sigma: float) -> Tensor:
-    """One Newton step on the logarithm of the map from each peak, at most one cell long in x and y.
+    """Return each peak moved by one Newton step on the log of the smoothed map, at most one cell in x and y.
 
-    At the border of the map, where the second difference would read beyond it, the peak stays put.
+    A peak keeps its position at the border of the map, where the second difference would read outside of the map, and
+    where the smoothed map has no maximum.
     """
     height, width = heatmaps.shape[-2:]
     around = _smoothed_neighbours(heatmaps, peaks, sigma / 2).clamp_min(_TINY).log()

@@ -18,15 +18,17 @@ class Scores:
     """Accuracy of one prediction set.
 
     Attributes:
-        pck: share of labelled points nearer than alpha times the extent of the labelled points; NaN without any.
-        pck_hat: the same with HAT's reference length, comparable with its published figures and with nothing else.
+        pck: share of labelled points with a distance below alpha times the extent of the car's labelled points; NaN
+            without points.
+        pck_hat: the same with HAT's reference length, comparable only with HAT's published figures.
         mean_dist: mean distance in input pixels.
-        pck_per_keypoint: (K,), NaN where a keypoint is never labelled.
-        mean_dist_per_keypoint: (K,) in input pixels.
-        num_points: labelled points scored.
-        num_without_length: labelled points left out of ``pck``, being the only one of their car: it has no extent.
-        by_source: name -> scores of its samples alone, where they are of several sources; a source may be among these
-            and not among the samples that the other numbers are of.
+        pck_per_keypoint: PCK of each keypoint, (K,); NaN for a keypoint that is never labelled.
+        mean_dist_per_keypoint: mean distance of each keypoint in input pixels, (K,).
+        num_points: number of labelled points that are scored.
+        num_without_length: number of labelled points left out of ``pck`` because the labelled points of their car have
+            no extent, for example a single point.
+        by_source: scores by name of source, if the samples come from several sources. It may contain a source whose
+            samples do not count in the other numbers.
     """
 
     pck: float
@@ -40,7 +42,9 @@ class Scores:
 
 
 def labelled_extent(points: Floats, validity: NDArray[np.uint8]) -> Floats:
-    """Reference length (N,) of ``pck``: larger extent in x or y of the labelled ones of ``points`` (N, K, 2).
+    """Return the reference length (N,) of ``pck``: the larger extent in x or y of the labelled points.
+
+    ``points`` is (N, K, 2).
 
     0 for a sample with fewer than two labelled points.
     """
@@ -52,10 +56,11 @@ def labelled_extent(points: Floats, validity: NDArray[np.uint8]) -> Floats:
 
 
 def hat_extent(points: Floats, input_size: tuple[int, int]) -> Floats:
-    """Reference length (N,) of ``pck_hat``: extent of all K points, unlabelled ones at the place the crop left them.
+    """Return the reference length (N,) of ``pck_hat``: the extent of all K points, including unlabelled ones.
 
-    HAT's definition: every coordinate is clamped to the (height, width) of the input first. An unlabelled point usually
-    sits at the top left corner, so that this length is longer than the car.
+    HAT's definition: every coordinate is first clamped to the input size (height, width). Unlabelled points have the
+    coordinates that the crop gave them. They are usually at the top left corner, so this length exceeds that of the
+    car.
     """
     height, width = input_size
     clamped = np.clip(points, 0, np.array([width, height]))
@@ -64,13 +69,16 @@ def hat_extent(points: Floats, input_size: tuple[int, int]) -> Floats:
 
 
 def distances(points: Floats, targets: Floats) -> Floats:
-    """Euclidean distances (N, K) between ``points`` and ``targets``, both (N, K, 2)."""
+    """Return the Euclidean distances (N, K) between ``points`` and ``targets``, both (N, K, 2)."""
     result: Floats = np.linalg.norm(points.astype(np.float64) - targets.astype(np.float64), axis=-1)
     return result
 
 
 def pck(dist: Floats, lengths: Floats, is_scored: Bools, alpha: float) -> float:
-    """Share of the scored ones of ``dist`` (N, K) that are below ``alpha`` * ``lengths`` (N,); NaN if there is none."""
+    """Return the share of scored distances below ``alpha`` * ``lengths`` (N,); NaN if no point is scored.
+
+    ``dist`` and ``is_scored`` are (N, K).
+    """
     if alpha <= 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
     is_correct = dist < alpha * lengths[:, None]
@@ -78,7 +86,7 @@ def pck(dist: Floats, lengths: Floats, is_scored: Bools, alpha: float) -> float:
 
 
 def pck_curve(dist: Floats, lengths: Floats, is_scored: Bools, alphas: Floats) -> Floats:
-    """PCK at each of ``alphas`` (A,)."""
+    """Return PCK at each of ``alphas`` (A,)."""
     return np.array([pck(dist, lengths, is_scored, float(alpha)) for alpha in alphas])
 
 
@@ -90,7 +98,7 @@ def score(
     lengths_hat: Floats,
     alpha: float,
 ) -> Scores:
-    """All metrics of predicted ``points`` (N, K, 2) against ``targets`` (N, K, 2) with ``validity`` (N, K)."""
+    """Return all metrics of predicted ``points`` (N, K, 2) against ``targets`` (N, K, 2) with ``validity`` (N, K)."""
     dist = distances(points, targets)
     is_labelled = validity > 0
     has_length = is_labelled & (lengths > 0)[:, None]

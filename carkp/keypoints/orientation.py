@@ -1,10 +1,10 @@
-"""Cars whose keypoints lie well but go by wrong names: the front is taken for the back, or the right for the left.
+"""Detection of cars whose keypoints have good positions but wrong names: front and back, or right and left, exchanged.
 
-A prediction is held against the labels four times: as it is, and with its names exchanged front to back, right to left,
-and both. Both is what a car that is taken for one that drives the other way gets: who takes the front for the rear also
-takes the right for the left. The exchange of one alone makes a mirror image of a car, which none is; a network that
-finds each keypoint by itself can still give it.
-Legend: N samples (cars), K keypoints, P pairs of exchanges. Points are (x, y).
+A prediction is compared with the labels four times: as it is, and with its names exchanged front to back, right to
+left, and both. Both are exchanged if the network thinks that the car faces the other way: then front and rear are
+exchanged, and also right and left. An exchange of only one of the two gives a mirror image of a car. No car looks like
+that, but a network that finds each keypoint independently can predict it.
+Legend: N samples (cars), K keypoints, P exchanges. Points are (x, y).
 """
 
 from collections.abc import Sequence
@@ -23,24 +23,26 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 MIN_POINTS = 4
-"""Cars with fewer labelled keypoints cannot be judged: a single lost one would decide."""
+"""Cars with fewer labelled keypoints are not judged: a single keypoint with a large error would decide."""
 
 LARGEST_DISTANCE = 0.5
-"""Of a keypoint, as a share of the car's length: a lost one counts no more than this, or it would decide alone."""
+"""Largest distance that counts for a keypoint, as a share of the car's length. Without this limit, a single keypoint
+with a large error would decide alone."""
 
 MAX_RATIO = 2 / 3
-"""Exchanged names must bring the mean distance to this share of what it is as predicted, or less."""
+"""An exchange must reduce the mean distance to this share of the distance as predicted, or less."""
 
 MIN_GAIN = 0.05
-"""And make it smaller by this share of the car's length: seen from the side, right and left lie close together."""
+"""An exchange must also reduce the mean distance by this share of the car's length: in a side view, right and left lie
+close together."""
 
 TIE = 0.02
-"""Exchanges whose mean distances differ by less than this share of the length fit equally well: the first one of
-``EXCHANGES`` counts, a car that is turned round before mirror images, which no car is."""
+"""Exchanges fit equally well if their mean distances differ by at most this share of the length. Then the first one in
+``EXCHANGES`` counts: a car that is turned round comes before mirror images, which no car looks like."""
 
 
 class Orientation(StrEnum):
-    """Which exchange of names makes a prediction fit its labels clearly better."""
+    """The exchange of names that makes a prediction fit its labels clearly better."""
 
     AS_LABELLED = "as labelled"
     TURNED = "turned round"
@@ -50,12 +52,12 @@ class Orientation(StrEnum):
 
     @property
     def is_turned(self) -> bool:
-        """Front taken for back, whatever became of right and left."""
+        """Whether front and back are exchanged, with or without right and left."""
         return self in (Orientation.TURNED, Orientation.FRONT_BACK)
 
     @property
     def is_mirrored(self) -> bool:
-        """Right taken for left, with front and back right."""
+        """Whether right and left are exchanged, but front and back are correct."""
         return self is Orientation.MIRRORED
 
 
@@ -69,12 +71,12 @@ EXCHANGES: dict[Orientation, tuple[int, ...]] = {
 
 
 def orientations(predictions: Predictions) -> list[Orientation]:
-    """What became of each of the N cars.
+    """Return the orientation of each of the N cars.
 
-    A car counts as exchanged where its mean distance, in shares of its length and each keypoint's at most
-    ``LARGEST_DISTANCE``, falls to ``MAX_RATIO`` of what it is as predicted, and by ``MIN_GAIN`` at least; of several
-    exchanges the one with the smallest distance counts, see ``TIE``. Cars with fewer than ``MIN_POINTS`` labelled
-    keypoints, or without extent, are ``UNKNOWN``.
+    The distances of keypoints are shares of the car's length, at most ``LARGEST_DISTANCE`` each. An exchange counts if
+    the mean distance falls to ``MAX_RATIO`` of the distance as predicted or less, and by at least ``MIN_GAIN``. Of
+    several exchanges the one with the smallest distance counts, see ``TIE``. Cars with fewer than ``MIN_POINTS``
+    labelled keypoints, or without extent, are ``UNKNOWN``.
     """
     names = list(EXCHANGES)
     errors = exchanged_distances(predictions)
@@ -89,9 +91,10 @@ def orientations(predictions: Predictions) -> list[Orientation]:
 
 
 def exchanged_distances(predictions: Predictions) -> Floats:
-    """(N, P): mean distance of the labelled keypoints under each of ``EXCHANGES``, in shares of the car's length.
+    """Return the mean distance (N, P) of the labelled keypoints under each of ``EXCHANGES``.
 
-    Where a car has none, in pixels.
+    It is a share of the car's length, or in pixels if the car has no length. Each keypoint's distance counts as at most
+    ``LARGEST_DISTANCE``.
     """
     is_labelled = predictions.validity > 0
     lengths = np.where(predictions.lengths > 0, predictions.lengths, 1).astype(np.float64)[:, None]
@@ -107,7 +110,7 @@ def exchanged_distances(predictions: Predictions) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class OrientationFlags:
-    """(N,) each: which cars are turned or mirrored, and which can be judged at all."""
+    """Masks (N,) of the cars that are turned, that are mirrored, and that can be judged at all."""
 
     is_turned: Bools
     is_mirrored: Bools
@@ -116,14 +119,14 @@ class OrientationFlags:
 
 @dataclass(frozen=True)
 class OrientationShares:
-    """Shares of the cars that can be judged, with their 95 % intervals over clusters of cars."""
+    """Shares of turned and mirrored cars among those that can be judged, with 95 % intervals over clusters of cars."""
 
     turned: Interval
     mirrored: Interval
 
 
 def orientation_flags(found: Sequence[Orientation]) -> OrientationFlags:
-    """The orientations of N cars as masks."""
+    """Return the orientations of N cars as masks."""
     return OrientationFlags(
         np.array([item.is_turned for item in found], np.bool_),
         np.array([item.is_mirrored for item in found], np.bool_),
@@ -134,10 +137,10 @@ def orientation_flags(found: Sequence[Orientation]) -> OrientationFlags:
 def orientation_shares(
     predictions: Predictions, found: Sequence[Orientation], num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> OrientationShares:
-    """How many of the cars are turned, and mirrored.
+    """Return the shares of cars that are turned and that are mirrored.
 
-    The intervals are of a bootstrap over clusters. It knows no other share than 0 where no car is wrong: there the
-    upper end is the exact binomial one of as many trials as there are clusters, (1 - high)^U = 2.5 %.
+    The intervals come from a bootstrap over clusters. If no car is wrong, every resample gives 0. Then the upper end is
+    the exact binomial one, with one trial per cluster: (1 - high)^U = 2.5 %.
     """
     flags = orientation_flags(found)
     columns = np.stack([flags.is_turned, flags.is_mirrored, flags.is_judged], axis=1).astype(np.float64)
@@ -161,7 +164,10 @@ def orientation_differences(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> OrientationShares:
-    """Shares of ``other`` less those of ``reference``, two models on the same cars, with paired intervals."""
+    """Return the shares of ``other`` minus those of ``reference``, with paired intervals.
+
+    The two are models on the same cars.
+    """
     ours, theirs = orientation_flags(reference), orientation_flags(other)
     columns = [
         theirs.is_turned.astype(np.float64) - ours.is_turned,

@@ -1,7 +1,7 @@
-"""How sure a score is, and two models on the same samples: intervals, retention, paired tests.
+"""Intervals of scores, and comparisons of two models on the same samples: retention and paired tests.
 
-Everything resamples or flips whole units, which are clusters of cars (:mod:`carkp.keypoints.clusters`): what goes wrong
-in one frame goes wrong in its neighbours too. PCK is a ratio of sums, so sums by unit are all that a resample needs.
+Everything resamples or flips whole units. These are clusters of cars (:mod:`carkp.keypoints.clusters`), because an
+error in one frame often repeats in its neighbours. PCK is a ratio of sums, so a resample needs only the sums by unit.
 Legend: N samples (cars), K keypoints, U units, C columns, R resamples, A thresholds.
 """
 
@@ -24,12 +24,12 @@ NUM_RESAMPLES = 4000
 NUM_FLIPS = 10_000
 
 _MAX_DRAWN = 4_000_000
-"""Numbers drawn at once: bounds the memory of a large data set."""
+"""Largest count of random numbers drawn at once: limits the memory for a large data set."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the ends of its 95 % interval; NaN ends where fewer than two units say anything of it."""
+    """A value and the ends of its 95 % interval; the ends are NaN if fewer than two units contribute to it."""
 
     value: float
     low: float
@@ -38,7 +38,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class ScoreIntervals:
-    """The three headline numbers of one model, each with its interval over what is ``resampled``."""
+    """The three main scores of one model, each with its interval; ``resampled`` says what was resampled."""
 
     pck: Interval
     pck_hat: Interval
@@ -50,7 +50,7 @@ class ScoreIntervals:
 
 @dataclass(frozen=True)
 class Retention:
-    """Share of the reference's PCK that another model keeps, with its 95 % interval; NaN of a PCK of 0."""
+    """Share of the reference's PCK that another model keeps, with its 95 % interval; NaN if that PCK is 0."""
 
     share: float
     low: float
@@ -58,7 +58,7 @@ class Retention:
     resampled: Resampled
 
     def __str__(self) -> str:
-        """With what the interval rests on: ``99.86% (99.68% to 100.05%, 14 clusters)``."""
+        """Return the share with its interval and the resampled units: ``99.86% (99.68% to 100.05%, 14 clusters)``."""
         if np.isnan(self.share):
             return "an unknown share (float has no keypoint right)"
         ends = f"{self.low:.2%} to {self.high:.2%}" if np.isfinite(self.low) else "interval not known"
@@ -67,17 +67,17 @@ class Retention:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Another model against a reference on the same cars.
+    """Comparison of another model with a reference on the same cars.
 
     Attributes:
         difference: pck(other) - pck(reference), as a share, with the interval of a paired bootstrap.
-        distance_difference: the same of the mean distance, in input pixels; positive where the other one is worse.
-        p_value: of the sign-flip test; how often chance alone gives a difference at least as large.
-        num_lost: keypoints that the reference has right and the other wrong.
-        num_gained: keypoints that the reference has wrong and the other right.
-        num_points: keypoints that count for ``pck``.
-        resampled: what the intervals rest on, and whose signs are flipped.
-        num_moved: those of its units in which the two models have not equally many keypoints right.
+        distance_difference: the same for the mean distance, in input pixels; positive if the other model is worse.
+        p_value: p-value of the sign-flip test: how often chance alone gives a difference at least as large.
+        num_lost: number of keypoints that are correct in the reference and wrong in the other model.
+        num_gained: number of keypoints that are wrong in the reference and correct in the other model.
+        num_points: number of keypoints that count for ``pck``.
+        resampled: description of the units that are resampled, and whose signs are flipped.
+        num_moved: number of units in which the two models have different numbers of correct keypoints.
     """
 
     difference: Interval
@@ -91,22 +91,22 @@ class PairedTest:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value that as many moved units can give: all of them to one side."""
+        """Smallest possible p-value for this number of moved units: all of them change in the same direction."""
         return smallest_p_value(self.num_moved)
 
 
 def is_comparable(first: Predictions, second: Predictions) -> bool:
-    """Whether two predictions are of the same samples with the same labels and reference lengths."""
+    """Return whether two predictions have the same samples, labels and reference lengths."""
     return not _mismatch(first, second)
 
 
 def score_intervals(
     predictions: Predictions, alpha: float, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> ScoreIntervals:
-    """PCK, HAT's PCK and mean distance, each with the interval of a bootstrap over clusters of cars.
+    """Return PCK, HAT's PCK and mean distance, each with the interval of a bootstrap over clusters of cars.
 
-    Source: Field and Welsh, Bootstrapping clustered data, JRSS B 69, 2007 (clusters drawn with replacement); Cameron,
-    Gelbach and Miller, REStat 90, 2008 (pairs cluster bootstrap); the ends: :func:`tail_share`.
+    Sources: Field and Welsh, Bootstrapping clustered data, JRSS B 69, 2007 (clusters drawn with replacement); Cameron,
+    Gelbach and Miller, REStat 90, 2008 (pairs cluster bootstrap). For the ends see :func:`tail_share`.
     """
     dist, is_labelled, has_length = _distances(predictions)
     is_correct = correct_keypoints(predictions, alpha)
@@ -121,13 +121,13 @@ def score_intervals(
 def retention(
     reference: Predictions, other: Predictions, alpha: float, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> Retention:
-    """``pck(other) / pck(reference)`` with the interval of a paired bootstrap over clusters of cars.
+    """Return ``pck(other) / pck(reference)`` with the interval of a paired bootstrap over clusters of cars.
 
-    Both models meet the same cars, so that the interval is much narrower than those of the two PCKs. Resampling whole
-    clusters keeps together what goes wrong together (sources: :func:`score_intervals`).
+    Both models are evaluated on the same cars, so the interval is much narrower than those of the two PCKs. Resampling
+    whole clusters accounts for errors that occur together (sources: :func:`score_intervals`).
 
     Raises:
-        ValueError: the predictions are of different samples, or their labels differ.
+        ValueError: the predictions are of different samples, or their labels or reference lengths differ.
     """
     _require_same_samples(reference, other)
     units = reference.units
@@ -144,16 +144,17 @@ def paired_test(
     num_flips: int = NUM_FLIPS,
     seed: int = 0,
 ) -> PairedTest:
-    """Is ``other`` better or worse than ``reference``, and by how much?
+    """Test whether ``other`` is better or worse than ``reference``, and by how much.
 
-    The intervals are those of a paired bootstrap over clusters of cars. The p-value is that of a randomisation test:
-    if both models were equally good, the sign of each cluster's difference in correct keypoints would be a coin toss
-    (Fisher, The Design of Experiments, 1935; by cluster: Canay, Romano and Shaikh, Randomization tests under an
-    approximate symmetry assumption, Econometrica 85, 2017), two-sided. The keypoints that only one of the two has right
-    are McNemar's discordant pairs (Psychometrika 12, 1947); they are counted, not tested, for they are not independent.
+    The intervals come from a paired bootstrap over clusters of cars. The p-value is that of a two-sided randomisation
+    test. It assumes that, if both models were equally good, the sign of each cluster's difference in correct keypoints
+    would be a coin toss (Fisher, The Design of Experiments, 1935; by cluster: Canay, Romano and Shaikh, Randomization
+    tests under an approximate symmetry assumption, Econometrica 85, 2017). Keypoints that are correct in only one of
+    the models are McNemar's discordant pairs (Psychometrika 12, 1947). They are counted, but not tested, because they
+    are not independent.
 
     Raises:
-        ValueError: the predictions are of different samples, or their labels differ.
+        ValueError: the predictions are of different samples, or their labels or reference lengths differ.
     """
     _require_same_samples(reference, other)
     ours, theirs = (correct_keypoints(item, alpha) for item in (reference, other))
@@ -180,10 +181,10 @@ def paired_test(
 def difference_curve(
     reference: Predictions, other: Predictions, alphas: Floats, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> list[Interval]:
-    """pck(other) - pck(reference) at each of ``alphas`` (A,), with pointwise paired intervals.
+    """Return pck(other) - pck(reference) at each of ``alphas`` (A,), with pointwise paired intervals.
 
     Raises:
-        ValueError: the predictions are of different samples, or their labels differ.
+        ValueError: the predictions are of different samples, or their labels or reference lengths differ.
     """
     _require_same_samples(reference, other)
     ours, theirs = (
@@ -196,11 +197,12 @@ def difference_curve(
 
 
 def sign_flip_p_value(differences: NDArray[np.int64], num_flips: int = NUM_FLIPS, seed: int = 0) -> float:
-    """Two-sided p-value that the sum of ``differences`` (U,) is 0 but for chance, by flipped signs.
+    """Return the two-sided p-value of a sign-flip test; null hypothesis: the sum of ``differences`` (U,) is 0.
 
-    All patterns of signs are counted where there are no more than ``num_flips`` (each together with its mirror image,
-    which is as far from 0); else as many are drawn, and (1 + b) / (1 + num_flips) is returned, b of them at least as
-    far from 0: never 0 (Phipson and Smyth, Permutation P-values Should Never Be Zero, 2010).
+    A pattern of signs and its opposite give sums that are equally far from 0, so they count as one pattern. If there
+    are at most ``num_flips`` patterns, all are counted. Else ``num_flips`` patterns are drawn and the result is
+    (1 + b) / (1 + num_flips), where b is the number of patterns with a sum at least as far from 0 as the observed one.
+    So it is never 0 (Phipson and Smyth, Permutation P-values Should Never Be Zero, 2010).
     """
     moved = differences[differences != 0]
     observed = abs(int(moved.sum()))
@@ -220,24 +222,27 @@ def sign_flip_p_value(differences: NDArray[np.int64], num_flips: int = NUM_FLIPS
 
 
 def smallest_p_value(num_units: int, num_flips: int = NUM_FLIPS) -> float:
-    """The smallest that ``sign_flip_p_value`` can give for so many differences: 2^-(n - 1), for the sums of all signs
-    as they are and of all of them turned are equally far from 0.
+    """Return the smallest p-value that ``sign_flip_p_value`` can give for this number n of differences.
+
+    It is 2^-(n - 1), because the sum with all signs flipped is as far from 0 as the observed sum. If patterns are
+    drawn, it is 1 / (1 + num_flips).
     """
     exact = 2.0 ** (1 - max(num_units, 1))
     return exact if num_units - 1 <= int(np.log2(num_flips)) else 1 / (1 + num_flips)
 
 
 def correct_keypoints(predictions: Predictions, alpha: float) -> Bools:
-    """(N, K): keypoints that count as correct for ``pck``."""
+    """Return the mask (N, K) of keypoints that count as correct for ``pck``."""
     dist, _, has_length = _distances(predictions)
     is_near: Bools = dist < alpha * predictions.lengths.astype(np.float64)[:, None]
     return is_near & has_length
 
 
 def ratio_intervals(numerators: Floats, denominators: Floats, num_resamples: int, seed: int) -> list[Interval]:
-    """Sums of ``numerators`` over sums of ``denominators``, both (U, C), with intervals of a bootstrap over units.
+    """Return for each of C columns the sum of ``numerators`` divided by the sum of ``denominators``, both (U, C).
 
-    C intervals; NaN where there is nothing to divide by. Resamples without anything to divide by are left out.
+    The intervals come from a bootstrap over units. A value is NaN if its denominator is 0. Resamples with a denominator
+    of 0 are left out.
     """
     num_columns = numerators.shape[1]
     both = np.concatenate([numerators, denominators], axis=1).astype(np.float64)
@@ -250,7 +255,7 @@ def ratio_intervals(numerators: Floats, denominators: Floats, num_resamples: int
 
 
 def resample_sums(columns: Floats, num_resamples: int, seed: int) -> Floats:
-    """Sums (R, C) of ``columns`` (U, C) over U units drawn with replacement."""
+    """Return the sums (R, C) of ``columns`` (U, C) over U units drawn with replacement."""
     num_units = len(columns)
     if num_units == 0:
         return np.zeros((num_resamples, columns.shape[1]))
@@ -262,18 +267,18 @@ def resample_sums(columns: Floats, num_resamples: int, seed: int) -> Floats:
 
 
 def tail_share(num_units: int) -> float:
-    """Share of the resamples beyond each end of a 95 % interval.
+    """Return the share of the resamples outside of each end of a 95 % interval.
 
-    Percentile intervals of few units are too narrow: as a normal interval with the variance that divides by n. The
-    shares are those at which its half-width becomes that of Student's (Hesterberg, What Teachers Should Know About the
-    Bootstrap, The American Statistician 69, 2015: expanded percentile interval). 2.5 % for many units.
+    With few units, percentile intervals are too narrow: they act like a normal interval with a variance that divides
+    by n. With this share, the half-width equals that of Student's interval (Hesterberg, What Teachers Should Know About
+    the Bootstrap, The American Statistician 69, 2015: expanded percentile interval). It is 2.5 % for many units.
     """
     half_width = special.stdtrit(num_units - 1, (1 + CONFIDENCE) / 2) * np.sqrt(num_units / (num_units - 1))
     return float(special.ndtr(-half_width))
 
 
 def _distances(predictions: Predictions) -> tuple[Floats, Bools, Bools]:
-    """(N, K) each: distances, labelled keypoints, and those of them that count for ``pck``."""
+    """Return distances, the mask of labelled keypoints, and the mask of those that count for ``pck``, each (N, K)."""
     dist = metrics.distances(predictions.points.astype(np.float64), predictions.targets.astype(np.float64))
     is_labelled = predictions.validity > 0
     return dist, is_labelled, is_labelled & (predictions.lengths > 0)[:, None]
@@ -286,7 +291,7 @@ def _require_same_samples(reference: Predictions, other: Predictions) -> None:
 
 
 def _mismatch(first: Predictions, second: Predictions) -> str:
-    """Why two predictions cannot be paired; "" where they can."""
+    """Return the reason why two predictions cannot be paired, "" if they can."""
     if not np.array_equal(first.sample_ids, second.sample_ids):
         return "the two predictions are not of the same samples in the same order"
     same = "the two predictions are of the same samples, but"
@@ -300,7 +305,7 @@ def _mismatch(first: Predictions, second: Predictions) -> str:
 
 
 def _columns(*arrays: NDArray[Any]) -> Floats:
-    """(N, C): each (N, K) array summed over its keypoints."""
+    """Return the sum of each (N, K) array over its keypoints, as columns of (N, C)."""
     return np.stack([array.sum(axis=1) for array in arrays], axis=1).astype(np.float64)
 
 
@@ -311,7 +316,7 @@ def _divide(numerators: Floats, denominators: Floats) -> Floats:
 
 
 def _ends(values: Floats, num_units: int) -> tuple[float, float]:
-    """Ends of the interval of ``values`` (R,), those left out that could not be formed; NaN of fewer than 2 units."""
+    """Return the ends of the interval of ``values`` (R,), without NaN values; NaN if there are fewer than 2 units."""
     known = values[np.isfinite(values)]
     if known.size == 0 or num_units < 2:
         return float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""The predictions of one model on one split: what metrics and reports are made of."""
+"""The predictions of one model on one split: the input of metrics and reports."""
 
 import io
 import math
@@ -19,7 +19,7 @@ from carkp.keypoints.sample_ids import source_of
 from carkp.keypoints.schema import NUM_KEYPOINTS
 
 MAX_BYTES = 2**30
-"""Of all arrays of a file: two million cars."""
+"""Largest total size of the arrays of a file: enough for two million cars."""
 
 _AGAIN = "run the evaluation again"
 _FORMS: Mapping[str, tuple[str, tuple[int, ...]]] = {
@@ -33,11 +33,11 @@ _FORMS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "crop_size": ("iu", (2,)),
     "truncated": ("iu", ()),
 }
-"""Name of an array -> kind of its numbers, and its shape behind the number of samples."""
+"""Name of an array -> kind of its dtype, and its shape without the first axis, which is the number of samples."""
 
 
 class PredictionsError(ValueError):
-    """A file that holds no predictions; the message names it."""
+    """A file is not a valid predictions file; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Predictions:
     """N samples in the order of the store.
 
     Attributes:
-        sample_ids: (N,) strings.
-        points: (N, K, 2) predicted (x, y) in input pixels.
-        scores: (N, K) peak values of the heatmaps.
-        targets: (N, K, 2) labelled (x, y) in input pixels.
-        validity: (N, K), 0 missing, 1 occluded, 2 visible.
-        lengths: (N,) reference length of ``pck``.
-        lengths_hat: (N,) reference length of ``pck_hat``.
-        crop_size: (N, 2) height and width of the crop in frame pixels.
-        truncated: (N,), 1 cut by the frame, 0 whole, -1 unknown.
+        sample_ids: ids of the samples, (N,).
+        points: predicted (x, y) in input pixels, (N, K, 2).
+        scores: peak values of the heatmaps, (N, K).
+        targets: labelled (x, y) in input pixels, (N, K, 2).
+        validity: 0 missing, 1 occluded, 2 visible, (N, K).
+        lengths: reference length of ``pck``, (N,).
+        lengths_hat: reference length of ``pck_hat``, (N,).
+        crop_size: height and width of the crop in frame pixels, (N, 2).
+        truncated: 1 cut by the frame, 0 whole, -1 unknown, (N,).
     """
 
     sample_ids: NDArray[np.str_]
@@ -71,16 +71,16 @@ class Predictions:
 
     @cached_property
     def units(self) -> Units:
-        """What intervals and tests resample as a whole."""
+        """The units that intervals and tests resample as a whole."""
         return units_of(self.sample_ids, np.any(self.validity > 0, axis=1))
 
     @cached_property
     def sources(self) -> NDArray[np.str_]:
-        """(N,) name of the source of each sample; "" where there is only one."""
+        """Name of the source of each sample, (N,); "" if there is only one source."""
         return np.array([source_of(str(sample_id)) for sample_id in self.sample_ids], dtype=np.str_)
 
     def of_sources(self, names: Collection[str]) -> "Predictions":
-        """The samples of these sources, in the same order."""
+        """Return the samples of these sources, in the same order."""
         return self.chosen(np.flatnonzero(np.isin(self.sources, list(names))))
 
     def of_samples(self, sample_ids: Sequence[str]) -> "Predictions":
@@ -93,7 +93,7 @@ class Predictions:
         return self.chosen(np.array([places[name] for name in sample_ids], dtype=np.int64))
 
     def chosen(self, places: NDArray[np.int64]) -> "Predictions":
-        """The samples at these places, in their order."""
+        """Return the samples at these indices, in the order of the indices."""
         return Predictions(**{item.name: getattr(self, item.name)[places] for item in fields(self)})
 
     def score(self, alpha: float) -> metrics.Scores:
@@ -112,7 +112,7 @@ class Predictions:
         return metrics.pck_curve(dist, self.lengths.astype(np.float64), is_scored, alphas)
 
     def mean_distances(self) -> NDArray[np.float64]:
-        """Mean distance (N,) over the labelled keypoints of each sample in input pixels; NaN without any."""
+        """Return the mean distance (N,) over the labelled keypoints of each sample in input pixels; NaN without any."""
         dist = metrics.distances(self.points.astype(np.float64), self.targets.astype(np.float64))
         is_labelled = self.validity > 0
         total = np.where(is_labelled, dist, 0).sum(axis=1)
@@ -121,7 +121,7 @@ class Predictions:
         return means
 
     def save(self, path: Path) -> None:
-        """Write a compressed NPZ with one array an attribute."""
+        """Write a compressed NPZ with one array per attribute."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **arrays)
@@ -129,7 +129,7 @@ class Predictions:
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:
-    """The samples of at least one part, one after the other."""
+    """Concatenate the samples of one or more parts."""
     return Predictions(
         **{item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Predictions)}
     )
@@ -139,13 +139,14 @@ def load_predictions(path: Path) -> Predictions:
     """Read what ``Predictions.save`` wrote.
 
     Raises:
-        PredictionsError: the file is damaged, lacks an array, or is larger than ``MAX_BYTES``.
+        PredictionsError: the file is damaged, an array is missing or has a wrong dtype or shape, or the arrays need
+            more than ``MAX_BYTES``.
     """
     try:
         arrays = _read_arrays(path)
     except PredictionsError:
         raise
-    except Exception as error:  # a foreign file decides by its bytes what zipfile, zlib and NumPy raise
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds of errors for a file of another kind
         raise PredictionsError(f"{path} is no predictions file that can be read ({error}): {_AGAIN}") from error
     num = len(arrays["sample_ids"])
     for name, (kind, shape) in _FORMS.items():
@@ -157,7 +158,7 @@ def load_predictions(path: Path) -> Predictions:
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """By name."""
+    """Read all arrays of the file, by name."""
     names = [field.name for field in fields(Predictions)]
     with zipfile.ZipFile(path) as archive:
         missing = [name for name in names if f"{name}.npy" not in archive.namelist()]
@@ -169,7 +170,10 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_array(content: bytes) -> NDArray[Any]:
-    """As ``numpy.load``, which makes room for whatever shape the header states before it looks at what is there."""
+    """Read an array as ``numpy.load`` does, but allocate memory only for data that is there.
+
+    ``numpy.load`` allocates memory for the shape in the header before it reads the data.
+    """
     with io.BytesIO(content) as file:
         version = np.lib.format.read_magic(file)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[

@@ -22,7 +22,7 @@ CARFUSION_IDS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13)
 """CarFusion's 1-based id of each keypoint; 9 (exhaust) and 14 (centre) are practically never labelled."""
 
 FLIP_PAIRS: tuple[tuple[int, int], ...] = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11))
-"""Index pairs that a horizontal flip of the picture exchanges."""
+"""Index pairs that a horizontal flip of the image exchanges."""
 
 FLIP_ORDER: tuple[int, ...] = (1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10)
 """``points[FLIP_ORDER]`` exchanges right and left."""
@@ -50,7 +50,7 @@ SKELETON: tuple[tuple[int, int], ...] = (
     (8, 10),
     (9, 11),
 )
-"""Index pairs joined by a line in pictures."""
+"""Index pairs that are joined by a line in drawings."""
 
 MISSING, OCCLUDED, VISIBLE = 0, 1, 2
 """Validity of a keypoint in ``simple_anno`` and in the stores: 0 missing, 1 occluded (still scored), 2 visible."""

@@ -48,16 +48,17 @@ class LastMap(nn.Module):
 def build_backbone(
     name: str, input_size: Size, activation: Activation = "default", drop_path_rate: float = 0.0
 ) -> Backbone:
-    """A randomly initialised backbone (from torch's global generator) for images of exactly ``input_size``.
+    """Build a backbone for images of exactly ``input_size``, initialised from torch's global random generator.
 
     Args:
         name: a timm model that supports ``features_only``, or ``efficientnet_b0_nose_relu``.
         input_size: (height, width) in pixels, multiples of 32.
-        activation: ``default`` keeps the architecture's own (ReLU6 for the lite family).
-        drop_path_rate: stochastic depth of the last residual block; rises linearly from 0.
+        activation: activation function; ``default`` keeps that of the architecture (ReLU6 for the lite family).
+        drop_path_rate: rate of stochastic depth in the last residual block; it rises linearly from 0.
 
     Raises:
-        ValueError: unknown name, a size that 32 does not divide, or a network without a stride-32 map.
+        ValueError: the name is unknown, 32 does not divide the size, or the network has no stride-32 map or does not
+            support this size.
     """
     if any(length < STRIDE or length % STRIDE for length in input_size):
         raise ValueError(f"input_size must be positive multiples of {STRIDE}, got {input_size}")
@@ -66,7 +67,7 @@ def build_backbone(
     try:
         module = to_plain(_body(features), input_size)
         _check_output(module, name, input_size, out_channels)
-    except Exception as error:  # timm's networks fail in ways of their own where a size does not suit them
+    except Exception as error:  # timm's networks raise different kinds of errors for unsupported sizes
         height, width = input_size
         raise ValueError(
             f"{name} cannot be used as a backbone for images of {height} x {width} pixels: {_in_words(error)}"
@@ -75,7 +76,7 @@ def build_backbone(
 
 
 def count_weights(name: str, activation: Activation = "default") -> int:
-    """Values of a backbone's parameters, without memory for them.
+    """Count the parameter values of a backbone, without allocating memory for them.
 
     Raises:
         ValueError: as :func:`build_backbone`.
@@ -104,7 +105,7 @@ def _timm_features(name: str, activation: Activation, drop_path_rate: float) -> 
         options["drop_path_rate"] = drop_path_rate
     try:
         features: nn.Module = timm.create_model(timm_name, pretrained=False, features_only=True, **options)
-    except Exception as error:  # of each network's own kind
+    except Exception as error:  # each network raises its own kinds
         raise ValueError(f"timm cannot build {name!r} as a backbone with {options}: {_in_words(error)}") from error
     if is_literal:
         _remove_squeeze_excitation(features)
@@ -126,7 +127,7 @@ def _last_channels(features: Any, name: str) -> int:
 
 
 def _body(features: nn.Module) -> nn.Module:
-    """EfficientNet-like networks as one chain with timm's parameter names; any other as its last map."""
+    """Return an EfficientNet-like network as one chain with timm's parameter names; wrap others in ``LastMap``."""
     children = OrderedDict(features.named_children())
     if list(children) == ["conv_stem", "bn1", "blocks"]:
         return nn.Sequential(children)

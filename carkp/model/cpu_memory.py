@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process, so that big activations are not paged in anew at every training step."""
+"""Keeps freed memory in the process, so that large activations cause no page faults in every training step."""
 
 import ctypes
 import sys
@@ -8,14 +8,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to serve every allocation from the heap and never to give it back to the system.
+    """Tell glibc to serve every allocation from the heap and never to return memory to the system.
 
-    By default glibc maps each block over 32 MiB anew and unmaps it when freed, so that every training step on a CPU
-    pays for page faults. Affects the whole process: call it once, before training, in the
-    process that trains. Numbers do not change.
+    By default glibc maps each block over 32 MiB when it is allocated and unmaps it when it is freed. So every training
+    step on a CPU causes page faults. The call affects the whole process: call it once, before training, in the process
+    that trains. Results do not change.
 
     Returns:
-        Whether it took effect; False where the C library is not glibc.
+        Whether it took effect; False if the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

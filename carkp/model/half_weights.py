@@ -1,6 +1,6 @@
-"""Float weights as they are shipped: a safetensors file in float16 that says which network they are of.
+"""Float weights as they are shipped: a safetensors file in float16 that also describes its network.
 
-What they are of lies as one JSON text in the file's metadata: with several, their order would differ from file to file.
+The description is one JSON text in the file's metadata. With several texts, their order would differ between files.
 """
 
 import json
@@ -16,10 +16,10 @@ from torch import Tensor
 
 METADATA_KEY = "carkp"
 FORMAT = 1
-"""Of the metadata; goes up when older files can no longer be read."""
+"""Version of the metadata; it is raised when older files can no longer be read."""
 
 _REQUIRED: Mapping[str, type] = {"architecture": dict, "config": dict, "epoch": int, "notes": dict}
-"""Of a safetensors file, whose header is JSON and follows its own length."""
+"""Required entries of the metadata -> their types."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class HalfWeights:
     """A trained float network.
 
     Attributes:
-        architecture: what ``carkp.model.pose_net`` rebuilds it from.
+        architecture: the entries from which ``carkp.model.pose_net`` builds the network again.
         config: the resolved configuration of its training as a nested mapping.
-        epoch: finished epochs.
-        notes: what else travels with it: its codec, the commit that trained it, the digest of its configuration.
-        weights: its state dict; what is floating-point is float32 and holds values of float16.
+        epoch: number of finished epochs.
+        notes: other data stored with it: its codec, the commit that trained it, the digest of its configuration.
+        weights: its state dict; floating-point tensors are float32, with values that float16 can represent.
     """
 
     architecture: Mapping[str, Any]
@@ -42,10 +42,10 @@ class HalfWeights:
 
 
 def round_to_half(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with every floating-point value rounded to float16, in float32; integers as they are.
+    """Return the weights with every floating-point value rounded to float16, in float32; integers do not change.
 
     Raises:
-        ValueError: a value that float16 does not hold.
+        ValueError: a value is not finite in float16.
     """
     rounded = {
         name: value.half().float() if value.is_floating_point() else value.clone() for name, value in weights.items()
@@ -56,10 +56,10 @@ def round_to_half(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def encode_half_weights(content: HalfWeights) -> bytes:
-    """The file; the same content gives the same bytes.
+    """Return the bytes of the file; the same content gives the same bytes.
 
     Raises:
-        ValueError: a value that float16 does not hold.
+        ValueError: a value is not finite in float16.
     """
     rounded = round_to_half(content.weights)
     tensors = {name: _stored(value) for name, value in sorted(rounded.items())}
@@ -68,10 +68,10 @@ def encode_half_weights(content: HalfWeights) -> bytes:
 
 
 def read_half_weights(path: Path) -> HalfWeights:
-    """What ``encode_half_weights`` wrote.
+    """Read a file that ``encode_half_weights`` wrote.
 
     Raises:
-        ValueError: a damaged file, one that does not say which network it is of, or one of another format.
+        ValueError: the file is damaged, does not describe its network, or has another format.
     """
     try:
         with safe_open(path, "pt") as file:

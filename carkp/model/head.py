@@ -11,8 +11,8 @@ INIT_STD = 1e-3
 class DeconvHead(nn.Module):
     """``num_deconvs`` x [transposed convolution 4x4 / 2 -> BN -> ReLU], then a 3x3 convolution to K maps.
 
-    (B, in_channels, h, w) -> (B, num_keypoints, h * 2^num_deconvs, w * 2^num_deconvs). Weights start from a
-    normal distribution with standard deviation 0.001 and biases from 0, as in SimpleBaselines
+    (B, in_channels, h, w) -> (B, num_keypoints, h * 2^num_deconvs, w * 2^num_deconvs). Weights are initialised from a
+    normal distribution with standard deviation 0.001 and biases with 0, as in SimpleBaselines
     (https://arxiv.org/abs/1804.06208): heatmaps are nearly all zero, and so are the first predictions.
     """
 

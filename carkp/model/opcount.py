@@ -1,4 +1,4 @@
-"""Parameters, multiply-accumulates and FLOPs of a network, a row a layer, counted while it runs once.
+"""Parameters, multiply-accumulates (MACs) and FLOPs of each layer of a network, counted during one run.
 
 Legend: B batch (always 1 here), C channels, H W height and width.
 """
@@ -20,10 +20,10 @@ FLOPS_PER_ELEMENT: dict[type[nn.Module], int] = {nn.ReLU: 1, nn.ReLU6: 2, nn.Har
 
 @dataclass(frozen=True)
 class LayerOps:
-    """What one layer costs for one image.
+    """Parameters and operations of one layer for one image.
 
-    A multiply-accumulate is two FLOPs. Only convolutions and linear layers have MACs; batch norms (a scale and a
-    shift each element), activations and additions have FLOPs alone, since folding and fusing removes them.
+    A multiply-accumulate is two FLOPs. Only convolutions and linear layers have MACs. Batch norms (a scale and a shift
+    for each element), activations and additions have only FLOPs, because folding and fusing removes them.
     """
 
     name: str
@@ -44,12 +44,12 @@ class TotalOps:
 
 
 def count_ops(net: nn.Module, input_size: Size, in_channels: int = 3) -> list[LayerOps]:
-    """Runs ``net`` on one zero image of ``input_size`` and counts its layers, in order of execution.
+    """Run ``net`` on one zero image of ``input_size`` and count the operations of its layers, in order of execution.
 
-    Work outside of modules (functional calls) is not seen, except the addition of :class:`Residual`.
+    Functional calls outside of modules are not counted, except the addition of :class:`Residual`.
 
     Raises:
-        ValueError: a layer has parameters and is of no known kind.
+        ValueError: a layer has parameters but its kind is unknown.
     """
     rows: list[LayerOps] = []
     seen: set[int] = set()
@@ -109,10 +109,10 @@ def _layer_ops(name: str, module: nn.Module, output: Tensor, is_first_call: bool
 
 
 def _macs(module: nn.Module, output: Tensor) -> int:
-    """Taps of one output element times the number of output elements.
+    """Return the number of taps of one output element times the number of output elements.
 
-    A transposed convolution spreads its k x k taps over stride x stride output pixels, so that each gets
-    k^2 / stride^2 of them; the zeros that a naive count multiplies by are not counted. Padding counts as data.
+    A transposed convolution spreads its k x k taps over stride x stride output pixels, so that each pixel gets
+    k^2 / stride^2 taps; multiplications by inserted zeros are not counted. Padding counts as data.
     """
     match module:
         case nn.Conv2d():
@@ -128,7 +128,7 @@ def _macs(module: nn.Module, output: Tensor) -> int:
 
 
 def _other_flops(name: str, module: nn.Module, output: Tensor, has_macs: bool) -> int:
-    """FLOPs beside the multiply-accumulates: bias additions, norms, activations, additions."""
+    """Return the FLOPs other than multiply-accumulates: bias additions, norms, activations, additions."""
     if has_macs:
         return output.numel() if getattr(module, "bias", None) is not None else 0
     if isinstance(module, NORMS):

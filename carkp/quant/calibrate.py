@@ -1,4 +1,4 @@
-"""Calibration: one pass of a folded network over some images, then a threshold for every tensor."""
+"""Calibration: run a folded network on some images once, then choose a threshold for every tensor."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,35 +15,36 @@ from carkp.quant.observers import ObserverKind, threshold
 
 
 class CalibrationError(ValueError):
-    """Values that nothing can be calibrated with; the message names the tensor."""
+    """Calibration is impossible with these values; the message names the tensor if one is to blame."""
 
 
 @dataclass(frozen=True)
 class Observer:
-    """How a tensor's threshold is chosen; ``percentile`` is read by the kind of that name."""
+    """The way to choose a tensor's threshold; only the kind ``percentile`` uses ``percentile``."""
 
     kind: ObserverKind
     percentile: float
 
 
 def observe(graph: LayerGraph, batches: Iterable[Tensor], num_threads: int = 1) -> dict[str, AbsHistogram]:
-    """One histogram of |x| for every group of tensors that share a scale, over all batches; the image has none.
+    """Return one histogram of |x| over all batches for every group of tensors that share a scale, except the image's.
 
-    Every thread runs whole batches by itself, convolutions and counting: that leaves no thread waiting for another one
-    within a layer. Memory does not grow with the number of batches, but with that of threads.
+    Each thread processes whole batches alone, both the convolutions and the counting. So no thread waits for another
+    one within a layer. Memory grows with the number of threads, but not with the number of batches.
 
     Args:
         graph: the folded network, in float.
         batches: normalised images (B, 3, H, W).
-        num_threads: batches at a time.
+        num_threads: number of batches processed at a time.
 
     Raises:
-        CalibrationError: no batches, or a tensor with NaN or infinite values.
+        CalibrationError: there are no batches, a tensor has NaN or infinite values, or a tensor that shares the scale
+            of the image exceeds 1 in magnitude.
     """
     shared = _SharedBatches(batches)
 
     def work(num_inner_threads: int) -> dict[str, AbsHistogram]:
-        torch.set_num_threads(num_inner_threads)  # of the thread that calls it
+        torch.set_num_threads(num_inner_threads)  # applies to the calling thread
         return _observe_some(graph, shared)
 
     if num_threads == 1:
@@ -67,7 +68,7 @@ def observe(graph: LayerGraph, batches: Iterable[Tensor], num_threads: int = 1) 
 
 
 class _SharedBatches:
-    """An iterator that several threads draw from, each batch once."""
+    """An iterator that several threads share; each batch is returned once."""
 
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self._batches, self._lock = iter(batches), threading.Lock()
@@ -113,7 +114,7 @@ def _observe_some(graph: LayerGraph, batches: Iterable[Tensor]) -> dict[str, Abs
 def choose_thresholds(
     histograms: Mapping[str, AbsHistogram], num_levels: Mapping[str, int], observers: Mapping[str, Observer]
 ) -> dict[str, float]:
-    """The threshold of every tensor, in real units. ``num_levels``: steps between 0 and the threshold."""
+    """Choose every tensor's threshold, in real units. ``num_levels``: number of steps from 0 to the threshold."""
     return {
         name: threshold(histogram, observers[name].kind, observers[name].percentile, num_levels[name])
         for name, histogram in histograms.items()
@@ -121,9 +122,10 @@ def choose_thresholds(
 
 
 def correct_biases(net: FakeQuantNet, batches: Iterable[Tensor]) -> None:
-    """Shift every bias by the mean error that rounded weights cause on the float network's inputs.
+    """Correct every bias by the mean error that the rounded weights cause on inputs from the float network.
 
-    Nagel et al. 2019 (https://arxiv.org/abs/1906.04721), section 4.2, with measured means instead of computed ones.
+    Source: Nagel et al. 2019 (https://arxiv.org/abs/1906.04721), section 4.2. Here the means are measured instead of
+    computed.
     """
     totals: dict[str, Tensor] = {}
     num_images = 0
@@ -136,7 +138,7 @@ def correct_biases(net: FakeQuantNet, batches: Iterable[Tensor]) -> None:
 
 
 def _mean_errors(net: FakeQuantNet, images: Tensor) -> dict[str, Tensor]:
-    """(O,) for every convolution: mean over images and pixels of what rounding its weights adds to its output."""
+    """Return for every convolution the mean error (O,), over images and pixels, that its rounded weights cause."""
     errors: dict[str, Tensor] = {}
 
     def apply(step: Step, layer: nn.Module, inputs: list[Tensor]) -> Tensor:
@@ -152,7 +154,10 @@ def _mean_errors(net: FakeQuantNet, images: Tensor) -> dict[str, Tensor]:
 
 
 def _observed(graph: LayerGraph) -> list[tuple[str, nn.Module]]:
-    """Tensors whose values are new: not the image, whose scale is fixed, and not what was only moved."""
+    """Return the tensors to observe, with their layers.
+
+    Left out are the image and tensors that share its fixed scale, and results of layers that only move numbers.
+    """
     groups = scale_groups(graph)
     return [
         (step.name, layer)

@@ -1,4 +1,4 @@
-"""A calibrated network becomes an int8 program."""
+"""Conversion of a calibrated network to an int8 program."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ from carkp.quant.target import RANGES
 
 
 def convert(net: FakeQuantNet, origin: Mapping[str, str]) -> QProgram:
-    """The int8 program of a calibrated network; ``origin`` is kept with it.
+    """Return the int8 program of a calibrated network; ``origin`` is stored in it.
 
     An operator without an int8 form becomes a :class:`FloatOp`.
     """
@@ -92,9 +92,10 @@ def _conv(net: FakeQuantNet, step: Step, layer: ConvLayer) -> QConv:
 
 
 def _clamp(net: FakeQuantNet, name: str, activation: Activation) -> tuple[int, int]:
-    """The activation's bounds in units of the tensor.
+    """Return the activation's bounds as quantised values of the tensor.
 
-    Equalisation raises the upper bounds of channels, which then lie beyond the tensor's threshold.
+    Equalisation raises the upper bounds of channels. Raised bounds lie above the tensor's threshold, so they are not
+    needed here.
     """
     quantiser = net.quantiser(name)
     lowest, highest = RANGES[quantiser.grid.dtype]

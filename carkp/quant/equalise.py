@@ -1,10 +1,10 @@
-"""Channels of one tensor get ranges of like size, so that the tensor's one scale fits them all.
+"""Equalisation: the channels of a tensor get ranges of similar size, so that one scale fits them all.
 
-A ReLU commutes with positive factors: what a convolution makes larger, channel by channel, the one behind it takes
-back in its weights. The bound of a ReLU6 moves with the factor. Nagel et al. 2019, Data-Free Quantization Through
-Weight Equalization and Bias Correction (https://arxiv.org/abs/1906.04721), section 4.1, balances the weights of both
-layers so. Where weights have a scale for every output channel it is the activations that gain, and their ranges are
-measured.
+A ReLU commutes with positive factors. So one convolution can multiply its output channels by factors, and the next
+convolution divides its weights by them. The bound of a ReLU6 is multiplied by the factor, too. Nagel et al. 2019,
+Data-Free Quantization Through Weight Equalization and Bias Correction (https://arxiv.org/abs/1906.04721), section 4.1,
+balances the weights of both layers in this way. If the weights have a scale per output channel, the activations benefit
+instead. So here the ranges of the activations are measured.
 
 Legend: B batch, C channels, O output channels.
 """
@@ -17,23 +17,25 @@ from torch import Tensor
 from carkp.quant.graph import ConvLayer, LayerGraph, Step
 
 MAX_FACTOR = 4.0
-"""Channels that are next to nothing on the calibration images may not be so on others, where they would be clipped."""
+"""Largest factor. A channel that is almost zero on the calibration images may be larger on other images, where a larger
+factor would make it clip."""
 
 DENSE_EXPONENT = 0.3
-"""Of the factor before a convolution that mixes channels: its weights become uneven by it. Depthwise ones take all."""
+"""Exponent of the factor if the next convolution mixes channels, because the factors make its weights uneven. Before a
+depthwise convolution the exponent is 1."""
 
 
 def equalise(graph: LayerGraph, batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Scale the channels between convolutions in place; the network computes what it did, but for float rounding.
+    """Scale the channels between convolutions in place; the network's output changes only by float rounding.
 
-    Between two convolutions there may be a ReLU or ReLU6, and nothing else reads the tensor.
+    Between two convolutions there is a ReLU or ReLU6, and only the second convolution reads the tensor.
 
     Args:
         graph: the folded network, in float.
         batches: normalised images (B, 3, H, W).
 
     Returns:
-        Tensor -> (C,) the factors, at least 1, of those that were scaled.
+        For each scaled tensor its factors (C,), which are at least 1.
     """
     pairs = list(_pairs(graph))
     largest = _largest(graph, batches, {step.name for step, _, _ in pairs})
@@ -48,7 +50,7 @@ def equalise(graph: LayerGraph, batches: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 def _pairs(graph: LayerGraph) -> Iterable[tuple[Step, ConvLayer, ConvLayer]]:
-    """Convolutions with an activation whose result one other convolution reads, and nothing else."""
+    """Yield each convolution with an activation and the one convolution that reads its result, if nothing else does."""
     for step, first in graph.items():
         readers = [other for other, _ in graph.items() if step.name in other.inputs]
         if len(readers) != 1 or not isinstance(first, ConvLayer) or first.activation == "none":
@@ -59,7 +61,7 @@ def _pairs(graph: LayerGraph) -> Iterable[tuple[Step, ConvLayer, ConvLayer]]:
 
 
 def _largest(graph: LayerGraph, batches: Iterable[Tensor], names: set[str]) -> dict[str, Tensor]:
-    """(C,) for each of ``names``: the largest value of every channel; 0 at least."""
+    """Return for each of ``names`` the largest value of every channel (C,), at least 0."""
     found: dict[str, Tensor] = {}
 
     def record_ranges(name: str, values: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""Fake quantisation: a folded network in float whose tensors and weights lie on the 8-bit grid of a target.
+"""Fake quantisation: a folded network in float, with tensors and weights on the 8-bit grid of a target.
 
-Gradients pass straight through the rounding, and not where a value is clipped (Jacob et al. 2018,
-https://arxiv.org/abs/1712.05877), so that the same network is calibrated, evaluated and fine-tuned.
+Gradients pass straight through the rounding, but are zero where a value is clipped (Jacob et al. 2018,
+https://arxiv.org/abs/1712.05877). So the same network can be calibrated, evaluated and fine-tuned.
 
 Legend: O output channels, I input channels, kh kw kernel height and width.
 """
@@ -17,16 +17,16 @@ from carkp.quant.graph import IMAGE, MOVING, ConvLayer, LayerGraph, OnTensor, St
 from carkp.quant.target import INPUT_SCALE, MAX_WEIGHT, RANGES, WIDE, Dtype, Target
 
 MAX_BIAS, MAX_WIDE_BIAS = 2**22, 2**28
-"""Largest quantised bias, behind an input of 8 and of 16 bits: a channel whose weights are next to nothing gets coarser
-weights rather than a bias that overflows the accumulator, or, with 8 bits, that a float32 cannot hold exactly."""
+"""Largest quantised bias for inputs of 8 and of 16 bits. A channel with almost zero weights gets a coarser weight
+scale. Otherwise its bias could overflow the accumulator or, with 8 bits, exceed what float32 represents exactly."""
 
 SMALLEST_SCALE = 1e-30
-"""Keeps the weight scale of an empty channel away from 0."""
+"""Smallest weight scale: keeps the scale of a channel with zero weights above 0."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How a tensor spends its values: ``num_levels`` steps between 0 and the largest real value."""
+    """The quantised values of a tensor; ``num_levels``: number of steps between 0 and the largest real value."""
 
     dtype: Dtype
     zero_point: int
@@ -34,7 +34,7 @@ class Grid:
 
 
 def activation_grid(dtype: Dtype, can_be_negative: bool) -> Grid:
-    """The grid of a tensor on a target with this activation dtype."""
+    """Return the grid of a tensor on a target with this activation dtype."""
     if dtype == "int8":
         return Grid("int8", 0, 127)
     return Grid("uint8", 128, 127) if can_be_negative else Grid("uint8", 0, 255)
@@ -59,21 +59,21 @@ class ActivationQuantiser(nn.Module):
         lowest, highest = RANGES[self.grid.dtype]
         if torch.is_grad_enabled():
             return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, lowest, highest)
-        # the same numbers without the mask for the backward pass, which costs more than the rounding
+        # the same numbers, without the mask for the backward pass; the mask costs more time than the rounding
         zero_point = self.grid.zero_point
         return x.mul(1.0 / self.scale).round_().clamp_(lowest - zero_point, highest - zero_point).mul_(self.scale)
 
 
 def scaled(weight: Tensor, scales: Tensor) -> Tensor:
-    """``weight`` (O, I / groups, kh, kw) in units of ``scales`` (O,): times the inverse, as torch has it."""
+    """Return ``weight`` (O, I / groups, kh, kw) times the inverse of ``scales`` (O,), as torch computes it."""
     return weight * (1.0 / scales)[:, None, None, None]
 
 
 class WeightQuantiser(nn.Module):
     """Rounds the weights of a convolution.
 
-    ``bias_shift`` (O,) is what bias correction adds. ``steps`` (O, I / groups, kh, kw) is how far from its nearest
-    neighbour on the grid a weight goes, 0 unless a rounding was chosen.
+    ``bias_shift`` (O,): the values that bias correction adds to the bias. ``steps`` (O, I / groups, kh, kw): the
+    distance of each rounded weight from its nearest grid value; 0 unless a rounding was set.
     """
 
     bias_shift: Tensor
@@ -86,26 +86,26 @@ class WeightQuantiser(nn.Module):
         self.register_buffer("steps", torch.zeros(shape, dtype=torch.int8))
 
     def scales(self, layer: ConvLayer, input_scale: Tensor, max_bias: int = MAX_BIAS) -> Tensor:
-        """(O,): symmetric min-max of the weights, coarser where the bias would not fit."""
+        """Return the scales (O,): symmetric min-max of the weights, larger where the bias would not fit."""
         weight, bias = layer.weight.detach(), layer.bias.detach() + self.bias_shift
         largest = weight.abs().amax(dim=(1, 2, 3))
         scales = torch.maximum(largest / MAX_WEIGHT, bias.abs() / (input_scale * max_bias)).clamp(min=SMALLEST_SCALE)
         return scales if self.per_channel else scales.max().expand_as(scales).contiguous()
 
     def forward(self, weight: Tensor, scales: Tensor) -> Tensor:
-        """``weight`` (O, I / groups, kh, kw) on the grid of ``scales`` (O,)."""
+        """Return ``weight`` (O, I / groups, kh, kw) rounded to the grid of ``scales`` (O,)."""
         if self.steps.any():
             return self.integers(weight, scales) * scales[:, None, None, None]
         zero_points = torch.zeros_like(scales, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, -MAX_WEIGHT, MAX_WEIGHT)
 
     def integers(self, weight: Tensor, scales: Tensor) -> Tensor:
-        """The weights of the int8 program, as floats: rounded as torch's fake quantisation does, and ``steps`` on."""
+        """Return the int8 program's weights as floats: rounded like torch's fake quantisation, plus ``steps``."""
         nearest = torch.round(scaled(weight, scales)).clamp(-MAX_WEIGHT, MAX_WEIGHT)
         return (nearest + self.steps).clamp(-MAX_WEIGHT, MAX_WEIGHT)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Files of earlier versions know no other rounding than to the nearest."""
+        """Load the state; files of earlier versions have no ``steps``, because they only round to nearest."""
         state_dict.setdefault(f"{prefix}steps", torch.zeros_like(self.steps))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -113,12 +113,12 @@ class WeightQuantiser(nn.Module):
 class FakeQuantNet(nn.Module):
     """A folded network with fake quantisation: images (B, 3, H, W) -> heatmaps (B, K, h, w).
 
-    ``graph`` alone is the same network in float. ``quantised_layers`` restricts the quantisation to the layers named
-    (``image`` is the input), to see what each costs; None: all. ``wide``: tensors that get 16 bits, and with each those
-    that share its scale.
+    ``graph`` alone is the same network in float. ``quantised_layers`` limits the quantisation to the named layers
+    (``image`` is the input), to measure the effect of each; None means all. ``wide``: tensors that get 16 bits,
+    together with those that share their scale.
 
     Raises:
-        ValueError: ``wide`` names what is no tensor, or the image.
+        ValueError: ``wide`` contains an unknown tensor, the image, or a tensor that shares the scale of the image.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class FakeQuantNet(nn.Module):
         self.quantiser(IMAGE).scale.fill_(INPUT_SCALE)
 
     def quantiser(self, tensor: str) -> ActivationQuantiser:
-        """Of a tensor; tensors of one group share it."""
+        """Return the quantiser of a tensor; all tensors of a group share one."""
         found = self.activations[self.groups[tensor]]
         assert isinstance(found, ActivationQuantiser)
         return found
@@ -166,12 +166,12 @@ class FakeQuantNet(nn.Module):
 
     @property
     def num_levels(self) -> dict[str, int]:
-        """Steps between 0 and the threshold, for every tensor that leads a group and is calibrated."""
+        """Number of steps between 0 and the threshold, for every calibrated tensor that leads a group."""
         leaders = dict.fromkeys(self.groups.values())
         return {leader: self.quantiser(leader).grid.num_levels for leader in leaders if leader != self.groups[IMAGE]}
 
     def set_thresholds(self, thresholds: Mapping[str, float]) -> None:
-        """Clip every tensor that leads a group at its threshold, in real units.
+        """Set the thresholds at which tensors are clipped, in real units, one for each tensor that leads a group.
 
         Raises:
             ValueError: tensors are missing or unknown, or a threshold is not positive and finite.
@@ -185,17 +185,17 @@ class FakeQuantNet(nn.Module):
             self.quantiser(name).scale.copy_(scale)
 
     def weight_scales(self, step: Step, layer: ConvLayer) -> Tensor:
-        """(O,): of a convolution, from its weights as they are now."""
+        """Return the weight scales (O,) of a convolution, computed from its current weights."""
         source = self.quantiser(step.inputs[0])
         max_bias = MAX_WIDE_BIAS if source.grid.dtype == WIDE else MAX_BIAS
         return self.weight_quantiser(step.name).scales(layer, source.scale, max_bias)
 
     def scaled_weights(self, step: Step, layer: ConvLayer) -> Tensor:
-        """(O, I / groups, kh, kw): a convolution's weights in units of their scales."""
+        """Return a convolution's weights (O, I / groups, kh, kw) divided by their scales."""
         return scaled(layer.weight.detach(), self.weight_scales(step, layer))
 
     def set_rounding(self, name: str, integers: Tensor) -> None:
-        """Round a convolution's weights to ``integers`` (O, I / groups, kh, kw), as long as the weights stay."""
+        """Round a convolution's weights to ``integers`` (O, I / groups, kh, kw), valid until the weights change."""
         (step,) = [step for step in self.graph.steps if step.name == name]
         layer = self.graph.layers[name]
         assert isinstance(layer, ConvLayer)
@@ -203,7 +203,7 @@ class FakeQuantNet(nn.Module):
         self.weight_quantiser(name).steps.copy_(integers - nearest)
 
     def round_to_nearest(self) -> None:
-        """Forget the roundings that were chosen: the weights will change."""
+        """Reset all roundings to nearest, for example before the weights change."""
         for step, layer in self.graph.items():
             if isinstance(layer, ConvLayer):
                 self.weight_quantiser(step.name).steps.zero_()
@@ -214,7 +214,7 @@ class FakeQuantNet(nn.Module):
         return self.graph.execute(images, self._run_layer, on_tensor)
 
     def quantised_weights(self, step: Step, layer: ConvLayer) -> tuple[Tensor, Tensor]:
-        """Weight and bias on their grids, in real units."""
+        """Return the quantised weight and the corrected bias, in real units."""
         quantiser = self.weight_quantiser(step.name)
         return quantiser(layer.weight, self.weight_scales(step, layer)), layer.bias + quantiser.bias_shift
 

@@ -1,4 +1,4 @@
-"""Operators without an int8 form: cut out of a traced network, with their ONNX names where they have one."""
+"""Operators without an int8 form: they are cut out of a traced network, and get their ONNX names if they have one."""
 
 import copy
 import operator
@@ -93,7 +93,10 @@ IN_PLACE: dict[Any, Any] = {
 
 
 def float_layer(traced: fx.GraphModule, node: fx.Node) -> tuple[FloatLayer, list[fx.Node]]:
-    """The operator at ``node`` with all that it needs and that is no tensor, and the tensors that it reads."""
+    """Return the operator at ``node`` as a layer, and the nodes of the tensors that it reads.
+
+    The layer contains everything else that the operator needs.
+    """
     graph, copies, sources = fx.Graph(), dict[fx.Node, fx.Node](), list[fx.Node]()
 
     def copied(other: fx.Node) -> fx.Node:
@@ -115,13 +118,13 @@ def float_layer(traced: fx.GraphModule, node: fx.Node) -> tuple[FloatLayer, list
 
 
 def float_weights(layer: FloatLayer) -> dict[str, Tensor]:
-    """The operator's weights by their role, as they are now: loading or training a network changes them."""
+    """Return the operator's current weights by their role; loading or training a network changes them."""
     (output,) = [node for node in layer.module.graph.nodes if node.op == "output"]
     return dict(describe(layer.module, output.args[0]).weights)
 
 
 def _out_of_place(module: fx.GraphModule) -> fx.GraphModule:
-    """``module`` without operators that write over their input: other layers read it, too."""
+    """Make all operators of ``module`` out of place: other layers may read the same input."""
     for child in module.modules():
         if hasattr(child, "inplace"):
             setattr(child, "inplace", False)  # noqa: B010 - no attribute that nn.Module knows
@@ -137,7 +140,7 @@ def _out_of_place(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def describe(traced: fx.GraphModule, node: fx.Node) -> Operator:
-    """The ONNX operator at ``node``; one that is not known has torch's name and no attributes."""
+    """Return the ONNX operator at ``node``; an unknown one gets torch's name and no attributes."""
     if node.op == "call_module":
         module = traced.get_submodule(str(node.target))
         make = MODULES.get(type(module))

@@ -1,8 +1,8 @@
-"""Folds a network: batch norms, activations and pads go into convolutions, transposed convolutions are rewritten.
+"""Folding of a network: batch norms, activations and pads become part of convolutions; transposed ones are rewritten.
 
-Batch norm behind a convolution: ``w' = w g / sqrt(var + eps)``, ``b' = (b - mean) g / sqrt(var + eps) + beta`` (Jacob
-et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2), along the output channels: axis 0 of a convolution's weight
-and axis 1 of a transposed one's.
+A batch norm after a convolution is folded as ``w' = w g / sqrt(var + eps)`` and
+``b' = (b - mean) g / sqrt(var + eps) + beta`` (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2), along
+the output channels. These are axis 0 of a convolution's weight and axis 1 of a transposed convolution's weight.
 """
 
 from collections.abc import Callable
@@ -41,18 +41,18 @@ class FoldError(ValueError):
 
 
 def fold(net: nn.Module, input_size: Size, in_channels: int = 3, keep_transposed: bool = False) -> LayerGraph:
-    """The folded form of ``net`` in evaluation mode, on the CPU in float32; ``net`` is left as it was.
+    """Return the folded form of ``net`` in evaluation mode, on the CPU in float32; ``net`` itself is not changed.
 
-    Every layer that is no convolution, addition, concatenation or pad is kept in float as a ``FloatLayer``.
+    Layers other than convolutions, additions, concatenations and pads stay in float, as ``FloatLayer``.
 
     Args:
-        net: plain torch modules, (B, in_channels, H, W) -> one tensor.
+        net: network of plain torch modules, (B, in_channels, H, W) -> one tensor.
         input_size: (height, width) in pixels.
         in_channels: channels of the image.
-        keep_transposed: transposed convolutions stay as they are, as ``FloatLayer`` s, with their batch norms inside.
+        keep_transposed: whether to keep transposed convolutions as ``FloatLayer``, with their batch norms folded in.
 
     Raises:
-        FoldError: the network cannot be traced, or its folded form computes something else.
+        FoldError: the network cannot be traced or folded, or its folded form computes something else.
     """
     was_training = net.training
     try:
@@ -85,7 +85,7 @@ def _trace(net: nn.Module) -> fx.GraphModule:
         raise FoldError(f"the network lies on {device}; move it to the CPU")
     try:
         return fx.symbolic_trace(net)
-    except Exception as error:  # the network's own code, run on stand-ins of tensors, fails in its own ways
+    except Exception as error:  # the network's own code runs on proxies of tensors and may raise anything
         raise FoldError(
             f"the network cannot be traced by torch.fx: {error}. Its forward must not branch on "
             "values of tensors: write it without `if` and loops over them"
@@ -93,7 +93,7 @@ def _trace(net: nn.Module) -> fx.GraphModule:
 
 
 def _fuse_transposed(traced: fx.GraphModule) -> None:
-    """Put the batch norms behind transposed convolutions into copies of these; grouped ones are left alone."""
+    """Fold batch norms into copies of the transposed convolutions before them, except for grouped convolutions."""
     modules = dict(traced.named_modules())
 
     def module_of(node: fx.Node) -> nn.Module | None:
@@ -116,7 +116,7 @@ def _fuse_transposed(traced: fx.GraphModule) -> None:
 
 @dataclass(frozen=True)
 class _Tail:
-    """What is folded into the layer before it: a batch norm, an activation; ``last`` is the last node of the chain."""
+    """The batch norm and the activation to fold into the layer before them; ``last`` is the chain's last node."""
 
     last: fx.Node
     norm: nn.BatchNorm2d | None
@@ -124,7 +124,7 @@ class _Tail:
 
 
 class _Folder:
-    """Goes through the nodes in order; ``names`` maps a node to the tensor that stands for it."""
+    """Folds the nodes in order; ``names`` maps each node to the name of its tensor in the folded network."""
 
     def __init__(self, traced: fx.GraphModule, keep_transposed: bool) -> None:
         self.traced, self.keep_transposed = traced, keep_transposed
@@ -198,7 +198,7 @@ class _Folder:
         padding = _pair(conv.padding)
         phases = subpixel_phases(weight, conv.groups, block, padding, (height, width), (out_height, out_width))
         base = self._unique(str(node.target).replace(".", "/"))
-        self.shapes[base] = _shape(node)  # the name is taken
+        self.shapes[base] = _shape(node)  # reserves the name
         names = [f"{base}/phase_{index // block}{index % block}" for index in range(len(phases))]
         shape = (len(bias), out_height // block, out_width // block)
         for name, phase in zip(names, phases, strict=True):
@@ -252,7 +252,7 @@ class _Folder:
         return _Tail(chain[-1], norm, activation)
 
     def _following(self, node: fx.Node) -> list[fx.Node]:
-        """The nodes up to the next one that does something, as long as nothing else reads the values in between."""
+        """Return the nodes up to the next one that changes values; empty if another node reads a value in between."""
         chain: list[fx.Node] = []
         while len(node.users) == 1:
             (node,) = node.users
@@ -306,7 +306,7 @@ class _Folder:
 def _folded(
     weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d | None, axis: int, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias with the batch norm inside, computed in float64. ``axis``: of the weight's output channels."""
+    """Fold the batch norm into weight and bias, in float64. ``axis``: axis of the weight's output channels."""
     num_outputs = weight.shape[axis] * (groups if axis == 1 else 1)
     weight64 = weight.detach().double()
     bias64 = bias.detach().double() if bias is not None else torch.zeros(num_outputs, dtype=torch.float64)
@@ -358,7 +358,7 @@ def _is_tensor(node: fx.Node) -> bool:
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    """Of a node's tensor, without the batch."""
+    """Return the shape of a node's tensor, without the batch axis."""
     return tuple(node.meta["tensor_meta"].shape[1:])
 
 
@@ -368,7 +368,7 @@ def _pair(value: object) -> Size:
 
 
 def _function_name(node: fx.Node) -> str:
-    """Of a function or a tensor method."""
+    """Return the name of the node's function or tensor method, or an empty string."""
     if node.op == "call_method":
         return str(node.target).rstrip("_")
     return getattr(node.target, "__name__", "") if node.op == "call_function" else ""
@@ -385,6 +385,6 @@ def _adds_tensors(node: fx.Node) -> bool:
 
 
 def _scope(node: fx.Node, kind: str) -> str:
-    """A name for a function's result: the module that calls it, and the kind."""
+    """Return a name for a function's result: the module that calls it, then the kind."""
     stack = list((node.meta.get("nn_module_stack") or {}).keys())
     return ".".join([part for part in (stack[-1] if stack else "", kind.lower()) if part])

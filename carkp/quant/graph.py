@@ -20,7 +20,7 @@ BOUNDS: dict[Activation, tuple[float, float]] = {
     "relu": (0.0, float("inf")),
     "relu6": (0.0, 6.0),
 }
-"""What an activation clamps to, in real units."""
+"""Lower and upper bound of each activation, in real units."""
 
 IMAGE = "image"
 
@@ -29,9 +29,10 @@ Size = tuple[int, int]
 
 
 class ConvLayer(nn.Module):
-    """A convolution with bias, zero padding of its own on every side, and an activation.
+    """A convolution with a bias, an activation, and its own amount of zero padding on each side.
 
-    ``factors`` (O,) is what equalisation multiplied its output channels by: the activation's bounds move with it.
+    ``factors`` (O,): the factors by which equalisation multiplied the output channels. The bounds of the activation
+    are multiplied by them, too.
     """
 
     factors: Tensor
@@ -58,7 +59,7 @@ class ConvLayer(nn.Module):
         return self.convolve(x, self.weight, self.bias)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """The layer with another weight and bias."""
+        """Run the layer with another weight and bias."""
         accumulators = self.accumulate(x, weight, bias)
         if self._is_scaled and self.activation == "relu6":
             return torch.minimum(activate(accumulators, "relu"), BOUNDS["relu6"][1] * self.factors[:, None, None])
@@ -73,7 +74,7 @@ class ConvLayer(nn.Module):
         self._note_factors()
 
     def scale_inputs(self, factors: Tensor) -> None:
-        """Multiply what each input channel adds by ``factors`` (I,); the layer is depthwise, or of one group."""
+        """Multiply the weights of each input channel by ``factors`` (I,); the layer is depthwise or has one group."""
         with torch.no_grad():
             self.weight.mul_(factors[:, None, None, None] if self.groups > 1 else factors[None, :, None, None])
 
@@ -81,13 +82,13 @@ class ConvLayer(nn.Module):
         self._is_scaled = bool((self.factors != 1).any())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Files of earlier versions know no equalisation."""
+        """Load the state; files of earlier versions have no ``factors``."""
         state_dict.setdefault(f"{prefix}factors", torch.ones_like(self.factors))
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._note_factors()
 
     def accumulate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution before its activation."""
+        """Return the result of the convolution before its activation."""
         top, left, bottom, right = self.pads
         padding = (top, left)
         if (top, left) != (bottom, right):
@@ -96,7 +97,7 @@ class ConvLayer(nn.Module):
 
 
 class AddLayer(nn.Module):
-    """The sum of two tensors, and an activation."""
+    """The sum of two tensors, followed by an activation."""
 
     def __init__(self, activation: Activation = "none") -> None:
         super().__init__()
@@ -107,14 +108,14 @@ class AddLayer(nn.Module):
 
 
 class ConcatLayer(nn.Module):
-    """Tensors one behind the other along the channels."""
+    """Concatenation along the channels."""
 
     def forward(self, *parts: Tensor) -> Tensor:
         return torch.cat(parts, dim=1)
 
 
 class DepthToSpaceLayer(nn.Module):
-    """Channels to blocks of pixels."""
+    """Depth to space: moves channels to blocks of pixels."""
 
     def __init__(self, block: int) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class DepthToSpaceLayer(nn.Module):
 
 
 class FloatLayer(nn.Module):
-    """Any other operator. ``kind`` is its ONNX name where it has one, ``attributes`` its ONNX attributes.
+    """Any other operator. ``kind`` is its ONNX name if it has one, ``attributes`` are its ONNX attributes.
 
     It stays in evaluation mode: a batch norm that could not be folded is frozen.
     """
@@ -149,7 +150,7 @@ MOVING = (ConcatLayer, DepthToSpaceLayer)
 
 @dataclass(frozen=True)
 class Step:
-    """One layer's place: its name is also the name of the tensor that it makes."""
+    """A layer's name and its input tensors; the name is also the name of the tensor that the layer makes."""
 
     name: str
     inputs: tuple[str, ...]
@@ -159,7 +160,7 @@ class LayerGraph(nn.Module):
     """Layers in order of execution; the last one makes the output. Images (B, 3, H, W) -> heatmaps (B, K, h, w)."""
 
     def __init__(self, layers: Sequence[tuple[Step, nn.Module]], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """``shapes``: of every tensor, the image included, without the batch."""
+        """``shapes``: shape of every tensor, including the image, without the batch axis."""
         super().__init__()
         self.steps = tuple(step for step, _ in layers)
         self.layers = nn.ModuleDict({step.name: layer for step, layer in layers})
@@ -182,7 +183,10 @@ class LayerGraph(nn.Module):
         apply: Callable[[Step, nn.Module, list[Tensor]], Tensor],
         on_tensor: OnTensor | None = None,
     ) -> Tensor:
-        """Run the layers with ``apply``; ``on_tensor`` sees the image and every result. Frees what is used up."""
+        """Run each layer with ``apply``, and free each tensor after its last use.
+
+        ``on_tensor`` is called with the image and with every result.
+        """
         values = {IMAGE: images}
         if on_tensor is not None:
             on_tensor(IMAGE, images)
@@ -196,7 +200,7 @@ class LayerGraph(nn.Module):
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
-    """In place: ``x`` is the fresh result of a layer."""
+    """Apply the activation in place: ``x`` must be a layer's new result that nothing else uses."""
     match activation:
         case "none":
             return x
@@ -207,7 +211,7 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 
 
 def is_non_negative(graph: LayerGraph, name: str) -> bool:
-    """Whether a tensor cannot be negative, by the layers that make it."""
+    """Return whether a tensor cannot be negative, judged by the layers that make it."""
     if name == IMAGE:
         return False
     layer = graph.layers[name]
@@ -220,7 +224,10 @@ def is_non_negative(graph: LayerGraph, name: str) -> bool:
 
 
 def scale_groups(graph: LayerGraph) -> dict[str, str]:
-    """Tensor -> the tensor whose scale it shares: what is only moved keeps its scale, and a concatenation has one."""
+    """Map each tensor to the tensor that leads its group; all tensors of a group share one scale.
+
+    A layer that only moves numbers keeps the scale, so its inputs and its output are in one group.
+    """
     leader = {name: name for name in (IMAGE, *(step.name for step in graph.steps))}
 
     def find(name: str) -> str:
@@ -238,7 +245,7 @@ def scale_groups(graph: LayerGraph) -> dict[str, str]:
 
 
 def _last_uses(steps: Sequence[Step]) -> list[list[str]]:
-    """For every step the tensors that no later one reads."""
+    """Return for every step the tensors that no later step reads."""
     last: dict[str, int] = {}
     for index, step in enumerate(steps):
         last.update(dict.fromkeys(step.inputs, index))

@@ -1,4 +1,4 @@
-"""A streaming histogram of |x|: all that calibration needs to know of a tensor, in constant memory."""
+"""A streaming histogram of |x|: all that calibration needs to know about a tensor, in constant memory."""
 
 import math
 from collections.abc import Callable
@@ -10,27 +10,27 @@ from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_SHIFT = 13  # bits of a float32's 23-bit mantissa that do not matter to its bin
-_NUM_LANES = 8  # a power of two: bins that zeros are spread over, and bins that count as zero
-_NUM_ENTRIES = 1 << (31 - _SHIFT)  # of a table: all bit patterns, those of infinity and NaN too
+_SHIFT = 13  # low bits of the 23-bit float32 mantissa that the bin index leaves out
+_NUM_LANES = 8  # a power of two: zeros are spread over the first bins, and these bins count as zero
+_NUM_ENTRIES = 1 << (31 - _SHIFT)  # entries of a table: all bit patterns, including infinity and NaN
 _INFINITY_BITS = 0x7F800000
 _BLOCK = 1024  # elements: their bins stay in the first-level cache
 _LINE = 16  # elements: a cache line
 
 NUM_BINS = _INFINITY_BITS >> _SHIFT
-"""Bins of a histogram: 1024 for each power of two a float32 can lie between."""
+"""Number of bins of a histogram: 1024 between each power of two and the next one, over the float32 range."""
 
 RESOLUTION = 2.0 ** (_SHIFT - 23)
-"""No bin of normal float32 is wider than this share of the values in it; the narrowest are half as wide."""
+"""Largest width of a bin relative to its values, for normal float32; the smallest relative width is half of it."""
 
 SMALLEST_BIN_WIDTH = 2.0 ** (_SHIFT - 149)
-"""Width of the bins of denormal float32 and of the first power of two above them."""
+"""Width of the bins of denormal float32 values and of the first power of two above them."""
 
 SMALLEST_NONZERO = _NUM_LANES * SMALLEST_BIN_WIDTH
 """Smaller |x| count as zero: 2**-133, about 9e-41."""
 
 MAX_UNIFORM_BINS = 2048
-"""Twice the bins of a power of two: equal bins in this number are unions of the histogram's own."""
+"""Twice the number of bins of a power of two. Up to this number, each equal bin is a union of the histogram's bins."""
 
 
 class Bins(NamedTuple):
@@ -49,36 +49,36 @@ class UniformBins(NamedTuple):
 
 
 class AbsHistogram:
-    """Counts of |x|; a bin is all float32 that share their exponent and the first 10 bits of their mantissa.
+    """Counts of |x|. A bin holds all float32 values with the same exponent and the same first 10 mantissa bits.
 
-    That is the bit pattern without sign, shifted: logarithmic bins, each cut into equal ones, over all finite float32.
-    So there is no range to find, and the counts depend on the values only, not on their order or on how they were cut
-    into batches. The resolution is relative to the value: outliers do not coarsen the rest.
+    A bin's index is the bit pattern without the sign, shifted right. So the bins cover all finite float32: each power
+    of two is cut into equal bins. No range must be chosen, and the counts depend on the values only, not on their order
+    or their batches. The resolution is relative to the value: outliers do not make the other bins coarser.
 
-    Values below ``SMALLEST_NONZERO``, deep within the denormal float32, count as zeros.
+    Values below ``SMALLEST_NONZERO``, deep within the denormal float32 range, count as zeros.
 
-    A table of 2 MiB; but memory is taken by the page, and only for pages that have been counted in: some 100 KiB for an
-    activation, most of whose values lie within 12 powers of two.
+    The table has 2 MiB. But the system provides memory by the page, and only for pages with counts. That is about
+    100 KiB for an activation, because most of its values lie within 12 powers of two.
 
     Attributes:
-        count: values seen.
-        largest: the largest |x| seen, exact; 0 as long as there is none.
+        count: number of values seen.
+        largest: the largest |x| seen, exact; 0 if there is none yet.
     """
 
     def __init__(self) -> None:
-        # One by one: numpy asks for huge pages for 4 MiB and more, and these are taken whole.
+        # Each histogram has its own array: for 4 MiB and more numpy asks for huge pages, which are provided whole.
         self._table: NDArray[np.int64] = np.zeros(_NUM_ENTRIES, np.int64)
         self.count = 0
         self.largest = 0.0
 
     @property
     def num_zeros(self) -> int:
-        """Values seen that were zero, or less than ``SMALLEST_NONZERO``."""
+        """Number of values seen that were zero, or below ``SMALLEST_NONZERO``."""
         return int(self._table[:_NUM_LANES].sum())
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """(NUM_BINS,): how many values lie in each bin; zeros are in the first, and the next seven are empty."""
+        """Number of values in each bin (NUM_BINS,); zeros are in the first bin, and the next seven are empty."""
         counts = self._table[:NUM_BINS].copy()
         counts[0] = counts[:_NUM_LANES].sum()
         counts[1:_NUM_LANES] = 0
@@ -86,11 +86,11 @@ class AbsHistogram:
 
     @staticmethod
     def edges() -> NDArray[np.float64]:
-        """(NUM_BINS + 1,): lower edges of the bins, and 2**128, the first number too large for float32."""
+        """Return the lower edges of the bins, then 2**128, the first number too large for float32: (NUM_BINS + 1,)."""
         return _from_bits(np.arange(NUM_BINS + 1, dtype=np.uint32) << np.uint32(_SHIFT))
 
     def nonzero_bins(self) -> Bins:
-        """The bins that are not empty, zeros left out; the last one ends right above ``largest``."""
+        """Return the bins that are not empty, without zeros; the last one ends right above ``largest``."""
         counts = self.counts
         counts[0] = 0
         filled = np.flatnonzero(counts).astype(np.uint32)
@@ -100,7 +100,7 @@ class AbsHistogram:
         return Bins(counts[filled].astype(np.float64), lower, np.minimum(upper, above_largest))
 
     def uniform_bins(self, num_bins: int) -> UniformBins:
-        """Exact counts, zeros left out, in equal bins from 0 to the smallest power of two above the largest value.
+        """Return exact counts, without zeros, in equal bins from 0 to the smallest power of two above ``largest``.
 
         Raises:
             ValueError: ``num_bins`` is not a power of two up to ``MAX_UNIFORM_BINS``.
@@ -115,11 +115,11 @@ class AbsHistogram:
         return UniformBins(counts.astype(np.float64), width)
 
     def update(self, values: NDArray[np.float32]) -> None:
-        """Count the values of an array of any shape; an array that is dense in any memory order is not copied.
+        """Count the values of an array of any shape; a dense array of any memory order is not copied.
 
         Raises:
             TypeError: the values are not float32.
-            ValueError: some values are NaN or infinite. The histogram is then as it was.
+            ValueError: some values are NaN or infinite. The histogram is then unchanged.
         """
         if values.dtype != np.float32:
             raise TypeError(f"values must be float32, got {values.dtype}")
@@ -133,19 +133,19 @@ class AbsHistogram:
         self.largest = max(self.largest, float(np.uint32(largest_bits).view(np.float32)))
 
     def merge(self, other: "AbsHistogram") -> None:
-        """Count what ``other`` has counted too; ``other`` stays as it was."""
+        """Add the counts of ``other``, which stays unchanged."""
         counts = other.counts
-        filled = np.flatnonzero(counts)  # not all bins: that would take memory for all of them
+        filled = np.flatnonzero(counts)  # writing to all bins would take memory for all of them
         self._table[filled] += counts[filled]
         self.count += other.count
         self.largest = max(self.largest, other.largest)
 
     def quantile(self, share: float) -> float:
-        """The |x| that a share of all values, zeros included, does not exceed; interpolated linearly within its bin.
+        """Return the |x| that a share of all values, including zeros, does not exceed.
 
-        With r = share * count it is less than one bin width from the ceil(r)-th smallest |x| (numpy's method
-        "inverted_cdf"): both are in the first bin at whose end at least r values have been counted. 0 if r values
-        count as zero, ``largest`` for a share of 1.
+        It is interpolated linearly within its bin. Let r = share * count. The result is less than one bin width away
+        from the ceil(r)-th smallest |x| (numpy's method "inverted_cdf"), because both lie in the first bin that brings
+        the running count to at least r. It is 0 if r values count as zero, and ``largest`` for a share of 1.
 
         Raises:
             ValueError: the share is not in (0, 1], or the histogram is empty.
@@ -168,26 +168,26 @@ class AbsHistogram:
 
 
 def _from_bits(bits: NDArray[np.uint32]) -> NDArray[np.float64]:
-    """The float32 of these bit patterns; for that of infinity the number that would follow on the largest."""
+    """Return the float32 values of these bit patterns; infinity becomes the next number after the largest, 2**128."""
     return np.where(bits == _INFINITY_BITS, 2.0**128, bits.view(np.float32).astype(np.float64))
 
 
 def _compiled(function: Function) -> Function:
-    """Compile ``function`` with numba; the machine code is kept on disk and runs without the interpreter's lock."""
+    """Compile ``function`` with numba; the machine code is cached on disk and runs without the GIL."""
     return cast(Function, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
 @_compiled
 def _count(bits: NDArray[np.uint32], table: NDArray[np.int64], step: int) -> np.uint32:
-    """Add ``step`` to the table's entry for each value; the bit pattern of the largest |x|.
+    """Add ``step`` to each value's entry of the table, and return the bit pattern of the largest |x|.
 
-    Without their sign, float32 sort as their bit patterns do, and infinity and NaN come last.
+    Without their sign, float32 values sort like their bit patterns; infinity and NaN come last.
 
-    Two loops over a block: the first is vectorised, if nothing in it is wider than 32 bits (numba would widen any
-    result); the second writes as fast as the processor can, an entry a cycle. But an increment has to wait for the one
-    before it if both are of one entry, as they often are where half of the values are zero: so value i's entry is at
-    least i % 8. Meanwhile a look at each cache line of the next block brings it here; a fifth faster on arrays larger
-    than the cache.
+    There are two loops over a block. The first is vectorised if nothing in it is wider than 32 bits (numba would widen
+    any result). The second writes as fast as the processor can: one entry per cycle. But an increment must wait for
+    the one before it if both change the same entry. That happens often where half of the values are zero, so the entry
+    of value i is at least i % 8. The second loop also reads from each cache line of the next block, which brings it
+    into the cache. This is a fifth faster on arrays larger than the cache.
     """
     largest = np.uint32(0)
     entries = np.empty(_BLOCK, np.uint32)

@@ -1,11 +1,11 @@
-"""Observers: from the histogram of a tensor's |x| to the threshold at which quantisation clips it.
+"""Observers: they choose the threshold at which quantisation clips a tensor, from the histogram of its |x|.
 
-Legend: an observer chooses the threshold T > 0, in the tensor's own units. What lies above is clipped to T; what lies
-below is rounded to a multiple of the step T / num_levels. num_levels is the number of positive levels: 127 of a signed
-symmetric tensor, 255 of an unsigned one. Zero is always exact.
+Legend: an observer chooses the threshold T > 0, in the tensor's own units. Values above T are clipped to T. Values
+below T are rounded to a multiple of the step T / num_levels. num_levels is the number of positive levels: 127 for a
+signed symmetric tensor, 255 for an unsigned one. Zero is always exact.
 
-Every threshold is finite and such that the step and its reciprocal are normal float32: at least
-``SMALLEST_THRESHOLD``. Of a tensor that is zero throughout it is ``UNIT_THRESHOLD``; an empty histogram has none.
+Every threshold is finite and at least ``SMALLEST_THRESHOLD``, so that the step and its reciprocal are normal float32
+values. A tensor of zeros only gets ``UNIT_THRESHOLD``. An empty histogram has no threshold.
 """
 
 from typing import Literal
@@ -22,16 +22,16 @@ SMALLEST_THRESHOLD = 2.0**-100
 
 _SMALLEST_SHARE = 0.01  # of the largest |x|: where the search for the least squared error begins
 _NUM_COARSE, _NUM_FINE = 97, 33
-_NUM_ENTROPY_BINS = 2048  # as in the talk; a candidate threshold at the end of each
+_NUM_ENTROPY_BINS = 2048  # as in the talk; the end of each bin is a candidate threshold
 _SMOOTHING = 1e-4  # counts
 _ROUNDING = 1e-9  # divergences closer than this are equal
 
 
 def threshold(histogram: AbsHistogram, kind: ObserverKind, percentile: float, num_levels: int) -> float:
-    """The threshold that the observer ``kind`` chooses; ``percentile`` matters to the percentile observer only.
+    """Return the threshold that the observer ``kind`` chooses; only the percentile observer uses ``percentile``.
 
     Raises:
-        ValueError: unknown kind, or as the observer itself.
+        ValueError: the kind is unknown, or the observer raises it.
     """
     match kind:
         case "percentile":
@@ -47,9 +47,10 @@ def threshold(histogram: AbsHistogram, kind: ObserverKind, percentile: float, nu
 
 
 def percentile_threshold(histogram: AbsHistogram, percentile: float) -> float:
-    """The percentile of |x| over all values, zeros included.
+    """Return the percentile of |x| over all values, including zeros.
 
-    If the percentile itself is zero, it says nothing of the few values that are not: T is then the largest |x|.
+    If the percentile is zero, the threshold is the largest |x|: a zero percentile says nothing about the few values
+    that are not zero.
 
     Raises:
         ValueError: the percentile is not in (50, 100], or the histogram is empty.
@@ -60,7 +61,7 @@ def percentile_threshold(histogram: AbsHistogram, percentile: float) -> float:
 
 
 def minmax_threshold(histogram: AbsHistogram) -> float:
-    """The largest |x|.
+    """Return the largest |x|.
 
     Raises:
         ValueError: the histogram is empty.
@@ -70,9 +71,10 @@ def minmax_threshold(histogram: AbsHistogram) -> float:
 
 
 def mse_threshold(histogram: AbsHistogram, num_levels: int) -> float:
-    """The T of least expected squared error of clipping and rounding.
+    """Return the T with the least expected squared error from clipping and rounding.
 
-    Searched on a geometric grid from a hundredth of the largest |x| to all of it, then on a finer one around the best.
+    The search uses a geometric grid from a hundredth of the largest |x| to the largest |x|, then a finer grid around
+    the best point.
 
     Raises:
         ValueError: ``num_levels`` is below 1, or the histogram is empty.
@@ -90,18 +92,18 @@ def mse_threshold(histogram: AbsHistogram, num_levels: int) -> float:
 
 
 def entropy_threshold(histogram: AbsHistogram, num_levels: int) -> float:
-    """The T at which the quantised distribution is closest to the real one, by Kullback-Leibler divergence.
+    """Return the T with the smallest Kullback-Leibler divergence of the quantised from the real distribution.
 
-    Source: S. Migacz, "8-bit Inference with TensorRT", GTC 2017, with its 2048 bins and num_levels + 1 groups of them.
-    What the talk leaves open is decided thus:
-    - Zeros are left out of both distributions: quantisation keeps them, and in a ReLU's output they would
-      outweigh everything else in the first bin.
-    - What is clipped is added to the last bin of the reference distribution only; the quantised one is made of what
-      lies below the threshold. So clipping costs.
-    - A group's count is spread evenly over those of its bins that the reference has values in. If the last group holds
-      nothing but what was clipped, its bin gets a ten-thousandth of a count: the divergence is large, but finite.
-    - Of equal divergences the one that clips least counts. (If all values were 1 or 2, clipping at 1 would leave only
-      ones and no divergence: it compares with the clipped reference, not with the real one.)
+    Source: S. Migacz, "8-bit Inference with TensorRT", GTC 2017, with its 2048 bins and num_levels + 1 groups of bins.
+    The talk leaves some choices open. They are made as follows:
+    - Zeros are left out of both distributions. Quantisation keeps them exact, and in the output of a ReLU the first
+      bin would otherwise outweigh all others.
+    - The count of clipped values is added to the last bin of the reference distribution only. The quantised
+      distribution is made from the values below the threshold. So clipping has a cost.
+    - The count of a group is spread evenly over those of its bins that are not empty in the reference. If the last
+      group holds clipped values only, its bin gets a ten-thousandth of a count: the divergence is large, but finite.
+    - Of equal divergences, the largest T wins, which clips least. (Suppose that all values are 1 or 2. Clipping at 1
+      leaves only ones and no divergence, because the comparison is with the clipped reference, not the real one.)
 
     Raises:
         ValueError: ``num_levels`` is below 1, or the histogram is empty.
@@ -119,10 +121,11 @@ def entropy_threshold(histogram: AbsHistogram, num_levels: int) -> float:
 
 
 def _squared_errors(bins: Bins, thresholds: NDArray[np.float64], num_levels: int) -> NDArray[np.float64]:
-    """(thresholds,): the sum of squared errors of all values, those of a bin taken as uniformly distributed over it.
+    """Return the sum of squared errors of all values (thresholds,); values of a bin count as uniform over the bin.
 
-    A bin's integral is the difference of the antiderivative at its edges, so it is exact for bins wider than a step and
-    for narrower ones. The sum over bins is rearranged to one over edges, as neighbours share one. Zeros have no error.
+    The integral over a bin is the difference of the antiderivative at its edges. So it is exact for bins that are wider
+    than a step and for narrower ones. Neighbours share an edge, so the sum over bins is rearranged to a sum over edges.
+    Zeros have no error.
     """
     density = bins.counts / (bins.upper - bins.lower)
     edges, positions = np.unique(np.concatenate([bins.lower, bins.upper]), return_inverse=True)
@@ -132,7 +135,7 @@ def _squared_errors(bins: Bins, thresholds: NDArray[np.float64], num_levels: int
 
 
 def _integral(x: NDArray[np.float64], num_levels: int) -> NDArray[np.float64]:
-    """Integral from 0 to x of the squared error (t - min(round(t), num_levels))**2 dt; x in steps.
+    """Return the integral from 0 to x of the squared error (t - min(round(t), num_levels))**2 dt; x is in steps.
 
     Each whole cell around a level adds 1/12, and the distance f to the last level adds f**3 / 3.
     """
@@ -143,11 +146,11 @@ def _integral(x: NDArray[np.float64], num_levels: int) -> NDArray[np.float64]:
 
 
 def _divergences(counts: NDArray[np.float64], num_kept: NDArray[np.int64], num_groups: int) -> NDArray[np.float64]:
-    """(candidates,): divergence of the quantised from the reference distribution, each keeping the first num_kept bins.
+    """Return the divergence (candidates,) of the quantised from the reference distribution.
 
-    With c the counts of the reference, N their sum, S a group's count, Z its number of bins that are not empty and M
-    the count of what is kept, it is sum c/N log((c/N) / (S/Z/M)). Running sums give it without a loop over bins. It is
-    infinite where nothing is kept.
+    Each candidate keeps the first num_kept bins. The divergence is sum c/N log((c/N) / (S/Z/M)). Here c are the counts
+    of the reference, N is their sum, S a group's count, Z the number of its bins that are not empty, and M the count of
+    all kept values. Running sums replace a loop over bins. The divergence is infinite where nothing is kept.
     """
     total = counts.sum()
     sums, num_filled, entropies = (_running_sum(each) for each in (counts, counts > 0, _x_log_x(counts)))
@@ -157,7 +160,7 @@ def _divergences(counts: NDArray[np.float64], num_kept: NDArray[np.int64], num_g
     group_sums = np.diff(sums[group_edges], axis=1)
     group_filled = np.diff(num_filled[group_edges], axis=1)
     group_filled[:, -1] += (last == 0) & (clipped > 0)
-    spread = np.maximum(group_sums, _SMOOTHING) / np.maximum(group_filled, 1)  # each filled bin's count, quantised
+    spread = np.maximum(group_sums, _SMOOTHING) / np.maximum(group_filled, 1)  # quantised count of each filled bin
     reference = entropies[num_kept] - _x_log_x(last) + _x_log_x(last + clipped)
     quantised = (group_sums * np.log(spread)).sum(axis=1) + clipped * np.log(spread[:, -1])
     divergences = (reference - quantised) / total - np.log(total / np.maximum(kept, 1))
@@ -165,7 +168,7 @@ def _divergences(counts: NDArray[np.float64], num_kept: NDArray[np.int64], num_g
 
 
 def _running_sum(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """(n + 1,): the sum of the first 0, 1, ... n values."""
+    """Return the sums (n + 1,) of the first 0, 1, ... n values."""
     return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
 
 
@@ -175,7 +178,7 @@ def _x_log_x(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _holds_only_zeros(histogram: AbsHistogram) -> bool:
-    """Also if some are too small for the histogram to tell them from zero."""
+    """Return whether all values are zero, or so small that the histogram counts them as zero."""
     return histogram.num_zeros == histogram.count
 
 
@@ -190,5 +193,5 @@ def _require_levels(num_levels: int) -> None:
 
 
 def _valid(value: float) -> float:
-    """The threshold, or what stands for it if it is zero or so small that 1 / step would not be a float32."""
+    """Return the threshold, replaced if it is zero or so small that 1 / step would not be a float32."""
     return max(value, SMALLEST_THRESHOLD) if value > 0 else UNIT_THRESHOLD

@@ -1,10 +1,10 @@
-"""The int8 network as plain data: what the simulator runs, the ONNX writer writes and the checker walks.
+"""The int8 network as plain data, for the simulator, the ONNX writer and the checker.
 
-A tensor holds integers q of 8 bits, or of 16, that stand for ``scale * (q - zero_point)``. A convolution accumulates
-``sum (q_in - zero_point_in) * weight + bias`` in int32 and requantises it to its output tensor.
+A tensor holds integers q of 8 or 16 bits. The real value of q is ``scale * (q - zero_point)``. A convolution
+accumulates ``sum (q_in - zero_point_in) * weight + bias`` in int32 and requantises the sum to its output tensor.
 
-Legend: O output channels, I input channels, kh kw kernel height and width, C H W of a tensor; the batch is never part
-of a shape.
+Legend: O output channels, I input channels, kh kw kernel height and width, C H W channels, height and width of a
+tensor. The batch is never part of a shape.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ Float32Array = NDArray[np.float32]
 
 
 class ProgramError(ValueError):
-    """A program that contradicts itself; the message names the layer."""
+    """An inconsistent program; the message names the layer."""
 
 
 @dataclass(frozen=True)
 class QTensor:
-    """A tensor of 8 or 16 bits. ``shape`` is (C, H, W); ``scale`` is exactly a float32."""
+    """A tensor of 8 or 16 bits. ``shape`` is (C, H, W); float32 can represent ``scale`` exactly."""
 
     name: str
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class QTensor:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it has 16 bits."""
+        """Whether the tensor has 16 bits."""
         return self.dtype == WIDE
 
 
@@ -54,8 +54,8 @@ class QConv:
         weight: (O, I / groups, kh, kw).
         weight_scale: (O,).
         bias: (O,), in units of input scale * weight scale.
-        pads: top, left, bottom, right; the padding is the input's zero point.
-        clamp: smallest and largest quantised output value: the activation, in units of the output tensor.
+        pads: top, left, bottom, right; padded values are the input's zero point.
+        clamp: smallest and largest quantised output value, which apply the activation.
     """
 
     name: str
@@ -73,7 +73,7 @@ class QConv:
 
 @dataclass(frozen=True, eq=False)
 class QAdd:
-    """The sum of two tensors of one shape, requantised. ``clamp`` as in :class:`QConv`."""
+    """The requantised sum of two tensors of the same shape. ``clamp`` as in :class:`QConv`."""
 
     name: str
     inputs: tuple[str, str]
@@ -83,7 +83,7 @@ class QAdd:
 
 @dataclass(frozen=True, eq=False)
 class QConcat:
-    """Tensors of one scale and zero point, one behind the other along the channels."""
+    """Concatenation along the channels of tensors with the same scale and zero point."""
 
     name: str
     inputs: tuple[str, ...]
@@ -92,7 +92,10 @@ class QConcat:
 
 @dataclass(frozen=True, eq=False)
 class QDepthToSpace:
-    """(C b b, H, W) -> (C, H b, W b); channel ``(i b + j) C + c`` becomes pixel (i, j) of a block (ONNX mode DCR)."""
+    """Depth to space, (C b b, H, W) -> (C, H b, W b), in ONNX mode DCR.
+
+    Channel ``(i b + j) C + c`` becomes pixel (i, j) of a block.
+    """
 
     name: str
     inputs: tuple[str]
@@ -104,8 +107,8 @@ class QDepthToSpace:
 class FloatOp:
     """An operator without an int8 form: its inputs are dequantised, its output is quantised.
 
-    ``kind`` is the ONNX operator where there is one, else torch's name; ``attributes`` are JSON values, ``weights``
-    float32.
+    ``kind`` is the name of the ONNX operator if there is one, else torch's name. ``attributes`` are JSON values,
+    ``weights`` are float32.
     """
 
     name: str
@@ -145,20 +148,23 @@ class QProgram:
 
     @property
     def num_byte_convs(self) -> int:
-        """Convolutions from 8 to 8 bits."""
+        """Number of convolutions with an input and an output of 8 bits."""
         names = [(conv.inputs[0], conv.output) for conv in self.layers if isinstance(conv, QConv)]
         return sum(not any(self.tensors[name].is_wide for name in pair) for pair in names)
 
 
 def requantise_scales(program: QProgram, conv: QConv) -> Float32Array:
-    """(O,): output units per accumulator unit, ``s_in * s_weight / s_out``, in ONNX Runtime's order in float32."""
+    """Return the scales (O,) from accumulator to output units, ``s_in * s_weight / s_out``.
+
+    They are computed in float32, in the order of ONNX Runtime.
+    """
     source, result = program.tensors[conv.inputs[0]], program.tensors[conv.output]
     scales: Float32Array = np.float32(source.scale) * conv.weight_scale / np.float32(result.scale)
     return scales
 
 
 def accumulator_bounds(program: QProgram, conv: QConv) -> NDArray[np.int64]:
-    """(O,): the largest |value| that any partial sum can take, ``sum |w| max |q - zero_point| + |bias|``."""
+    """Return the largest |value| (O,) of any partial sum: ``sum |w| max |q - zero_point| + |bias|``."""
     source = program.tensors[conv.inputs[0]]
     largest = max(abs(limit - source.zero_point) for limit in source.range)
     weights: NDArray[np.int64] = np.abs(conv.weight.astype(np.int64)).sum(axis=(1, 2, 3))
@@ -166,10 +172,11 @@ def accumulator_bounds(program: QProgram, conv: QConv) -> NDArray[np.int64]:
 
 
 def check_program(program: QProgram) -> None:
-    """Hold a program against its own definition.
+    """Check that a program is consistent.
 
     Raises:
-        ProgramError: a layer reads what is not there, shapes or scales do not fit, or a value is out of range.
+        ProgramError: a layer reads a tensor that does not exist yet, shapes or scales do not fit, or a value is out of
+            range.
     """
     known = {program.input}
     names = [layer.name for layer in program.layers]
@@ -199,7 +206,7 @@ def check_program(program: QProgram) -> None:
 
 
 def same_program(first: QProgram, second: QProgram) -> bool:
-    """Whether two programs are equal in every number and name."""
+    """Return whether two programs are equal in every number and name."""
     plain = ("target", "input", "output", "origin")
     return (
         all(getattr(first, name) == getattr(second, name) for name in plain)
@@ -256,7 +263,7 @@ def _check_layer(program: QProgram, layer: Layer) -> None:
 
 
 def _check_moved(name: str, sources: list[QTensor], result: QTensor, shape: tuple[int, ...]) -> None:
-    """Layers that move numbers without changing them keep the scale."""
+    """Check a layer that moves numbers without changing them: its output has ``shape`` and the inputs' scale."""
     units = {(tensor.dtype, tensor.scale, tensor.zero_point) for tensor in (*sources, result)}
     if len(units) != 1:
         raise ProgramError(f"{name}: inputs and output differ in scale or zero point: {sorted(units)}")

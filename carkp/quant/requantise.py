@@ -1,7 +1,7 @@
-"""What requantisation needs beforehand, in each arithmetic of :data:`Requantisation`: multipliers, sums of addends.
+"""Multipliers and tables of sums that requantisation needs, for each arithmetic of :data:`Requantisation`.
 
-``float32`` is ONNX Runtime's, ``fixed_point`` that of NPUs, the others are LiteRT's. The simulator's kernels requantise
-accumulators.
+``float32`` is the arithmetic of ONNX Runtime, ``fixed_point`` that of NPUs, the others are those of LiteRT. The kernels
+of the simulator use them to requantise accumulators.
 
 Legend: O output channels; q quantised values.
 """
@@ -24,7 +24,7 @@ TFLITE_ADD_BITS = 20
 """Left shift of addends in TensorFlow Lite's int8 ADD."""
 
 XNNPACK_ADD_BITS = 20
-"""Place of the larger multiplier's highest bit in XNNPACK's."""
+"""Position of the highest bit of the larger multiplier in XNNPACK's int8 addition."""
 
 
 class FixedPoint(NamedTuple):
@@ -35,10 +35,10 @@ class FixedPoint(NamedTuple):
 
 
 def fixed_point_multipliers(scales: NDArray[np.floating[Any]]) -> FixedPoint:
-    """The 31-bit multipliers and right shifts nearest to ``scales`` (O,).
+    """Return the 31-bit multipliers and right shifts nearest to ``scales`` (O,).
 
-    A float32 scale is met exactly down to 2^-32. The shift ends at 62, so that ``acc * M + 2^(n-1)`` fits in int64:
-    smaller scales get fewer bits.
+    A float32 scale is represented exactly down to 2^-32. The shift is at most 62, so that ``acc * M + 2^(n-1)`` fits in
+    int64: smaller scales get fewer bits.
 
     Raises:
         ValueError: a scale is not finite, not positive, or so large (2^30) that it needs a shift below 1.
@@ -65,9 +65,9 @@ class TfliteMultipliers(NamedTuple):
 
 
 def tflite_multipliers(scales: Float64Array) -> TfliteMultipliers:
-    """TensorFlow Lite's multipliers of ``scales`` (O,), half away from zero; 0 for scales below 2^-32.
+    """Return TensorFlow Lite's multipliers of ``scales`` (O,), rounded half away from zero; 0 for scales below 2^-32.
 
-    As ``QuantizeMultiplier`` of tensorflow/lite/kernels/internal/quantization_util.cc.
+    Source: ``QuantizeMultiplier`` in tensorflow/lite/kernels/internal/quantization_util.cc.
 
     Raises:
         ValueError: a scale is not finite, not positive, or 2^30 and more.
@@ -84,7 +84,7 @@ def tflite_multipliers(scales: Float64Array) -> TfliteMultipliers:
 
 
 def tflite_scales(input_scale: float, weight_scales: Float32Array, output_scale: float) -> Float64Array:
-    """(O,): ``s_in * s_weight / s_out`` in float64, TensorFlow Lite's order."""
+    """Return ``s_in * s_weight / s_out`` (O,) in float64, in the order of TensorFlow Lite."""
     scales: Float64Array = np.float64(input_scale) * weight_scales.astype(np.float64) / np.float64(output_scale)
     return scales
 
@@ -92,11 +92,11 @@ def tflite_scales(input_scale: float, weight_scales: Float32Array, output_scale:
 def add_table(
     tensor_a: QTensor, tensor_b: QTensor, tensor_out: QTensor, clamp: tuple[int, int], requantisation: Requantisation
 ) -> Int64Array:
-    """(256, 256): the quantised sum for every pair of inputs, at ``[q_a - lowest of a, q_b - lowest of b]``.
+    """Return the quantised sum for every pair of inputs, (256, 256), at ``[q_a - lowest of a, q_b - lowest of b]``.
 
-    ``float32`` is ONNX Runtime's addition of tensors stored as uint8, int8 ones with 128 added to values and zero
-    point: the sum stays the same, its rounding does not. There, in ``fixed_point`` and in ``xnnpack`` the ratios of the
-    scales are float32 quotients; TensorFlow Lite's own kernels compute theirs in float64.
+    ``float32`` is ONNX Runtime's addition of tensors that are stored as uint8: for int8 tensors 128 is added to the
+    values and the zero point, which keeps the sum but changes its rounding. In ``float32``, ``fixed_point`` and
+    ``xnnpack`` the ratios of the scales are float32 quotients; TensorFlow Lite's own kernels compute them in float64.
     """
     if requantisation in ("tflite_reference", "tflite_optimised", "xnnpack"):
         return _add_litert(tensor_a, tensor_b, tensor_out, clamp, requantisation)
@@ -111,11 +111,11 @@ def add_table(
 
 
 def fma_float32(a: Float32Array, b: Float32Array, c: Float32Array) -> Float32Array:
-    """``a * b + c`` rounded once, elementwise: the fused multiply-add that numpy does not have.
+    """Return ``a * b + c`` rounded once, elementwise: the fused multiply-add that numpy does not have.
 
-    The product is exact in float64. The sum is rounded to odd there (exact error by TwoSum), after which rounding to
-    float32 gives the correctly rounded result: Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums:
-    proved algorithms using rounding to odd".
+    The product is exact in float64. The float64 sum is rounded to odd (TwoSum gives the exact error), so that rounding
+    to float32 gives the correctly rounded result. Source: Boldo and Melquiond 2008, "Emulation of FMA and correctly
+    rounded sums: proved algorithms using rounding to odd".
     """
     product: Float64Array = a.astype(np.float64) * b.astype(np.float64)
     addend: Float64Array = c.astype(np.float64)
@@ -136,9 +136,9 @@ def _add_float32(
     ratio_b: np.float32,
     points: tuple[int, int, int],
 ) -> Int64Array:
-    """ONNX Runtime's QLinearAdd (MlasQLinearAdd) as its x86 build computes it; ``points`` are those of a, b, out.
+    """Compute ONNX Runtime's QLinearAdd (MlasQLinearAdd) as its x86 build does; ``points``: zero points of a, b, out.
 
-    All multiply-adds are fused, the one inside of ``zo - (ra za + rb zb)`` too, on ``ra za``.
+    All multiply-adds are fused, including the one inside ``zo - (ra za + rb zb)``, which fuses the product ``ra za``.
     """
     zero_a, zero_b, zero_out = (np.asarray(point, np.float32) for point in points)
     wide_a, wide_b = np.asarray(ratio_a), np.asarray(ratio_b)
@@ -155,7 +155,10 @@ def _add_fixed_point(
     ratio_b: np.float32,
     points: tuple[int, int, int],
 ) -> Int64Array:
-    """``(((a - za) Ma + (b - zb) Mb + 2^(n-1)) >> n) + zo`` with the shift of the larger ratio; far below 2^63."""
+    """Compute ``(((a - za) Ma + (b - zb) Mb + 2^(n-1)) >> n) + zo``; n is the shift of the larger ratio.
+
+    All values stay far below 2^63.
+    """
     (multiplier_a, multiplier_b), shift = _addends(ratio_a, ratio_b)
     wide = (values_a - points[0]) * multiplier_a + (values_b - points[1]) * multiplier_b
     q: Int64Array = ((wide + _half(np.asarray(shift))) >> shift) + points[2]
@@ -163,7 +166,7 @@ def _add_fixed_point(
 
 
 def fixed_point_addends(tensor_a: QTensor, tensor_b: QTensor, tensor_out: QTensor) -> tuple[tuple[int, int], int]:
-    """The multipliers of two addends and their common shift, that of the larger ratio of the scales.
+    """Return the multipliers of two addends and their common shift, which is that of the larger ratio of scales.
 
     Raises:
         ValueError: as :func:`fixed_point_multipliers`.
@@ -181,7 +184,7 @@ def _addends(ratio_a: np.float32, ratio_b: np.float32) -> tuple[tuple[int, int],
 def _add_litert(
     tensor_a: QTensor, tensor_b: QTensor, tensor_out: QTensor, clamp: tuple[int, int], requantisation: Requantisation
 ) -> Int64Array:
-    """:func:`add_table` of LiteRT's three kinds of kernels."""
+    """Compute :func:`add_table` for LiteRT's three kinds of kernels."""
     centred = [np.arange(tensor.range[0], tensor.range[1] + 1) - tensor.zero_point for tensor in (tensor_a, tensor_b)]
     scales = [tensor.scale for tensor in (tensor_a, tensor_b, tensor_out)]
     if requantisation == "xnnpack":
@@ -193,7 +196,10 @@ def _add_litert(
 
 
 def _add_xnnpack(a: Int64Array, b: Int64Array, scales: list[float]) -> Int64Array:
-    """``(a Ma + b Mb + 2^(n-1)) >> n`` with multipliers of 21 bits: XNNPACK, src/microparams-init.c, qs8_add_minmax."""
+    """Compute ``(a Ma + b Mb + 2^(n-1)) >> n`` with multipliers of 21 bits.
+
+    Source: XNNPACK, src/microparams-init.c, qs8_add_minmax.
+    """
     ratios = np.array(scales[:2], np.float32) / np.float32(scales[2])
     shift = XNNPACK_ADD_BITS - int(np.floor(np.log2(float(ratios.max()))))
     multipliers = np.rint(np.ldexp(ratios.astype(np.float64), shift)).astype(np.int64)
@@ -202,7 +208,10 @@ def _add_xnnpack(a: Int64Array, b: Int64Array, scales: list[float]) -> Int64Arra
 
 
 def _add_tflite(a: Int64Array, b: Int64Array, scales: list[float], is_reference: bool) -> Int64Array:
-    """TensorFlow Lite, tensorflow/lite/kernels/add.cc and internal/reference/add.h, with 20 bits more in between."""
+    """Add as TensorFlow Lite does, with 20 more bits in between.
+
+    Source: tensorflow/lite/kernels/add.cc and internal/reference/add.h.
+    """
     twice_largest = 2.0 * max(scales[:2])
     real = [scales[0] / twice_largest, scales[1] / twice_largest, twice_largest / ((1 << TFLITE_ADD_BITS) * scales[2])]
     multipliers, exponents = tflite_multipliers(np.array(real))
@@ -212,7 +221,7 @@ def _add_tflite(a: Int64Array, b: Int64Array, scales: list[float], is_reference:
             multiply_tflite(values << TFLITE_ADD_BITS, *by, is_reference=True)
             for values, by in ((a, first), (b, second))
         ]
-    else:  # one rounding an addend: the shift comes first
+    else:  # one rounding per addend, because the shift comes first
         terms = [
             _high_product(values << (TFLITE_ADD_BITS + exponent), multiplier)
             for values, (multiplier, exponent) in ((a, first), (b, second))
@@ -221,10 +230,10 @@ def _add_tflite(a: Int64Array, b: Int64Array, scales: list[float], is_reference:
 
 
 def multiply_tflite(values: Int64Array, multiplier: int, exponent: int, is_reference: bool) -> Int64Array:
-    """``values`` times ``multiplier * 2**(exponent - 31)``, rounded twice, as TensorFlow Lite does.
+    """Return ``values`` times ``multiplier * 2**(exponent - 31)``, rounded twice as TensorFlow Lite does.
 
-    First the high half of the doubled product, half up; then the right shift, in the reference half away from zero
-    (gemmlowp's RoundingDivideByPOT), in the optimised kernels half up.
+    The first rounding is that of the high half of the doubled product, half up. The second is that of the right shift:
+    half away from zero in the reference kernels (gemmlowp's RoundingDivideByPOT), half up in the optimised ones.
     """
     left, right = max(exponent, 0), max(-exponent, 0)
     high = _high_product(values << left, multiplier)
@@ -238,13 +247,13 @@ def multiply_tflite(values: Int64Array, multiplier: int, exponent: int, is_refer
 
 
 def _high_product(values: Int64Array, multiplier: int) -> Int64Array:
-    """The high 32 bits of twice the product, half up (SaturatingRoundingDoublingHighMul)."""
+    """Return the high 32 bits of twice the product, rounded half up (SaturatingRoundingDoublingHighMul)."""
     high: Int64Array = (values * multiplier + (1 << (MULTIPLIER_BITS - 1))) >> MULTIPLIER_BITS
     return high
 
 
 def _times_power_of_two(values: Float64Array, exponents: Int64Array) -> Int64Array:
-    """``values * 2**exponents``, rounded to the nearest integer; up to 2^62."""
+    """Return ``values * 2**exponents`` (at most 2^62), rounded to the nearest integer."""
     return np.rint(np.ldexp(values, exponents)).astype(np.int64)
 
 

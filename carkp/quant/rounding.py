@@ -1,9 +1,10 @@
-"""Which of its two neighbours on the grid a weight is rounded to, chosen for what the layer computes.
+"""Rounding of weights, up or down, that keeps the output of the layer close to the float one.
 
-Rounding every weight to its nearest neighbour is best for the weights and not for the sums that they make: a depthwise
-filter of nine weights, each a little too large, is too large on every picture that is nowhere near zero in the mean.
+Rounding every weight to the nearest value is best for the weights, but not for the sums that a layer computes. If each
+of the nine weights of a depthwise filter is a little too large, the filter's output is too large on every image with a
+mean far from zero.
 
-Legend: O output channels, I input channels a group, kh kw kernel height and width, d = I kh kw.
+Legend: O output channels, I input channels per group, kh kw kernel height and width, d = I kh kw.
 """
 
 from collections.abc import Iterable
@@ -17,14 +18,14 @@ from carkp.quant.graph import ConvLayer, Step
 from carkp.quant.target import MAX_WEIGHT
 
 DAMPING = 0.01
-"""Of the second moments: this share of their mean diagonal is added to it, so that they can be inverted."""
+"""This share of the mean diagonal of the second moments is added to their diagonal, so that they can be inverted."""
 
 MAX_POSITIONS = 4096
-"""Pixels of a batch that a layer's second moments are taken from; more change nothing that can be seen."""
+"""Largest number of pixels of a batch for a layer's second moments; more pixels make no visible difference."""
 
 
 def round_by_sums(net: FakeQuantNet) -> None:
-    """Keep the sum of every depthwise filter; the other layers' weights go to the nearest."""
+    """Round depthwise filters so that each keeps its sum; weights of other layers stay rounded to nearest."""
     for step, layer in net.graph.items():
         if isinstance(layer, ConvLayer) and layer.groups > 1:
             net.set_rounding(step.name, preserve_sums(net.scaled_weights(step, layer)))
@@ -42,15 +43,15 @@ def round_by_second_moments(net: FakeQuantNet, batches: Iterable[Tensor]) -> Non
 
 
 def preserve_sums(scaled: Tensor) -> Tensor:
-    """Integers next to ``scaled`` (O, I, kh, kw) whose sum over each kernel is next to that of the kernel.
+    """Round ``scaled`` (O, I, kh, kw) to integers so that the sum over each kernel is the nearest possible.
 
-    As few weights as possible go to their other neighbour, and those that are nearest to it.
+    As few weights as possible go to their second nearest integer: those that are closest to it.
     """
     flat = scaled.flatten(2).double()
     nearest = flat.round()
     errors = nearest - flat
-    surplus = errors.sum(dim=2).round()  # how many units too much
-    # the largest error first where the sum is too large, the smallest first where it is too small
+    surplus = errors.sum(dim=2).round()  # number of units by which the sum is too large
+    # largest error first if the sum is too large, smallest error first if it is too small
     order = torch.argsort(errors * surplus.sign().unsqueeze(2), dim=2, descending=True)
     rank = torch.empty_like(order).scatter_(2, order, torch.arange(flat.shape[2]).expand_as(order))
     is_moved = rank < surplus.abs().unsqueeze(2)
@@ -59,15 +60,15 @@ def preserve_sums(scaled: Tensor) -> Tensor:
 
 
 def compensate(scaled: Tensor, moments: Tensor) -> Tensor:
-    """Integers for ``scaled`` (O, I, kh, kw) that leave the layer's output next to what it was.
+    """Round ``scaled`` (O, I, kh, kw) to integers that keep the layer's output close to the float one.
 
-    One weight after the other is rounded to the nearest, and what that changes is made up for by the weights that are
-    still free, as the second moments say: Frantar and Alistarh 2022, Optimal Brain Compression
+    Weights are rounded to the nearest integer one by one. After each one, the weights that are not rounded yet
+    compensate its error, according to the second moments. Source: Frantar and Alistarh 2022, Optimal Brain Compression
     (https://arxiv.org/abs/2208.11580), in the order of GPTQ (https://arxiv.org/abs/2210.17323, section 3).
 
     Args:
         scaled: weights in units of their scales.
-        moments: (G, d, d) second moments of the inputs of each of G groups, G dividing O.
+        moments: second moments (G, d, d) of the inputs of each of G groups; G divides O.
     """
     num_groups, size = moments.shape[:2]
     weights = scaled.flatten(1).double().reshape(num_groups, -1, size).clone()
@@ -86,7 +87,10 @@ def compensate(scaled: Tensor, moments: Tensor) -> Tensor:
 
 
 def second_moments(net: FakeQuantNet, batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Convolution -> (G, d, d) float64: mean of x x^T over patches x of its inputs in the float network, by group."""
+    """Return for each convolution the sum of x x^T over patches x of its inputs, by group: (G, d, d) float64.
+
+    The inputs are those of the float network.
+    """
     totals: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
 
@@ -104,7 +108,7 @@ def second_moments(net: FakeQuantNet, batches: Iterable[Tensor]) -> dict[str, Te
 
 
 def _patches(layer: ConvLayer, x: Tensor, generator: torch.Generator) -> Tensor:
-    """(G, d, N) float64: the inputs of N output pixels, chosen at random where there are many."""
+    """Return the inputs (G, d, N) of N output pixels in float64; the pixels are random if there are many."""
     top, left, bottom, right = layer.pads
     unfolded = F.unfold(
         F.pad(x, (left, right, top, bottom)), layer.weight.shape[2:], layer.dilation, stride=layer.stride

@@ -1,4 +1,4 @@
-"""What each tensor's 8 bits cost at the output, alone: the order in which 16 bits are worth giving."""
+"""The error at the output that the 8 bits of each tensor cause alone: it shows which tensors need 16 bits first."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ Decode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TensorSensitivity:
-    """Everything in float but one tensor and those that share its scale.
+    """The error at the output if only one tensor, and those that share its scale, are quantised.
 
     Attributes:
-        tensor: the one that leads them.
-        output_db: signal to noise at the output, in decibels.
-        shift_px: mean distance of a keypoint from where the float network puts it, in input pixels; each counts as
-            much as its peak is high there, for without a peak there is no place.
+        tensor: name of the tensor that leads the group with this scale.
+        output_db: signal-to-noise ratio at the output, in decibels.
+        shift_px: mean distance between the keypoints of this network and of the float network, in input pixels. The
+            weight of a keypoint is the height of its peak in the float network, because without a peak there is no
+            position.
     """
 
     tensor: str
@@ -31,14 +32,14 @@ class TensorSensitivity:
 
 
 def tensor_sensitivities(net: FakeQuantNet, batches: Iterable[Tensor], decode: Decode) -> list[TensorSensitivity]:
-    """A row for every scale that calibration chooses, the one that moves keypoints farthest first.
+    """Return one row for every scale that calibration chooses, sorted by ``shift_px``, largest first.
 
-    The float network runs once a batch; for each tensor only what lies behind it is computed again.
+    The float network runs once per batch. For each tensor only the layers after it are computed again.
 
     Args:
-        net: calibrated.
-        batches: normalised images (B, 3, H, W), at least one; all tensors of a batch are held at once.
-        decode: of the codec.
+        net: the calibrated network.
+        batches: normalised images (B, 3, H, W), at least one batch; all tensors of a batch are in memory at once.
+        decode: decoding function of the codec.
     """
     members = _members(net)
     noise, shift = dict.fromkeys(members, 0.0), dict.fromkeys(members, 0.0)
@@ -60,7 +61,7 @@ def tensor_sensitivities(net: FakeQuantNet, batches: Iterable[Tensor], decode: D
 
 
 def _members(net: FakeQuantNet) -> dict[str, set[str]]:
-    """By leader: the tensors of a scale that are computed, and not moved only."""
+    """Return for each leader the tensors of its group, without those that are only moved."""
     members: dict[str, set[str]] = {}
     for step, layer in net.graph.items():
         if not isinstance(layer, MOVING) and net.groups[step.name] != net.groups[IMAGE]:
@@ -69,7 +70,7 @@ def _members(net: FakeQuantNet) -> dict[str, set[str]]:
 
 
 def _run_quantised(net: FakeQuantNet, images: Tensor, exact: dict[str, Tensor], names: Collection[str]) -> Tensor:
-    """The output with the tensors of ``names`` quantised, given all tensors in float."""
+    """Return the output with the tensors of ``names`` quantised; ``exact``: all tensors in float."""
     changed: set[str] = set()
 
     def apply(step: Step, layer: nn.Module, inputs: list[Tensor]) -> Tensor:

@@ -1,12 +1,12 @@
 """Run a :class:`QProgram` on the CPU with the integers of its target, at the speed of a float network.
 
-Between the input's and the output's quantisation every value is an integer. Inside, a tensor is a *carrier*: float32,
-(B, H, W, C), contiguous, holding the centred integers ``q - zero_point``, so that padding is zero. Outside, quantised
-tensors are (B, C, H, W) in torch's uint8, int8 or int16.
+Between the quantisation of the input and the dequantisation of the output, every value is an integer. Inside, a tensor
+is a *carrier*: contiguous float32 (B, H, W, C) that holds the centred integers ``q - zero_point``, so that padding is
+zero. Outside, quantised tensors are (B, C, H, W) in torch's uint8, int8 or int16.
 
-float32 convolutions of integers are exact while no partial sum reaches 2^24, whatever the order of the additions; this
-is checked for every convolution when the program is loaded; those that may go beyond are computed in parts, or in
-float64. TF32 or bfloat16 multipliers change nothing to 8 bits; convolutions of 16 bits are computed in float64.
+float32 convolutions of integers are exact in any order of additions as long as no partial sum reaches 2^24. This is
+checked for every convolution when the program is loaded. Convolutions that may exceed it are computed in parts, or in
+float64. TF32 or bfloat16 multipliers are exact for 8 bits. Convolutions of 16 bits are computed in float64.
 
 Legend: B batch, C channels, H W height and width, K keypoints, h w of the heatmaps, O output channels.
 """
@@ -48,16 +48,16 @@ from carkp.quant.requantise import (
 from carkp.quant.target import Requantisation
 
 EXACT_FLOAT32 = 1 << 24
-"""float32 holds every integer below this magnitude."""
+"""float32 represents every integer below this magnitude exactly."""
 
 BYTE_LEVELS = 255
 """Largest magnitude of a centred value of 8 bits."""
 
 TFLITE_DEPTHWISE_VECTOR = 8
-"""Channels that LiteRT's fast kernel of a depthwise convolution computes at a time."""
+"""Number of channels that LiteRT's fast depthwise kernel computes at a time."""
 
 MIN_ELEMENTS_A_THREAD = 1 << 15
-"""To hand rows to another thread takes about 20 us; to requantise this many elements, 13 us."""
+"""Smallest number of elements per thread: passing rows to a thread takes about 20 us, requantising so many 13 us."""
 
 TORCH_DTYPES = {"uint8": torch.uint8, "int8": torch.int8, "int16": torch.int16}
 
@@ -68,7 +68,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class UnsupportedLayerError(ValueError):
-    """A program with layers that have no integer form."""
+    """A program with layers or tensors that have no integer form."""
 
 
 class AccumulatorOverflowError(ArithmeticError):
@@ -78,12 +78,12 @@ class AccumulatorOverflowError(ArithmeticError):
 class Simulator:
     """The integer network of ``program``.
 
-    ``requantisation`` replaces the target's, to compare the two; ``num_threads`` 0 is torch's number.
+    ``requantisation`` replaces that of the target, for comparisons. ``num_threads`` 0 means torch's number of threads.
 
     Raises:
-        ProgramError: the program contradicts itself.
-        UnsupportedLayerError: it has layers without an integer form, or tensors of 16 bits, which other requantisations
-            than ``fixed_point`` do not know.
+        ProgramError: the program is inconsistent.
+        UnsupportedLayerError: it has layers without an integer form, or tensors of 16 bits with a requantisation other
+            than ``fixed_point``.
         ValueError: a scale is out of the range of the requantisation.
     """
 
@@ -101,9 +101,9 @@ class Simulator:
         self._released = _last_uses(program)
 
     def run(self, images: Tensor, on_tensor: OnTensor | None = None) -> Tensor:
-        """Images, float32 (B, 3, H, W), normalised -> heatmaps, float32 (B, K, h, w).
+        """Run the network: normalised images, float32 (B, 3, H, W) -> heatmaps, float32 (B, K, h, w).
 
-        ``on_tensor(name, q)`` is called with every quantised tensor (B, C, H, W), the input first.
+        ``on_tensor(name, q)`` is called with every quantised tensor (B, C, H, W), starting with the input.
 
         Raises:
             AccumulatorOverflowError: a sum needs more than the target's accumulator bits.
@@ -122,9 +122,10 @@ class Simulator:
         return carriers[program.output].permute(0, 3, 1, 2).contiguous() * program.tensors[program.output].scale
 
     def quantise_input(self, images: Tensor) -> Tensor:
-        """Images as in :meth:`run` -> q (B, 3, H, W): ``rint(x / scale) + zero_point``, half to even, clamped.
+        """Quantise images as in :meth:`run` to q (B, 3, H, W): ``rint(x / scale) + zero_point``, clamped.
 
-        LiteRT's reference kernels round half away from zero, its others multiply with ``1 / scale``.
+        Halves round to even. LiteRT's reference kernels round half away from zero; its other kernels multiply by
+        ``1 / scale``.
         """
         return self._to_public(self.program.input, self._quantise(images))
 
@@ -132,11 +133,11 @@ class Simulator:
         return _quantise(self.program.tensors[self.program.input], images, self.requantisation)
 
     def run_layer(self, layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
-        """One layer of the program on quantised tensors (B, C, H, W) of the dtypes and shapes of its inputs -> q.
+        """Run one layer on quantised tensors (B, C, H, W) and return its quantised output.
 
         Raises:
             AccumulatorOverflowError: as :meth:`run`.
-            ValueError: an input has another shape or dtype.
+            ValueError: an input has another shape or dtype than in the program.
         """
         tensors = [self.program.tensors[name] for name in layer.inputs]
         carriers = [_to_carrier(tensor, q) for tensor, q in zip(tensors, inputs, strict=True)]
@@ -154,7 +155,7 @@ class Simulator:
 
 
 class _RowPool:
-    """Calls a function on ranges of rows, one for each thread. The function must release the GIL."""
+    """Calls a function on ranges of rows, one range per thread. The function must release the GIL."""
 
     def __init__(self, num_threads: int) -> None:
         self._num_threads = num_threads
@@ -189,7 +190,7 @@ def _prepare(program: QProgram, layer: Layer, requantisation: Requantisation, po
 
 @dataclass(frozen=True)
 class _Part:
-    """A convolution over some of the input channels whose sums are exact in the dtype of ``weight``, (O, I, kh, kw)."""
+    """A convolution over some input channels. ``weight`` is (O, I, kh, kw), and its dtype holds all sums exactly."""
 
     channels: slice
     weight: Tensor
@@ -197,10 +198,13 @@ class _Part:
 
 @dataclass(frozen=True)
 class _ConvStep:
-    """``parts`` are one in float32 with a float32 ``bias`` (O,), else their sums are added in float64 with the bias.
+    """A convolution that is ready to run.
 
-    ``limit``: sums must be in [-limit, limit); None where they cannot be outside.
-    ``requantise`` turns accumulators (rows, O) into centred values, in place.
+    If ``bias`` (O,) is float32, there is one part in float32. Else the sums of the parts and the bias are added in
+    float64.
+
+    ``limit``: sums must be in [-limit, limit); None if they cannot be outside.
+    ``requantise`` changes accumulators (rows, O) to centred values, in place.
     """
 
     conv: QConv
@@ -223,7 +227,7 @@ class _ConvStep:
         return accumulators.float()
 
     def _accumulate(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, O, h, w), float32 or float64, every value exact."""
+        """Return the accumulators, (B, C, H, W) -> (B, O, h, w), in float32 or float64; every value is exact."""
         if self.bias.dtype == torch.float32:
             return self._convolve(x, self.parts[0].weight, self.bias)
         total = self.bias.view(-1, 1, 1)
@@ -255,12 +259,13 @@ def _prepare_conv(program: QProgram, conv: QConv, requantisation: Requantisation
 
 
 def _exact_parts(conv: QConv, largest: int) -> tuple[_Part, ...]:
-    """Ranges of input channels whose sums, without the bias, are exact in float32; else everything in float64.
+    """Split the input channels into ranges whose sums, without the bias, are exact in float32; else use float64.
 
     ``largest``: the largest magnitude of a centred input. float64 takes 2.5 to 3.4 times as long as float32, two parts
-    1.2 to 1.6 times; it is left for what channels cannot split: grouped convolutions and kernels of more than 500 taps.
+    take 1.2 to 1.6 times as long. So float64 is used only where a split by channels cannot help: for grouped
+    convolutions, kernels of more than 500 taps, and inputs of 16 bits.
     """
-    # (O, I / groups): the largest that a channel adds.
+    # (O, I / groups): the largest magnitude that a channel can add.
     shares = np.abs(conv.weight.astype(np.int64)).sum(axis=(2, 3)) * largest
     if shares.sum(axis=1).max() < EXACT_FLOAT32:
         return (_part(conv, slice(None), torch.float32),)
@@ -315,7 +320,7 @@ def _prepare_add(program: QProgram, layer: QAdd, requantisation: Requantisation,
 
 
 def _prepare_wide_add(layer: QAdd, tensors: tuple[QTensor, QTensor, QTensor], pool: _RowPool) -> Step:
-    """Where a table of all pairs would be too large: the sum itself."""
+    """Prepare a sum with tensors of 16 bits: it is computed, because a table of all pairs would be too large."""
     multipliers, shift = fixed_point_addends(*tensors)
     lowest, highest = (limit - tensors[2].zero_point for limit in layer.clamp)
 
@@ -338,7 +343,7 @@ def _depth_to_space(carriers: list[Tensor], block: int) -> Tensor:
 
 
 def _quantise(tensor: QTensor, images: Tensor, requantisation: Requantisation) -> Tensor:
-    """As ONNX QuantizeLinear: a float32 quotient, half to even; as LiteRT's QUANTIZE for its kinds."""
+    """Quantise images as ONNX QuantizeLinear does: float32 quotient, half to even. LiteRT kinds use its QUANTIZE."""
     if images.dtype != torch.float32 or tuple(images.shape[1:]) != tensor.shape:
         raise ValueError(f"images must be float32 (B, *{tensor.shape}), got {images.dtype} {tuple(images.shape)}")
     if images.isnan().any():
@@ -372,7 +377,7 @@ def _refuse_float_layers(program: QProgram) -> None:
 
 
 def _last_uses(program: QProgram) -> list[list[str]]:
-    """For each layer the tensors that nothing behind it reads."""
+    """Return for each layer the tensors that no later layer reads."""
     last = {program.input: 0} | {layer.output: index for index, layer in enumerate(program.layers)}
     last |= {name: index for index, layer in enumerate(program.layers) for name in layer.inputs}
     last.pop(program.output)
@@ -380,7 +385,7 @@ def _last_uses(program: QProgram) -> list[list[str]]:
 
 
 def _row_requantiser(program: QProgram, conv: QConv, requantisation: Requantisation) -> Callable[[Rows], None]:
-    """Requantise accumulators (rows, O) in place, to centred values of the output tensor."""
+    """Return a function that requantises accumulators (rows, O) in place, to centred values of the output tensor."""
     zero_point = program.tensors[conv.output].zero_point
     lowest, highest = (limit - zero_point for limit in conv.clamp)
     if requantisation in ("tflite_reference", "tflite_optimised"):
@@ -394,7 +399,7 @@ def _row_requantiser(program: QProgram, conv: QConv, requantisation: Requantisat
         fixed = fixed_point_multipliers(scales)
     except ValueError as error:
         raise ValueError(f"{conv.name}: {error}") from error
-    # As int32, so that the product compiles to a multiplication of 32-bit halves.
+    # int32, so that the product compiles to a multiplication of 32-bit halves.
     multipliers = fixed.multipliers.astype(np.int32)
     return lambda rows: _requantise_fixed_point(rows, multipliers, fixed.shifts, lowest, highest)
 
@@ -408,21 +413,22 @@ def _tflite_requantiser(
     except ValueError as error:
         raise ValueError(f"{conv.name}: {error}") from error
     rounds_away = np.full(len(conv.weight), is_reference)
-    if conv.groups > 1:  # the fast kernels of depthwise convolutions leave what fills no vector to the reference
+    if conv.groups > 1:  # fast depthwise kernels leave channels that do not fill a vector to the reference kernel
         rounds_away[len(conv.weight) // TFLITE_DEPTHWISE_VECTOR * TFLITE_DEPTHWISE_VECTOR :] = True
     return lambda rows: _requantise_tflite(rows, found.multipliers, found.exponents, rounds_away, *limits)
 
 
 def _compiled(function: Function) -> Function:
-    # Without fastmath: every rounding counts.
+    # No fastmath: every rounding must be exact.
     return cast(Function, numba.njit(cache=True, nogil=True)(function))
 
 
 @_compiled
 def _requantise_float32(rows: Rows, scales: NDArray[np.float32], lowest: np.float32, highest: np.float32) -> None:
-    """As ONNX Runtime (MlasRequantizeOutput): accumulators to float32, float32 product, half to even; in place.
+    """Requantise in place as ONNX Runtime does (MlasRequantizeOutput): float32 accumulators and product, half to even.
 
-    ``rows`` (rows, O), below 2^31 in magnitude; ``scales`` (O,). The clamp is that of values less their zero point.
+    ``rows`` (rows, O) are below 2^31 in magnitude; ``scales`` is (O,). ``lowest`` and ``highest`` are clamp values
+    minus the zero point.
     """
     for row in range(rows.shape[0]):
         for channel in range(rows.shape[1]):
@@ -436,12 +442,12 @@ def _requantise_float32(rows: Rows, scales: NDArray[np.float32], lowest: np.floa
 def _requantise_fixed_point(
     rows: Rows, multipliers: NDArray[np.int32], shifts: NDArray[np.int64], lowest: int, highest: int
 ) -> None:
-    """``(acc * M + 2^(n-1)) >> n``: half rounds up, towards plus infinity; in place.
+    """Requantise in place: ``(acc * M + 2^(n-1)) >> n``; halves round up, towards plus infinity.
 
-    ``rows`` (rows, O) are in [-2^31, 2^31), so that the product stays below 2^62 and the sum below 2^63: nothing
-    overflows. The form, a 31-bit multiplier and a rounding right shift, is that of gemmlowp and of Jacob et al. 2018
-    (arXiv:1712.05877), equation 6. Theirs rounds twice, first the high half of the doubled product, then the shift,
-    ties away from zero; here it is one rounding and ties go up, so results differ in ties and next to them.
+    ``rows`` (rows, O) are in [-2^31, 2^31). So the product stays below 2^62 and the sum below 2^63: nothing overflows.
+    gemmlowp and Jacob et al. 2018 (arXiv:1712.05877, equation 6) also use a 31-bit multiplier and a rounding right
+    shift. They round twice: first the high half of the doubled product, then the shift, with ties away from zero. Here
+    there is one rounding and ties go up, so results differ at ties and next to them.
     """
     for row in range(rows.shape[0]):
         for channel in range(rows.shape[1]):
@@ -463,9 +469,9 @@ def _requantise_tflite(
     lowest: int,
     highest: int,
 ) -> None:
-    """:func:`carkp.quant.requantise.multiply_tflite` on accumulators (rows, O) in [-2^31, 2^31), in place.
+    """Requantise accumulators (rows, O) in [-2^31, 2^31) in place, as :func:`carkp.quant.requantise.multiply_tflite`.
 
-    ``rounds_away``: channels whose second rounding is half away from zero; the others' is half up.
+    ``rounds_away``: whether a channel's second rounding is half away from zero; otherwise it is half up.
     """
     for row in range(rows.shape[0]):
         for channel in range(rows.shape[1]):
@@ -495,7 +501,7 @@ def _add_fixed_point(
     highest: int,
     out: Rows,
 ) -> None:
-    """``(a Ma + b Mb + 2^(n-1)) >> n`` of centred values of up to 16 bits, far below 2^63; half rounds up."""
+    """Compute ``(a Ma + b Mb + 2^(n-1)) >> n`` for centred values of up to 16 bits, far below 2^63; half rounds up."""
     half = np.int64(1) << (shift - 1)
     for row in range(out.shape[0]):
         for channel in range(out.shape[1]):
@@ -508,7 +514,7 @@ def _add_fixed_point(
 
 @_compiled
 def _look_up(a: Rows, b: Rows, table: NDArray[np.float32], first: np.float32, out: Rows) -> None:
-    """``out = table[256 a + b + first]``; the index is a small integer, exact in float32."""
+    """Compute ``out = table[256 a + b + first]``; the index is a small integer, exact in float32."""
     for row in range(out.shape[0]):
         for channel in range(out.shape[1]):
             out[row, channel] = table[np.uint32(a[row, channel] * np.float32(256) + b[row, channel] + first)]

@@ -1,4 +1,4 @@
-"""Where the precision goes: the signal-to-quantisation-noise ratio of every layer.
+"""The signal-to-quantisation-noise ratio (SQNR) of every layer: it shows where precision is lost.
 
 SQNR = 10 log10(sum x^2 / sum (x - x')^2) in decibels, x in float and x' quantised.
 """
@@ -13,18 +13,18 @@ from carkp.quant.fake_quant import FakeQuantNet
 from carkp.quant.graph import IMAGE, MOVING, ConvLayer, LayerGraph
 
 FLOOR = 1e-30
-"""Noise power that counts as none: the ratio stays finite."""
+"""Smallest noise energy and signal energy that are used, so that the ratio stays finite."""
 
 
 @dataclass(frozen=True)
 class LayerSqnr:
-    """One layer, in decibels.
+    """The ratios of one layer, in decibels.
 
     Attributes:
         threshold: largest real value of its tensor.
-        activations_db: rounding and clipping of its own result alone, everything before in float.
-        weights_db: rounding of its own weights alone; NaN without weights.
-        total_db: of the whole quantised network up to and with this layer.
+        activations_db: ratio with only the layer's own result rounded and clipped.
+        weights_db: ratio with only the layer's own weights rounded; NaN without weights.
+        total_db: ratio with everything quantised up to and including this layer.
     """
 
     name: str
@@ -44,7 +44,7 @@ class _Power:
 
 
 def layer_sqnr(net: FakeQuantNet, batches: Iterable[Tensor]) -> list[LayerSqnr]:
-    """A row a layer, the image first, in order of execution; layers that only move numbers are left out."""
+    """Return one row for the image and for each layer, in order of execution, without layers that only move numbers."""
     names = [IMAGE, *(step.name for step, layer in net.graph.items() if not isinstance(layer, MOVING))]
     powers = {name: _Power() for name in names}
     with torch.inference_mode():
@@ -98,5 +98,5 @@ def _kind(graph: LayerGraph, name: str) -> str:
 
 
 def decibels(signal: float, noise: float) -> float:
-    """Of two energies; no noise counts as ``FLOOR``."""
+    """Return the ratio of two energies in decibels; each counts as at least ``FLOOR``."""
     return float(10 * torch.log10(torch.tensor(max(signal, FLOOR) / max(noise, FLOOR), dtype=torch.float64)))

@@ -1,8 +1,8 @@
-"""Transposed convolutions as plain ones: one convolution for each output phase, then depth to space.
+"""Transposed convolutions as ordinary ones: one convolution for each output phase, then depth to space.
 
 Output pixel ``o = stride i + r`` of a transposed convolution (weight taps t, padding p) is the sum over the taps
-``t = (r + p) mod stride + stride m`` of ``x[i + (r + p) // stride - m] w[t]``: for every phase r an ordinary
-convolution of the input with a part of the taps. The equivalence: Shi et al. 2016, https://arxiv.org/abs/1609.07009.
+``t = (r + p) mod stride + stride m`` of ``x[i + (r + p) // stride - m] w[t]``. So each phase r is an ordinary
+convolution of the input with a part of the taps. Source: Shi et al. 2016, https://arxiv.org/abs/1609.07009.
 
 Legend: I input channels, O output channels, kh kw kernel height and width.
 """
@@ -26,7 +26,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Along one axis: the taps of a phase in the order of a correlation, zero taps as -1, and the pads."""
+    """One axis of a phase: its taps in the order of a correlation (-1 is a tap of zeros), and its pads."""
 
     taps: list[int]
     before: int
@@ -41,20 +41,21 @@ def subpixel_phases(
     input_size: tuple[int, int],
     output_size: tuple[int, int],
 ) -> list[Phase]:
-    """The ``stride * stride`` convolutions whose outputs, concatenated and brought to space, equal the transposed one.
+    """Return the ``stride * stride`` convolutions that replace a transposed convolution.
 
-    Phase (row, column) stands at ``row * stride + column``.
+    Their outputs, concatenated and moved from depth to space, equal its output. Phase (row, column) has the index
+    ``row * stride + column``.
 
     Args:
-        weight: of the transposed convolution, (I, O / groups, kh, kw).
-        groups: of the transposed convolution.
-        stride: the same for height and width.
-        padding: of height and width, as torch means it.
+        weight: weight of the transposed convolution, (I, O / groups, kh, kw).
+        groups: groups of the transposed convolution.
+        stride: stride of both height and width.
+        padding: padding of height and width, as torch defines it.
         input_size: (height, width).
         output_size: (height, width), multiples of ``stride``.
 
     Raises:
-        ValueError: the output is no multiple of the stride.
+        ValueError: the output size is not a multiple of the stride.
     """
     if any(length % stride for length in output_size):
         raise ValueError(f"the output {output_size} of a transposed convolution is no multiple of its stride {stride}")
@@ -75,7 +76,10 @@ def subpixel_phases(
 
 
 def depth_to_space(values: Tensor, block: int) -> Tensor:
-    """(B, b b C, H, W) -> (B, C, H b, W b); channel ``(i b + j) C + c`` becomes pixel (i, j) of a block (DCR)."""
+    """Move channels to blocks of pixels: (B, b b C, H, W) -> (B, C, H b, W b).
+
+    Channel ``(i b + j) C + c`` becomes pixel (i, j) of a block (DCR).
+    """
     batch, depth, height, width = values.shape
     channels = depth // (block * block)
     blocks = values.reshape(batch, block, block, channels, height, width)
@@ -98,6 +102,6 @@ def _axis(kernel: int, stride: int, padding: int, num_in: int, num_out: int, pha
 
 
 def _taps_of(kernel: Tensor, axis: int, taps: list[int]) -> Tensor:
-    """The named taps of one axis; -1 is a tap of zeros."""
+    """Return the given taps of one axis; -1 is a tap of zeros."""
     padded = F.pad(kernel, (0, 1) if axis == 3 else (0, 0, 0, 1))
     return padded.index_select(axis, torch.tensor([tap % padded.shape[axis] for tap in taps]))

@@ -1,4 +1,4 @@
-"""What a piece of int8 hardware does: the arithmetic that a quantised network is prepared for."""
+"""The integer arithmetic of the hardware that a network is quantised for."""
 
 from typing import Annotated, Literal
 
@@ -12,27 +12,28 @@ RANGES: dict[Dtype, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), 
 """Smallest and largest quantised value of an activation."""
 
 WIDE: Dtype = "int16"
-"""Of tensors that 8 bits are too few for: symmetric, zero point 0. Weights have 8 bits everywhere."""
+"""Dtype of tensors that need more than 8 bits: symmetric, zero point 0. Weights always have 8 bits."""
 
 MAX_WEIGHT = 127
 """Weights are symmetric int8 without -128: -127..127."""
 
 INPUT_SCALE = 1 / 128
-"""Of the normalised image (v - 128) / 128: the quantised input is the YUV byte, moved by 128."""
+"""Scale of the normalised image (v - 128) / 128: the quantised input is the YUV byte minus 128."""
 
 
 class Target(BaseModel):
     """The arithmetic of a target.
 
-    ``activation_dtype``: ``int8`` is signed and symmetric everywhere, zero point 0. ``uint8`` spends all 256 levels on
-    tensors that cannot be negative (zero point 0) and is symmetric about zero point 128 for the others.
+    ``activation_dtype``: ``int8`` is signed and symmetric for all tensors, with zero point 0. ``uint8`` uses all 256
+    levels for tensors that cannot be negative (zero point 0), and is symmetric about zero point 128 for the others.
 
     ``requantisation``, int32 accumulator -> 8 bits: ``float32`` multiplies in float32 and rounds half to even, as ONNX
-    Runtime does; ``fixed_point`` multiplies with a 31-bit integer and shifts right with rounding, as NPUs do.
-    ``tflite_reference`` is that of LiteRT's reference kernels and of tflite-micro, ``tflite_optimised`` that of its own
-    fast kernels, ``xnnpack`` that of the delegate that LiteRT runs on CPUs: ``float32`` but for sums of two tensors.
+    Runtime does. ``fixed_point`` multiplies by a 31-bit integer and shifts right with rounding, as NPUs do.
+    ``tflite_reference`` does what LiteRT's reference kernels and tflite-micro do, ``tflite_optimised`` what LiteRT's
+    own fast kernels do, ``xnnpack`` what LiteRT's CPU delegate XNNPACK does. ``xnnpack`` equals ``float32``, except for
+    sums of two tensors.
 
-    Tensors of 16 bits are defined for ``fixed_point`` alone.
+    Only ``fixed_point`` has tensors of 16 bits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,9 +1,9 @@
 """Place the twelve keypoints of car meshes from their named parts, and draw sheets to check them on.
 
-The folder holds GLB files; carkp/rendered/catalog.py says what its meshes.json holds. Points that meshes.json knows
-stay as they are. The others are placed from parts with telling names (wheel, Headlights, Brakelights, Windshield,
-Rear_Glass), or from shapes where names do not tell. Look at each sheet. What is wrong or missing is set by hand, with
-coordinates read off the sheet:
+The folder contains GLB files; carkp/rendered/catalog.py describes its meshes.json. Points in meshes.json are not
+changed. The others are placed from parts with clear names (wheel, Headlights, Brakelights, Windshield, Rear_Glass), or
+from shapes if there are no such names. Look at each sheet. Set wrong or missing points by hand, with coordinates read
+off the sheet:
 
     python -m carkp.rendered.annotate meshes
     python -m carkp.rendered.annotate meshes s_smart --set s_smart:4=0.45,front,0.75 --set s_smart:5=mirror
@@ -40,14 +40,15 @@ _POINT = re.compile(r"\[\s+([-+.\de]+),\s+([-+.\de]+),\s+([-+.\de]+)\s+\]")
 
 
 RAYS = {"left": 0, "right": 0, "front": 1, "rear": 1, "top": 2}
-"""Where a ray can come from -> the axis of meshes.json that it runs along."""
+"""Direction from which a ray can come -> the axis of meshes.json along which it runs."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One point set by hand: coordinates in the axes of meshes.json, ``mirror`` (the other side's) or ``none``.
+    """One point set by hand: coordinates in the axes of meshes.json, ``mirror`` (that of the other side) or ``none``.
 
-    A coordinate may be the name of a view (``RAYS``): the point is where a ray from there first meets the mesh.
+    A coordinate may be the name of a view (``RAYS``): the point is where a ray from this direction first meets the
+    mesh.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Annotated:
-    """points: (12, 3) in the car's axes, NaN where not known; sources: what each came from."""
+    """The keypoints of a mesh. points: (12, 3) in the car's axes, NaN if not known; sources: origin of each point."""
 
     name: str
     entry: MeshEntry
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def annotate(
     name: str, entry: MeshEntry, parts: tuple[Part, ...], anew: frozenset[int], edits: Sequence[Edit]
 ) -> Annotated:
-    """What ``entry`` knows, but for indices to be placed ``anew``; then what is found; ``edits`` over both."""
+    """Return the points of ``entry``, except for indices ``anew``; add points that are found; then apply ``edits``."""
     points, is_known = catalog.known_points(entry)
     sources: list[Source] = ["given" if known and k not in anew else "" for k, known in enumerate(is_known)]
     if not all(sources):
@@ -126,7 +127,7 @@ def _edited(edit: Edit, points: Array, parts: tuple[Part, ...]) -> Array:
 
 
 def _point_of(coordinates: tuple[float | str, ...], parts: tuple[Part, ...]) -> Array:
-    """The point (3,) in the car's axes; where a coordinate names a view, on the surface that is seen there."""
+    """Return the point (3,) in the car's axes; if a coordinate names a view, it is on the surface visible there."""
     numbers = np.array([0.0 if isinstance(value, str) else value for value in coordinates])
     point = np.asarray(catalog.to_car_axes(numbers[None])[0])
     for view in (value for value in coordinates if isinstance(value, str)):
@@ -170,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parse_edit(text: str) -> Edit:
-    """``s_smart:4=0.45,front,0.75``."""
+    """Parse an edit such as ``s_smart:4=0.45,front,0.75``."""
     target, _, value = text.partition("=")
     name, _, index = target.rpartition(":")
     try:
@@ -187,7 +188,7 @@ def _parse_edit(text: str) -> Edit:
 
 
 def _parse_coordinates(text: str) -> tuple[float | str, ...]:
-    """Three finite numbers, of which one may be the name of a view along its axis; ValueError for anything else."""
+    """Parse three finite numbers; one may be the name of a view along its axis. Raise ValueError for anything else."""
     values = tuple(word if word in RAYS else float(word) for word in text.split(","))
     if len(values) != 3 or sum(isinstance(value, str) for value in values) > 1:
         raise ValueError(text)
@@ -210,7 +211,7 @@ def _parse_indices(text: str) -> frozenset[int]:
 
 
 def _all_entries(folder: Path) -> dict[str, MeshEntry]:
-    """Those of meshes.json, if there is one, and empty ones for the other GLB files of the folder."""
+    """Return the entries of meshes.json, if there is one, and empty entries for the other GLB files of the folder."""
     if not folder.is_dir():
         raise CatalogError(f"{folder}: there is no such folder. Name a folder with GLB files")
     entries = catalog.read_entries(folder) if (folder / catalog.MESHES_FILE).exists() else {}
@@ -237,7 +238,7 @@ def _save_sheet(folder: Path, result: Annotated, parts: tuple[Part, ...]) -> Non
 
 
 def _report(results: Sequence[Annotated]) -> None:
-    """A line a mesh: which points came from where."""
+    """Print one line per mesh with the origins of its points."""
     for result in results:
         groups = [(source or "missing", _indices(result, source)) for source in ("given", "name", "shape", "hand", "")]
         print(f"{result.name}: " + "; ".join(f"{source} {which}" for source, which in groups if which))  # noqa: T201
@@ -253,7 +254,7 @@ def _indices(result: Annotated, source: Source) -> str:
 
 
 def _entry_points(result: Annotated) -> tuple[Point | None, ...]:
-    """In the axes and with the digits of meshes.json."""
+    """Return the points in the axes and with the digits of meshes.json."""
     return tuple(
         (float(row[0]), float(row[1]), float(row[2])) if np.isfinite(row).all() else None
         for row in np.round(catalog.from_car_axes(result.points), 4) + 0.0
@@ -276,7 +277,7 @@ def _write_completions(
     known: Mapping[str, Completion],
     results: Sequence[Annotated],
 ) -> None:
-    """What the results have beyond ``entries``, or otherwise; completions of other meshes stay."""
+    """Write the points that the results add to ``entries`` or change; completions of other meshes stay."""
     written = dict(known)
     for result in results:
         given = entries[result.name]
@@ -291,12 +292,12 @@ def _write_completions(
 
 
 def _without_kind(content: dict[str, object]) -> dict[str, object]:
-    """``content`` without a kind that is null: it may be left out, and the name says it."""
+    """Return ``content`` without a kind that is null, because then the name determines the kind."""
     return {key: value for key, value in content.items() if key != "kind" or value is not None}
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:
-    """JSON with a line a point."""
+    """Write JSON with one line per point."""
     text = _POINT.sub(r"[\1, \2, \3]", json.dumps(content, indent=1))
     disk.write_atomic(path, f"{text}\n".encode())
     print(f"written: {path}")  # noqa: T201

@@ -2,16 +2,16 @@
 
 ``meshes.json`` is one object, name -> entry. An entry has
 
-- ``points``: 12 points in the order of :data:`carkp.keypoints.schema.KEYPOINT_NAMES`, each ``[x, y, z]``, or null where
-  it is not known. Metres; x to the car's right, y to its front, z up: what a glTF importer with z up gives, Blender's
-  for one, of a file whose car looks along glTF's -z.
-- ``missing`` (may be left out): indices of points that are not known, whatever ``points`` says of them.
-- ``author``, ``license``, ``source``: whom to credit, under which licence, and where the mesh is from.
-- ``kind`` (may be left out): car, suv, van, pickup, truck or bus. Without it the name's prefix says it
+- ``points``: 12 points in the order of :data:`carkp.keypoints.schema.KEYPOINT_NAMES`, each ``[x, y, z]``, or null if it
+  is not known. Metres; x to the car's right, y to its front, z up. A glTF importer with z up, for example Blender's,
+  gives these axes for a file whose car faces glTF's -z.
+- ``missing`` (optional): indices of points that are not known, even if ``points`` has them.
+- ``author``, ``license``, ``source``: author to credit, licence, and origin of the mesh.
+- ``kind`` (optional): car, suv, van, pickup, truck or bus. Without it the prefix of the name determines the kind
   (:data:`PREFIX_KINDS`).
 
-Points that this project adds to public meshes, or corrects, lie in ``data/points.json`` of this package. They are
-merged over ``meshes.json`` where a file's SHA-256 is the one given there; a folder of your own needs none of them.
+Points that this project adds to public meshes, or corrects, are in ``data/points.json`` of this package. They replace
+those of ``meshes.json`` if a file has the SHA-256 given there. Your own folder needs none of them.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ PREFIX_KINDS: Mapping[str, CarKind] = MappingProxyType(
         "bus": "bus",
     }
 )
-"""Kind by what the name has before its first ``_``. Every other prefix means a car."""
+"""Kind by prefix, which is the part of the name before the first ``_``. Every other prefix means a car."""
 
 Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 _Index = Annotated[int, Field(ge=0, lt=NUM_KEYPOINTS)]
 
 
 class CatalogError(ValueError):
-    """A folder of meshes that cannot be used."""
+    """A folder of meshes cannot be used."""
 
 
 class MeshEntry(BaseModel):
-    """What ``meshes.json`` says of one mesh."""
+    """The entry of one mesh in ``meshes.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,7 +76,7 @@ class MeshEntry(BaseModel):
 
 
 class Completion(BaseModel):
-    """Points that this project adds to, or corrects in, the entry of one public file; null: not known after all."""
+    """Points that this project adds to the entry of one public file, or corrects in it; null means not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,7 +89,7 @@ class Completion(BaseModel):
 class MeshInfo:
     """A mesh of the catalogue.
 
-    points: (12, 3) metres in the car's axes (x forward, y left, z up), NaN where not known; is_known: (12,).
+    points: (12, 3) metres in the car's axes (x forward, y left, z up), NaN if not known; is_known: (12,).
     """
 
     name: str
@@ -107,7 +107,7 @@ _COMPLETIONS: TypeAdapter[dict[str, Completion]] = TypeAdapter(dict[str, Complet
 
 
 def read_catalog(folder: Path) -> tuple[MeshInfo, ...]:
-    """The meshes of ``folder``, by name.
+    """Read the meshes of ``folder``, sorted by name.
 
     Raises:
         CatalogError: ``meshes.json`` or a mesh that it names is missing, or an entry cannot be used.
@@ -118,7 +118,7 @@ def read_catalog(folder: Path) -> tuple[MeshInfo, ...]:
 
 
 def read_entries(folder: Path) -> dict[str, MeshEntry]:
-    """``meshes.json`` of ``folder`` as it is, without what this project adds; every mesh that it names is there.
+    """Read ``meshes.json`` of ``folder`` without the additions of this project, and check that its meshes exist.
 
     Raises:
         CatalogError: ``meshes.json`` or a mesh that it names is missing, or an entry cannot be used.
@@ -148,12 +148,12 @@ def read_entries(folder: Path) -> dict[str, MeshEntry]:
 def _is_there(mesh: Path) -> bool:
     try:
         return mesh.is_file()
-    except OSError:  # a name longer than names may be
+    except OSError:  # the name is too long
         return False
 
 
 def read_completions(path: Path | None = None) -> dict[str, Completion]:
-    """The points that come with this project, by name, or those of another file: none where there is no such file.
+    """Read the points that come with this project, or those of another file, by name; none if there is no such file.
 
     Raises:
         CatalogError: the file cannot be used.
@@ -167,7 +167,7 @@ def mesh_path(folder: Path, name: str) -> Path:
 
 
 def completed(path: Path, entry: MeshEntry, completion: Completion | None) -> MeshEntry:
-    """``entry`` of the mesh at ``path`` with the completion merged over it, where that belongs to this very file."""
+    """Return ``entry`` of the mesh at ``path``, changed by the completion if that is for exactly this file."""
     if completion is None or disk.file_digest(path) != completion.sha256:
         return entry
     points = tuple(completion.points.get(k, point) for k, point in enumerate(entry.points))
@@ -178,24 +178,24 @@ def completed(path: Path, entry: MeshEntry, completion: Completion | None) -> Me
 
 
 def known_points(entry: MeshEntry) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(12, 3) points in the car's axes (x forward, y left, z up), NaN where not known, and (12,) which are known."""
+    """Return points (12, 3) in the car's axes (x forward, y left, z up), NaN if not known, and the mask (12,)."""
     is_known = np.array([point is not None and k not in entry.missing for k, point in enumerate(entry.points)])
     given = np.array([(np.nan,) * 3 if point is None else point for point in entry.points])
     return np.where(is_known[:, None], to_car_axes(given), np.nan), is_known
 
 
 def to_car_axes(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 3) points of ``meshes.json`` (x right, y front, z up) in the car's axes (x forward, y left, z up)."""
+    """Convert points (N, 3) of ``meshes.json`` (x right, y front, z up) to the car's axes (x forward, y left, z up)."""
     return np.stack([points[:, 1], -points[:, 0], points[:, 2]], axis=1)
 
 
 def from_car_axes(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverse of :func:`to_car_axes`."""
+    """Convert points (N, 3) from the car's axes to those of ``meshes.json``."""
     return np.stack([-points[:, 1], points[:, 0], points[:, 2]], axis=1)
 
 
 def kind_of(name: str) -> CarKind:
-    """The kind that a mesh's name says (:data:`PREFIX_KINDS`)."""
+    """Return the kind of a mesh by its name (:data:`PREFIX_KINDS`)."""
     return PREFIX_KINDS.get(name.split("_")[0].lower(), "car")
 
 
@@ -216,7 +216,7 @@ def _mesh_info(folder: Path, name: str, entry: MeshEntry, completion: Completion
 
 
 def _parse(text: bytes, adapter: TypeAdapter[T], where: str) -> T:
-    """JSON checked against its types."""
+    """Parse JSON and check its types."""
     try:
         return adapter.validate_python(json.loads(text))
     except UnicodeDecodeError as error:

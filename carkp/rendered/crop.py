@@ -1,4 +1,4 @@
-"""One labelled picture: a car, its surroundings, a camera, light, and the photograph that comes of it."""
+"""One labelled picture: a car, its surroundings, a camera, light, and the resulting photograph."""
 
 from __future__ import annotations
 
@@ -25,22 +25,25 @@ Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
 _DRAWN_PX = 260
-"""Smallest extent that a car is drawn at, before the picture is reduced."""
+"""Smallest extent at which a car is drawn, before the picture is reduced."""
 _SMALLEST_PX, _LARGEST_PX = 34, 260
 _MAX_OCCLUDED = 0.7
 _EXPOSURE_EV = -0.5
 _LEAST_CONTRAST = 14.0
-"""Standard deviation of the grey levels in the car's box."""
+"""Smallest standard deviation of the grey levels in the car's box."""
 
 _POOR_CAMERA_SHARE = 0.35
 _TALL_SHARE = 0.45
-"""How often trees or buildings stand high all around, so that paint and windows mirror little of the sky."""
+"""Probability of tall trees or buildings all around, so that paint and windows mirror little of the sky."""
 _MIN_SEEN = 3
 
 
 @dataclass(frozen=True)
 class LabelledPicture:
-    """points: (12, 2) label coordinates; is_visible, is_inside: (12,). picture: (H, W, 3) BGR."""
+    """A picture with its labels. points: (12, 2) label coordinates; is_visible, is_inside: (12,).
+
+    picture: (H, W, 3) BGR.
+    """
 
     picture: Bytes
     quality: int
@@ -60,7 +63,7 @@ class LabelledPicture:
 def draw_labelled(
     street: Street, draw_car: Callable[[np.random.Generator], MeshCar], rng: np.random.Generator
 ) -> LabelledPicture | None:
-    """A picture of a random car in ``street``; None where too little of it can be seen."""
+    """Draw a picture of a random car in ``street``; None if too little of the car is visible."""
     spot = street.spots[int(rng.integers(len(street.spots)))]
     car = vary_look(vary_shape(draw_car(rng), rng), rng)
     target = PlacedCar(car, spot)
@@ -92,7 +95,7 @@ def _normalised(shares: dict[str, float]) -> Array:
 
 @dataclass(frozen=True)
 class _Framing:
-    """camera: of the picture as it is drawn; whole, cut: boxes of the car in it, before and after the frame's cut."""
+    """The camera of the drawn picture, and boxes of the car: whole, and cut at the frame."""
 
     camera: Camera
     whole: Box
@@ -102,7 +105,7 @@ class _Framing:
 def _frame(
     target: PlacedCar, viewpoint: Viewpoint, size_px: float, scale: float, rng: np.random.Generator
 ) -> _Framing | None:
-    """A window of a larger picture around the car, sometimes cut by the larger picture's border."""
+    """Draw a window of a larger picture around the car, sometimes cut by the border of the larger picture."""
     unit_camera = viewpoint.camera(1.0, (2, 2), (-1.0, -1.0))
     points, depth = unit_camera.project(target.world(target.car.surface.vertices))
     _, corner_depth = unit_camera.project(target.world(_corners(target.car)))
@@ -131,7 +134,7 @@ def _corners(car: MeshCar) -> Array:
 def _cut(
     frame: tuple[float, float, float, float], box: Box, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """A border of the larger picture cuts the car; now and then two do, so that a wheel and a light are left."""
+    """Cut the car at a border of the larger picture, or sometimes at two, so that a wheel and a light are left."""
     left, top, right, bottom = frame
     wide, high = box.width, box.bottom - box.top
     share = rng.uniform(0.08, 0.62)
@@ -148,7 +151,7 @@ def _cut(
 
 
 def _draw_people(spot: Spot, viewpoint: Viewpoint, cars: list[PlacedCar], rng: np.random.Generator) -> list[Mesh]:
-    """Walkers beside the car and between it and the camera."""
+    """Draw people beside the car, and between the car and the camera."""
     figures: list[Mesh] = []
     eye = viewpoint.position[:2]
     for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.58, 0.22, 0.13, 0.07]))):
@@ -161,22 +164,23 @@ def _draw_people(spot: Spot, viewpoint: Viewpoint, cars: list[PlacedCar], rng: n
 
 
 def _is_legible(picture: Bytes, box: Box) -> bool:
-    """Whether the car stands out from the dark or the fog at all."""
+    """Return whether the car has enough contrast in darkness or fog."""
     rows, columns = slice(int(box.top), int(box.bottom) + 1), slice(int(box.left), int(box.right) + 1)
     shown = picture[rows, columns].mean(2)
     return shown.size > 0 and float(shown.std()) >= _LEAST_CONTRAST
 
 
 def _on_small_picture(how: Development, width_px: float) -> Development:
-    """A frame's development for a window of it: the lens falls off over the frame, and a far car is not blurred as a
-    near one is.
+    """Adapt the development of a frame to a window of it.
+
+    The vignette belongs to the whole frame, so it is left out. Small cars get less blur than large ones.
     """
     share = float(np.clip(width_px / 110, 0.45, 1.0))
     return replace(how, vignette=0.0, blur=how.blur * share, motion=(how.motion[0] * share, how.motion[1] * share))
 
 
 def _expose(how: Development, rng: np.random.Generator) -> Development:
-    """Photographs of traffic are darker and harder than a camera's own exposure of a car and the road around it."""
+    """Make the photograph darker with more contrast, as in pictures of traffic, where the whole frame sets exposure."""
     gain = how.gain * 2.0 ** rng.normal(_EXPOSURE_EV, 0.5)
     return replace(how, gain=gain, black=0.4 * how.black, contrast=how.contrast * rng.uniform(0.95, 1.2))
 

@@ -1,4 +1,4 @@
-"""Meshes drawn without perspective: which triangle lies nearest at each pixel. H, W: the picture's size."""
+"""Drawing of meshes without perspective: the nearest triangle at each pixel. H, W: size of the picture."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Triangles(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is seen along one direction.
+    """The view along one direction.
 
-    index: (H, W) triangles of the parts in their order, -1 where nothing is; nearness: (H, W) metres, -inf there;
-    origin: (2,) metres to the right and down at the upper left corner.
+    index: (H, W) numbers of the triangles of the parts in their order, -1 if there is none; nearness: (H, W) metres,
+    -inf if there is none; origin: (2,) position of the upper left corner in metres, right and down.
     """
 
     index: NDArray[np.int32]
@@ -38,12 +38,12 @@ class Drawing:
     px_per_m: float
 
     def place(self, rows: Indices, columns: Indices) -> Array:
-        """(N, 3): right, down and nearness of the surface at pixels."""
+        """Return right, down and nearness, (N, 3), of the surface at pixels."""
         across = (np.column_stack([columns, rows]) + 0.5) / self.px_per_m + self.origin
         return np.column_stack([across, self.nearness[rows, columns]])
 
     def pixels(self, placed: Array) -> Indices:
-        """(N, 2): row and column of points given as right, down and anything."""
+        """Return row and column, (N, 2), of points whose first two coordinates are right and down."""
         return np.floor((placed[:, 1::-1] - self.origin[::-1]) * self.px_per_m).astype(np.int64)
 
 
@@ -58,12 +58,15 @@ def joined(parts: Sequence[Part]) -> Triangles:
 
 
 def bounds(parts: Sequence[Part]) -> tuple[Array, Array]:
-    """The lower and the upper corner (3,) of the box about the parts."""
+    """Return the lower and the upper corner (3,) of the box around the parts."""
     return np.min([part.vertices.min(0) for part in parts], 0), np.max([part.vertices.max(0) for part in parts], 0)
 
 
 def draw_index(parts: Sequence[Part], basis: Array, px_per_m: float, frame: Sequence[Part] = ()) -> Drawing:
-    """What is nearest. basis: (3, 3), rows right, down and nearer, in the car's axes; frame: what the picture holds."""
+    """Draw the nearest triangles.
+
+    basis: (3, 3), rows right, down and nearer, in the car's axes; frame: parts that determine the size of the picture.
+    """
     corners = np.array(bounds(frame or parts)) @ basis.T
     origin = corners.min(0)[:2] - MARGIN_M
     width, height = np.ceil((corners.max(0)[:2] + MARGIN_M - origin) * px_per_m).astype(int)
@@ -77,6 +80,6 @@ def draw_index(parts: Sequence[Part], basis: Array, px_per_m: float, frame: Sequ
 
 
 def on_screen(vertices: Array, basis: Array, origin: Array, px_per_m: float) -> NDArray[np.float32]:
-    """(N, 3): column, row and nearness of vertices in the car's axes."""
+    """Return column, row and nearness, (N, 3), of vertices in the car's axes."""
     seen = vertices @ basis.T
     return np.column_stack([(seen[:, :2] - origin) * px_per_m, seen[:, 2]]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The cars of a folder of meshes, loaded when they are first wanted, and how often each kind drives by."""
+"""The cars of a folder of meshes, loaded on first use, and the frequency of each kind."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from carkp.rendered.mesh_car import MeshCar, mesh_car
 from carkp.rendered.occlusion import with_open_sky
 
 KIND_SHARES = {"car": 0.56, "suv": 0.12, "van": 0.11, "pickup": 0.08, "truck": 0.07, "bus": 0.06}
-"""How often a kind is drawn, whatever the number of its meshes."""
+"""Frequency of each kind, independent of the number of its meshes, unless ``MAX_MESH_SHARE`` limits it."""
 
 MAX_MESH_SHARE = 0.035
-"""No mesh is drawn more often than about that."""
+"""Approximate largest frequency of a single mesh."""
 
 MIN_KNOWN = 8
-"""A mesh needs this many keypoints to be the car that is labelled."""
+"""Smallest number of known keypoints of a mesh that is used."""
 
 
 @cache
 def load_car(info: HashableInfo) -> MeshCar:
-    """The car of a catalogue's entry; kept."""
+    """Load the car of a catalogue entry; the result is cached."""
     surface = with_open_sky(load_glb(info.path))
     points = np.nan_to_num(np.array(info.points, np.float64))
     return mesh_car(info.name, info.kind, surface, points, np.array(info.is_known, np.bool_))
 
 
 class HashableInfo:
-    """A catalogue's entry that a cache can have as its key."""
+    """A catalogue entry that can be the key of a cache."""
 
     def __init__(self, info: MeshInfo) -> None:
         self.name, self.path, self.kind = info.name, info.path, info.kind
@@ -62,5 +62,5 @@ class MeshFleet:
 
 
 def read_fleet(folder: Path) -> MeshFleet:
-    """The fleet of a folder."""
+    """Return the fleet of a folder of meshes."""
     return MeshFleet(read_catalog(folder))

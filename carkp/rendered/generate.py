@@ -1,4 +1,4 @@
-"""Write a set of pictures rendered from car meshes in CarFusion's raw layout: one labelled car a picture."""
+"""Generation of a set of pictures rendered from car meshes, in CarFusion's raw layout: one labelled car per picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from carkp.synthetic.layout import TEST_SCENES, TRAIN_SCENES, VAL_SCENE, box_lin
 from carkp.synthetic.scene import heading_octant
 
 RENDERER_VERSION = 2
-"""Raise it whenever the same spec would give other pictures or labels."""
+"""Version of the renderer. Raise it whenever the same spec would give other pictures or labels."""
 
 _MARKER = "rendered.json"
 _CARS_A_BLOCK = 40
@@ -29,9 +29,9 @@ _CARS_A_STREET = 10
 
 @dataclass(frozen=True)
 class RenderedSpec:
-    """How many cars to draw, from which meshes. The validation scene is car_craig2.
+    """The number of cars to draw, and the meshes. The validation scene is car_craig2.
 
-    ``meshes``: a folder as ``carkp.rendered.catalog`` describes it.
+    ``meshes``: folder as described in ``carkp.rendered.catalog``.
     """
 
     meshes: Path
@@ -58,11 +58,11 @@ class _Block:
 
 
 def picture_set(spec: RenderedSpec) -> PictureSet[_Block]:
-    """The set that ``spec`` describes; its pictures depend on ``spec`` and the meshes alone, not on who draws them.
+    """Return the set that ``spec`` describes; its pictures depend only on ``spec`` and the meshes, not on the machine.
 
     Raises:
         CatalogError: the folder of meshes cannot be used.
-        ValueError: a number in ``spec`` makes no sense.
+        ValueError: a number in ``spec`` is negative.
     """
     _check(spec)
     return PictureSet(
@@ -81,8 +81,8 @@ def generate(out_dir: Path, spec: RenderedSpec, num_workers: int, show_progress:
 
     Raises:
         CatalogError, MeshError: the folder of meshes cannot be used.
-        FileExistsError, OSError: as there.
-        ValueError: a number in ``spec`` makes no sense.
+        FileExistsError, OSError: as :meth:`PictureSet.generate`.
+        ValueError: a number in ``spec`` is negative.
     """
     picture_set(spec).generate(out_dir, num_workers, show_progress)
 
@@ -94,7 +94,7 @@ def _check(spec: RenderedSpec) -> None:
 
 
 def _identity(spec: RenderedSpec) -> dict[str, object]:
-    """What decides the pictures: the numbers, and which meshes with which points."""
+    """Return the values that determine the pictures: the numbers, and the meshes with their points."""
     meshes = {
         info.name: [info.path.stat().st_size, info.kind, np.nan_to_num(info.points).round(4).tolist()]
         for info in read_catalog(spec.meshes)
@@ -137,7 +137,7 @@ def draw_block(root: Path, block: _Block) -> Drawn:
 
 
 def draw_one(block: _Block) -> LabelledPicture:
-    """The first picture of a block."""
+    """Draw the first picture of a block."""
     return next(_pictures(block))
 
 

@@ -1,4 +1,4 @@
-"""Car meshes in GLB files, as the renderer wants them. N vertices, M triangles, K materials, T textures."""
+"""Reading of car meshes from GLB files for the renderer. N vertices, M triangles, K materials, T textures."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ AXES = np.array([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 MAX_TEXTURE_PX = 512
 MAX_TRIANGLES = 5_000_000
 MAX_TEXTURE_PIXELS = 2**26
-"""Of a texture as it lies in the file."""
+"""Largest number of pixels of a texture in the file."""
 
 _START_BYTES, _JSON_CHUNK = 20, 0x4E4F534A
 
 NUM_LEVELS = 8
-"""Levels of a texture's pyramid, each half as large as the one before."""
+"""Number of levels of a texture's pyramid; each level is half as large as the previous one."""
 
 
 class Kind(IntEnum):
-    """What a material is, for shading and for what a car's look may change."""
+    """Kinds of materials, for shading and for changes of a car's look."""
 
     PLAIN = 0
     PAINT = 1
@@ -48,7 +48,7 @@ class Kind(IntEnum):
 
 
 SEE_THROUGH = (Kind.GLASS, Kind.DECAL, Kind.LAMP_GLASS)
-"""Kinds that are laid over what is behind them."""
+"""Kinds that are drawn over the things behind them."""
 
 
 class Column(IntEnum):
@@ -63,16 +63,17 @@ class Column(IntEnum):
     KIND = 6
     TEXTURE = 7
     GLOW = 8
-    LUMINANCE = 9  # mean of the texture, where paint replaces its colour; 0: the texture's own colours stay
+    LUMINANCE = 9  # mean of the texture if paint replaces its colour; 0: the texture keeps its own colours
     COUNT = 10
 
 
 class Surface(NamedTuple):
     """A mesh for the kernels, in the car's axes (metres; x forward, y left, z up, the ground at z = 0).
 
-    vertices, normals: (N, 3); uvs: (N, 2); open_sky: (N,), the share of the sky that a vertex sees; faces: (M, 3);
-    face_materials: (M,); materials: (K, 10), linear colours; texels: (P, 4) sRGB and alpha; levels: (T, 8, 3): first
-    texel, height and width of each level of a texture's pyramid. Triangles from ``num_opaque`` on let light through.
+    vertices, normals: (N, 3); uvs: (N, 2); open_sky: (N,), the share of the sky that is visible from a vertex; faces:
+    (M, 3); face_materials: (M,); materials: (K, 10), linear colours; texels: (P, 4) sRGB and alpha; levels: (T, 8, 3):
+    first texel, height and width of each level of a texture's pyramid. Triangles from ``num_opaque`` on are
+    see-through.
     """
 
     vertices: Floats
@@ -89,7 +90,7 @@ class Surface(NamedTuple):
 
 @dataclass(frozen=True)
 class _Part:
-    """Triangles of one material, still with their own vertices."""
+    """Triangles of one material, with their own vertices."""
 
     vertices: NDArray[np.float64]
     normals: NDArray[np.float64]
@@ -100,20 +101,20 @@ class _Part:
 
 
 class MeshError(ValueError):
-    """A mesh file that cannot be used."""
+    """A mesh file cannot be used."""
 
 
 def load_glb(path: Path) -> Surface:
-    """The mesh of a GLB file, ``open_sky`` still 1 everywhere.
+    """Load the mesh of a GLB file; ``open_sky`` is still 1 everywhere.
 
     Raises:
-        MeshError: it cannot be read, or holds no triangle.
+        MeshError: the file cannot be read, has no triangle, or is too large.
     """
     try:
         return _read(path.read_bytes())
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
-    except Exception as error:  # trimesh and Pillow raise whatever their parts raise
+    except Exception as error:  # trimesh and Pillow raise many kinds of errors
         raise MeshError(f"{path}: no GLB file that can be read: {error}") from error
 
 
@@ -130,10 +131,10 @@ def _read(data: bytes) -> Surface:
 
 
 def _check_header(data: bytes) -> None:
-    """Refuse what would need memory without end, or other files.
+    """Refuse files that would need unlimited memory, or that refer to other files.
 
     Raises:
-        MeshError: it is no GLB file, has accessors without data, or names other files.
+        MeshError: it is not a GLB file, has accessors without enough data, or refers to other files.
     """
     magic, _, _, length, kind = struct.unpack_from("<4s4I", data) if len(data) >= _START_BYTES else (b"", 0, 0, 0, 0)
     if magic != b"glTF" or kind != _JSON_CHUNK:
@@ -164,7 +165,7 @@ def _part(scene: Any, node: str) -> _Part | None:
 
 
 def _assemble(parts: list[_Part]) -> Surface:
-    """Opaque triangles first; one row of the table for each material of each kind."""
+    """Join the parts, opaque triangles first; each part has one row in the table of materials."""
     textures = _Textures()
     rows = [_material(part, textures) for part in parts]
     lets_through = [row[Column.KIND] in SEE_THROUGH for row in rows]
@@ -196,7 +197,7 @@ def _material(part: _Part, textures: _Textures) -> list[float]:
         factor[3] = 1.0
     metallic = getattr(material, "metallicFactor", None)
     roughness = getattr(material, "roughnessFactor", None)
-    # A file that leaves both out has them in a texture, which is not read: paint there is smooth, the rest is not.
+    # If a file has neither, they are in a texture, which is not read: then default values are used.
     return [
         *factor,
         float(metallic) if metallic is not None and roughness is not None else 0.0,
@@ -209,7 +210,7 @@ def _material(part: _Part, textures: _Textures) -> list[float]:
 
 
 def _factor(material: Any) -> list[float]:
-    """Linear red, green, blue and alpha. glTF's factors are linear; trimesh has them as bytes."""
+    """Return linear red, green, blue and alpha. glTF's factors are linear; trimesh stores them as bytes."""
     factor = getattr(material, "baseColorFactor", None)
     if factor is None:
         return [1.0, 1.0, 1.0, 1.0]
@@ -240,7 +241,7 @@ def _kind(name: str, alpha_mode: str, picture: Any) -> Kind:
 
 
 class _Textures:
-    """Collects pictures as pyramids; one that several materials share is kept once."""
+    """Collects textures as pyramids; a texture that several materials share is stored once."""
 
     def __init__(self) -> None:
         self._texels: list[Bytes] = []
@@ -249,7 +250,7 @@ class _Textures:
         self._size = 0
 
     def add(self, picture: Any) -> tuple[int, float]:
-        """Its number, and its mean luminance."""
+        """Add a texture; return its number and its mean luminance."""
         if id(picture) not in self._known:
             self._known[id(picture)] = self._add(picture)
         return self._known[id(picture)]

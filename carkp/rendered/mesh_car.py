@@ -1,4 +1,4 @@
-"""One car out of a mesh: its shape, paint, glass and lamps drawn anew each time."""
+"""One car from a mesh, with random changes of shape, paint, glass and lamps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ Array = NDArray[np.float64]
 
 FRONT_WHEELS, REAR_WHEELS = (0, 1), (2, 3)
 _KEPT_PAINT_SHARE = 0.25
-"""How often a painted mesh keeps its own colours or livery."""
+"""Probability that a painted mesh keeps its own colours or livery."""
 
 
 @dataclass(frozen=True)
 class MeshCar:
-    """keypoints: (12, 3) in the car's axes, metres; is_known: (12,), whether the mesh has that keypoint at all.
+    """A car from a mesh.
 
-    low, high: (3,), the corners of the box around it.
+    keypoints: (12, 3) in the car's axes, metres; is_known: (12,), whether the keypoint is known for this mesh.
+
+    low, high: (3,), the corners of the box around the car.
     """
 
     name: str
@@ -43,14 +45,14 @@ class MeshCar:
 
 
 def mesh_car(name: str, kind: str, surface: Surface, keypoints: Array, is_known: NDArray[np.bool_]) -> MeshCar:
-    """A car with its own bounds."""
+    """Return a car with bounds computed from its surface."""
     low, high = (np.array([end(surface.vertices[:, k]) for k in range(3)], np.float64) for end in (np.min, np.max))
     return MeshCar(name, kind, surface, keypoints, is_known, low, high)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A piecewise linear change of one axis: ``knots`` move to ``images``; slopes beyond the ends are those within."""
+    """A piecewise linear map of one axis from ``knots`` to ``images``; slopes beyond the ends are those at the ends."""
 
     knots: Array
     images: Array
@@ -68,12 +70,12 @@ _STRETCHES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "truck": ((0.85, 1.35), (0.9, 1.2)),
     "van": ((0.85, 1.25), (0.9, 1.2)),
 }
-"""For a kind of car: ranges of the factors on the length between the axles and on the height above the wheels."""
+"""Kind of car -> ranges of the factors for the length between the axles and for the height above the wheels."""
 _USUAL_STRETCH = ((0.88, 1.15), (0.92, 1.22))
 
 
 def vary_shape(car: MeshCar, rng: np.random.Generator) -> MeshCar:
-    """The car longer or shorter, higher or lower, wider or narrower; its wheels stay round."""
+    """Make the car longer or shorter, higher or lower, wider or narrower; the wheels stay round."""
     along, up = _STRETCHES.get(car.kind, _USUAL_STRETCH)
     scale, wide = rng.uniform(0.93, 1.07), rng.uniform(0.95, 1.06)
     stretch_x = _along(car, rng.uniform(*along), rng.uniform(0.88, 1.15), rng.uniform(0.88, 1.15))
@@ -89,7 +91,7 @@ def vary_shape(car: MeshCar, rng: np.random.Generator) -> MeshCar:
 
 
 def _along(car: MeshCar, middle: float, front: float, rear: float) -> Stretch:
-    """Factors on what lies between the wheels, before the front ones and behind the rear ones."""
+    """Stretch x by factors between the wheels, in front of the front wheels and behind the rear wheels."""
     ends = (float(car.low[0]) - 1e-3, float(car.high[0]) + 1e-3)
     if not car.is_known[[*FRONT_WHEELS, *REAR_WHEELS]].all():
         return Stretch(np.array(ends), np.array(ends) * 0.5 * (middle + 1.0))
@@ -103,7 +105,7 @@ def _along(car: MeshCar, middle: float, front: float, rear: float) -> Stretch:
 
 
 def _upward(car: MeshCar, factor: float) -> Stretch:
-    """A factor on what lies above the wheels."""
+    """Stretch z by a factor above the wheels."""
     top = float(car.high[2]) + 1e-3
     wheel = 2.1 * float(car.keypoints[0, 2]) if car.is_known[0] else 0.45 * top
     low = min(float(car.low[2]), 0.0) - 1e-3
@@ -112,7 +114,7 @@ def _upward(car: MeshCar, factor: float) -> Stretch:
 
 
 def vary_look(car: MeshCar, rng: np.random.Generator) -> MeshCar:
-    """Paint, window tint, lamps and gloss drawn anew."""
+    """Draw new paint, window tint, lamps and gloss."""
     materials = car.surface.materials.copy()
     kinds = materials[:, Column.KIND].astype(int)
     _paint(materials, kinds == Kind.PAINT, car.kind, rng)
@@ -124,8 +126,8 @@ def vary_look(car: MeshCar, rng: np.random.Generator) -> MeshCar:
 
 
 def _paint(materials: Floats, painted: NDArray[np.bool_], kind: str, rng: np.random.Generator) -> None:
-    """A common paint, or the mesh's own colours in another tone."""
-    if not painted.any():  # the body's colour lies in its one texture
+    """Draw a paint from the catalogue, or change the tone of the mesh's own colours."""
+    if not painted.any():  # the body's colour is in the only texture
         if rng.uniform() < 0.6:
             plain = materials[:, Column.KIND] == Kind.PLAIN
             materials[plain, : Column.ALPHA] *= rng.uniform(0.35, 1.0, 3)
@@ -136,7 +138,7 @@ def _paint(materials: Floats, painted: NDArray[np.bool_], kind: str, rng: np.ran
         return
     paint = draw_paint(PAINTS, rng)
     colour = np.array(paint.colour)
-    if rng.uniform() < 0.07:  # a colour that no catalogue has
+    if rng.uniform() < 0.07:  # a colour outside of the catalogue
         colour = rng.uniform(0.01, 0.7, 3) ** 1.5
     if kind in ("bus", "truck", "van") and rng.uniform() < 0.4:
         colour = np.full(3, rng.uniform(0.55, 0.78))
@@ -146,7 +148,7 @@ def _paint(materials: Floats, painted: NDArray[np.bool_], kind: str, rng: np.ran
 
 
 def _tint(materials: Floats, glass: NDArray[np.bool_], rng: np.random.Generator) -> None:
-    """Windows from clear to nearly black."""
+    """Draw the tint of windows, from clear to nearly black."""
     tone = rng.uniform(0.0, 0.05)
     materials[glass, : Column.ALPHA] = tone * np.array([0.85, 1.0, 0.95])
     materials[glass, Column.ALPHA] = rng.choice(
@@ -157,7 +159,7 @@ def _tint(materials: Floats, glass: NDArray[np.bool_], rng: np.random.Generator)
 
 
 def _light_lamps(materials: Floats, kinds: NDArray[np.int_], rng: np.random.Generator) -> None:
-    """Headlamps and tail lamps lit or not."""
+    """Draw whether headlamps and tail lamps are lit."""
     if rng.uniform() < 0.3:
         materials[kinds == Kind.HEADLIGHT, Column.GLOW] = rng.uniform(1.5, 12.0)
     if rng.uniform() < 0.35:

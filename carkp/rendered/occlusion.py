@@ -1,4 +1,4 @@
-"""How much of the sky each vertex of a mesh sees, from parallel views out of many directions."""
+"""The share of the sky that is visible from each vertex of a mesh, from parallel views in many directions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAP_PX = 160
 
 
 def with_open_sky(surface: Surface) -> Surface:
-    """``surface`` with the share of the sky that each vertex sees, weighted by the cosine to its normal."""
+    """Return ``surface`` with each vertex's visible share of the sky, weighted by the cosine to its normal."""
     seen = np.zeros(len(surface.vertices), np.float32)
     total = np.full(len(surface.vertices), 1e-6, np.float32)
     solid = np.ascontiguousarray(surface.faces[: surface.num_opaque])
@@ -28,7 +28,7 @@ def with_open_sky(surface: Surface) -> Surface:
 
 
 def _ground(surface: Surface) -> Floats:
-    """Surfaces close to the ground see less light from it, above all those that face it: the car shades the ground."""
+    """Return factors that darken vertices near the ground, above all those facing it: the car shades the ground."""
     low = 1.0 - np.clip(surface.vertices[:, 2] / 1.2, 0, 1)
     facing_down = np.clip(-surface.normals[:, 2], 0, 1)
     return np.asarray(
@@ -37,7 +37,7 @@ def _ground(surface: Surface) -> Floats:
 
 
 def _directions() -> list[tuple[float, float, float]]:
-    """Evenly over the hemisphere, and a little below the horizon."""
+    """Return directions spread evenly over the hemisphere and a little below the horizon."""
     golden = math.pi * (3.0 - math.sqrt(5.0))
     found = []
     for k in range(NUM_DIRECTIONS):
@@ -49,7 +49,7 @@ def _directions() -> list[tuple[float, float, float]]:
 
 @compiled
 def _count(vertices: Floats, normals: Floats, shadow: ShadowMap, seen: Floats, total: Floats) -> None:
-    """Add the cosine of each vertex that faces the direction, and again where nothing stands before it."""
+    """Add the cosine of each vertex that faces the direction to ``total``, and also to ``seen`` if it is not hidden."""
     size = shadow.nearness.shape[0]
     for k in range(len(vertices)):
         nx, ny, nz = normals[k, 0], normals[k, 1], normals[k, 2]

@@ -1,4 +1,4 @@
-"""The named parts of a car's mesh, to find its keypoints in. N vertices, M triangles; metres in the car's axes."""
+"""The named parts of a car's mesh, in which keypoints are found. N vertices, M triangles; metres in the car's axes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ Bytes = NDArray[np.uint8]
 class Part:
     """Triangles of one object of the file that share a material.
 
-    name: the names of the object, its mesh and its material; vertices: (N, 3), x forward, y left, z up; faces: (M, 3);
-    uvs: (N, 2); colour: (4,) sRGB and alpha in 0..1; texture: (H, W, 4) bytes or None; is_see_through: it is blended.
+    name: names of the object, its mesh and its material; vertices: (N, 3), x forward, y left, z up; faces: (M, 3);
+    uvs: (N, 2); colour: (4,) sRGB and alpha in 0..1; texture: (H, W, 4) bytes or None; is_see_through: whether the
+    material is blended.
     """
 
     name: str
@@ -35,19 +36,19 @@ class Part:
 
     @property
     def triangles(self) -> Array:
-        """(M, 3, 3): the corners of each triangle."""
+        """Corners of each triangle, (M, 3, 3)."""
         return self.vertices[self.faces]
 
 
 def load_parts(path: Path) -> tuple[Part, ...]:
-    """The parts of a GLB file.
+    """Load the parts of a GLB file.
 
     Raises:
-        MeshError: the file cannot be read, or holds no triangle.
+        MeshError: the file cannot be read, or has no triangle.
     """
     try:
         scene: Any = trimesh.load_scene(str(path), process=False)
-    except Exception as error:  # trimesh raises whatever its parts raise
+    except Exception as error:  # trimesh raises many kinds of errors
         raise MeshError(f"{path}: no GLB file that can be read: {error}") from error
     textures: dict[int, Bytes] = {}
     parts = tuple(part for node in scene.graph.nodes_geometry if (part := _part(scene, node, textures)) is not None)
@@ -57,7 +58,7 @@ def load_parts(path: Path) -> tuple[Part, ...]:
 
 
 def _part(scene: Any, node: str, textures: dict[int, Bytes]) -> Part | None:
-    """One object's part, if it has triangles; ``textures``: pictures that were read before, by their id."""
+    """Return the part of one object, if it has triangles; ``textures``: pictures that were already read, by id."""
     transform, name = scene.graph[node]
     mesh = scene.geometry[name]
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
@@ -80,7 +81,7 @@ def _part(scene: Any, node: str, textures: dict[int, Bytes]) -> Part | None:
 
 
 def _colour(factor: Any) -> Array:
-    """Colour in sRGB, and alpha, of a material's factor, which glTF has linear and trimesh as bytes or as numbers."""
+    """Convert a material's factor to sRGB and alpha; in glTF it is linear, in trimesh bytes or numbers."""
     if factor is None:
         return np.ones(4)
     linear = np.asarray(factor, float) / (255.0 if np.asarray(factor).dtype == np.uint8 else 1.0)

@@ -1,4 +1,4 @@
-"""A small picture of one car among others: drawn, shaded, and what is true of the car."""
+"""A small picture of one car among others: drawing, shading, and the ground truth of the car."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ _STATIC_MAP_PX, _MOVING_MAP_PX = 448, 512
 
 @dataclass(frozen=True)
 class PlacedCar:
-    """A car and where it stands."""
+    """A car and its place."""
 
     car: MeshCar
     spot: Spot
 
     def world(self, points: NDArray[np.floating]) -> Array:
-        """(N, 3) points in the car's axes -> world."""
+        """Convert points (N, 3) from the car's axes to world axes."""
         turn = turn_about_z(self.spot.heading).astype(np.float64)
         return np.asarray(points @ turn.T + np.array([self.spot.x, self.spot.y, 0.0]))
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """linear: (H, W, 3) light; is_seen: (12,), of the first car; shown, covered: its pixels in sight and in all."""
+    """A drawn picture. linear: (H, W, 3) light; is_seen: (12,), visible keypoints of the first car.
+
+    shown, covered: number of visible pixels of the first car, and of all its pixels if nothing hid it.
+    """
 
     linear: Floats
     is_seen: NDArray[np.bool_]
@@ -50,7 +53,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A thing drawn alone: window of the picture, nearness and triangle in it, of solid and of see-through parts."""
+    """An object drawn alone: its window, and nearness and triangles in it of solid and of see-through parts (over)."""
 
     window: Window
     nearness: Floats
@@ -60,7 +63,7 @@ class _Layer:
 
 
 def draw_picture(street: Street, camera: Camera, light: Light, cars: list[PlacedCar], people: list[Mesh]) -> Drawn:
-    """The first of ``cars`` is the one that counts. ``people`` are given in world axes; sizes must be even."""
+    """Draw a picture; the first of ``cars`` is the labelled one. ``people`` are in world axes; sizes must be even."""
     lens = camera.lens(1)
     height, width = camera.size
     nearness, triangle = np.zeros((height, width), np.float32), np.zeros((height, width), np.int32)
@@ -96,7 +99,7 @@ def draw_picture(street: Street, camera: Camera, light: Light, cars: list[Placed
 
 
 def _beam(light: Light, car: MeshCar) -> float:
-    """How much a car lights the road before it, as a multiple of the skylight; 0 by day."""
+    """Return the light of a car on the road in front of it, as a multiple of the skylight; 0 by day."""
     materials = car.surface.materials
     is_lamp = materials[:, Column.KIND] == Kind.HEADLIGHT
     is_lit = light.night > 0.5 and bool((materials[is_lamp, Column.GLOW] > 0).any())
@@ -107,7 +110,7 @@ def _lay_over(
     lens: Lens, light: Light, static: ShadowMap, moving: ShadowMap, cars: list[PlacedCar], places: list[Place],
     layers: list[_Layer], canvas: Canvas,
 ) -> int:  # fmt: skip
-    """Windows and decals from far to near; the number of pixels of the first car's."""
+    """Draw windows and decals from far to near; return the number of such pixels of the first car."""
     order = sorted(range(len(cars)), key=lambda k: float(layers[k].nearness.max(initial=0.0)))
     counts = {}
     for own in order:
@@ -145,7 +148,7 @@ def _rasterise(camera: Camera, window: Window, seen: Floats, faces: Ints) -> tup
 
 
 def _window(camera: Camera, seen: Floats) -> Window:
-    """The part of the picture that points in camera axes may cover; the whole one where some are behind it."""
+    """Return the part of the picture that points in camera axes may cover; the whole picture if some are behind it."""
     height, width = camera.size
     depth = seen[:, 2]
     if depth.max() <= 0.3:

@@ -1,7 +1,7 @@
-"""The twelve keypoints of a car's mesh, found in its named parts, and in shapes where names do not tell.
+"""Search for the twelve keypoints of a car's mesh, by names of parts, or by shapes if names do not help.
 
-Everything is in the car's axes: metres, x forward, y left, z up. Left and right come from the side of the car's middle
-that a part lies on, never from its name.
+Everything is in the car's axes: metres, x forward, y left, z up. Left and right are decided by the side of the car on
+which a part is, never by its name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from carkp.rendered.parts import Array, Part
 How = Literal["", "name", "shape"]
 
 SIDES = (-1.0, 1.0)
-"""Signs of y: right, then left, as the keypoints come in pairs."""
+"""Signs of y: right, then left, as in the pairs of keypoints."""
 
 _WHEEL = re.compile(r"wheel|tire|tyre|rubber|neumatic|llanta", re.IGNORECASE)
 _NO_WHEEL = re.compile(r"steer|volante|spare", re.IGNORECASE)
@@ -45,25 +45,27 @@ _MERGE_M = 1e-4
 _WHEEL_DIAMETERS_M = (0.35, 1.4)
 _ABOVE_GROUND_M = 0.12
 _BESIDE_MIDDLE = 0.25
-"""Lamps nearer to the middle than this share of half the width are third brake lights and strips between the lamps."""
+"""Smallest distance of a lamp from the middle, as a share of half the width. Nearer lamps are third brake lights, or
+strips between the lamps."""
 
 _TOUCHING_M = 0.02
 _SMALL_LAMP = 0.35
-"""What is smaller than this share of a side's largest lamp is a reflector or a fog lamp."""
+"""Smallest area of a lamp, as a share of the largest lamp of its side. Smaller ones are reflectors or fog lamps."""
 
 
 _BOXES: tuple[CarKind, ...] = ("van", "truck", "bus")
 _CABIN_M = 0.5
-"""What lies less than this behind a windscreen is another pane of it."""
+"""Smallest distance of the rear glass behind the windscreen. A nearer pane belongs to the windscreen."""
 
 _WITH_REAR_DOOR: tuple[CarKind, ...] = ("van", "bus")
 _WIDE_PANE = 1.2
-"""Of half the width: a pane in a box's rear door is narrower, and its corners are not the roof's."""
+"""Smallest width of a pane as a share of half the car's width. A narrower pane is in a rear door, and its corners are
+not those of the roof."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """points: (12, 3) in the car's axes, NaN where none was found; how: by what each was."""
+    """Keypoints that were found. points: (12, 3) in the car's axes, NaN if not found; how: whether by name or shape."""
 
     points: Array
     how: tuple[How, ...]
@@ -85,12 +87,12 @@ class _Body(NamedTuple):
         return float(self.high[2] - self.low[2])
 
     def side_of(self, points: Array) -> Array:
-        """The sign of the side each point (N, 3) lies on."""
+        """Return the sign of the side of each point (N, 3)."""
         return np.where(points[:, 1] > self.middle, 1.0, -1.0)
 
 
 def place(parts: tuple[Part, ...], kind: CarKind) -> Placed:
-    """The keypoints that can be found. ``kind`` tells whether roofs end in a box's corners: vans, trucks, buses."""
+    """Find keypoints. ``kind`` determines whether the roof may end at the corners of a box: vans, trucks, buses."""
     wheels, how_wheels = _wheels(parts)
     body = _body(parts, wheels)
     found: list[tuple[Array, How]] = [(wheels, how_wheels)]
@@ -104,7 +106,7 @@ def place(parts: tuple[Part, ...], kind: CarKind) -> Placed:
 
 
 def mirror_plane(parts: tuple[Part, ...]) -> float:
-    """The y of the plane between the car's left and right."""
+    """Return the y of the plane between the car's left and right."""
     return _body(parts, _wheels(parts)[0]).middle
 
 
@@ -124,7 +126,7 @@ def _named(parts: tuple[Part, ...], pattern: re.Pattern[str], but: re.Pattern[st
 
 
 def _pieces(part: Part) -> Iterator[Array]:
-    """The vertices (N, 3) of each connected piece of a part; vertices at one place count as one."""
+    """Yield the vertices (N, 3) of each connected piece of a part; vertices at the same position count as one."""
     _, merged = np.unique(np.round(part.vertices / _MERGE_M).astype(np.int64), axis=0, return_inverse=True)
     faces = merged.reshape(-1)[part.faces]
     count = int(merged.max()) + 1
@@ -136,7 +138,10 @@ def _pieces(part: Part) -> Iterator[Array]:
 
 
 def _wheels(parts: tuple[Part, ...]) -> tuple[Array, How]:
-    """The four hubs (4, 3) at the wheels' outer faces, right front first, in parts with telling names, else in all."""
+    """Find the four hubs (4, 3) at the wheels' outer faces, right front first.
+
+    They are searched in parts with the names of wheels, else in all parts.
+    """
     named = _named(parts, _WHEEL, _NO_WHEEL)
     for candidates, how in ((named, "name"), (parts, "shape")):
         hubs = _hubs(candidates, parts)
@@ -162,7 +167,7 @@ def _hubs(candidates: tuple[Part, ...], parts: tuple[Part, ...]) -> Array:
 
 
 def _is_tyre(piece: Array, ground: float) -> bool:
-    """Whether a piece (N, 3) is round about a level axle and stands on the ground."""
+    """Return whether a piece (N, 3) is round about a horizontal axle and touches the ground."""
     height = float(np.ptp(piece[:, 2]))
     if not _WHEEL_DIAMETERS_M[0] < height < _WHEEL_DIAMETERS_M[1] or piece[:, 2].min() > ground + _ABOVE_GROUND_M:
         return False
@@ -172,22 +177,22 @@ def _is_tyre(piece: Array, ground: float) -> bool:
 
 
 def _axle(piece: Array) -> Array:
-    """The direction (3,) in which a piece (N, 3) is thinnest, to the left."""
+    """Return the direction (3,) in which a piece (N, 3) is thinnest, pointing left."""
     direction = np.linalg.svd(piece - piece.mean(0), full_matrices=False)[2][2]
     return np.asarray(direction if direction[1] > 0 else -direction)
 
 
 def _hub(tyre: Array, side: float) -> Array:
-    """The centre of a tyre (N, 3) at its outer face, along its own axle, which steering turns."""
+    """Return the centre of a tyre (N, 3) at its outer face, along its own axle, which may be turned by steering."""
     centre = (tyre.min(0) + tyre.max(0)) / 2
     outward = side * _axle(tyre)
     return np.asarray(centre + outward * float(((tyre - centre) @ outward).max()))
 
 
 def _lights(parts: tuple[Part, ...], body: _Body, facing: float) -> Array:
-    """Right and left lamp (2, 3): the middle of what is seen of them from the front (+1) or from behind (-1).
+    """Find the right and the left lamp (2, 3): the middle of the part visible from the front (+1) or from behind (-1).
 
-    A cover over a lamp belongs to it, and so does a turn signal or a reversing lamp that touches it.
+    A cover over a lamp belongs to it, and also a turn signal or a reversing lamp that touches it.
     """
     named = _named(parts, _HEADLIGHT, _NO_HEADLIGHT) if facing > 0 else _named(parts, _TAIL_LIGHT)
     lamps = tuple(part for part in named if not part.is_see_through) or named
@@ -210,14 +215,14 @@ def _lights(parts: tuple[Part, ...], body: _Body, facing: float) -> Array:
 
 
 def _seen_from(basis: Array, lamps: tuple[Part, ...], parts: tuple[Part, ...]) -> NDArray[np.bool_]:
-    """(H, W): where lamps are not hidden by other parts that are opaque."""
+    """Return the mask (H, W) of pixels in which lamps are not hidden by other opaque parts."""
     others = tuple(part for part in parts if not part.is_see_through and not any(part is lamp for lamp in lamps))
     index = draw_index((*lamps, *others), basis, _PX_PER_M, frame=parts).index
     return np.asarray((index >= 0) & (index < sum(len(part.faces) for part in lamps)))
 
 
 def _middle_of_lamps(is_lamp: NDArray[np.bool_], is_unit: NDArray[np.bool_], surface: Drawing, basis: Array) -> Array:
-    """The middle (3,) of the large units (H, W) with a lamp in them, on what is nearest there; NaN: there is none."""
+    """Return the middle (3,) of the large units (H, W) with a lamp, on the nearest surface; NaN if there is none."""
     reach = np.ones((3, 3), np.uint8)
     wide = cv2.dilate(is_unit.astype(np.uint8), reach, iterations=round(_TOUCHING_M / 2 * _PX_PER_M))
     labels = np.where(is_unit, cv2.connectedComponents(wide, connectivity=8)[1], 0)
@@ -231,7 +236,7 @@ def _middle_of_lamps(is_lamp: NDArray[np.bool_], is_unit: NDArray[np.bool_], sur
 
 
 def _roof(parts: tuple[Part, ...], body: _Body, kind: CarKind) -> Iterator[tuple[Array, How]]:
-    """Right and left corners (2, 3) over the windscreen, then over the rear glass."""
+    """Yield the right and left corners (2, 3) over the windscreen, then those over the rear glass."""
     glasses = _cross_glasses(parts, body)
     has_two = len(glasses) > 1 and glasses[-1][:, 0].mean() - glasses[0][:, 0].mean() > _CABIN_M
     ends = (
@@ -251,7 +256,7 @@ def _roof(parts: tuple[Part, ...], body: _Body, kind: CarKind) -> Iterator[tuple
 
 
 def _cross_glasses(parts: tuple[Part, ...], body: _Body) -> list[Array]:
-    """Vertices of upright panes that reach from side to side, those farthest back first."""
+    """Return the vertices of upright panes across the car, sorted from back to front."""
     panes = [piece for part in _named(parts, _GLASS) if part.is_see_through for piece in _pieces(part)]
     across = [
         pane
@@ -265,7 +270,7 @@ def _cross_glasses(parts: tuple[Part, ...], body: _Body) -> list[Array]:
 
 
 def _top_corners(glass: Array, body: _Body) -> Array:
-    """Right and left top corners (2, 3) of a pane's vertices (N, 3)."""
+    """Return the right and left top corners (2, 3) of a pane's vertices (N, 3)."""
     bottom, height = float(glass[:, 2].min()), float(np.ptp(glass[:, 2]))
     outward = np.abs(glass[:, 1] - body.middle) / max(float(np.abs(glass[:, 1] - body.middle).max()), 1e-6)
     score = outward + 2 * (glass[:, 2] - bottom) / max(height, 1e-6)
@@ -278,7 +283,7 @@ def _top_corners(glass: Array, body: _Body) -> Array:
 
 
 def _box_corners(parts: tuple[Part, ...], body: _Body, facing: float) -> Array:
-    """Right and left top corners (2, 3) of the whole body at its front (+1) or rear (-1)."""
+    """Return the right and left top corners (2, 3) of the whole body at its front (+1) or rear (-1)."""
     vertices = np.concatenate([part.vertices for part in parts])
     size = body.high - body.low
     corners = np.full((2, 3), np.nan)

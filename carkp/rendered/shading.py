@@ -1,4 +1,4 @@
-"""Light on textured meshes: paint, rubber, lamps, decals, and glass that is laid over what is behind it."""
+"""Lighting of textured meshes: paint, rubber, lamps, decals, and glass that is drawn over the things behind it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from carkp.synthetic.shading import Canvas, Window, ray
 
 RED, GREEN, BLUE, ALPHA, METALLIC, ROUGHNESS, KIND, TEXTURE, GLOW, LUMINANCE = range(10)
 PAINT, GLASS, DECAL = 1, 2, 3
-"""As ``glb.Column`` and ``glb.Kind`` have them; kernels want plain numbers."""
+"""Values of ``glb.Column`` and ``glb.Kind`` as plain numbers, which kernels need."""
 
 
 class Place(NamedTuple):
-    """Where a car stands: position, cosine and sine of its heading."""
+    """The place of a car: position, cosine and sine of its heading."""
 
     x: float
     y: float
@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
 @inlined
 def barycentric(surface: Surface, k: int, x: float, y: float, z: float) -> Rgb:
-    """Weights of the corners of triangle ``k`` at a point on it."""
+    """Return the weights of the corners of triangle ``k`` at a point on it."""
     a, b, c = surface.faces[k, 0], surface.faces[k, 1], surface.faces[k, 2]
     points = surface.vertices
     ax, ay, az = points[a, 0], points[a, 1], points[a, 2]
@@ -56,7 +56,7 @@ def mixed(table: Floats, faces: Ints, k: int, bary: Rgb, column: int) -> float:
 
 @inlined
 def texel(surface: Surface, texture: int, level: int, u: float, v: float) -> tuple[float, float, float, float]:
-    """Linear colour and alpha of a texture's level at (u, v), blended between four texels; it repeats."""
+    """Return linear colour and alpha of a texture's level at (u, v), interpolated between four texels; it repeats."""
     first, height = surface.levels[texture, level, 0], surface.levels[texture, level, 1]
     width = surface.levels[texture, level, 2]
     x, y = (u - math.floor(u)) * width - 0.5, (v - math.floor(v)) * height - 0.5
@@ -78,7 +78,7 @@ def texel(surface: Surface, texture: int, level: int, u: float, v: float) -> tup
 
 @inlined
 def level_of(surface: Surface, texture: int, k: int, pixel: float) -> int:
-    """The level whose texels are about as large as a pixel of ``pixel`` metres on triangle ``k``."""
+    """Return the level whose texels are about as large as a pixel of ``pixel`` metres on triangle ``k``."""
     a, b, c = surface.faces[k, 0], surface.faces[k, 1], surface.faces[k, 2]
     p, t = surface.vertices, surface.uvs
     bx, by, bz = p[b, 0] - p[a, 0], p[b, 1] - p[a, 1], p[b, 2] - p[a, 2]
@@ -96,7 +96,7 @@ def level_of(surface: Surface, texture: int, k: int, pixel: float) -> int:
 
 @inlined
 def reflectance(surface: Surface, k: int, bary: Rgb, pixel: float) -> tuple[float, float, float, float]:
-    """Linear colour and alpha of a point of triangle ``k``."""
+    """Return the linear colour and alpha of a point of triangle ``k``."""
     row = surface.face_materials[k]
     m = surface.materials
     r, g, b, alpha = m[row, RED], m[row, GREEN], m[row, BLUE], m[row, ALPHA]
@@ -120,8 +120,11 @@ def shade_surface(
 ) -> int:  # fmt: skip
     """Colour the pixels of a car. ``nearness`` and ``triangle``: the car's own drawing in ``window``.
 
-    ``over`` False: its opaque triangles, where the canvas says that they are seen. True: what lets light through, laid
-    over what the canvas shows behind it; the canvas keeps its depth. The number of pixels that were coloured.
+    ``over`` False: colour the opaque triangles that are visible according to the canvas. True: draw the see-through
+    triangles over the canvas, which keeps its depth.
+
+    Returns:
+        The number of coloured pixels.
     """
     count = 0
     picture = canvas.picture
@@ -152,7 +155,7 @@ def light_of(
     lens: Lens, light: Light, place: Place, static: ShadowMap, moving: ShadowMap, surface: Surface, k: int, q: float,
     column: float, row: float,
 ) -> tuple[Rgb, float]:  # fmt: skip
-    """Radiance of a point, multiplied by its alpha where that applies, and the alpha."""
+    """Return the radiance of a point, multiplied by its alpha where that applies, and the alpha."""
     pc, ps = place.cosine, place.sine
     ox, oy = lens.x - place.x, lens.y - place.y
     wx, wy, dz = ray(lens, column, row)
@@ -170,7 +173,7 @@ def light_of(
 
 @inlined
 def facing_normal(surface: Surface, k: int, bary: Rgb, d: Rgb) -> tuple[Rgb, float, float]:
-    """The normal turned to the eye, its cosine to the ray, and the share of the sky that the point sees."""
+    """Return the normal turned to the viewer, its cosine to the ray, and the visible share of the sky."""
     nx = mixed(surface.normals, surface.faces, k, bary, 0)
     ny = mixed(surface.normals, surface.faces, k, bary, 1)
     nz = mixed(surface.normals, surface.faces, k, bary, 2)
@@ -192,8 +195,8 @@ def facing_normal(surface: Surface, k: int, bary: Rgb, d: Rgb) -> tuple[Rgb, flo
 
 @inlined
 def sun_at(place: Place, static: ShadowMap, moving: ShadowMap, p: Rgb, n: Rgb) -> float:
-    """Share of the sun that reaches a point of the car."""
-    lift = 1.5 / moving.scale  # off the surface by more than a texel, or it shades itself
+    """Return the share of the sun that reaches a point of the car."""
+    lift = 1.5 / moving.scale  # more than a texel off the surface; otherwise the surface would shade itself
     x, y, z = p[0] + lift * n[0], p[1] + lift * n[1], p[2] + lift * n[2]
     at_x = place.x + x * place.cosine - y * place.sine
     at_y = place.y + x * place.sine + y * place.cosine
@@ -205,7 +208,7 @@ def radiance(
     light: Light, place: Place, m: Floats, row: int, tint: Rgb, alpha: float, n: Rgb, d: Rgb, dot: float, sky: float,
     lit: float,
 ) -> tuple[Rgb, float]:  # fmt: skip
-    """Light from a surface of reflectance ``tint`` under a clear coat of the material's gloss, times its alpha."""
+    """Return the light, times alpha, of a surface with reflectance ``tint`` under a clear coat; and the alpha."""
     kind, metallic, roughness, glow = int(m[row, KIND]), m[row, METALLIC], m[row, ROUGHNESS], m[row, GLOW]
     pc, ps = place.cosine, place.sine
     sx, sy = light.sun_x * pc + light.sun_y * ps, light.sun_y * pc - light.sun_x * ps

@@ -1,4 +1,4 @@
-"""Sheets to check keypoints on: a mesh from the left, from the front, from above and from behind, drawn to scale."""
+"""Sheets for checking keypoints: a mesh from the left, from the front, from above and from behind, drawn to scale."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from carkp.rendered.parts import Array, Bytes, Part
 PX_PER_M = 160.0
 _GLASS_OPACITY = 0.45
 _ON_SURFACE_M = 0.04
-"""A point that lies this far below what is drawn over it still counts as seen."""
+"""Largest depth of a point below the drawn surface at which it still counts as visible."""
 
 
 VIEW_BASES: Mapping[str, Array] = MappingProxyType(
@@ -31,16 +31,16 @@ VIEW_BASES: Mapping[str, Array] = MappingProxyType(
         "top": np.array([[-1.0, 0, 0], [0, -1, 0], [0, 0, 1]]),
     }
 )
-"""What lies to the right, down and nearer in each view: rows of (3, 3), in the car's axes."""
+"""Directions right, down and nearer of each view: rows of (3, 3), in the car's axes."""
 
 _SHOWN = ("left", "front", "top", "rear")
 
 
 def draw_sheet(title: str, parts: Sequence[Part], points: Array) -> Figure:
-    """The four views with the points that are known numbered. points: (12, 3) in the car's axes, NaN where not known.
+    """Draw the four views with numbered points. points: (12, 3) in the car's axes, NaN if not known.
 
-    Filled: seen in this view; hollow: behind the mesh, with a number only where no view shows the point. The scales are
-    in the axes of ``meshes.json``.
+    A filled dot is visible in this view. A hollow dot is behind the mesh; it has a number only if no view shows the
+    point. The scales are in the axes of ``meshes.json``.
     """
     low, high = bounds(parts)
     length, width, height = high - low + 2 * MARGIN_M
@@ -60,7 +60,7 @@ def draw_sheet(title: str, parts: Sequence[Part], points: Array) -> Figure:
 
 
 def paint(parts: Sequence[Part], basis: Array, px_per_m: float) -> Bytes:
-    """A picture (H, W, 3) without perspective: what is see-through laid half over the rest."""
+    """Draw a picture (H, W, 3) without perspective; see-through parts are blended over the rest."""
     nothing = draw_index(parts, basis, px_per_m).index
     pixels = np.full((*nothing.shape, 3), 255, np.uint8)
     nearness = np.full(nothing.shape, -np.inf, np.float32)
@@ -77,7 +77,7 @@ def paint(parts: Sequence[Part], basis: Array, px_per_m: float) -> Bytes:
 def _lay_over(
     pixels: Bytes, drawing: Drawing, mask: NDArray[np.bool_], parts: Sequence[Part], basis: Array, opacity: float
 ) -> None:
-    """Lay the colours of what is drawn over ``pixels`` (H, W, 3) where ``mask`` (H, W) holds."""
+    """Blend the colours of the drawing over ``pixels`` (H, W, 3) where ``mask`` (H, W) is true."""
     rows, columns = np.nonzero(mask)
     triangles = joined(parts)
     drawn = drawing.index[rows, columns]
@@ -98,7 +98,7 @@ def _lay_over(
 
 
 def _weights(corners: Array, at: Array) -> Array:
-    """Barycentric weights (N, 3) of picture points (N, 2) in their triangles (N, 3, 2)."""
+    """Return the barycentric weights (N, 3) of picture points (N, 2) in their triangles (N, 3, 2)."""
     a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])
     area = np.where(np.abs(area) < 1e-9, 1e-9, area)
@@ -108,7 +108,7 @@ def _weights(corners: Array, at: Array) -> Array:
 
 
 def _albedo(part: Part, uvs: Array) -> Array:
-    """(N, 3) sRGB in 0..1 at texture coordinates (N, 2)."""
+    """Return the sRGB colours (N, 3) in 0..1 at texture coordinates (N, 2)."""
     if part.texture is None:
         return np.broadcast_to(part.colour[:3], (len(uvs), 3))
     height, width = part.texture.shape[:2]
@@ -118,7 +118,7 @@ def _albedo(part: Part, uvs: Array) -> Array:
 
 
 def _show(ax: Axes, basis: Array, pixels: Bytes, origin: Array) -> None:
-    """The picture with a grid of 10 cm, its scales in the axes of ``meshes.json``."""
+    """Show the picture with a grid of 10 cm and scales in the axes of ``meshes.json``."""
     left, top = origin
     right, bottom = left + pixels.shape[1] / PX_PER_M, top + pixels.shape[0] / PX_PER_M
     across, across_sign = _file_axis(basis[0])
@@ -136,14 +136,14 @@ def _show(ax: Axes, basis: Array, pixels: Bytes, origin: Array) -> None:
 
 
 def _file_axis(direction: Array) -> tuple[str, float]:
-    """The axis of ``meshes.json`` along a direction (3,) of the car's, and its sign."""
+    """Return the axis of ``meshes.json`` along a direction (3,) in the car's axes, and its sign."""
     turned = from_car_axes(direction[None])[0]
     k = int(np.argmax(np.abs(turned)))
     return "xyz"[k], float(np.sign(turned[k]))
 
 
 def _mark(ax: Axes, basis: Array, placed: Array, is_seen: NDArray[np.bool_], has_number: NDArray[np.bool_]) -> None:
-    """Dots for points (12, 3) given as right, down and nearness: filled where seen, else hollow."""
+    """Draw dots for points (12, 3), given as right, down and nearness: filled if visible, else hollow."""
     signs = np.array([_file_axis(basis[0])[1], _file_axis(basis[1])[1]])
     for k in np.flatnonzero(np.isfinite(placed).all(1)):
         x, y = placed[k, :2] * signs
@@ -157,7 +157,7 @@ def _mark(ax: Axes, basis: Array, placed: Array, is_seen: NDArray[np.bool_], has
 
 
 def _seen(drawing: Drawing, placed: Array) -> NDArray[np.bool_]:
-    """(12,) which points (12, 3), given as right, down and nearness, are known and hidden by nothing."""
+    """Return which points (12, 3), given as right, down and nearness, are known and not hidden, (12,)."""
     height, width = drawing.index.shape
     rows, columns = drawing.pixels(np.nan_to_num(placed)).T
     is_inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)

@@ -1,4 +1,4 @@
-"""A street to place cars in, and where a camera may stand to see one of them."""
+"""A street with places for cars, and viewpoints of cameras."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GREEN_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Street:
-    """What stands still, and places for cars."""
+    """Everything in a street that does not move, and places for cars."""
 
     ground: Ground
     backdrop: Mesh
@@ -35,13 +35,13 @@ class Street:
     solid_y: Array
 
     def solid_near(self, x: float, y: float) -> Ints:
-        """Triangles that may cast a shadow on a place."""
+        """Return the triangles that may cast a shadow on a place."""
         is_near = (np.abs(self.solid_x - x) < _SHADOW_REACH) & (np.abs(self.solid_y - y) < _SHADOW_REACH)
         return self.solid[is_near]
 
 
 def draw_street(rng: np.random.Generator) -> Street:
-    """A random street."""
+    """Draw a random street."""
     ground = draw_ground(rng)
     backdrop, facades = build_backdrop(ground, rng)
     if rng.uniform() < _GREEN_SHARE:
@@ -52,7 +52,7 @@ def draw_street(rng: np.random.Generator) -> Street:
 
 
 def _greenery(ground: Ground, rng: np.random.Generator) -> list[Mesh]:
-    """Crowns of trees and bushes close together behind the pavements, as in a park or a suburb."""
+    """Build dense crowns of trees and bushes behind the pavements, as in a park or a suburb."""
     green = np.array([0.045, 0.085, 0.02]) * rng.uniform(0.5, 1.5) * np.array([rng.uniform(0.7, 1.7), 1.0, 1.0])
     parts = []
     for arm in ground.arms:
@@ -73,7 +73,7 @@ def _greenery(ground: Ground, rng: np.random.Generator) -> list[Mesh]:
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """position: (3,), metres; yaw and pitch of the optical axis in radians, roll about it."""
+    """The pose of a camera. position: (3,), metres; yaw, pitch of the optical axis and roll about it in radians."""
 
     position: Array
     yaw: float
@@ -81,7 +81,7 @@ class Viewpoint:
     roll: float
 
     def camera(self, focal: float, size: tuple[int, int], shift: tuple[float, float]) -> Camera:
-        """With ``focal`` pixels, and the picture's middle ``shift`` away from the optical axis."""
+        """Return a camera with focal length ``focal`` in pixels; ``shift`` as in :class:`Camera`."""
         cy, sy, cp, sp = math.cos(self.yaw), math.sin(self.yaw), math.cos(self.pitch), math.sin(self.pitch)
         forward = np.array([cp * cy, cp * sy, sp])
         right = np.array([sy, -cy, 0.0])
@@ -92,7 +92,7 @@ class Viewpoint:
 
 
 def draw_viewpoint(street: Street, spot: Spot, rng: np.random.Generator) -> Viewpoint:
-    """A place to look at a car from: any side of it, near or far, from a low phone to a first floor."""
+    """Draw a viewpoint for a car: on any side, near or far, as low as a phone or as high as a first floor."""
     for _ in range(60):
         distance = math.exp(rng.uniform(math.log(4.5), math.log(38.0)))
         azimuth = rng.uniform(0, 2 * math.pi)
@@ -114,7 +114,7 @@ def _may_stand(ground: Ground, x: float, y: float) -> bool:
 
 
 def draw_neighbours(street: Street, spot: Spot, position: Array, rng: np.random.Generator) -> list[Spot]:
-    """Other cars about a spot: some close by, some far; none on the camera."""
+    """Draw places of other cars around a spot: some near, some far, none at the camera."""
     chosen: list[Spot] = []
     wanted = int(rng.choice([0, 1, 2, 3, 4, 6], p=[0.18, 0.2, 0.22, 0.18, 0.12, 0.1]))
     away = np.array([math.hypot(s.x - spot.x, s.y - spot.y) for s in street.spots])
@@ -131,7 +131,7 @@ def draw_neighbours(street: Street, spot: Spot, position: Array, rng: np.random.
 
 
 def clear(a: Spot, b: Spot, reach: float = 1.65, least: float = 2.15) -> bool:
-    """Whether two cars' outlines, as three discs each, keep apart."""
+    """Return whether the outlines of two cars do not overlap; outlines are three discs each."""
     if math.hypot(a.x - b.x, a.y - b.y) > 7.0:
         return True
     for s in (-reach, 0.0, reach):

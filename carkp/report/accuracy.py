@@ -40,18 +40,18 @@ from carkp.report.wording import (
 ALPHAS = np.linspace(0.01, 0.3, 30)
 MAX_CURVES = 7
 NUM_CARS, MIN_CARS = 16, 4
-"""Worst and median cars each, shared among the families."""
+"""Number of worst cars, and also of median cars, divided among the families; and the minimum per family."""
 
 SHEET_WIDTH = 960
 CUT = 1
-"""Of ``truncated``."""
+"""Value of ``truncated`` for a car that the frame cuts."""
 
 DETAILED = ("sqnr", "sweep", "data", "runtimes")
-"""What is missing of these is said in its own section."""
+"""Parts that have a section of their own, which says if they are missing."""
 
 
 def accuracy_parts(content: ReportContent) -> list[Part]:
-    """The whole report."""
+    """Return the parts of the whole report."""
     rows = assess(content)
     detailed = shown(content, rows)
     return [
@@ -71,7 +71,7 @@ def accuracy_parts(content: ReportContent) -> list[Part]:
 
 
 def headline(content: ReportContent) -> PageTable:
-    """The headline table alone."""
+    """Return only the headline table."""
     return tables.headline_table(assess(content), content.alpha)
 
 
@@ -107,7 +107,7 @@ def _summary(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
 
 
 def _comparability(content: ReportContent) -> list[Part]:
-    """What cannot be paired, in words."""
+    """Return notes on rows that cannot be paired."""
     digests = {family.name: family.data.digest for family in content.families if family.data}
     parts: list[Part] = []
     if len(set(digests.values())) > 1:
@@ -158,7 +158,7 @@ def _against_float(content: ReportContent, rows: Sequence[Assessed]) -> list[Par
 
 
 def _between(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
-    """The families against the first one; nothing where there is one alone."""
+    """Return the comparison of the other families with the first one; empty if there is only one family."""
     if len(content.families) == 1:
         return []
     tested = between_families(content, rows)
@@ -237,7 +237,7 @@ def _breakdown(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
 
 
 def _breakdown_reading(predictions: Predictions) -> str:
-    """What the groups are, of those that there are."""
+    """Return sentences on the groups that occur in the data."""
     is_labelled = predictions.validity > 0
     has_occluded = bool((predictions.validity == OCCLUDED).any())
     is_cut = (is_labelled & (predictions.truncated == CUT)[:, None]).any()

@@ -1,4 +1,4 @@
-"""What an accuracy report is made of, read out of runs by a stage: plain data, no tracking."""
+"""The content of an accuracy report, which a stage reads from runs: plain data, no tracking."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ SIMULATED, ONNXRUNTIME = "simulated int8", "ONNX Runtime int8"
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one image, and their source: measured where, or predicted for what."""
+    """Milliseconds for one image, and their origin: the machine of a measurement, or the target of a prediction."""
 
     milliseconds: float
     origin: str
@@ -20,15 +20,15 @@ class Latency:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model, executed one way.
+    """One model, executed in one way.
 
     Attributes:
-        stage: one of the names above, or that of a run that stands alone.
-        source: what its predictions were read from, ``runs:/<id>``.
-        predictions: on the scored split.
-        size_bytes: of the file that would be shipped; None where there is none.
-        latency: None where it was not measured.
-        detail: words that set it apart from others of its stage, such as ``of QAT``.
+        stage: one of the names above, or the name of a single run.
+        source: origin of the predictions, ``runs:/<id>``.
+        predictions: predictions on the scored split.
+        size_bytes: size of the file that would be shipped; None if there is none.
+        latency: latency; None if not measured.
+        detail: words that distinguish it from other rows of its stage, for example ``of QAT``.
     """
 
     stage: str
@@ -41,7 +41,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class LayerNoise:
-    """One row of the SQNR table, in decibels; NaN for weights where a layer has none."""
+    """One row of the SQNR table, in decibels; ``weights_db`` is NaN if the layer has no weights."""
 
     name: str
     kind: str
@@ -52,9 +52,9 @@ class LayerNoise:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Validation PCK by calibration percentile, the float model's, and the percentile that was used (if it was one).
+    """Validation PCK by calibration percentile, PCK of the float model, and the percentile that was used, if any.
 
-    Both are of the same ``num_crops`` crops. ``float_pck`` None and ``num_crops`` 0 mean that they are not known.
+    Both PCKs are of the same ``num_crops`` crops. ``float_pck`` None and ``num_crops`` 0 mean unknown.
     """
 
     pck: Mapping[float, float]
@@ -65,7 +65,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class SceneRow:
-    """One scene of one split, counts as in the data summary."""
+    """One scene of one split, with counts as in the data summary."""
 
     split: str
     scene: str
@@ -78,7 +78,7 @@ class SceneRow:
 
 @dataclass(frozen=True)
 class DataCard:
-    """The data set: digest, kind of source, scenes, what was left out or repaired, and a sheet of samples (JPEG)."""
+    """The data set: digest, kind of source, scenes, remarks on skipped or corrected data, a sheet of samples (JPEG)."""
 
     digest: str
     kind: str
@@ -89,12 +89,12 @@ class DataCard:
 
 @dataclass(frozen=True)
 class RunCard:
-    """Where one number comes from.
+    """A run from which numbers come.
 
     Attributes:
-        facts: name -> value, such as commit, data digest, machine.
+        facts: name -> value, for example commit, data digest, machine.
         versions: package -> version.
-        command: that makes the run again.
+        command: command that repeats the run.
         config: flat names -> values of the resolved configuration.
     """
 
@@ -109,21 +109,21 @@ class RunCard:
 
 @dataclass(frozen=True)
 class Family:
-    """A float model and what was made of it for one target.
+    """A float model and the models made from it for one target.
 
     Attributes:
-        name: tells it from the other families of a report.
-        target: of quantisation; "" for a run that stands alone.
-        rows: in the order of the headline table, float first where it is known.
-        missing: part (a stage, ``sqnr``, ``sweep``, ``data``) -> sentence: it was not run, and the command that would.
-        noise: SQNR by layer, the input first.
-        sweep: None where there is none.
-        data: None where no run of the data is found.
-        runs: those that the numbers are from.
+        name: name that distinguishes it from the other families of a report.
+        target: target of quantisation; "" for a single run.
+        rows: rows in the order of the headline table; float is first, if known.
+        missing: part (a stage, ``sqnr``, ``sweep``, ``data``) -> sentence that it was not run, with the command for it.
+        noise: SQNR by layer, starting with the input.
+        sweep: percentile sweep; None if there is none.
+        data: data set; None if no run of the data is found.
+        runs: runs from which the numbers come.
         crops: ``crop_key`` -> JPEG of the network's input, for the worst and median samples.
-        config_yaml: the resolved configuration of the last run of the family.
-        remarks: sentences on what the numbers of this family are.
-        runtimes: the float model in other programs; None where that was not measured.
+        config_yaml: resolved configuration of the last run of the family.
+        remarks: sentences about the numbers of this family.
+        runtimes: the float model in other programs; None if not measured.
     """
 
     name: str
@@ -146,26 +146,26 @@ class Family:
 
     @property
     def judged(self) -> ModelRow:
-        """The row that stands for int8: the simulated one, else the last one."""
+        """The row that represents int8: the simulated one, else the last one."""
         return next((row for row in self.rows if row.stage == SIMULATED), self.rows[-1])
 
 
 def crop_key(sample_id: str) -> str:
-    """A sample's name in archives of crops."""
+    """Return a sample's name in archives of crops."""
     return sample_id.replace("/", "__")
 
 
 @dataclass(frozen=True)
 class ReportContent:
-    """A report on one family or several.
+    """A report on one or several families.
 
     Attributes:
-        title: of the page.
-        families: in the order in which they were asked for.
-        split: what was scored, ``test`` or ``val``.
-        alpha: of PCK.
-        command: that makes this report of runs made anew by the commands before it.
-        server_command: that makes it again of these very runs, where their tracking server is; "" for none.
+        title: title of the page.
+        families: families in the order of the request.
+        split: scored split, ``test`` or ``val``.
+        alpha: threshold of PCK.
+        command: command that makes this report from runs that the commands before it have repeated.
+        server_command: command that makes it again from the same runs, if their tracking server is there; "" for none.
         made_on: date and commit of the report itself.
     """
 
@@ -178,7 +178,7 @@ class ReportContent:
     server_command: str = ""
 
     def label(self, family: Family, row: ModelRow) -> str:
-        """What a row is called: with the target, and with the family's name where there are several."""
+        """Return the label of a row, with the target, and with the family's name if there are several families."""
         is_named = len(self.families) > 1
         words = [row.stage, row.detail]
         if row.stage != FLOAT and family.target and not (is_named and family.target == family.name):

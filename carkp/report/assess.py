@@ -1,4 +1,4 @@
-"""The statistics of a report, computed once: every row with its intervals and its test against the family's float."""
+"""The statistics of a report, computed once: the intervals of every row, and its test against the family's float."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +25,10 @@ class Assessed:
     """One row of the headline table.
 
     Attributes:
-        family, row: what it is.
-        label: what it is called.
-        scores: with intervals.
-        kept, test: against the family's float; None for that itself, and where the two are not of the same samples.
+        family, row: family and row of the model.
+        label: label of the row.
+        scores: scores with intervals.
+        kept, test: comparison with the family's float; None for float itself, and if the samples differ.
     """
 
     family: Family
@@ -44,18 +44,18 @@ class Assessed:
 
 
 def assess(content: ReportContent) -> list[Assessed]:
-    """Every row of every family, in their order."""
+    """Return every row of every family, in their order."""
     return [_assess(content, family, row) for family in content.families for row in family.rows]
 
 
 def shown(content: ReportContent, rows: Sequence[Assessed]) -> list[Assessed]:
-    """Of each family the float row and the one that stands for int8: those that the detailed sections show."""
+    """Return the rows of detailed sections: the float row of each family, and the one that represents int8."""
     chosen = [(family.reference, family.judged) for family in content.families]
     return [item for item in rows if any(item.row is row for pair in chosen for row in pair)]
 
 
 def between_families(content: ReportContent, rows: Sequence[Assessed]) -> list[Assessed]:
-    """The float and the int8 rows of the further families, each tested against the first family's."""
+    """Return the float and the int8 rows of the other families, each tested against that of the first family."""
     first, *others = content.families
     found = []
     for other in others:
@@ -69,7 +69,7 @@ def between_families(content: ReportContent, rows: Sequence[Assessed]) -> list[A
 
 
 def verdict(item: Assessed) -> str:
-    """One sentence or two in plain words: can this row be trusted to be as good as float?"""
+    """Return a few sentences in plain words on whether this row is as good as float."""
     if item.test is None or item.kept is None:
         return f"{item.label}: there is no float row on the same cars, so nothing can be said against float."
     test = item.test
@@ -89,7 +89,7 @@ def verdict(item: Assessed) -> str:
 
 
 def _found(item: Assessed, test: PairedTest) -> str:
-    """The difference with its interval, and what it rests on."""
+    """Return the difference with its interval, and the numbers of cars, keypoints and clusters."""
     clusters = f" in {test.resampled}" if test.resampled.is_by_cluster else ""
     return (
         f"{points(test.difference.value)} points of PCK ({points(test.difference.low)} to "
@@ -127,13 +127,13 @@ def _shown_difference(item: Assessed, test: PairedTest) -> str:
 
 
 def verdicts(content: ReportContent) -> list[str]:
-    """The verdict on every family's int8 row."""
+    """Return the verdict on the int8 row of every family."""
     judged = [item for item in assess(content) if item.row is item.family.judged and not item.is_float]
     return [verdict(item) for item in judged]
 
 
 def at_other_thresholds(item: Assessed) -> str:
-    """How much of a verdict hangs on its threshold; "" for a row that has none."""
+    """Return a sentence with the difference at other thresholds; "" for a row without a test."""
     reference = item.family.reference
     if item.test is None or reference is None:
         return ""
@@ -145,17 +145,17 @@ def at_other_thresholds(item: Assessed) -> str:
 
 
 def points(share: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
+    """Return a difference of shares in percentage points, with its sign."""
     return f"{100 * share:+.2f}".replace("-", "−")
 
 
 def p_text(p_value: float) -> str:
-    """A p-value with as many digits as random flips can tell."""
+    """Return a p-value with as many digits as random flips can resolve."""
     return f"{p_value:.2f}" if p_value >= 0.1 else f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
 
 
 def p_relation(p_value: float) -> str:
-    """``= 0.03``, or ``< 0.001``."""
+    """Return a p-value with a relation: ``= 0.03`` or ``< 0.001``."""
     text = p_text(p_value)
     return text if text.startswith("<") else f"= {text}"
 

@@ -1,4 +1,4 @@
-"""Single cars of a report: float beside int8, each with its error, as JPEG.
+"""Pictures of single cars in a report: float beside int8, each with its error, as JPEG.
 
 Legend: N samples, K keypoints; points are (x, y) in pixels of the network's input.
 """
@@ -24,12 +24,12 @@ JPEG_QUALITY = 72
 
 
 def worst_cars(predictions: Predictions, num: int) -> list[int]:
-    """Indices of the samples with the largest mean distance, the worst first."""
+    """Return the indices of the samples with the largest mean distance, the worst first."""
     return _ordered(predictions)[:num]
 
 
 def median_cars(predictions: Predictions, num: int) -> list[int]:
-    """Indices of the samples in the middle of that order."""
+    """Return the indices of the samples in the middle of the order by mean distance."""
     order = _ordered(predictions)
     start = max(0, (len(order) - num) // 2)
     return order[start : start + num]
@@ -38,7 +38,7 @@ def median_cars(predictions: Predictions, num: int) -> list[int]:
 def car_picture(
     crop: bytes, reference: Predictions | None, other: Predictions, index: int, alpha: float, name: str, label: str
 ) -> Picture:
-    """A car as ``reference`` sees it (where there is one) beside ``other``, which is called ``label``."""
+    """Draw a car with the prediction of ``reference`` (if there is one) beside that of ``other``, named ``label``."""
     models = [other] if reference is None else [reference, other]
     image = decode_rgb(crop)
     is_labelled = other.validity[index] > 0
@@ -58,10 +58,10 @@ def car_picture(
 
 
 def decode_rgb(content: bytes) -> RgbImage:
-    """A JPEG as (H, W, 3) RGB.
+    """Decode a JPEG as RGB (H, W, 3).
 
     Raises:
-        ValueError: it is none.
+        ValueError: the picture cannot be decoded.
     """
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
@@ -76,7 +76,7 @@ def encode_jpeg(image: RgbImage, quality: int = JPEG_QUALITY) -> bytes:
 
 
 def shrunk_jpeg(content: bytes, width: int, quality: int = JPEG_QUALITY) -> bytes:
-    """A JPEG at most ``width`` pixels wide."""
+    """Reduce a JPEG to at most ``width`` pixels in width, and encode it again."""
     image = decode_rgb(content)
     if image.shape[1] > width:
         height = round(image.shape[0] * width / image.shape[1])
@@ -85,14 +85,14 @@ def shrunk_jpeg(content: bytes, width: int, quality: int = JPEG_QUALITY) -> byte
 
 
 def _ordered(predictions: Predictions) -> list[int]:
-    """Samples with a mean distance, the worst first."""
+    """Return the indices of samples with a mean distance, the worst first."""
     distances = predictions.mean_distances()
     scored = np.flatnonzero(np.isfinite(distances))
     return [int(index) for index in scored[np.argsort(-distances[scored], kind="stable")]]
 
 
 def _drawn(image: RgbImage, predicted: Points, target: Points, validity: NDArray[np.integer[Any]]) -> RgbImage:
-    """Prediction in the colours of the sides, labels as white dots, pink lines between the two."""
+    """Draw the prediction in the colours of the sides, labels as white dots, and pink lines between the two."""
     canvas = draw_keypoints(image, predicted, validity, SCALE)
     size = marker_size(canvas)
     for index in np.flatnonzero(validity != MISSING).tolist():
@@ -105,7 +105,7 @@ def _drawn(image: RgbImage, predicted: Points, target: Points, validity: NDArray
 
 
 def _shown_height(image: RgbImage, *points: Points) -> int:
-    """Rows of ``image`` without the black ones that fill it up below, points and their dots kept."""
+    """Return the number of rows of ``image`` without the black padding below, but with all points and their dots."""
     lit = np.flatnonzero((image > BLACK).any(axis=(1, 2)))
     lowest = max(float(np.nanmax(part[:, 1], initial=0)) for part in points) + MARGIN_PX
     return min(int(image.shape[0]), max(int(lit[-1]) + 1 if lit.size else 0, round(lowest)))

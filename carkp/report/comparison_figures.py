@@ -1,4 +1,4 @@
-"""Charts that hold models against each other: dots with intervals, and differences over the threshold.
+"""Charts that compare models: dots with intervals, and differences over the threshold.
 
 Legend: G groups, A thresholds.
 """
@@ -19,12 +19,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 ROW_INCHES, FRAME_INCHES = 0.3, 1.5
 
 Series = Mapping[str, Sequence[Interval]]
-"""Label -> an interval a group."""
+"""Label -> one interval per group."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Groups that belong together: their names, and by label their PCK and mean distance, an interval a group."""
+    """Groups that belong together: their names, and for each label PCK and mean distance, one interval per group."""
 
     title: str
     names: Sequence[str]
@@ -33,17 +33,17 @@ class Section:
 
 
 def dots_figure(names: Sequence[str], series: Series, title: str, x_label: str, is_share: bool = True) -> Figure:
-    """A dot with its interval for every group and label; the axis shows the range of the data, not from 0.
+    """Draw a dot with its interval for every group and label; the axis shows the range of the data and may omit 0.
 
     Args:
-        names: G groups, from the top.
+        names: names of the G groups, from the top.
         series: label -> G intervals; NaN draws nothing.
-        title: of the chart.
+        title: title of the chart.
         x_label: quantity and unit.
-        is_share: shows percent.
+        is_share: whether to show percent.
 
     Raises:
-        ValueError: no series, or not G of them.
+        ValueError: there are no series, or one does not have G intervals.
     """
     _require(series, len(names))
     figure = new_figure(7.2, FRAME_INCHES + len(names) * max(ROW_INCHES, 0.13 * len(series) + 0.1))
@@ -56,10 +56,10 @@ def dots_figure(names: Sequence[str], series: Series, title: str, x_label: str, 
 
 
 def breakdown_figure(sections: Sequence[Section], title: str) -> Figure:
-    """PCK on the left, mean distance on the right, one row of panels a section.
+    """Draw PCK on the left and mean distance on the right, one row of panels per section.
 
     Raises:
-        ValueError: nothing to draw, or another number of intervals than groups.
+        ValueError: there is nothing to draw, or the numbers of intervals and groups differ.
     """
     if not sections:
         raise ValueError("nothing to draw: no sections")
@@ -86,17 +86,17 @@ def breakdown_figure(sections: Sequence[Section], title: str) -> Figure:
 def difference_figure(
     alphas: NDArray[np.float64], curves: Series, title: str, marked_alpha: float, y_label: str
 ) -> Figure:
-    """Differences of PCK over the threshold, in percentage points, with their intervals as bands and a line at 0.
+    """Draw differences of PCK over the threshold, in percentage points, with intervals as bands and a line at 0.
 
     Args:
-        alphas: (A,).
+        alphas: thresholds (A,).
         curves: label -> A intervals, as shares.
-        title: of the chart.
-        marked_alpha: a vertical line.
-        y_label: what is subtracted from what.
+        title: title of the chart.
+        marked_alpha: position of a vertical line.
+        y_label: description of the difference.
 
     Raises:
-        ValueError: no curves, or not A values in one.
+        ValueError: there are no curves, or one does not have A values.
     """
     _require(curves, len(alphas))
     figure = new_figure(7.2, 3.9)
@@ -131,7 +131,7 @@ def _draw_dots(axes: Axes, names: Sequence[str], series: Series, is_share: bool)
 
 
 def _columns(intervals: Sequence[Interval]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Values, lower and upper ends (G,) each."""
+    """Return values, lower ends and upper ends, (G,) each."""
     table = np.array([[item.value, item.low, item.high] for item in intervals], dtype=np.float64)
     return table[:, 0], table[:, 1], table[:, 2]
 

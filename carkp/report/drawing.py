@@ -1,4 +1,4 @@
-"""Keypoints drawn on a car's picture: arrays in, an RGB array out.
+"""Drawing of keypoints on a car's picture: arrays in, an RGB array out.
 
 Legend: K keypoints, H W height and width; pictures are RGB (H, W, 3) uint8, points are (x, y).
 """
@@ -17,32 +17,32 @@ Points = NDArray[np.floating[Any]]
 Colour = tuple[int, int, int]
 
 SUBPIXEL_BITS = 4
-"""cv2 takes coordinates in 16ths of a pixel."""
+"""Number of fractional bits: cv2 takes coordinates in 16ths of a pixel."""
 
 RIGHT = frozenset(right for right, _ in FLIP_PAIRS)
 SCORE_THRESHOLDS = (0.1, 0.3)
-"""Scores under the first are not drawn, under the second drawn like occluded points."""
+"""Points with scores below the first threshold are not drawn, below the second they are drawn like occluded points."""
 
 INK = (34, 34, 34)
 
 MIN_EXTENT_FOR_SCORES_PX = 300
-"""Boxes this large have room for a number beside each keypoint."""
+"""Smallest extent of a box with enough room for a number beside each keypoint."""
 
 CAR_TEXT_SCALE, KEYPOINT_TEXT_SCALE = 0.5, 0.33
 
 FARTHEST_PX = 2.0**20
-"""OpenCV holds no larger picture: what lies farther away is not drawn, and its numbers would overflow."""
+"""Largest coordinate that is drawn: OpenCV has no larger pictures, and larger numbers would overflow."""
 
 LARGE_PICTURE_PX = 2000
-"""In pictures of more pixels than a square of this extent, boxes and numbers grow with them."""
+"""In pictures with more pixels than a square of this extent, boxes and numbers grow with the picture."""
 
 
 def validity_from_scores(
     scores: NDArray[np.floating[Any]], thresholds: tuple[float, float] = SCORE_THRESHOLDS
 ) -> NDArray[np.int64]:
-    """Validity codes (K,) to draw a prediction by: missing, occluded and visible for rising heatmap peaks.
+    """Return validity codes (K,) for drawing a prediction: missing, occluded and visible for increasing scores.
 
-    A score that is no number counts as missing.
+    A score that is NaN counts as missing.
     """
     return np.asarray(np.digitize(np.nan_to_num(scores), thresholds), dtype=np.int64)
 
@@ -54,23 +54,23 @@ def draw_keypoints(
     scale: int = 3,
     colour: Colour | None = None,
 ) -> RgbImage:
-    """The picture, enlarged, with skeleton and keypoints.
+    """Return the picture, enlarged, with skeleton and keypoints.
 
-    The car's right is orange, its left blue, lines across are light grey. Visible points are filled, occluded
-    ones hollow; missing ones and their lines are not drawn. A line to an occluded point is thin.
+    The car's right is orange, its left is blue, lines across are light grey. Visible points are filled, occluded points
+    are hollow; missing points and their lines are not drawn. A line to an occluded point is thin.
 
     Args:
-        image: (H, W, 3) uint8 RGB; it is not changed.
-        points: (K, 2), in pixels of ``image``.
-        validity: (K,) of 0 missing, 1 occluded, 2 visible; see :func:`validity_from_scores`.
+        image: picture, (H, W, 3) uint8 RGB; it is not changed.
+        points: keypoints in pixels of ``image``, (K, 2).
+        validity: 0 missing, 1 occluded, 2 visible, (K,); see :func:`validity_from_scores`.
         scale: enlargement, at least 1.
-        colour: one RGB colour for everything, instead of one a side.
+        colour: one RGB colour for everything, instead of one colour per side.
 
     Returns:
-        (H * scale, W * scale, 3) uint8 RGB.
+        The drawing, (H * scale, W * scale, 3) uint8 RGB.
 
     Raises:
-        ValueError: arrays of other shapes or types.
+        ValueError: arrays have other shapes or types, or ``scale`` is below 1.
     """
     _check_drawing(image, points, validity, scale)
     canvas = enlarge(image, scale)
@@ -81,7 +81,7 @@ def draw_keypoints(
 def _draw_car(
     canvas: RgbImage, points: Points, validity: NDArray[np.integer[Any]], scale: int, colour: Colour | None = None
 ) -> None:
-    """:func:`draw_keypoints` in place, on the picture that ``canvas`` enlarges."""
+    """Draw as :func:`draw_keypoints`, but in place on ``canvas``, which is the picture enlarged by ``scale``."""
     is_drawn = _is_drawn(points, validity)
     size = _marker_size_for_car(canvas, points[is_drawn] * scale)
     for start, end in SKELETON:
@@ -93,16 +93,16 @@ def _draw_car(
 
 
 def draw_cars(image: RgbImage, boxes: Points, points: Points, scores: NDArray[np.floating[Any]]) -> RgbImage:
-    """The picture with every car's box, skeleton and keypoints, and confidences.
+    """Return the picture with every car's box, skeleton, keypoints and confidences.
 
-    At the box stands the mean score of the car, beside the keypoints of a large car their own. Keypoints are drawn by
-    their scores, see :func:`validity_from_scores`.
+    The mean score of a car is at its box. Keypoints of large cars have their own scores beside them. Keypoints are
+    drawn according to their scores, see :func:`validity_from_scores`.
 
     Args:
-        image: (H, W, 3) uint8 RGB; it is not changed.
-        boxes: (N, 4) x, y, width, height in its pixels.
-        points: (N, K, 2) in its pixels.
-        scores: (N, K).
+        image: picture, (H, W, 3) uint8 RGB; it is not changed.
+        boxes: x, y, width, height in pixels of the picture, (N, 4).
+        points: keypoints in pixels of the picture, (N, K, 2).
+        scores: scores of the keypoints, (N, K).
     """
     canvas = image.copy()
     for box, car_points, car_scores in zip(boxes, points, scores, strict=True):
@@ -134,12 +134,12 @@ def _write_scores(
 
 
 def _growth(canvas: RgbImage) -> float:
-    """How much larger boxes and numbers are drawn than in a picture of ordinary size, at least 1."""
+    """Return the factor by which boxes and numbers are larger than in a picture of normal size, at least 1."""
     return max(1.0, float(np.sqrt(canvas.shape[0] * canvas.shape[1])) / LARGE_PICTURE_PX)
 
 
 def _write(canvas: RgbImage, text: str, left_bottom: tuple[int, int], scale: float) -> None:
-    """Light text with a dark rim, in place."""
+    """Write light text with a dark rim, in place."""
     growth = _growth(canvas)
     for colour, thickness in ((INK, round(3 * growth)), (MIDDLE_RGB, round(growth))):
         cv2.putText(canvas, text, left_bottom, cv2.FONT_HERSHEY_SIMPLEX, scale * growth, colour, thickness, cv2.LINE_AA)
@@ -153,9 +153,9 @@ def draw_dots(
     colour: Colour | None = None,
     size: float | None = None,
 ) -> None:
-    """The dots of :func:`draw_keypoints` alone, in place, on the picture that ``canvas`` enlarges.
+    """Draw only the dots of :func:`draw_keypoints`, in place on ``canvas``, which is the picture enlarged by ``scale``.
 
-    ``size``: as of ``marker_size``, which is the default.
+    ``size``: size as returned by ``marker_size``, which is the default.
     """
     for index in map(int, np.flatnonzero(_is_drawn(points, validity))):
         dot_colour = colour or _side_colour(index, index)
@@ -164,7 +164,7 @@ def draw_dots(
 
 
 def _marker_size_for_car(canvas: RgbImage, points: Points) -> float:
-    """``marker_size``, smaller where the car, given by its points in canvas pixels, fills little of the picture."""
+    """Return ``marker_size``, or less if the car is small in the picture; ``points`` are in canvas pixels."""
     if len(points) < 2:
         return marker_size(canvas)
     extent = float((points.max(axis=0) - points.min(axis=0)).max())
@@ -172,12 +172,12 @@ def _marker_size_for_car(canvas: RgbImage, points: Points) -> float:
 
 
 def marker_size(canvas: RgbImage) -> float:
-    """Size of lines and dots, 1 for a picture of 384 pixels; smaller pictures keep readable ones."""
+    """Return the size of lines and dots: 1 for a picture of 384 pixels, and at least 0.75."""
     return max(0.75, float(max(canvas.shape[:2])) / 384)
 
 
 def enlarge(image: RgbImage, scale: int) -> RgbImage:
-    """``image``, smoothly enlarged ``scale`` times; a copy."""
+    """Return a copy of ``image``, smoothly enlarged ``scale`` times."""
     height, width = image.shape[:2]
     if scale == 1:
         return image.copy()
@@ -195,7 +195,7 @@ def _check_drawing(image: RgbImage, points: Points, validity: NDArray[np.integer
 
 
 def _is_drawn(points: Points, validity: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    """Points that are no number or far outside are not."""
+    """Return which points are drawn: not those that are missing, NaN or far outside."""
     return np.asarray((validity != MISSING) & (np.abs(points) <= FARTHEST_PX).all(axis=1))
 
 
@@ -206,13 +206,13 @@ def _side_colour(start: int, end: int) -> Colour:
 
 
 def _fixed(point: Points, scale: int) -> tuple[int, int]:
-    """Pixel centre of ``point`` in the enlarged picture, in cv2's fixed-point numbers."""
+    """Return the position of ``point`` in the enlarged picture, in cv2's fixed-point numbers."""
     x, y = np.rint(((np.asarray(point) + 0.5) * scale - 0.5) * 2**SUBPIXEL_BITS).astype(int)
     return int(x), int(y)
 
 
 def draw_line(canvas: RgbImage, ends: Points, scale: int, colour: Colour, size: float, is_visible: bool) -> None:
-    """An outlined line, in place, between two points (2, 2) of the picture that ``canvas`` enlarges."""
+    """Draw an outlined line in place between two points (2, 2) of the picture that ``canvas`` enlarges."""
     start, end = _fixed(ends[0], scale), _fixed(ends[1], scale)
     thickness = max(1, round((2 if is_visible else 1) * size))
     cv2.line(canvas, start, end, INK, thickness + max(1, round(size)), cv2.LINE_AA, SUBPIXEL_BITS)
@@ -220,7 +220,7 @@ def draw_line(canvas: RgbImage, ends: Points, scale: int, colour: Colour, size: 
 
 
 def draw_dot(canvas: RgbImage, point: Points, scale: int, colour: Colour, size: float, is_visible: bool) -> None:
-    """An outlined dot, in place: filled where visible, a ring where not."""
+    """Draw an outlined dot in place: filled if visible, else a ring."""
     centre = _fixed(point, scale)
     radius = round(5 * size * 2**SUBPIXEL_BITS)
     outline = max(1, round(size))

@@ -1,4 +1,4 @@
-"""Charts: numbers in, a matplotlib Figure out. Nothing is shown or saved here, and pyplot is not used.
+"""Charts: numbers in, a matplotlib Figure out. Figures are not shown or saved here, and pyplot is not used.
 
 Legend: K keypoints, A thresholds.
 """
@@ -26,16 +26,16 @@ def pck_curve_figure(
     marked_alpha: float = MARKED_ALPHA,
     decimals: int = 1,
 ) -> Figure:
-    """Share of keypoints found, over the threshold alpha.
+    """Draw the share of keypoints found, over the threshold alpha.
 
     Args:
         curves: label -> (alphas (A,), pck (A,)), both as shares in 0..1.
-        title: of the chart.
-        marked_alpha: a vertical line, at which the legend quotes each curve's value.
-        decimals: of these, in percent.
+        title: title of the chart.
+        marked_alpha: position of a vertical line; the legend quotes each curve's value there.
+        decimals: decimals of these values, in percent.
 
     Raises:
-        ValueError: no curves, or alphas and pck of different lengths.
+        ValueError: there are no curves, or alphas and pck have different lengths.
     """
     _require_series(curves)
     figure = new_figure(7.0, 4.4)
@@ -63,17 +63,17 @@ def per_keypoint_figure(
     is_share: bool = True,
     names: Sequence[str] = KEYPOINT_NAMES,
 ) -> Figure:
-    """Horizontal bars, a group a keypoint and a bar a label.
+    """Draw horizontal bars: one group per keypoint, with one bar per label.
 
     Args:
-        values: label -> (K,); NaN draws no bar.
-        title: of the chart.
+        values: label -> values (K,); NaN draws no bar.
+        title: title of the chart.
         x_label: quantity and unit.
-        is_share: shows percent on an axis from 0 to 1.
-        names: K names.
+        is_share: whether to show percent on an axis from 0 to 1.
+        names: names of the K keypoints.
 
     Raises:
-        ValueError: no values, or not K of them.
+        ValueError: there are no values, or a label does not have K values.
     """
     _require_series(values)
     figure = new_figure(7.0, 1.6 + len(names) * max(0.34, 0.17 * len(values) + 0.12))
@@ -99,17 +99,17 @@ def per_keypoint_figure(
 def layer_figure(
     names: Sequence[str], values: Mapping[str, ArrayLike], title: str, y_label: str, max_ticks: int = 80
 ) -> Figure:
-    """A line a quantity over the layers of a network, in order of execution.
+    """Draw one line per quantity over the layers of a network, in order of execution.
 
     Args:
-        names: L layers.
-        values: label -> (L,); NaN leaves a gap that is bridged.
-        title: of the chart.
+        names: names of the L layers.
+        values: label -> values (L,); the line skips NaN.
+        title: title of the chart.
         y_label: quantity and unit.
-        max_ticks: layers beyond it are named every second, third, ….
+        max_ticks: largest number of named layers; with more layers only every second, third, … is named.
 
     Raises:
-        ValueError: no values, or not L of them.
+        ValueError: there are no values, or a label does not have L values.
     """
     _require_series(values)
     figure = new_figure(max(7.0, 0.17 * min(len(names), max_ticks) + 2), 5.2)
@@ -132,7 +132,7 @@ def layer_figure(
 
 
 def sweep_figure(pck: Mapping[float, float], float_pck: float | None) -> Figure:
-    """Validation PCK over the calibration percentile, evenly spaced, with the float model's as a line."""
+    """Draw validation PCK over evenly spaced calibration percentiles, with that of the float model as a line."""
     _require_series({str(percentile): None for percentile in pck})
     figure = new_figure(7.0, 4.0)
     axes = figure.add_subplot()
@@ -148,17 +148,17 @@ def sweep_figure(pck: Mapping[float, float], float_pck: float | None) -> Figure:
 
 
 def trade_figure(points: Sequence[tuple[int, float, Interval]], chosen: int | None, max_loss: float) -> Figure:
-    """What 16-bit tensors bring and what they take: loss of PCK over the predicted time.
+    """Draw the benefit and the cost of 16-bit tensors: loss of PCK over the predicted time.
 
-    Named, and joined by a line, are the points that no other one beats in both.
+    Points that no other point beats in both have a number, and a line joins them.
 
     Args:
         points: number of tensors, predicted microseconds, loss as a share with its interval.
-        chosen: the place of one of them; None where none is good enough.
-        max_loss: the limit, as a line.
+        chosen: index of the chosen point; None if none is good enough.
+        max_loss: limit of the loss, drawn as a line.
 
     Raises:
-        ValueError: no points.
+        ValueError: there are no points.
     """
     _require_series({str(place): None for place in range(len(points))})
     figure = new_figure(7.0, 4.4)
@@ -186,7 +186,7 @@ def trade_figure(points: Sequence[tuple[int, float, Interval]], chosen: int | No
 
 
 def _pareto_front(points: Sequence[tuple[int, float, Interval]]) -> list[tuple[int, float, Interval]]:
-    """Those that lose less than everything that is as fast, the fastest first."""
+    """Return the points with a smaller loss than all points that are at least as fast, the fastest first."""
     found: list[tuple[int, float, Interval]] = []
     for point in sorted(points, key=lambda item: (item[1], item[2].value)):
         if not found or point[2].value < found[-1][2].value:
@@ -195,7 +195,7 @@ def _pareto_front(points: Sequence[tuple[int, float, Interval]]) -> list[tuple[i
 
 
 def lsb_figure(counts: Mapping[str, Mapping[int, int]], title: str) -> Figure:
-    """Share of elements by their difference in quantisation steps, on a logarithmic axis, a colour a label.
+    """Draw the share of elements by difference in quantisation steps, on a logarithmic axis, one colour per label.
 
     ``counts``: label -> {difference in LSB: number of elements}.
     """

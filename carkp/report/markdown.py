@@ -1,4 +1,4 @@
-"""Pages of parts as Markdown (GitHub's) with the pictures beside it."""
+"""Pages of parts as GitHub's Markdown, with the pictures beside it."""
 
 import re
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ MARKDOWN_TEMPLATE = "page.md"
 
 @dataclass(frozen=True)
 class MarkdownPage:
-    """The text, and name -> content of the files that belong into its folder ``pictures``."""
+    """The text, and name -> content of the files for its folder ``pictures``."""
 
     text: str
     pictures: dict[str, bytes]
 
 
 def markdown_page(title: str, parts: Sequence[Part]) -> MarkdownPage:
-    """The page as Markdown with relative links."""
+    """Return the page as Markdown with relative links."""
     text = _template().render(title=title, parts=parts, columns_of_galleries=GALLERY_COLUMNS)
     return MarkdownPage(text, dict(picture for part in parts for picture in _pictures(part)))
 
 
 def markdown_table(table: PageTable) -> str:
-    """A table in pipes, its caption below."""
+    """Return a Markdown table with pipes, and its caption below."""
     macros = _template().make_module({"title": "", "parts": ()})
     return str(macros.table(table))  # type: ignore[attr-defined]
 
@@ -43,7 +43,7 @@ def _template() -> Template:
 
 
 def _pictures(part: Part) -> list[tuple[str, bytes]]:
-    """Name and content of the files that a part needs."""
+    """Return name and content of the files that a part needs."""
     match part:
         case Chart():
             return [(_file_name(part), png(part.figure))]
@@ -63,12 +63,12 @@ def _link(part: Chart | Picture) -> str:
 
 
 def cell(text: str) -> str:
-    """What a cell of a table shows of a text."""
+    """Return a text in the form for a cell of a table."""
     return _inline(text).replace("|", "\\|").replace("\n", "<br>")
 
 
 def _inline(text: str) -> str:
-    """Escaped but for what stands between back-ticks."""
+    """Escape a text, except for parts between back-ticks."""
     pieces = re.split(r"(`[^`]+`)", text)
     return "".join(piece if index % 2 else _escaped(piece) for index, piece in enumerate(pieces))
 

@@ -1,4 +1,4 @@
-"""What is said of a model that comes with carkp: figures as data (``card.yaml``) and the page made of them alone."""
+"""The card of a model that comes with carkp: figures as data (``card.yaml``), and the page made only from them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,10 +14,10 @@ from carkp.report.page import templates
 
 TEMPLATE = "model_card.md"
 MAIN_ALPHA = "0.1"
-"""Groups are compared by the PCK at this threshold."""
+"""Threshold of the PCK by which groups are compared."""
 
 WEAK_PCK, MIN_CARS = 0.8, 3
-"""A group of real cars with a lower PCK, and with so many cars at least, counts as a weakness."""
+"""A group of real cars with a lower PCK counts as a weakness, if it has at least this number of cars."""
 
 BREAKDOWNS: Mapping[str, str] = {
     "kind": "kind of vehicle",
@@ -29,13 +29,13 @@ BREAKDOWNS: Mapping[str, str] = {
     "keypoint": "keypoints seen and hidden",
     "source": "source",
 }
-"""What figures are broken down by, in the order of the card, with the words for it."""
+"""Breakdowns of the figures, in the order of the card -> words for them."""
 
 DASH = "–"
 
 
 class CardError(ValueError):
-    """A card that cannot be read; the message says why."""
+    """A card cannot be read; the message says why."""
 
 
 class _Part(BaseModel):
@@ -43,7 +43,7 @@ class _Part(BaseModel):
 
 
 class Figure(_Part):
-    """A value and the ends of its 95 % interval; None where it is not known."""
+    """A value and the ends of its 95 % interval; None if not known."""
 
     value: float | None
     low: float | None = None
@@ -51,13 +51,13 @@ class Figure(_Part):
 
 
 class Difference(Figure):
-    """Of two models on the same cars, paired, with the p-value of the sign-flip test."""
+    """The paired difference of two models on the same cars, with the p-value of the sign-flip test."""
 
     p_value: float | None = None
 
 
 class Group(_Part):
-    """Some keypoints of some cars; ``pck`` by threshold."""
+    """The figures of a group of keypoints; ``pck`` by threshold."""
 
     num_cars: int
     num_points: int
@@ -65,12 +65,12 @@ class Group(_Part):
 
 
 class ModelFigures(_Part):
-    """Of one file on one set of cars.
+    """The figures of one file on one set of cars.
 
     Attributes:
-        sha256: of the file.
-        groups: breakdown -> group -> figures; ``all`` has the one group ``all``.
-        turned, mirrored: shares of the cars that are turned front to back and mirrored left to right, where known.
+        sha256: SHA-256 of the file.
+        groups: breakdown -> group -> figures; ``all`` has only the group ``all``.
+        turned, mirrored: shares of cars that are turned front to back and mirrored left to right, if known.
     """
 
     sha256: str
@@ -84,13 +84,13 @@ class ModelFigures(_Part):
 
 
 class SetFigures(_Part):
-    """A set of cars and what both files of a model reach on it.
+    """A set of cars, and the figures of both files of a model on it.
 
     Attributes:
-        title: for a person.
+        title: readable title.
         sha256: digest of the cars.
-        unit: what intervals rest on: how many of what.
-        difference: PCK of the int8 file minus that of the float one, by threshold.
+        unit: number and kind of the units that intervals resample.
+        difference: PCK of the int8 file minus that of the float file, by threshold.
     """
 
     title: str
@@ -102,7 +102,7 @@ class SetFigures(_Part):
 
 
 class MeshCredit(_Part):
-    """A car mesh that cars were rendered from."""
+    """Credit for a car mesh from which cars were rendered."""
 
     name: str
     author: str
@@ -111,17 +111,17 @@ class MeshCredit(_Part):
 
 
 class DataSource(_Part):
-    """Where training samples come from.
+    """A source of training samples.
 
     Attributes:
-        name: of the source.
-        what: how its pictures came to be.
-        is_generated: whether they are drawn or rendered, and no photographs.
-        share: of every training batch.
-        num_cars: by split.
-        sha256: of the prepared stores.
-        seed: of the generator; None where nothing was generated.
-        meshes: that were rendered.
+        name: name of the source.
+        what: text on how its pictures were made.
+        is_generated: whether pictures are drawn or rendered, and not photographs.
+        share: share of every training batch.
+        num_cars: number of cars by split.
+        sha256: digest of the prepared stores.
+        seed: seed of the generator; None if nothing was generated.
+        meshes: meshes that were rendered.
     """
 
     name: str
@@ -138,14 +138,14 @@ class Making(_Part):
     """How to make the model again.
 
     Attributes:
-        commands: in their order.
-        commit: of the training; ``is_dirty``: there were uncommitted changes.
-        date: of the training, UTC.
-        versions: of what computes.
-        config_sha256: of ``config``, the resolved configuration of the training.
-        first_weights: what the training began with.
-        best_epoch: that validation chose.
-        note: what the runs do not know, such as the machine of a training that was brought here finished.
+        commands: commands in order.
+        commit: commit of the training; ``is_dirty``: whether there were uncommitted changes.
+        date: date of the training, UTC.
+        versions: versions of the packages that compute.
+        config_sha256: digest of ``config``, which is the resolved configuration of the training.
+        first_weights: initial weights of the training.
+        best_epoch: epoch that validation chose.
+        note: information that the runs do not have, for example the machine of a training that was imported.
     """
 
     commands: tuple[str, ...]
@@ -161,7 +161,7 @@ class Making(_Part):
 
 
 class Rounding(_Part):
-    """PCK on generated validation cars of the weights as trained and as shipped, in float16."""
+    """PCK on generated validation cars, for the trained weights and for the shipped weights in float16."""
 
     alpha: float
     float32: float
@@ -176,15 +176,15 @@ class FileFacts(_Part):
 
 
 class Card(_Part):
-    """All that is said of a model.
+    """The card of a model.
 
     Attributes:
-        name: of the model.
-        inputs: digest of all that decides the figures of generated cars.
-        input_size: (height, width) that the network takes.
-        files: of the model, by name.
-        generated: split -> figures; the last one is the one that nothing was chosen by.
-        real: figures of photographs, none of which was trained on.
+        name: name of the model.
+        inputs: digest of everything that determines the figures of generated cars.
+        input_size: (height, width) of the network's input.
+        files: files of the model, by name.
+        generated: split -> figures; the last split was not used for any choice.
+        real: figures on photographs, none of which was used for training.
     """
 
     name: str
@@ -199,7 +199,7 @@ class Card(_Part):
 
 
 class Weakness(NamedTuple):
-    """A group of real cars that the int8 model is bad at."""
+    """A group of real cars with a low PCK of the int8 model."""
 
     title: str
     breakdown: str
@@ -212,10 +212,10 @@ def card_to_yaml(card: Card) -> str:
 
 
 def card_from_yaml(text: str) -> Card:
-    """The inverse of ``card_to_yaml``.
+    """Read the text that ``card_to_yaml`` wrote.
 
     Raises:
-        CardError: the text is something else.
+        CardError: the text is not a card.
     """
     try:
         return Card.model_validate(parse_yaml(text))
@@ -224,7 +224,7 @@ def card_from_yaml(text: str) -> Card:
 
 
 def card_page(card: Card) -> str:
-    """The card as Markdown; every number in it is one of the card's."""
+    """Return the card as Markdown; all numbers in it come from the card."""
     environment = templates()
     environment.filters.update({"figure": show_figure, "signed": show_difference, "mib": show_mib, "cell": cell})
     page = environment.get_template(TEMPLATE).render(
@@ -242,7 +242,7 @@ def card_page(card: Card) -> str:
 
 
 def weaknesses(card: Card) -> Iterator[Weakness]:
-    """Groups of real cars by kind and by view that the int8 model is bad at, the worst first."""
+    """Yield groups of real cars, by kind and by view, with a low PCK of the int8 model, the worst first."""
     found = [
         Weakness(real.title, BREAKDOWNS[breakdown], name, group)
         for real in card.real
@@ -254,7 +254,7 @@ def weaknesses(card: Card) -> Iterator[Weakness]:
 
 
 def show_figure(found: Figure | None) -> str:
-    """``0.912 (0.88 to 0.94)``."""
+    """Return a figure as text, for example ``0.912 (0.880 to 0.940)``."""
     if found is None or found.value is None or not math.isfinite(found.value):
         return DASH
     if found.low is None or found.high is None:
@@ -263,7 +263,7 @@ def show_figure(found: Figure | None) -> str:
 
 
 def show_difference(found: Difference | None) -> str:
-    """In points of PCK, with its sign: ``-0.3 (-0.6 to +0.1)``."""
+    """Return a difference in points of PCK, with its sign: ``-0.30 (-0.60 to +0.10)``."""
     if found is None or found.value is None:
         return DASH
     value = f"{100 * found.value:+.2f}"

@@ -1,4 +1,4 @@
-"""Pages of parts as one HTML file that needs no other: no script, nothing loaded from elsewhere."""
+"""Pages of parts as one self-contained HTML file: it has no scripts and loads nothing from elsewhere."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ HTML_TEMPLATE = "page.html"
 
 
 def html_page(title: str, parts: Sequence[Part], has_contents: bool = False) -> str:
-    """The page as HTML; all text is escaped. ``has_contents`` lists the sections at the top."""
+    """Return the page as HTML; all text is escaped. ``has_contents``: whether to list the sections at the top."""
     headings = [part.text for part in parts if isinstance(part, Heading) and part.level == 2]
     template = templates().get_template(HTML_TEMPLATE)
     return template.render(title=title, parts=parts, sections=headings if has_contents else None, css=Markup(CSS))
@@ -27,7 +27,7 @@ def html_page(title: str, parts: Sequence[Part], has_contents: bool = False) -> 
 
 @cache
 def templates() -> Environment:
-    """The templates of the package; what goes into one of ``.html`` is escaped."""
+    """Return the templates of the package; values in ``.html`` templates are escaped."""
     environment = Environment(
         loader=PackageLoader("carkp.report"),
         autoescape=select_autoescape(("html",)),
@@ -40,29 +40,29 @@ def templates() -> Environment:
 
 
 def kind(part: Part) -> str:
-    """The name of a part's class."""
+    """Return the name of a part's class."""
     return type(part).__name__
 
 
 def anchor(text: str) -> str:
-    """The id of a heading."""
+    """Return the id of a heading."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file on its light paper."""
+    """Return the figure as a PNG file with a light background."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=FIGURE_DPI)
     return stream.getvalue()
 
 
 def _drawing(chart: Chart) -> Markup:
-    """Made by us out of escaped parts."""
+    """Return the chart as inline SVG, which is safe because its parts are escaped."""
     return Markup(inline_svg(chart.figure, chart.name, chart.alt))
 
 
 def _inline(text: str) -> Markup:
-    """Escaped, with what stands between back-ticks as code."""
+    """Escape a text and mark parts between back-ticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 

@@ -32,7 +32,7 @@ DARK: dict[str, str] = {
     "s5": "#8accf2",
     "s6": "#ffffff",
 }
-"""The same on a dark page."""
+"""The same variables for a dark page."""
 
 
 def _variables(colours: dict[str, str]) -> str:
@@ -43,7 +43,7 @@ COLOURS_CSS = f"""
 :root {{ color-scheme: light dark; {_variables(LIGHT)} }}
 @media (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}
 """
-"""The variables alone, by the reader's scheme."""
+"""Only the variables, for the reader's colour scheme."""
 
 CSS = f"""{COLOURS_CSS}
 * {{ box-sizing: border-box; }}

@@ -1,6 +1,6 @@
-"""What a page is made of, as data: written as HTML by ``page``, as Markdown by ``markdown``.
+"""The parts of a page as data; ``page`` writes them as HTML, ``markdown`` as Markdown.
 
-Texts may hold `code` between back-ticks; everything else is plain text and is escaped.
+Texts may contain `code` between back-ticks; everything else is plain text and is escaped.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Heading:
-    """Of a section (level 2) or a part of one (level 3)."""
+    """Heading of a section (level 2) or a subsection (level 3)."""
 
     text: str
     level: Literal[2, 3] = 2
@@ -20,7 +20,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Plain text; a ``note`` says what is missing or to be minded, a ``verdict`` what the page comes to."""
+    """Plain text; a ``note`` is a warning or names missing parts, a ``verdict`` is the conclusion of the page."""
 
     text: str
     kind: Literal["plain", "note", "verdict"] = "plain"
@@ -28,10 +28,10 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class PageTable:
-    """Cells as they are shown; ``numeric`` are the columns that are aligned to the right.
+    """A table of cells as they are shown; ``numeric``: columns that are aligned to the right.
 
-    A line feed in a cell sets its rest below, smaller: the interval of a number. ``is_tall`` scrolls many rows in a
-    box, ``is_wrapped`` lets long words break.
+    Text after a line feed in a cell is shown below in smaller type, for example the interval of a number. ``is_tall``
+    shows many rows in a scrolling box, ``is_wrapped`` allows breaks in long words.
     """
 
     headings: Sequence[str]
@@ -47,10 +47,10 @@ class Chart:
     """A figure as inline SVG that follows the page's colours; in Markdown a PNG ``<name>.png``.
 
     Attributes:
-        figure: drawn with :mod:`carkp.report.style`.
-        name: unique on the page: letters, digits, - and _.
-        caption: how to read it.
-        alt: what it shows, for who cannot see it.
+        figure: figure drawn with :mod:`carkp.report.style`.
+        name: unique name on the page, of letters, digits, - and _.
+        caption: text on how to read the chart.
+        alt: description for readers who cannot see the chart.
     """
 
     figure: Figure
@@ -71,14 +71,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side, as many a row as there is room for."""
+    """Pictures side by side, with as many per row as fit."""
 
     pictures: Sequence[Picture]
 
 
 @dataclass(frozen=True)
 class Code:
-    """Lines for a terminal or a file; with a ``summary`` folded away until it is opened."""
+    """Lines for a terminal or a file; with a ``summary`` they are hidden until the reader opens them."""
 
     text: str
     language: str = "sh"

@@ -1,4 +1,4 @@
-"""Where the numbers of a report come from, and the commands that make them again."""
+"""The origin of a report's numbers, and the commands that produce them again."""
 
 from carkp.report import tables
 from carkp.report.accuracy_data import ReportContent, RunCard
@@ -6,7 +6,7 @@ from carkp.report.parts import Code, Heading, Paragraph, Part
 
 
 def provenance_section(content: ReportContent) -> list[Part]:
-    """Runs, versions, differences of configuration, commands, and the configuration itself."""
+    """Return the section with runs, versions, differences of configuration, commands, and the configuration."""
     runs = unique_runs(content)
     parts: list[Part] = [Heading("Provenance"), Paragraph(_reading(content, runs))]
     if len(content.families) > 1:
@@ -28,7 +28,7 @@ def provenance_section(content: ReportContent) -> list[Part]:
 
 
 def _reading(content: ReportContent, runs: list[RunCard]) -> str:
-    """Where the numbers are from, and what that is worth."""
+    """Return sentences on the origin of the numbers and its limits."""
     dirty = any(_commit(run).endswith("+") for run in runs) or content.made_on.endswith("+")
     mark = " A commit with + had uncommitted changes: its code cannot be checked out exactly." if dirty else ""
     return (
@@ -39,7 +39,7 @@ def _reading(content: ReportContent, runs: list[RunCard]) -> str:
 
 
 def _no_differences(runs: list[RunCard]) -> str:
-    """Why no difference is shown, by how many runs there is to tell from."""
+    """Return the reason why no difference is shown, which depends on the number of runs with a configuration."""
     num_known = sum(bool(run.config) for run in runs)
     if num_known < 2:
         return f"{num_known} of {len(runs)} runs logged its configuration: there is nothing to compare."
@@ -50,7 +50,7 @@ def _no_differences(runs: list[RunCard]) -> str:
 
 
 def _commands(content: ReportContent, runs: list[RunCard]) -> list[Part]:
-    """What a reader runs in a checkout, and what remakes this page where its runs are."""
+    """Return the commands for a checkout, and the command that makes this page again from its runs."""
     listed = [*commands(runs), content.command]
     commits = dict.fromkeys(_commit(run).removesuffix("+") for run in runs)
     commits = {commit: None for commit in commits if commit.strip("–") and commit != "unknown"}
@@ -79,10 +79,10 @@ def _commit(run: RunCard) -> str:
 
 
 def unique_runs(content: ReportContent) -> list[RunCard]:
-    """The runs of all families, each once."""
+    """Return the runs of all families, each once."""
     return list({run.run_id: run for family in content.families for run in family.runs}.values())
 
 
 def commands(runs: list[RunCard]) -> list[str]:
-    """The commands of the runs, each once."""
+    """Return the commands of the runs, each once."""
     return list(dict.fromkeys(run.command for run in runs if run.command))

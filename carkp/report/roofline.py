@@ -1,4 +1,4 @@
-"""Charts of a performance model: the roofline, and predicted against measured times."""
+"""Charts of a performance model: the roofline, and predicted times over measured times."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ROOF, FAR = "#555555", "#999999"
 
 @dataclass(frozen=True)
 class Roof:
-    """A memory: its name, and the slope that it gives the roof."""
+    """A memory: its name, and its bandwidth, which is the slope of the roof."""
 
     label: str
     gb_per_s: float
@@ -24,16 +24,16 @@ class Roof:
 def roofline_figure(
     points: Mapping[str, tuple[ArrayLike, ArrayLike]], peak_gmacs_per_s: float, roofs: Sequence[Roof], title: str
 ) -> Figure:
-    """Attainable rate over arithmetic intensity, both logarithmic, with layers as points.
+    """Draw the attainable rate over arithmetic intensity, both logarithmic, with layers as points.
 
     Args:
-        points: label -> (MACs a byte, GMAC/s), all above 0.
-        peak_gmacs_per_s: the flat part of every roof.
-        roofs: the slopes; the first is drawn solid.
-        title: of the chart.
+        points: label -> (MACs per byte, GMAC/s), all above 0.
+        peak_gmacs_per_s: height of the flat part of every roof.
+        roofs: memories that give the slopes; the first one is a solid line.
+        title: title of the chart.
 
     Raises:
-        ValueError: nothing to draw.
+        ValueError: there is nothing to draw.
     """
     if not points or not roofs:
         raise ValueError("a roofline needs points and a roof")
@@ -58,20 +58,20 @@ def roofline_figure(
 
 
 def attainable(intensity: NDArray[np.float64], peak_gmacs_per_s: float, roof: Roof) -> NDArray[np.float64]:
-    """GMAC/s under a roof."""
+    """Return the attainable GMAC/s under a roof."""
     return np.minimum(peak_gmacs_per_s, intensity * roof.gb_per_s)
 
 
 def predicted_figure(points: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str, factor: float = 1.5) -> Figure:
-    """Predicted over measured microseconds, both logarithmic, with the diagonal and a band of ``factor`` around it.
+    """Draw predicted over measured microseconds, both logarithmic, with the diagonal and a band around it.
 
     Args:
         points: label -> (measured, predicted), all above 0.
-        title: of the chart.
-        factor: half the width of the band.
+        title: title of the chart.
+        factor: factor between the diagonal and the edges of the band.
 
     Raises:
-        ValueError: nothing to draw.
+        ValueError: there is nothing to draw.
     """
     if not points:
         raise ValueError("nothing to draw: no layers")

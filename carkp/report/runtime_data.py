@@ -1,4 +1,4 @@
-"""What ``benchmark`` found of a network in several runtimes: plain data."""
+"""The results of ``benchmark`` for a network in several runtimes: plain data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from carkp.keypoints.paired import Interval
 
 FASTEST = "batch1_threads1"
-"""The setting that the chart shows."""
+"""Name of the setting that the chart shows."""
 
 SETTINGS: Mapping[str, tuple[int, int]] = {
     f"batch{batch}_threads{num_threads}": (batch, num_threads) for batch in (1, 16) for num_threads in (1, 2)
 }
-"""Name -> images a run, threads."""
+"""Name -> images per run, threads."""
 
 
 def runtime_label(runtime: str, numbers: str, made_by: str) -> str:
-    """What a network in a runtime is called; ``made_by``: what quantised it, "" for float."""
+    """Return the label of a network in a runtime; ``made_by``: name of the quantiser, "" for float."""
     return f"{runtime} {numbers}{f', {made_by}' if made_by else ''}"
 
 
 @dataclass(frozen=True)
 class RuntimeLatency:
-    """Of a run, in milliseconds; ``speedup``: of the baseline's runs over this one's, paired, with its interval."""
+    """Time of a run in milliseconds; ``speedup``: paired ratio of the baseline's time to this one, with interval."""
 
     median_ms: float
     speedup: Interval
@@ -32,14 +32,14 @@ class RuntimeRow:
     """A network in a runtime.
 
     Attributes:
-        name: unique.
-        runtime, numbers, made_by: which, what it computes in, what quantised it ("" for float).
-        size_bytes: of its files.
-        pck: on the scored split.
-        difference: its pck less that of the baseline on the same cars.
-        loss: expected loss against the baseline (:func:`carkp.keypoints.displacement.expected_loss`), as a share.
+        name: unique name.
+        runtime, numbers, made_by: name of the runtime, its type of numbers, and name of the quantiser ("" for float).
+        size_bytes: size of its files.
+        pck: PCK on the scored split.
+        difference: its PCK minus that of the baseline on the same cars.
+        loss: expected loss relative to the baseline (:func:`carkp.keypoints.displacement.expected_loss`), as a share.
         shift_px: mean distance of its labelled keypoints from those of the baseline, in input pixels.
-        latencies: by name of the setting.
+        latencies: latencies by name of the setting.
     """
 
     name: str
@@ -60,9 +60,9 @@ class RuntimeRow:
 
 @dataclass(frozen=True)
 class RuntimeContent:
-    """Rows on the test split, the baseline first, what was left out and why, and where it was measured.
+    """Rows on the test split, the baseline first; ``left_out``: reasons for missing rows; ``machine``: that measured.
 
-    ``alpha`` is the threshold of pck, ``loss_alpha`` that of the expected loss.
+    ``alpha`` is the threshold of PCK, ``loss_alpha`` that of the expected loss.
     """
 
     rows: Sequence[RuntimeRow]

@@ -1,4 +1,4 @@
-"""Runtimes side by side: the table and the chart of ``benchmark``, for the report and the page of ``compile``."""
+"""Comparison of runtimes: the table and the chart of ``benchmark``, for the report and the page of ``compile``."""
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -12,7 +12,7 @@ from carkp.report.tables import DASH, MEBIBYTE, percent_interval, signed
 
 
 def runtime_parts(content: RuntimeContent, chart_name: str = "runtimes") -> list[Part]:
-    """The section of a page, without its heading; ``chart_name`` is unique on the page."""
+    """Return the section of a page, without its heading; ``chart_name`` must be unique on the page."""
     baseline = content.rows[0].label
     return [
         Paragraph(
@@ -58,7 +58,7 @@ def runtime_table(content: RuntimeContent) -> PageTable:
 
 
 def runtime_figure(content: RuntimeContent) -> Figure:
-    """Expected loss over speed, at batch 1 with one thread."""
+    """Draw expected loss over speed, at batch 1 with one thread."""
     figure = new_figure(7.2, 4.2)
     axes = figure.add_subplot()
     for place, row in enumerate(content.rows):

@@ -25,22 +25,22 @@ LEGEND: tuple[tuple[Colour, bool, bool, str], ...] = (
     (MIDDLE_RGB, False, True, "right to left"),
     (ERROR_RGB, False, True, "error, ends at the label"),
 )
-"""Colour, whether a dot is drawn, whether it is visible, and the words."""
+"""Colour, whether a dot is drawn, whether it is visible, and the text."""
 
 
 def contact_sheet(
     images: Sequence[RgbImage], captions: Sequence[str], columns: int = 8, tile_size: int = 192
 ) -> RgbImage:
-    """Pictures in a grid on white, each fitted into a square tile, with its caption below.
+    """Draw pictures in a grid on white, each fitted into a square tile, with its caption below.
 
     Args:
-        images: N pictures of any sizes.
-        captions: N short texts; cut to the width of a tile. Letters outside ASCII become ``?``.
-        columns: tiles a row.
-        tile_size: pixels.
+        images: N pictures of any size.
+        captions: N short texts, cut to the width of a tile. Letters outside of ASCII become ``?``.
+        columns: tiles per row.
+        tile_size: size of a tile in pixels.
 
     Raises:
-        ValueError: no pictures, another number of captions, or no room for a tile.
+        ValueError: there are no pictures, the number of captions differs, or ``columns`` is below 1.
     """
     if not images or len(images) != len(captions):
         raise ValueError(f"expected as many captions as pictures, got {len(captions)} for {len(images)}")
@@ -57,21 +57,21 @@ def prediction_sheet(
     columns: int = 4,
     scale: int = 2,
 ) -> RgbImage:
-    """Pairs of pictures, the label left and the prediction right, in the given order, under a legend.
+    """Draw pairs of pictures in the given order, label left and prediction right, under a legend.
 
-    The prediction shows the labelled keypoints alone, with a pink line from each to where it should be.
+    The prediction shows only the labelled keypoints, with a pink line from each to its label.
 
     Args:
         images: N network inputs.
-        predicted: (N, K, 2), in pixels of the images.
-        targets: (N, K, 2).
-        validity: (N, K) of 0 missing, 1 occluded, 2 visible.
+        predicted: predicted keypoints in pixels of the images, (N, K, 2).
+        targets: labelled keypoints, (N, K, 2).
+        validity: 0 missing, 1 occluded, 2 visible, (N, K).
         errors: N mean distances in pixels of the images, for the captions.
-        columns: pairs a row.
+        columns: pairs per row.
         scale: enlargement of the images.
 
     Raises:
-        ValueError: no pictures, or arrays of different lengths.
+        ValueError: there are no pictures, or arrays have different lengths.
     """
     captions = [f"label | prediction, error {error:.1f} px" for error in errors]
     return captioned_prediction_sheet(images, predicted, targets, validity, captions, columns, scale)
@@ -86,10 +86,10 @@ def captioned_prediction_sheet(
     columns: int = 4,
     scale: int = 2,
 ) -> RgbImage:
-    """:func:`prediction_sheet` with N ``captions`` of one's own, cut to the width of a pair.
+    """Draw :func:`prediction_sheet` with the given N ``captions``, cut to the width of a pair.
 
     Raises:
-        ValueError: no pictures, or arrays of different lengths.
+        ValueError: there are no pictures, or arrays have different lengths.
     """
     lengths = [len(part) for part in (images, predicted, targets, validity, captions)]
     if len(set(lengths)) != 1 or not lengths[0]:
@@ -103,7 +103,7 @@ def captioned_prediction_sheet(
 
 
 def fit_tile(image: RgbImage, tile_size: int) -> RgbImage:
-    """``image`` fitted into a square on light grey, its ratio kept."""
+    """Fit ``image`` into a square on light grey, with its aspect ratio kept."""
     height, width = image.shape[:2]
     ratio = tile_size / max(height, width)
     new_width, new_height = max(1, round(width * ratio)), max(1, round(height * ratio))
@@ -130,7 +130,7 @@ def _pair(
 
 
 def _legend(width: int) -> RgbImage:
-    """What colours and dots mean, in as many rows as ``width`` needs."""
+    """Draw the meaning of colours and dots, in as many rows as needed for ``width``."""
     entries = [_legend_entry(*entry) for entry in LEGEND]
     rows: list[list[RgbImage]] = [[]]
     for entry in entries:
@@ -151,7 +151,7 @@ def _legend_entry(colour: Colour, has_dot: bool, is_visible: bool, words: str) -
 
 
 def _padded(row: RgbImage, width: int) -> RgbImage:
-    """``row`` cut or filled with white on the right."""
+    """Cut ``row`` to ``width``, or fill it with white on the right."""
     padding = max(width - row.shape[1], 0)
     return np.pad(row, ((0, 0), (0, padding), (0, 0)), constant_values=PAPER[0])[:, :width]
 
@@ -163,7 +163,7 @@ def _captioned(tile: RgbImage, caption: str) -> RgbImage:
 
 
 def _grid(tiles: Sequence[RgbImage], columns: int) -> RgbImage:
-    """Equally large tiles, row by row, with white gaps between and around them."""
+    """Arrange tiles of equal size row by row, with white gaps between and around them."""
     if columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}")
     height, width = tiles[0].shape[:2]
@@ -177,7 +177,7 @@ def _grid(tiles: Sequence[RgbImage], columns: int) -> RgbImage:
 
 
 def _text(canvas: RgbImage, text: str, corner: tuple[int, int]) -> None:
-    """Writes ``text``, cut to the canvas, with its lower left corner at (x, y), in place."""
+    """Write ``text``, cut to the canvas, with its lower left corner at (x, y), in place."""
     text = text.encode("ascii", "replace").decode()
     room = canvas.shape[1] - corner[0]
     if _text_width(text) > room:

@@ -1,4 +1,4 @@
-"""Charts of a study: how it went, and which parameter mattered."""
+"""Charts of a study: its history, and the importance of its parameters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from carkp.report.style import LABEL_SIZE, new_figure, series_style, style_axes
 
 @dataclass(frozen=True)
 class StudyPoint:
-    """One scored set of parameters: the training that it belongs to, its value, and whether it was trained for."""
+    """One scored set of parameters: number of its training, its value, and whether it had a training of its own."""
 
     training: int
     value: float
@@ -20,10 +20,10 @@ class StudyPoint:
 
 
 def history_figure(points: Sequence[StudyPoint], y_label: str) -> Figure:
-    """Every value over the number of its training, and the best so far as a line.
+    """Draw every value over the number of its training, and the best value so far as a line.
 
     Raises:
-        ValueError: no points.
+        ValueError: there are no points.
     """
     if not points:
         raise ValueError("nothing to draw: no finished trial")
@@ -45,10 +45,10 @@ def history_figure(points: Sequence[StudyPoint], y_label: str) -> Figure:
 
 
 def importance_figure(importances: Mapping[str, float]) -> Figure:
-    """A bar a parameter: its share of the variance of the objective.
+    """Draw one bar per parameter: its share of the variance of the objective.
 
     Raises:
-        ValueError: no parameters.
+        ValueError: there are no parameters.
     """
     if not importances:
         raise ValueError("nothing to draw: no importances")

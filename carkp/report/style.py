@@ -1,4 +1,4 @@
-"""One look for every figure: colour-blind-safe colours, light background, labelled axes."""
+"""The common style of all figures: colour-blind-safe colours, light background, labelled axes."""
 
 from collections.abc import Sequence
 
@@ -23,12 +23,12 @@ TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 12, 10, 9
 
 
 def new_figure(width_inches: float, height_inches: float) -> Figure:
-    """An empty figure that belongs to no global state; its layout is fitted when it is drawn."""
+    """Return an empty figure without global state; its layout is computed when it is drawn."""
     return Figure(figsize=(width_inches, height_inches), dpi=120, facecolor=PAPER, layout="constrained")
 
 
 def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """Title, labels with units, light grid behind the data, no frame at the top and right."""
+    """Set title, labels with units and a light grid behind the data; remove the frame at the top and right."""
     axes.set_title(title, fontsize=TITLE_SIZE, color=TEXT, loc="left", pad=10)
     axes.set_xlabel(x_label, fontsize=LABEL_SIZE, color=TEXT)
     axes.set_ylabel(y_label, fontsize=LABEL_SIZE, color=TEXT)
@@ -42,11 +42,11 @@ def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def series_style(index: int) -> tuple[str, str]:
-    """Colour and line style of the ``index``-th series; the pair repeats after 28."""
+    """Return the colour and line style of the ``index``-th series; the pair repeats after 28."""
     colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
     return colour, LINE_STYLES[index // len(SERIES_COLOURS) % len(LINE_STYLES)]
 
 
 def readable(names: Sequence[str]) -> list[str]:
-    """Keypoint names as words: ``right_front_wheel`` -> ``right front wheel``."""
+    """Return keypoint names as words: ``right_front_wheel`` -> ``right front wheel``."""
     return [name.replace("_", " ") for name in names]

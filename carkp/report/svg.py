@@ -1,4 +1,4 @@
-"""Figures as inline SVG whose colours follow the page, light or dark."""
+"""Figures as inline SVG with colours that follow the page, light or dark."""
 
 import io
 import re
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from carkp.report.page_css import LIGHT
 
 MIN_WIDTH_PX = 560
-"""Narrower than this a chart scrolls in its box, so that its letters stay legible."""
+"""Smallest width of a chart: in a narrower box it scrolls, so that its letters stay legible."""
 
 PX_PER_INCH = 96
 
@@ -27,7 +27,7 @@ _VARIABLES: dict[str, str] = {
 
 
 def inline_svg(figure: Figure, name: str, alt: str) -> str:
-    """The figure as an ``<svg>`` element; text stays text, ids begin with ``name`` and so are unique on a page."""
+    """Return the figure as an ``<svg>`` element; text stays text, and ids start with ``name``, unique on a page."""
     stream = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -51,7 +51,7 @@ def _opened(figure: Figure, alt: str) -> str:
 
 
 def _recoloured(drawing: str) -> str:
-    """Colours in style attributes as CSS variables; those without one stay."""
+    """Replace colours in style attributes by CSS variables; colours without a variable stay."""
 
     def variable(match: re.Match[str]) -> str:
         name = _VARIABLES.get(match.group(2).lower())

@@ -1,4 +1,4 @@
-"""The tables of an accuracy report: statistics in, cells as they are shown out."""
+"""The tables of an accuracy report: statistics in, formatted cells out."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ def percent(value: float, digits: int = 2) -> str:
 
 
 def percent_interval(found: Interval) -> str:
-    """The value, and below it the ends."""
+    """Return the value in percent, and the ends of its interval on a second line."""
     if math.isnan(found.value):
         return DASH
     return f"{percent(found.value)}\n{_ends(100 * found.low, 100 * found.high)}"
@@ -33,7 +33,7 @@ def px_interval(found: Interval) -> str:
 
 
 def headline_table(rows: Sequence[Assessed], alpha: float) -> PageTable:
-    """Every row with its three numbers, what it keeps of float, size and latency."""
+    """Return the table of every row with its three scores, retention, p-value, size and latency."""
     headings = ["model", f"pck @ {alpha:g}", "pck_hat", "mean_dist (px)", "retention", "p", "size (MiB)",
                 "latency (ms)", "latency is"]  # fmt: skip
     cells = []
@@ -62,7 +62,7 @@ def headline_table(rows: Sequence[Assessed], alpha: float) -> PageTable:
 
 
 def paired_table(rows: Sequence[Assessed]) -> PageTable:
-    """Tests of every row that has one against its family's float."""
+    """Return the table of tests against the family's float, for every row that has one."""
     units = "/".join(dict.fromkeys(item.test.resampled.unit for item in rows if item.test is not None))
     headings = ["float against", "pck (points)", "mean_dist (px)", "p", "right → wrong", "wrong → right", "keypoints",
                 f"{units} that differ"]  # fmt: skip
@@ -87,7 +87,7 @@ def paired_table(rows: Sequence[Assessed]) -> PageTable:
 
 
 def paired_caption(rows: Sequence[Assessed], first: str = "float", second: str = "row") -> str:
-    """What the intervals and p-values of a paired table are."""
+    """Return a caption that explains the intervals and p-values of a paired table."""
     return (
         f"{second.capitalize()} minus {first}, on the same cars; 95 % intervals of a paired bootstrap over "
         f"{over([item for item in rows if item.test is not None])}. p: two-sided sign-flip test on the difference in "
@@ -96,7 +96,7 @@ def paired_caption(rows: Sequence[Assessed], first: str = "float", second: str =
 
 
 def keypoint_table(groups: Mapping[str, Sequence[GroupScore]]) -> PageTable:
-    """PCK of each keypoint; ``groups``: label -> a group a keypoint."""
+    """Return the table of PCK by keypoint; ``groups``: label -> one group per keypoint."""
     first = next(iter(groups.values()))
     rows = [
         [name, f"{first[index].num_points:,}", *(percent_interval(found[index].pck) for found in groups.values())]
@@ -106,9 +106,9 @@ def keypoint_table(groups: Mapping[str, Sequence[GroupScore]]) -> PageTable:
 
 
 def group_table(title: str, groups: Mapping[str, Sequence[GroupScore]], units: str = "clusters") -> PageTable:
-    """PCK and mean distance of groups, a row a model; ``groups``: label -> the same groups of each model.
+    """Return the table of PCK and mean distance by group, one row per model.
 
-    ``units``: what the groups' ``num_units`` are.
+    ``groups``: label -> groups, which are the same for all models. ``units``: kind of the groups' ``num_units``.
     """
     rows = []
     for index, group in enumerate(next(iter(groups.values()))):
@@ -121,7 +121,7 @@ def group_table(title: str, groups: Mapping[str, Sequence[GroupScore]], units: s
 
 
 def confusion_table(found: Mapping[str, Sequence[SideConfusion]]) -> PageTable:
-    """Where predictions of paired keypoints lie, a row a model; ``found``: label -> a row a pair."""
+    """Return the table of side confusion, one row per pair and model; ``found``: label -> one item per pair."""
     rows = []
     for index, pair in enumerate(next(iter(found.values()))):
         first = [pair.name.replace("_", " "), f"{pair.num_points:,}"]
@@ -134,7 +134,7 @@ def confusion_table(found: Mapping[str, Sequence[SideConfusion]]) -> PageTable:
 
 
 def noise_table(noise: Sequence[LayerNoise], num_rows: int = 10) -> PageTable:
-    """The layers that lose most, by the ratio of the whole network up to them."""
+    """Return the table of layers with the lowest ratio of the whole network up to them."""
     worst = sorted(noise, key=lambda layer: layer.total_db)[:num_rows]
     rows = [
         [layer.name, layer.kind, decibels(layer.total_db), decibels(layer.activations_db), decibels(layer.weights_db)]
@@ -145,7 +145,7 @@ def noise_table(noise: Sequence[LayerNoise], num_rows: int = 10) -> PageTable:
 
 
 def sweep_table(sweep: Sweep) -> PageTable:
-    """Validation PCK by percentile."""
+    """Return the table of validation PCK by percentile."""
     rows = [
         [f"{percentile:g}" + (" (used)" if percentile == sweep.chosen else ""), percent(pck),
          DASH if sweep.float_pck is None else points(pck - sweep.float_pck)]
@@ -155,7 +155,7 @@ def sweep_table(sweep: Sweep) -> PageTable:
 
 
 def splits_table(card: DataCard) -> PageTable:
-    """Totals of each split."""
+    """Return the table of totals by split."""
     splits = dict.fromkeys(row.split for row in card.scenes)
     rows = []
     for split in splits:
@@ -165,7 +165,7 @@ def splits_table(card: DataCard) -> PageTable:
 
 
 def scenes_table(card: DataCard) -> PageTable:
-    """Counts of each scene."""
+    """Return the table of counts by scene."""
     rows = [[row.split, row.scene, *_counts([row])] for row in card.scenes]
     return PageTable(["split", "scene", *COUNTS], rows, frozenset(range(2, 2 + len(COUNTS))), is_tall=True)
 
@@ -174,14 +174,14 @@ COUNTS = ("frames", "cars", "visible keypoints", "occluded", "not labelled", "oc
 
 
 def runs_table(runs: Sequence[RunCard]) -> PageTable:
-    """Which runs the numbers are from."""
+    """Return the table of the runs from which the numbers come."""
     facts = list(dict.fromkeys(name for run in runs for name in run.facts))
     rows = [[run.stage, run.run_id, *(run.facts.get(name, DASH) for name in facts)] for run in runs]
     return PageTable(["stage", "run", *facts], rows)
 
 
 def versions_table(runs: Sequence[RunCard]) -> PageTable | None:
-    """Versions of packages, a column a set of runs that agree; None where no run has logged any."""
+    """Return the table of package versions, one column per set of runs that agree; None if no run logged versions."""
     sets: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in runs:
         if run.versions:
@@ -194,7 +194,7 @@ def versions_table(runs: Sequence[RunCard]) -> PageTable | None:
 
 
 def config_differences_table(runs: Sequence[RunCard]) -> PageTable | None:
-    """Settings that are not the same in all runs that have them; None where there is none."""
+    """Return the table of settings that differ between runs that have them; None if there are none."""
     configured = [run for run in runs if run.config]
     names = sorted({name for run in configured for name in run.config})
     differing = [name for name in names if len({run.config[name] for run in configured if name in run.config}) > 1]
@@ -205,7 +205,7 @@ def config_differences_table(runs: Sequence[RunCard]) -> PageTable | None:
 
 
 def families_table(families: Sequence[Family]) -> PageTable:
-    """What is compared."""
+    """Return the table of the families that are compared."""
     rows = [
         [family.name, family.target or DASH, family.data.digest[:DIGEST_LENGTH] if family.data else DASH,
          ", ".join(f"{run.stage} {run.run_id[:8]}" for run in family.runs)]
@@ -219,7 +219,7 @@ def signed(value: float) -> str:
 
 
 def decibels(value: float) -> str:
-    """One digit; beyond 200 dB there is no noise."""
+    """Return decibels with one decimal; values above 200 dB mean that there is no noise."""
     return DASH if math.isnan(value) else "exact" if value > 200 else f"{value:.1f}"
 
 
@@ -236,7 +236,7 @@ def _counts(rows: Sequence[SceneRow]) -> list[str]:
 
 
 def cars_and_points(rows: Sequence[Assessed]) -> str:
-    """``N cars and N keypoints``, or by row where they differ."""
+    """Return ``N cars and N labelled keypoints``, or one such text per row if the rows differ."""
     sizes = dict.fromkeys((item.scores.num_cars, item.scores.num_points) for item in rows)
     if len(sizes) == 1:
         ((cars, labelled),) = sizes

@@ -1,4 +1,4 @@
-"""Sentences of a report that depend on its data: what holds for these rows and numbers, and nothing else."""
+"""Sentences of a report that depend on its data: they only say what is true for these rows and numbers."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ from carkp.report.assess import Assessed, points
 
 
 def over(rows: Sequence[Assessed]) -> str:
-    """What the intervals of ``rows`` resample, by row where that differs: ``14 clusters (scene and camera)``."""
+    """Return the units that the intervals of ``rows`` resample: ``14 clusters (scene and camera)``.
+
+    If the rows differ, the text names the units of each row.
+    """
     found = dict.fromkeys(item.scores.resampled for item in rows)
     if len(found) == 1:
         return str(next(iter(found)))
@@ -20,12 +23,12 @@ def over(rows: Sequence[Assessed]) -> str:
 
 
 def interval_warnings(rows: Sequence[Assessed]) -> list[str]:
-    """Why intervals must be read with care, each reason once; empty where there is none."""
+    """Return the reasons why intervals must be read with care, each once; empty if there are none."""
     return list(dict.fromkeys(warning for item in rows if (warning := item.scores.resampled.warning)))
 
 
 def cluster_rule(rows: Sequence[Assessed]) -> str:
-    """How far intervals by cluster may be trusted; "" where single cars are resampled."""
+    """Return sentences on how reliable intervals by cluster are; "" if single cars are resampled."""
     if not any(item.scores.resampled.is_by_cluster for item in rows):
         return ""
     return (
@@ -36,12 +39,12 @@ def cluster_rule(rows: Sequence[Assessed]) -> str:
 
 
 def on_same_cars(rows: Sequence[Assessed]) -> bool:
-    """Whether all rows are scored on the same samples and labels."""
+    """Return whether all rows are scored on the same samples and labels."""
     return all(is_comparable(rows[0].row.predictions, item.row.predictions) for item in rows[1:])
 
 
 def headline_reading(rows: Sequence[Assessed]) -> str:
-    """How to read the bars of the headline chart."""
+    """Return sentences on how to read the bars of the headline chart."""
     bars = f"Dots are the scores, bars their 95 % intervals over {over(rows)}."
     if len(rows) == 1:
         return bars
@@ -53,7 +56,7 @@ def headline_reading(rows: Sequence[Assessed]) -> str:
 
 
 def sweep_reading(sweep: Sweep) -> str:
-    """Where a sweep is best, and what it loses towards either end."""
+    """Return sentences on the best percentile of a sweep, and on the loss towards both ends."""
     known = {percentile: pck for percentile, pck in sorted(sweep.pck.items()) if not math.isnan(pck)}
     if not known:
         return "No percentile has a PCK."
@@ -75,13 +78,13 @@ def sweep_reading(sweep: Sweep) -> str:
 
 
 def axis_note(figure: Figure) -> str:
-    """That the first axis does not show 0, where that is so."""
+    """Return a sentence if the first axis does not show 0, else ""."""
     left, right = figure.axes[0].get_xlim()
     return "" if left <= 0 <= right else " The axis does not begin at 0."
 
 
 def training_data_note(family: Family) -> str:
-    """That the float model was trained on other data than those that are described; "" where it was not."""
+    """Return a sentence if the float model was trained on other data than those described, else ""."""
     if family.data is None:
         return ""
     key = "data digest"

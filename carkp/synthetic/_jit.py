@@ -1,4 +1,4 @@
-"""The one place that meets numba: typed decorators for compiled kernels."""
+"""Typed decorators for kernels compiled with numba; the only place that uses numba."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _sources_stamp() -> tuple[float, int]:
-    """When the newest file of the packages with kernels was changed, and the size of all."""
+    """Return the modification time of the newest file in the packages with kernels, and the size of all files."""
     packages = (Path(__file__).parent, Path(__file__).parents[1] / "rendered")
     stats = [path.stat() for package in packages for path in sorted(package.glob("*.py"))]
     return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats)
@@ -22,7 +22,7 @@ _STAMP = _sources_stamp()
 def _compile(function: Function, is_inlined: bool) -> Function:
     decorate = numba.njit(cache=True, fastmath=True, error_model="numpy", nogil=True, forceinline=is_inlined)
     dispatcher: Any = decorate(function)
-    # numba compares a cached kernel with its own source file only; ours call kernels of other files.
+    # numba compares a cached kernel only with its own source file, but kernels here call kernels of other files.
     dispatcher._cache._cache_file._source_stamp = _STAMP
     return cast(Function, dispatcher)
 
@@ -33,5 +33,5 @@ def compiled(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """Compile ``function`` into its callers: passing a tuple of fifty numbers costs more than most of the work."""
+    """Compile ``function`` inline into its callers: passing a tuple of fifty numbers would cost more than its work."""
     return _compile(function, is_inlined=True)

@@ -1,4 +1,4 @@
-"""What stands about the streets: buildings, trees, poles, furniture, and people."""
+"""Things beside the streets: buildings, trees, poles, street furniture and people."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _WALLS: tuple[tuple[Colour, bool], ...] = (
 
 
 def build_backdrop(ground: Ground, rng: np.random.Generator) -> tuple[Mesh, Array]:
-    """All that stands still, and the table of facades that its shader reads."""
+    """Build the mesh of everything that does not move, and the table of facades for its shader."""
     parts, facades = _buildings(ground, rng)
     parts += _street_things(ground, rng)
     return mesh.join(parts), np.array(facades, np.float64)
 
 
 def _free(ground: Ground, x: float, y: float, margin: float) -> bool:
-    """Whether a point lies off the road and the car park by ``margin`` metres."""
+    """Return whether a point is at least ``margin`` metres away from the road and the car park."""
     along, across = parking_lot(ground, x, y)
     in_lot = abs(along) < ground.park_length + margin and abs(across) < ground.park_depth + margin
     return road_distance(ground, x, y) > margin and not in_lot
 
 
 def _buildings(ground: Ground, rng: np.random.Generator) -> tuple[list[Mesh], list[list[float]]]:
-    """Rows of houses along both sides of every street."""
+    """Build rows of houses along both sides of every street."""
     parts: list[Mesh] = []
     facades: list[list[float]] = []
     for arm in ground.arms:
@@ -59,7 +59,7 @@ def _buildings(ground: Ground, rng: np.random.Generator) -> tuple[list[Mesh], li
 
 
 def _fits(ground: Ground, x: float, y: float, c: float, s: float, length: float, depth: float) -> bool:
-    """Whether a building's outline keeps off all streets and the car park."""
+    """Return whether a building's outline stays clear of all streets and the car park."""
     for u in np.linspace(-0.5, 0.5, 5):
         for v in (-0.5, 0.0, 0.5):
             px, py = x + u * length * c - v * depth * s, y + u * length * s + v * depth * c
@@ -69,7 +69,7 @@ def _fits(ground: Ground, x: float, y: float, c: float, s: float, length: float,
 
 
 def _building(size: tuple[float, float, float], x: float, y: float, heading: float, index: int) -> Mesh:
-    """A box whose walls carry metres along them and above ground."""
+    """Build a box. Attributes of its walls: metres along the wall, metres above ground, row of the facade, height."""
     block = mesh.box(size, (0, 0, size[2] / 2), (0, 0, 0))
     vertices, normals = block.vertices, block.normals
     across = np.abs(normals[:, 0]) > 0.5
@@ -81,7 +81,7 @@ def _building(size: tuple[float, float, float], x: float, y: float, heading: flo
 
 
 def _facade(rng: np.random.Generator) -> list[float]:
-    """A row of the table that ``backdrop_paint.facade_colour`` reads."""
+    """Draw a row of the table that ``backdrop_paint.facade_colour`` reads."""
     wall, is_brick = _WALLS[int(rng.integers(len(_WALLS)))]
     tone = rng.uniform(0.7, 1.25)
     trim = rng.choice([0.08, 0.45, 0.6]) * np.array([1.0, 0.97, 0.9])
@@ -95,7 +95,7 @@ def _facade(rng: np.random.Generator) -> list[float]:
 
 
 def _street_things(ground: Ground, rng: np.random.Generator) -> list[Mesh]:
-    """Trees, poles, signs, bins, hydrants and hedges on the pavements."""
+    """Build trees, poles, signs, bins, hydrants and hedges on the pavements."""
     makers = (tree, tree, tree, bare_tree, lamp, utility_pole, traffic_light, sign, hydrant, bin_, hedge)
     parts = []
     for arm in ground.arms:
@@ -113,7 +113,7 @@ def _street_things(ground: Ground, rng: np.random.Generator) -> list[Mesh]:
 
 
 def tree(rng: np.random.Generator) -> Mesh:
-    """A trunk and a crown of leaf cards."""
+    """Build a trunk and a crown of leaf cards."""
     height, crown = rng.uniform(4.5, 9.0), rng.uniform(1.4, 2.8)
     bark = (0.09, 0.07, 0.05)
     trunk = mesh.tube((0, 0, 0), (0, 0, height - crown * 0.6), (rng.uniform(0.09, 0.18), 0.07), bark)
@@ -128,7 +128,7 @@ def tree(rng: np.random.Generator) -> Mesh:
 
 
 def _leaves(centres: Array, radial: NDArray[np.floating], size: float, rng: np.random.Generator) -> Mesh:
-    """A randomly turned quad at each centre, lit as part of a ball."""
+    """Build a randomly turned quad at each centre, with the normals of a ball for the lighting."""
     count = len(centres)
     a = mesh.unit(rng.normal(size=(count, 3))) * size
     b = mesh.unit(np.cross(a, rng.normal(size=(count, 3)))) * size
@@ -142,7 +142,7 @@ def _leaves(centres: Array, radial: NDArray[np.floating], size: float, rng: np.r
 
 
 def bare_tree(rng: np.random.Generator) -> Mesh:
-    """Branches that fork a few times."""
+    """Build a tree without leaves: branches that fork a few times."""
     segments: list[Array] = []
 
     def grow(start: Array, direction: Array, length: float, radius: float, depth: int) -> None:
@@ -168,7 +168,7 @@ def lamp(rng: np.random.Generator) -> Mesh:
 
 
 def utility_pole(rng: np.random.Generator) -> Mesh:
-    """A wooden pole with cross arms and wires along the street."""
+    """Build a wooden pole with cross arms and wires along the street."""
     wood, height = (0.09, 0.07, 0.055), rng.uniform(8.5, 10.5)
     parts = [mesh.tube((0, 0, 0), (0, 0, height), (0.15, 0.11), wood)]
     for level in (0.4, 1.4):
@@ -200,13 +200,13 @@ def sign(rng: np.random.Generator) -> Mesh:
 
 
 def post(rng: np.random.Generator) -> Mesh:
-    """A pole of some kind."""
+    """Build a plain pole of random size and tone."""
     grey, radius = float(rng.choice([0.03, 0.12, 0.3])), rng.uniform(0.04, 0.16)
     return mesh.tube((0, 0, 0), (0, 0, rng.uniform(2.5, 5.0)), (radius, 0.8 * radius), (grey, grey, grey))
 
 
 def bollards(rng: np.random.Generator) -> Mesh:
-    """A row of them."""
+    """Build a row of bollards."""
     colour = [(0.03, 0.03, 0.03), (0.35, 0.03, 0.02), (0.35, 0.35, 0.33)][int(rng.integers(3))]
     step, radius, height = rng.uniform(1.2, 2.0), rng.uniform(0.05, 0.12), rng.uniform(0.7, 1.1)
     row = [[0, k * step, 0, 0, k * step, height, radius, radius] for k in range(int(rng.integers(1, 5)))]
@@ -214,7 +214,7 @@ def bollards(rng: np.random.Generator) -> Mesh:
 
 
 def fence(rng: np.random.Generator) -> Mesh:
-    """Rails between posts, with bars on some."""
+    """Build a fence of two rails, with either posts or close bars."""
     tone = float(rng.choice([0.02, 0.15, 0.4]))
     length, height = rng.uniform(2.0, 6.0), rng.uniform(0.8, 1.2)
     rails = [[0, -length / 2, z, 0, length / 2, z, 0.025, 0.025] for z in (0.35 * height, height)]
@@ -245,7 +245,7 @@ def hedge(rng: np.random.Generator) -> Mesh:
 
 
 def person(rng: np.random.Generator) -> Mesh:
-    """A walking figure at the origin, facing +x."""
+    """Build a walking person at the origin, facing +x."""
     skin = [(0.45, 0.28, 0.20), (0.25, 0.13, 0.08), (0.08, 0.045, 0.03)][int(rng.integers(3))]
     top, bottom = _cloth(rng), _cloth(rng)
     tall, stride = rng.uniform(0.9, 1.08), rng.uniform(0.0, 0.38)

@@ -1,4 +1,4 @@
-"""Surfaces of what stands about: facades with windows and shop fronts, foliage, plain things."""
+"""Surfaces of things beside the streets: facades with windows and shop fronts, and foliage."""
 
 import math
 
@@ -16,11 +16,13 @@ Array = NDArray[np.float64]
 def facade_colour(
     table: Array, light: Light, u: float, v: float, building: float, height: float, up: float
 ) -> tuple[float, float, float, float]:
-    """Reflectance, and how much of it is glass that mirrors the sky (0..1); -1: a lit window's radiance.
+    """Return the reflectance, and the share of glass that mirrors the sky (0..1).
 
-    ``table`` has a row a building: wall red, green, blue; trim red, green, blue; window period along and up; window
-    width and height as shares of the period; 1 for brick; height of the shop front (0: none); height of a belt
-    course's period; seed.
+    If the share is -1, the colour is the radiance of a lit window.
+
+    ``table`` has one row per building: wall red, green, blue; trim red, green, blue; window period along the wall and
+    upwards; window width and height as shares of the period; 1 for brick; height of the shop front (0: none); period of
+    the belt courses in height; seed.
     """
     row = table[int(building + 0.5)]
     seed = int(row[13])
@@ -62,7 +64,7 @@ def wall(row: Array, u: float, v: float, seed: int) -> tuple[float, float, float
 
 @inlined
 def shop_front(row: Array, light: Light, u: float, v: float, seed: int) -> tuple[float, float, float, float]:
-    """Sign band, mullions, glass with dim goods behind it, a plinth."""
+    """Return reflectance and glass share of a shop front: sign band, mullions, glass with dim goods, plinth."""
     shop = math.floor(u / 7.0)
     if v > row[11] - 0.75:
         hue = hash_unit(shop, 0, seed + 4)

@@ -1,4 +1,4 @@
-"""Light on what stands still: ground, buildings, trees, sky."""
+"""Lighting of everything that does not move: ground, buildings, trees, sky."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Array = NDArray[np.float64]
 _FAR = 250.0
 """Distance of the far end of town, in metres."""
 GROUND, SKY = -1, -2
-"""In place of a triangle's number."""
+"""Values that replace the number of a triangle."""
 
 
 @compiled
 def find_ground(lens: Lens, nearness: Floats, triangle: Ints) -> None:
-    """Let the ground hide what lies under it; mark ground and sky in ``triangle``."""
+    """Let the ground hide everything below it; mark ground and sky in ``triangle``."""
     height, width = nearness.shape
     for i in range(height):
         for j in range(width):
@@ -44,8 +44,9 @@ def shade_backdrop(
     lens: Lens, light: Light, ground: Ground, facades: Array, shadow: ShadowMap, mesh: Mesh,
     nearness: Floats, triangle: Ints, ambient: Floats, sun: Floats,
 ) -> None:  # fmt: skip
-    """Fill the sky-lit and the sunlit part of a whole picture; blocks of 2x2 pixels that show one surface are shaded
-    once, in their middle.
+    """Fill the sky-lit and the sunlit part of a whole picture.
+
+    A block of 2x2 pixels that shows only one surface is shaded once, at its centre.
     """
     height, width = nearness.shape
     for i in range(0, height, 2):
@@ -80,7 +81,7 @@ def store(picture: Floats, i: int, j: int, colour: Rgb) -> None:
 def backdrop_light(
     lens: Lens, light: Light, ground: Ground, facades: Array, shadow: ShadowMap, mesh: Mesh, k: int, q: float, d: Rgb
 ) -> tuple[Rgb, Rgb]:
-    """Sky-lit and sunlit part of what lies in direction ``d`` at nearness ``q``, through the haze."""
+    """Return the sky-lit and the sunlit part of the surface in direction ``d`` at nearness ``q``, with haze."""
     if k == SKY:
         length = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
         r, g, b = far_away(light, d[0] / length, d[1] / length, d[2] / length)
@@ -112,7 +113,7 @@ def backdrop_light(
 def shade_ground(
     lens: Lens, light: Light, ground: Ground, shadow: ShadowMap, dx: float, dy: float, q: float
 ) -> tuple[Rgb, Rgb, float]:
-    """Sky-lit part, sunlit part, share of haze."""
+    """Return the sky-lit part, the sunlit part and the share of haze of the ground."""
     x, y = lens.x + dx / q, lens.y + dy / q
     r, g, b = ground_colour(ground, x, y, 2.0 / (q * lens.focal))
     sr, sg, sb = sky_light(light, 1.0)
@@ -130,7 +131,10 @@ def shade_ground(
 
 @inlined
 def wet_mirror(light: Light, x: float, y: float, dx: float, dy: float, dz: float) -> Rgb:
-    """What a wet road mirrors where a ray (dx, dy, dz) meets it: more in puddles and at a flat angle."""
+    """Return the light that a wet road mirrors where a ray (dx, dy, dz) meets it.
+
+    It is more in puddles and at flat angles.
+    """
     length = math.sqrt(dx * dx + dy * dy + dz * dz)
     fresnel = 0.03 + 0.97 * (1.0 - min(-dz / length, 1.0)) ** 5
     puddle = ramp(0.42, 0.62, 0.7 * value_noise(0.35 * x, 0.35 * y, 31) + 0.3 * value_noise(1.9 * x, 1.9 * y, 32))
@@ -144,7 +148,7 @@ def shade_thing(
     light: Light, facades: Array, shadow: ShadowMap, material: int, p: Rgb, n: Rgb,
     a: tuple[float, float, float, float], d: Rgb, q: float,
 ) -> tuple[Rgb, Rgb, float]:  # fmt: skip
-    """Sky-lit part, sunlit part and share of haze of a point on a building, a tree or street furniture."""
+    """Return sky-lit part, sunlit part and share of haze of a point on a building, a tree or street furniture."""
     nx, ny, nz = n
     if nx * d[0] + ny * d[1] + nz * d[2] > 0.0:
         nx, ny, nz = -nx, -ny, -nz
@@ -178,7 +182,7 @@ def shade_thing(
 
 @inlined
 def far_away(light: Light, dx: float, dy: float, dz: float) -> Rgb:
-    """Sky, and below a jagged line the far end of town."""
+    """Return the light of the sky and, below a jagged skyline, of the far end of the town."""
     if dz > 0.3:
         return sky_radiance(light, dx, dy, dz)
     azimuth, seed = math.atan2(dy, dx), int(light.seed)

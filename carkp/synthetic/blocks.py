@@ -1,7 +1,7 @@
-"""A set of pictures drawn block by block: a killed run goes on where it was, and machines share the blocks as shards.
+"""Drawing of a set of pictures block by block, so that a killed run can resume, and machines can share the work.
 
-While a set is drawn it lies in ``.<name>.unfinished`` beside its final place. There each block that is done has a file
-of its own below ``blocks/``. Shard k of n has every n-th block from the k-th on.
+While a set is drawn, it is in ``.<name>.unfinished`` beside its final place. There each finished block has its own file
+in ``blocks/``. Machines can draw separate shards: shard k of n has every n-th block, starting at the k-th.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ _IDENTITY = "identity.json"
 
 
 class Block(Protocol):
-    """Some cars of a scene: what one process draws in one go, and what a killed run has to draw again at most."""
+    """Some cars of a scene that one process draws at once. A killed run repeats at most the unfinished blocks."""
 
     @property
     def name(self) -> str:
-        """A file name that no other block of the set has."""
+        """Unique file name of the block within the set."""
 
     @property
     def scene(self) -> str: ...
@@ -41,7 +41,7 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Drawn:
-    """What came of a block; ``truth``: a line of JSON for every labelled car."""
+    """The result of a block; ``truth``: a line of JSON for every labelled car."""
 
     num_cars: int
     num_frames: int
@@ -53,16 +53,16 @@ OneBlock = TypeVar("OneBlock", bound=Block)
 
 @dataclass(frozen=True)
 class PictureSet(Generic[OneBlock]):
-    """What is to be drawn.
+    """A set of pictures to draw.
 
     Attributes:
-        marker: name of the file that says that the set is whole.
-        identity: what decides the pictures, as JSON.
-        blocks: in the order of the truth.
-        draw: writes the pictures of a block below a folder; must be picklable.
-        prepare: runs once before several processes draw.
-        work: for those who wait, as ``draws the pictures``.
-        title: of the progress bar.
+        marker: name of the file that marks a complete set.
+        identity: values that determine the pictures, as JSON.
+        blocks: blocks in the order of the truth.
+        draw: function that writes the pictures of a block below a folder; must be picklable.
+        prepare: function that runs once before several processes draw.
+        work: text for processes that wait, for example ``draws the pictures``.
+        title: title of the progress bar.
     """
 
     marker: str
@@ -74,16 +74,16 @@ class PictureSet(Generic[OneBlock]):
     title: str
 
     def is_complete(self, out_dir: Path) -> bool:
-        """Whether ``out_dir`` holds this set, and all of it."""
+        """Return whether ``out_dir`` contains this set completely."""
         return _holds(out_dir / self.marker, self.identity)
 
     def generate(self, out_dir: Path, num_workers: int, show_progress: bool) -> Path:
-        """Draw the set into ``out_dir``, which appears only when it is complete; a set that is there is kept.
+        """Draw the set into ``out_dir``, which gets its name only when it is complete; an existing equal set is kept.
 
-        Of several processes that draw one ``out_dir``, one works and the others wait for it.
+        If several processes draw the same ``out_dir``, one works and the others wait for it.
 
         Raises:
-            FileExistsError: ``out_dir`` holds something else.
+            FileExistsError: ``out_dir`` contains something else.
             OSError: the pictures cannot be written; the message says what to do.
         """
         if self.is_complete(out_dir):
@@ -97,10 +97,10 @@ class PictureSet(Generic[OneBlock]):
         return out_dir
 
     def generate_shard(self, out_dir: Path, shard: "Shard", num_workers: int, show_progress: bool) -> Path:
-        """Draw the blocks of a shard of the set that belongs into ``out_dir``; where they lie.
+        """Draw the blocks of one shard of the set for ``out_dir``, and return the directory of the shard.
 
         Raises:
-            FileExistsError: the place of the shard holds something else.
+            FileExistsError: the directory of the shard contains something else.
             OSError: the pictures cannot be written; the message says what to do.
         """
         directory = shard.directory(out_dir)
@@ -118,11 +118,11 @@ class PictureSet(Generic[OneBlock]):
         return directory
 
     def merge_shards(self, out_dir: Path, num_shards: int) -> Path:
-        """Make the set in ``out_dir`` out of its shards, which lie beside it and stay there.
+        """Make the set in ``out_dir`` from its shards, which are beside it and stay there.
 
         Raises:
-            FileExistsError: ``out_dir`` holds something else.
-            OSError: a shard is missing, is not whole, or is of another set; or the set cannot be written.
+            FileExistsError: ``out_dir`` contains something else.
+            OSError: a shard is missing, incomplete or part of another set, or the set cannot be written.
         """
         if self.is_complete(out_dir):
             return out_dir
@@ -145,7 +145,7 @@ class PictureSet(Generic[OneBlock]):
             raise FileNotFoundError(f"{directory} {what}: draw shard {shard} with the settings of this experiment")
 
     def _begin(self, out_dir: Path, identity: Mapping[str, object]) -> Path:
-        """The folder of unfinished work, with the blocks of an earlier run. Hold the lock of ``out_dir``."""
+        """Return the folder of unfinished work, with the blocks of an earlier run; needs the lock of ``out_dir``."""
         disk.remove_leftovers(out_dir)
         unfinished = out_dir.with_name(f".{out_dir.name}.unfinished")
         if _holds(unfinished / _BLOCKS / _IDENTITY, identity):
@@ -172,7 +172,7 @@ class PictureSet(Generic[OneBlock]):
                 yield _draw_block(self.draw, root, block)
             return
         self.prepare()
-        # Not fork: the caller may have threads running, and a forked child can inherit their locks.
+        # No fork: the caller may have running threads, and a forked child could inherit their locks.
         with ProcessPoolExecutor(min(num_workers, len(blocks)), mp_context=get_context("spawn")) as pool:
             futures = [pool.submit(_draw_block, self.draw, root, block) for block in blocks]
             try:
@@ -183,7 +183,7 @@ class PictureSet(Generic[OneBlock]):
                 raise
 
     def _finish(self, unfinished: Path, out_dir: Path) -> None:
-        """Write truth and counts of the scenes, and give the set its name."""
+        """Write truth and counts of the scenes, and rename the set to its final name."""
         counts = {}
         for scene in (*TRAIN_SCENES, *TEST_SCENES):
             done = [_read_result(unfinished, block) for block in self.blocks if block.scene == scene]
@@ -201,7 +201,7 @@ class PictureSet(Generic[OneBlock]):
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``number``, from 1 on, of ``num_shards`` of a set."""
+    """Part ``number``, counted from 1, of ``num_shards`` parts of a set."""
 
     number: int
     num_shards: int
@@ -214,13 +214,13 @@ class Shard:
         return f"{self.number}/{self.num_shards}"
 
     def directory(self, out_dir: Path) -> Path:
-        """Beside the place of the whole set."""
+        """Return the directory of the shard, which is beside that of the whole set."""
         return out_dir.with_name(f"{out_dir.name}.shard-{self.number}-of-{self.num_shards}")
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Errors of the system say what cannot be written and what to do."""
+    """Make system errors say what cannot be written and what to do."""
     try:
         yield
     except FileExistsError:
@@ -244,16 +244,16 @@ def _require_free(directory: Path, marker: str) -> None:
 
 
 def _draw_block(draw: Callable[[Path, OneBlock], Drawn], root: Path, block: OneBlock) -> int:
-    """Draw a block and say on the disk that it is done; the number of its cars."""
+    """Draw a block, write a file that marks it as done, and return the number of its cars."""
     drawn = draw(root, block)
     _write_json(_result_file(root, block), asdict(drawn))
     return drawn.num_cars
 
 
 def _give_name(unfinished: Path, final: Path) -> None:
-    """Rename a folder once all that it holds is on the disk."""
+    """Rename a folder after its whole content is on the disk."""
     disk.sync_tree(unfinished)
-    unfinished.rename(final)  # an empty directory makes way, another one does not
+    unfinished.rename(final)  # replaces an empty directory, but no other one
     disk.sync_directory(final.parent)
 
 
@@ -266,7 +266,7 @@ def _read_result(root: Path, block: Block) -> Drawn:
 
 
 def _link_files(source: Path, target: Path) -> None:
-    """The files of ``source`` in the folders of ``target`` too: linked, or copied where there are no links."""
+    """Link the files of ``source`` into the folders of ``target``; copy them if links are not possible."""
     for path in source.rglob("*"):
         link = target / path.relative_to(source)
         if path.is_dir() or path.name in (SHARD_FILE, _IDENTITY) or link.exists():
@@ -282,7 +282,7 @@ def _write_json(path: Path, content: object) -> None:
 
 
 def _holds(path: Path, identity: Mapping[str, object]) -> bool:
-    """Whether a file of JSON says all that ``identity`` says."""
+    """Return whether a JSON file contains all entries of ``identity``."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Cameras: the pinhole projection, and what a photograph does to light."""
+"""Cameras: the pinhole projection, and the conversion of light to a photograph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Bytes = NDArray[np.uint8]
 
 
 class Lens(NamedTuple):
-    """A camera for the kernels: position, its axes right, down, forward, focal length and centre in pixels."""
+    """A camera for the kernels: position, axes right, down and forward, focal length and centre in pixels."""
 
     x: float
     y: float
@@ -41,10 +41,12 @@ class Lens(NamedTuple):
 
 @dataclass(frozen=True)
 class Camera:
-    """position: (3,) metres; rotation: (3, 3), rows right, down, forward; size: (height, width).
+    """A pinhole camera.
 
-    shift: where the optical axis meets the picture, in pixels right of and below its middle: not zero for a window of a
-    larger picture.
+    position: (3,) metres; rotation: (3, 3), rows right, down, forward; size: (height, width).
+
+    shift: position of the optical axis in the picture, in pixels right of and below its middle. It is not zero for a
+    window of a larger picture.
     """
 
     position: Array
@@ -55,36 +57,36 @@ class Camera:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Where the optical axis meets the picture: (x, y) in pixels."""
+        """Position (x, y) of the optical axis in the picture, in pixels."""
         return (self.size[1] / 2 + self.shift[0], self.size[0] / 2 + self.shift[1])
 
     def view(self, points: NDArray[np.floating]) -> Array:
-        """(N, 3) world points in camera axes: right, down, depth."""
+        """Convert world points (N, 3) to camera axes: right, down, depth."""
         return np.asarray((points - self.position) @ self.rotation.T)
 
     def project(self, points: NDArray[np.floating]) -> tuple[Array, Array]:
-        """(N, 2) image points, as the rasteriser and boxes have them, and (N,) depths of world points.
+        """Project world points to image points (N, 2), as the rasteriser and boxes use them, and depths (N,).
 
-        Pixel corners are whole numbers there; :func:`label_points` are what labels say.
+        In these image points, pixel corners have integer coordinates; for labels use :func:`label_points`.
         """
         seen = self.view(points)
         depth = np.maximum(seen[:, 2], 1e-6)
         return self.focal * seen[:, :2] / depth[:, None] + np.array(self.centre), seen[:, 2]
 
     def lens(self, scale: int) -> Lens:
-        """For pictures ``scale`` times as large."""
+        """Return the lens for pictures that are ``scale`` times as large."""
         x, y = self.centre
         axes = self.rotation.ravel().tolist()
         return Lens._make([*self.position.tolist(), *axes, self.focal * scale, x * scale, y * scale])
 
 
 def label_points(image_points: Array) -> Array:
-    """Projected points (N, 2) as labels have them: a pixel's centre has whole coordinates (``carkp.data.geometry``)."""
+    """Convert projected points (N, 2) to labels: pixel centres have integer coordinates (``carkp.data.geometry``)."""
     return image_points - 0.5
 
 
 def look_at(position: Array, target: Array, roll: float, field_of_view: float, size: tuple[int, int]) -> Camera:
-    """A camera at ``position`` facing ``target``; roll and the horizontal field of view in radians."""
+    """Return a camera at ``position`` facing ``target``; roll and the horizontal field of view are in radians."""
     forward = (target - position) / np.linalg.norm(target - position)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
@@ -96,7 +98,7 @@ def look_at(position: Array, target: Array, roll: float, field_of_view: float, s
 
 @dataclass(frozen=True)
 class Development:
-    """How one frame is photographed. gain: (3,) per channel, white balance and exposure together."""
+    """Settings for the photograph of one frame. gain: (3,) per channel, white balance and exposure together."""
 
     gain: Array
     vignette: float
@@ -110,16 +112,19 @@ class Development:
     shot_noise: float
     quality: int
     is_subsampled: bool = True  # colours at half the resolution
-    focus: float = 0.0  # radius of the disc that a point becomes, pixels
+    focus: float = 0.0  # radius of the disc to which a point is blurred, pixels
     glare: float = 0.0  # light that spills from overexposed places
-    exposure: float = 1.0  # gain without white balance and aberration from the right one
+    exposure: float = 1.0  # correct gain, without white balance and random errors of exposure
     sensor: Sensor = PERFECT
 
 
 def draw_development(
     mean_luminance: float, rng: np.random.Generator, camera: np.random.Generator, ingredients: Ingredients = ALL
 ) -> Development:
-    """``camera`` draws what stays the same for all frames of a camera, ``rng`` what changes between its frames."""
+    """Draw the settings of a photograph.
+
+    ``camera`` draws values that are equal for all frames of a camera, ``rng`` those that change between frames.
+    """
     shade = min(mean_luminance / _DAYLIGHT, 1.0) ** 0.4 if ingredients.light else 1.0  # night stays dark
     exposure = 0.20 * shade / max(mean_luminance, 1e-3)
     plain = _plain_development(exposure, rng, camera)
@@ -129,7 +134,7 @@ def draw_development(
 
 
 _DAYLIGHT = 0.06
-"""Luminance of a street under which a picture comes out darker than by day."""
+"""Luminance of a street below which a picture becomes darker than by day."""
 
 
 def _plain_development(exposure: float, rng: np.random.Generator, camera: np.random.Generator) -> Development:
@@ -154,7 +159,7 @@ def _plain_development(exposure: float, rng: np.random.Generator, camera: np.ran
 
 
 def _poor_development(plain: Development, rng: np.random.Generator, camera: np.random.Generator) -> Development:
-    """``plain`` with more of everything, on a part of the cameras: casts, crushed blacks, blur, noise, hard JPEG."""
+    """Return ``plain`` with stronger faults for some cameras: colour cast, crushed blacks, blur, noise, strong JPEG."""
     cast = 2.0 ** (camera.normal(0, 0.14, 3) * (camera.uniform() < 0.5))
     stops = camera.normal(-0.25, 0.35) + rng.normal(0, 0.2)
     is_soft, is_noisy, is_hard = camera.uniform() < 0.3, camera.uniform() < 0.3, camera.uniform() < 0.3
@@ -184,7 +189,10 @@ _BRIGHTEST = 4.0
 
 
 def tone_curve(contrast: float, black: float) -> Floats:
-    """Grey level (0..255) for sqrt(linear / 4) in steps of 1/4096: gamma, a soft shoulder, contrast about mid grey."""
+    """Return grey levels (0..255) for sqrt(linear / 4) in steps of 1/4096.
+
+    The curve has a gamma, a soft shoulder, and contrast about mid grey.
+    """
     linear = _BRIGHTEST * (np.arange(_LEVELS + 1) / _LEVELS) ** 2
     rolled = np.where(linear < 0.6, linear, 0.6 + 0.5 * (1 - np.exp(-(linear - 0.6) / 0.5)))
     value = np.clip(rolled, 0, 1.1) ** (1 / 2.2)
@@ -197,7 +205,10 @@ def tone_curve(contrast: float, black: float) -> Floats:
 def _expose(
     linear: Floats, gain: Floats, vignette: float, curve: Floats, sigma: Floats, noise: Floats, out: Bytes
 ) -> None:
-    """Linear RGB (H, W, 3) to BGR bytes: gain (3, 3), vignette, tone curve, noise of ``sigma`` at each step of it."""
+    """Convert linear RGB (H, W, 3) to BGR bytes: gain (3, 3), vignette, tone curve, noise.
+
+    ``sigma``: standard deviation of the noise for each step of the tone curve.
+    """
     height, width, _ = linear.shape
     count = len(noise)
     steps = np.float32(len(curve) - 1)
@@ -221,13 +232,13 @@ def _expose(
 
 
 def _mixing(gain: Array, saturation: float) -> Floats:
-    """(3, 3): linear RGB to BGR with white balance, exposure and saturation."""
+    """Return the matrix (3, 3) from linear RGB to BGR with white balance, exposure and saturation."""
     grey = np.tile(np.array([0.3, 0.6, 0.1]), (3, 1))
     return np.asarray(((grey + saturation * (np.eye(3) - grey)) * gain)[::-1], np.float32)
 
 
 def develop(linear: Floats, how: Development, rng: np.random.Generator) -> Bytes:
-    """The photograph (H, W, 3), BGR bytes, of linear RGB light (H, W, 3)."""
+    """Convert linear RGB light (H, W, 3) to a photograph (H, W, 3) in BGR bytes."""
     lit = with_glare(linear, how.exposure, how.glare) if how.glare > 0 else linear
     seen = cv2.GaussianBlur(lit, (0, 0), how.blur)
     if how.focus > 0:
@@ -247,7 +258,7 @@ def develop(linear: Floats, how: Development, rng: np.random.Generator) -> Bytes
 
 
 def _motion_kernel(dx: float, dy: float) -> Floats:
-    """A streak through the middle of a small square."""
+    """Return a kernel for motion blur: a streak through the middle of a small square."""
     reach = math.ceil(max(abs(dx), abs(dy)) / 2) + 1
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     for t in np.linspace(-0.5, 0.5, 33):

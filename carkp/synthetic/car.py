@@ -1,4 +1,4 @@
-"""A parametric car: mesh, look and keypoints, all out of one set of measures."""
+"""A parametric car: mesh, look and keypoints are all computed from one set of measures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ LEFT = np.array([i for i, name in enumerate(KEYPOINT_NAMES) if name.startswith("
 
 @dataclass(frozen=True)
 class Car:
-    """keypoints: (12, 3) in the car's axes (x forward, y left, z up, origin on the ground under its middle)."""
+    """A car.
+
+    keypoints: (12, 3) in the car's axes (x forward, y left, z up, origin on the ground under its middle).
+    """
 
     style: str
     paint: str
@@ -59,9 +62,9 @@ def draw_car(
     ingredients: Ingredients = ALL,
     is_night: bool = False,
 ) -> Car:
-    """A random car of ``style``; ``steering`` turns the front wheels (radians, to the left).
+    """Draw a random car of ``style``; ``steering`` turns the front wheels (radians, to the left).
 
-    is_night: most lamps are lit.
+    is_night: whether most lamps are lit.
     """
     measures = draw_measures(style, rng)
     is_taxi = ingredients.vehicles and style in _TAXI_STYLES and rng.uniform() < _TAXI_SHARE
@@ -82,7 +85,7 @@ def _draw_paint(m: CarMeasures, paints: tuple[Paint, ...], is_taxi: bool, rng: n
 
 
 def build_car(measures: CarMeasures, look: CarLook, paint: str, steering: float = 0.0, is_taxi: bool = False) -> Car:
-    """Keypoints on the body's surface; of buses and lorries as :func:`build_cargo` says."""
+    """Build the car with keypoints on the body's surface; for lorries see also :func:`build_cargo`."""
     body, roof = build_body(measures)
     wheels, hubs = _wheels(measures, steering)
     lights = _lights(measures, look, body)
@@ -109,7 +112,7 @@ def _extras(m: CarMeasures, look: CarLook, is_taxi: bool) -> list[Mesh]:
 
 
 def _wheels(m: CarMeasures, steering: float) -> tuple[list[Mesh], Array]:
-    """Four wheels, and their centres on the outer face (4, 3) in the order of the keypoints."""
+    """Build four wheels; return also their centres on the outer face, (4, 3), in the order of the keypoints."""
     parts, hubs = [], []
     for axle, turn in ((m.axle_front, steering), (m.axle_rear, 0.0)):
         outer = float(half_width(m, np.array([axle]))[0]) - 0.015
@@ -123,7 +126,7 @@ def _wheels(m: CarMeasures, steering: float) -> tuple[list[Mesh], Array]:
 
 
 def _wheel(radius: float) -> Mesh:
-    """A left wheel about the origin; its outer face's hub lies at y = 0.1."""
+    """Build a left wheel about the origin; the hub of its outer face is at y = 0.1."""
     wheel = _unit_wheel()
     scale = np.array([radius / _UNIT_RADIUS, 1.0, radius / _UNIT_RADIUS], np.float32)
     return Mesh(wheel.vertices * scale, wheel.normals, wheel.attributes, wheel.faces, wheel.materials)
@@ -149,7 +152,7 @@ def _unit_wheel() -> Mesh:
 
 
 def _lights(m: CarMeasures, look: CarLook, body: Mesh) -> list[Array]:
-    """Centres of the left headlight and tail light on the body's surface."""
+    """Return the centres of the left headlight and tail light on the body's surface."""
     head = (look.light_y * 0.4 + look.half_width * 0.52, 0.5 * (look.light_low + look.light_high))
     outer = look.half_width - 0.10
     inner = max(look.tail_y, outer - 0.45)
@@ -158,7 +161,7 @@ def _lights(m: CarMeasures, look: CarLook, body: Mesh) -> list[Array]:
 
 
 def _first_hit(body: Mesh, y: float, z: float, side: float) -> Array:
-    """Where the line along x at (y, z) first meets the mesh, coming from the front (+1) or from behind (-1)."""
+    """Return the point where a line along x at (y, z) first meets the mesh, from the front (+1) or from behind (-1)."""
     left_half = body.faces[: len(body.faces) // 2]
     a, b, c = (body.vertices[left_half[:, k]].astype(np.float64) for k in range(3))
     area = (b[:, 1] - a[:, 1]) * (c[:, 2] - a[:, 2]) - (c[:, 1] - a[:, 1]) * (b[:, 2] - a[:, 2])
@@ -173,7 +176,7 @@ def _first_hit(body: Mesh, y: float, z: float, side: float) -> Array:
 
 
 def _inside(m: CarMeasures) -> Mesh:
-    """A dark block that closes the view through the wheel arches."""
+    """Build a dark block that blocks the view through the wheel arches."""
     length = m.axle_front - m.axle_rear + 2 * arch_radius(m) + 0.1
     low, high = m.clearance + 0.06, 2 * m.wheel_radius + 0.02
     centre = (0.5 * (m.axle_front + m.axle_rear), 0.0, 0.5 * (low + high))

@@ -1,4 +1,4 @@
-"""The car's body as a lofted mesh: a ring at each of some ninety stations along x, caps at nose and tail."""
+"""The car's body as a lofted mesh: rings at about ninety stations along x, and caps at nose and tail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 RING = np.array(
     [0.0, 0.6, 1.0, 1.12, 1.3, 1.5, 1.7, 1.88, 2.0, 2.05, 2.35, 2.7, 2.95, 3.0, 3.04, 3.12, 3.25, 3.5, 3.75, 4.0]
 )
-"""Ring coordinate of the points of half a ring: 0-1 underside, 1-2 side, 2-3 greenhouse, 3-4 top."""
+"""Ring coordinates of the points of half a ring: 0-1 underside, 1-2 side, 2-3 greenhouse, 3-4 top."""
 ROOF_EDGE = int(np.flatnonzero(RING == 3.0)[0])
 _CAP_COLUMNS = 9
 
@@ -24,7 +24,7 @@ def arch_radius(m: CarMeasures) -> float:
 
 
 def top_profile(m: CarMeasures, x: Array) -> Array:
-    """Height of the body's centre line over ``x``: bonnet, windscreen, roof, rear glass, deck."""
+    """Return the height of the body's centre line at ``x``: bonnet, windscreen, roof, rear glass, deck."""
     half = m.length / 2
     roof_front = m.height - 0.035
     roof_rear = m.height - m.roof_fall
@@ -50,7 +50,7 @@ def top_profile(m: CarMeasures, x: Array) -> Array:
 
 
 def stations(m: CarMeasures) -> Array:
-    """Positions of the rings: dense where the outline bends."""
+    """Return the positions of the rings along x, which are dense where the outline bends."""
     half, arch = m.length / 2, arch_radius(m)
     ends = half - np.array([0.0, 0.012, 0.035, 0.07, 0.12, 0.18, 0.25, 0.34])
     around = arch * np.array([1.0, 0.97, 0.9, 0.8, 0.65, 0.45, 0.2])
@@ -68,7 +68,7 @@ def stations(m: CarMeasures) -> Array:
 
 
 def underside(m: CarMeasures, x: Array) -> Array:
-    """Height of the lower edge: sill, wheel arches, raised nose and tail."""
+    """Return the height of the lower edge: sill, wheel arches, raised nose and tail."""
     half, arch = m.length / 2, arch_radius(m)
     lower = m.clearance + 0.12 * (np.clip(np.abs(x) - (half - 0.5), 0, None) / 0.5) ** 2
     for axle in (m.axle_front, m.axle_rear):
@@ -79,7 +79,7 @@ def underside(m: CarMeasures, x: Array) -> Array:
 
 
 def half_width(m: CarMeasures, x: Array) -> Array:
-    """Plan view: full width in the middle, corners rounded."""
+    """Return half the width of the body in plan view: full in the middle, with rounded corners."""
     rounding = 0.30
     u = np.clip((np.abs(x) - (m.length / 2 - rounding)) / rounding, 0, 0.92)
     corner = 0.16 * (1 - np.sqrt(1 - u**2))
@@ -88,21 +88,21 @@ def half_width(m: CarMeasures, x: Array) -> Array:
 
 
 def belt_line(m: CarMeasures, x: Array) -> Array:
-    """Lower edge of the side windows."""
+    """Return the height of the lower edge of the side windows."""
     along = np.clip((m.cowl_x - x) / (m.cowl_x - m.rear_base_x), 0, 1.2)
     rear = m.cowl - 0.02 if m.has_bed or m.cargo else min(m.deck - 0.02, m.cowl + 0.08)
     return (m.cowl - 0.03) * (1 - along) + (rear + m.belt_rise * 0.5) * along
 
 
 def _ring_points(m: CarMeasures, x: Array) -> tuple[Array, Array, Array, Array]:
-    """Points y and z (stations, ring), heights of belt and roof edge (stations,)."""
+    """Return y and z of the points, (stations, ring), and heights of belt and roof edge, (stations,)."""
     bottom, top, wide = underside(m, x), top_profile(m, x), half_width(m, x)
     shoulder = np.minimum(belt_line(m, x), top - 0.075)
     shoulder = np.maximum(shoulder, bottom + 0.08)
     edge = np.maximum(top - 0.05, shoulder + 0.012)
     in_arch = bottom > m.clearance + 0.13
     tuck = np.where(in_arch, 0.012, 0.07)
-    side = np.array([0.0, 0.55, 0.85, 1.0, 0.985, 0.97, 0.955])  # outwardness at ring 1..1.88
+    side = np.array([0.0, 0.55, 0.85, 1.0, 0.985, 0.97, 0.955])  # outward position at ring 1..1.88
     height = np.array([0.0, 0.10, 0.30, 0.52, 0.74, 0.92, 1.0])
     y, z = np.zeros((len(x), len(RING))), np.zeros((len(x), len(RING)))
     y[:, 1], z[:, 0], z[:, 1] = 0.6 * wide, bottom, bottom
@@ -122,7 +122,7 @@ def _ring_points(m: CarMeasures, x: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def _sink_bed(m: CarMeasures, x: Array, y: Array, z: Array) -> None:
-    """Lower the top of a pickup behind its cab to the bed's floor, in place."""
+    """Lower the top of a pickup behind the cab to the floor of the bed, in place."""
     inside = (x < m.rear_base_x - 0.015) & (x > -m.length / 2 + 0.05)
     floor = 0.55 * m.deck
     for k in range(15, 20):
@@ -131,7 +131,7 @@ def _sink_bed(m: CarMeasures, x: Array, y: Array, z: Array) -> None:
 
 
 def _warp_ends(m: CarMeasures, points: Array) -> Array:
-    """Bow nose and tail in plan view and give the bumpers their relief."""
+    """Curve nose and tail in plan view and shape the bumpers."""
     half = m.length / 2
     x, y, z = points.T
     reach = np.clip((np.abs(x) - (half - 0.75)) / 0.75, 0, 1) ** 3
@@ -145,7 +145,7 @@ def _warp_ends(m: CarMeasures, points: Array) -> Array:
 
 
 def _half_shell(m: CarMeasures, x: Array, y: Array, z: Array, attributes: Array) -> Mesh:
-    """The left half, from nose to tail."""
+    """Build the left half, from nose to tail."""
     points = np.stack([np.broadcast_to(x[:, None], y.shape), y, z], -1).reshape(-1, 3)
     faces = grid_faces(len(x), len(RING))
     vertices = _warp_ends(m, points).astype(np.float32)
@@ -156,14 +156,14 @@ def _half_shell(m: CarMeasures, x: Array, y: Array, z: Array, attributes: Array)
 
 
 def _square_on_plane(normals: Floats, on_plane: NDArray[np.bool_]) -> Floats:
-    """On the plane of symmetry the two halves' normals must agree: no y."""
+    """Remove y from normals on the plane of symmetry, so that those of the two halves are equal."""
     squared = normals.copy()
     squared[on_plane, 1] = 0
     return unit(squared)
 
 
 def _half_cap(m: CarMeasures, x: float, y: Array, z: Array, attributes: Array, material: int) -> Mesh:
-    """The left half of the nose's or the tail's face: y, z and attributes of the last ring."""
+    """Build the left half of the nose's or the tail's face from y, z and attributes of the last ring."""
     rows = slice(2, len(RING))
     across = np.linspace(0, 1, _CAP_COLUMNS)
     ys = y[rows, None] * across
@@ -179,7 +179,10 @@ def _half_cap(m: CarMeasures, x: float, y: Array, z: Array, attributes: Array, m
 
 
 def roof_ends(m: CarMeasures) -> tuple[float, float]:
-    """Where the roof's corners are along x. Over steep glass the rounded edge's upper end is what one sees as one."""
+    """Return the positions of the roof's corners along x.
+
+    Over steep glass the corner is at the upper end of the rounded edge, where one would see it.
+    """
     front = m.roof_front_x - (_ROUNDING if m.cowl_x - m.roof_front_x < _STEEP else 0.0)
     rear = m.roof_rear_x + (_ROUNDING if m.roof_rear_x - m.rear_base_x < _STEEP else 0.0)
     return front, rear
@@ -190,7 +193,7 @@ _STEEP, _ROUNDING = 0.3, 0.05
 
 
 def build_body(m: CarMeasures) -> tuple[Mesh, Array]:
-    """The closed body, and the left roof edge's corners (2, 3): over the windscreen and over the rear glass."""
+    """Build the closed body; return also the left corners of the roof, (2, 3): over windscreen and rear glass."""
     x = stations(m)
     y, z, belt, edge = _ring_points(m, x)
     if m.has_bed:

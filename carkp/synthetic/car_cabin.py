@@ -1,4 +1,4 @@
-"""What windows show: seats, head rests, wheel and driver in a dim cabin, and daylight through the glass beyond."""
+"""The view through windows: seats, head rests, wheel and driver in a dim cabin, and daylight from the far windows."""
 
 import math
 
@@ -12,10 +12,10 @@ SKIN, CLOTH, SEAT, DASH, VOID, DAYLIGHT = 0, 1, 2, 3, 4, 5
 
 @compiled
 def cabin_view(light: Light, look: CarLook, p: Rgb, d: Rgb, behind: Rgb) -> Rgb:
-    """Radiance seen through glass at ``p`` in direction ``d``, both in the car's axes."""
+    """Return the radiance seen through glass at ``p`` in direction ``d``, both in the car's axes."""
     clear = (1.0 - look.tint) ** 1.5
     if look.glass_rear < p[0] and p[0] > look.pillar_b - 0.05:
-        clear = 0.35 + 0.65 * clear  # front windows are seldom tinted
+        clear = 0.35 + 0.65 * clear  # front windows are rarely tinted
     inside = 0.55 * clear
     what = first_inside(look, p, d)
     r, g, b = 0.012, 0.012, 0.013
@@ -39,7 +39,7 @@ def cabin_view(light: Light, look: CarLook, p: Rgb, d: Rgb, behind: Rgb) -> Rgb:
 
 @compiled
 def first_inside(look: CarLook, p: Rgb, d: Rgb) -> int:
-    """What a ray meets first: planes of dashboard, front seats and rear seats, then the far windows."""
+    """Return what a ray meets first: the planes of front seats and dashboard and of rear seats, then far windows."""
     is_big = look.family == BUS
     front_seat = 0.5 * look.length - 1.5 if is_big else look.pillar_b + 0.12
     rear_seat = max(front_seat - 0.95, look.rear_base_x + 0.25)
@@ -62,7 +62,7 @@ def first_inside(look: CarLook, p: Rgb, d: Rgb) -> int:
 
 @compiled
 def at_seat(look: CarLook, y: float, z: float, is_front: bool, from_front: bool, floor: float) -> int:
-    """Seat backs and head rests; before the front ones a driver, the wheel and the dashboard."""
+    """Return what a ray meets in the plane of seats: seat back, head rest, person, steering wheel or dashboard."""
     offset = 0.21 * (2.0 * look.half_width)
     if look.family == BUS:
         offset = 0.75
@@ -89,7 +89,7 @@ def at_seat(look: CarLook, y: float, z: float, is_front: bool, from_front: bool,
 
 @compiled
 def is_person(across: float, up: float, from_front: bool) -> bool:
-    """Head and shoulders about the top of a seat."""
+    """Return whether a point is on a person's head or shoulders; coordinates are relative to the seat's top."""
     if math.hypot(across / 0.085, (up - 0.02) / 0.125) < 1.0:
         return True
     return math.hypot(across / 0.24, (up + 0.36) / 0.24) < 1.0 and (from_front or up > -0.3)
@@ -97,7 +97,7 @@ def is_person(across: float, up: float, from_front: bool) -> bool:
 
 @compiled
 def far_window(look: CarLook, p: Rgb, d: Rgb, floor: float) -> int:
-    """Daylight where the ray leaves by a window: the far side's, the rear one or the windscreen."""
+    """Return DAYLIGHT if the ray leaves through a far side window, the rear window or the windscreen, else VOID."""
     side_t, end_t = 1e6, 1e6
     if abs(d[1]) > 0.02:
         side = 1.0 if d[1] > 0.0 else -1.0

@@ -1,4 +1,4 @@
-"""What is mounted on a body: a lorry's box, tank or bed, a bus's mirrors and roof unit, a taxi's sign."""
+"""Parts mounted on a body: box, tank or bed of a lorry, mirrors and roof unit of a bus, sign of a taxi."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from carkp.synthetic.mesh import Mesh
 
 Array = NDArray[np.float64]
 BLACK_TRIM, PAINTED_TRIM, SIGN_TRIM, SILVER_TRIM = 0.0, 1.0, 2.0, 3.0
-"""First attribute of ``CAR_TRIM``."""
+"""Values of the first attribute of ``CAR_TRIM``."""
 _GAP = 0.08  # between cab and cargo
 
 
@@ -27,11 +27,11 @@ def _cargo(part: Mesh) -> Mesh:
 
 
 def build_cargo(m: CarMeasures) -> tuple[list[Mesh], Array | None]:
-    """Parts behind a lorry's cab, and their left upper rear corner (3,) where they are the highest there.
+    """Build the parts behind a lorry's cab; return also their upper left rear corner (3,), or None.
 
-    The convention for lorries: the front roof corners are the cab's, over the windscreen; the rear ones are the upper
-    rear corners of the box. A tank's are where its rim is cut by a line at 45 degrees. On a flatbed they are the
-    cab's own rear corners, as on a pickup.
+    Convention for the roof corners of lorries: the front corners are those of the cab, over the windscreen. The rear
+    corners are the upper rear corners of the box. On a tank they are the points of the rear rim at 45 degrees. On a
+    flatbed they are the rear corners of the cab, as on a pickup, and None is returned.
     """
     if m.cargo == "box":
         return [_cargo(_block(m, m.deck + 0.01, m.cargo_high))], np.array([-m.length / 2, m.cargo_half, m.cargo_high])
@@ -49,7 +49,7 @@ def _block(m: CarMeasures, low: float, high: float) -> Mesh:
 
 
 def _tank(m: CarMeasures) -> tuple[list[Mesh], Array]:
-    """A tank of elliptic section with flat ends."""
+    """Build a tank with elliptic section and flat ends; return also its rear rim point at 45 degrees."""
     rear, front = -m.length / 2 + 0.05, m.rear_base_x - _GAP
     ry, rz = m.cargo_half - 0.02, 0.5 * (m.cargo_high - m.deck)
     middle = m.deck + rz
@@ -66,7 +66,7 @@ def _tank(m: CarMeasures) -> tuple[list[Mesh], Array]:
 
 
 def _lid(ring: Array, x: float, side: float) -> Mesh:
-    """A flat end: a fan about the middle, its outside towards ``side``."""
+    """Build a flat end: a fan of triangles about the middle, facing towards ``side``."""
     count = len(ring) - 1
     centre = np.array([[0.0, 0.0, ring[:, 2].mean()]])
     vertices = np.concatenate([ring[:-1], centre]) + np.array([x, 0.0, 0.0])
@@ -76,7 +76,7 @@ def _lid(ring: Array, x: float, side: float) -> Mesh:
 
 
 def _bed(m: CarMeasures) -> list[Mesh]:
-    """A floor, a headboard, low boards on three sides."""
+    """Build a floor, a headboard, and low boards on three sides."""
     rear, front = -m.length / 2, m.rear_base_x - _GAP
     middle, length, board = 0.5 * (rear + front), front - rear, 0.42
     floor = _block(m, m.deck + 0.01, m.deck + 0.12)
@@ -88,13 +88,13 @@ def _bed(m: CarMeasures) -> list[Mesh]:
 
 
 def roof_sign(m: CarMeasures) -> Mesh:
-    """A taxi's."""
+    """Build the roof sign of a taxi."""
     x = 0.62 * m.roof_front_x + 0.38 * m.roof_rear_x
     return trim(mesh.box((0.16, 0.62, 0.15), (x, 0, m.height + 0.075), (0, 0, 0)), SIGN_TRIM)
 
 
 def bus_mirrors(m: CarMeasures) -> list[Mesh]:
-    """On arms before the windscreen."""
+    """Build mirrors on arms in front of the windscreen."""
     front, side = m.length / 2, m.width / 2
     z = m.cowl + 0.62 * (m.height - m.cowl)
     glass = mesh.box((0.10, 0.22, 0.42), (front + 0.12, side + 0.06, z - 0.15), (0, 0, 0))
@@ -104,12 +104,12 @@ def bus_mirrors(m: CarMeasures) -> list[Mesh]:
 
 
 def roof_unit(m: CarMeasures) -> Mesh:
-    """A bus's air conditioning."""
+    """Build the air conditioning unit of a bus."""
     size = (0.22 * m.length, 0.62 * m.width, 0.22)
     return trim(mesh.box(size, (-0.1 * m.length, 0, m.height + 0.08), (0, 0, 0)), PAINTED_TRIM)
 
 
 def under_run(m: CarMeasures) -> Mesh:
-    """The bar under a lorry's tail."""
+    """Build the bar under a lorry's tail."""
     bar = mesh.box((0.08, 1.8, 0.10), (-m.length / 2 + 0.10, 0, m.clearance + 0.10), (0, 0, 0))
     return trim(bar, BLACK_TRIM)

@@ -1,5 +1,6 @@
-"""Fronts and rears in detail: grilles, badges, plates, bumpers, exhausts. y runs to the car's left, ya is its distance
-from the middle, z is the height.
+"""Details of fronts and rears: grilles, badges, plates, bumpers, exhausts.
+
+y points to the car's left, ya is the distance from the middle, z is the height.
 """
 
 import math
@@ -28,7 +29,7 @@ _BODY: Surface = (NOTHING, 0.0, 0.0, 0.0, 0.0)
 
 @compiled
 def front_face(look: CarLook, x: float, ya: float, y: float, z: float, nx: float) -> Surface:
-    """The front below the bonnet's edge; NOTHING where the paint shows."""
+    """Return the surface of the front below the bonnet's edge; NOTHING where the paint is visible."""
     half = 0.5 * look.length
     tall = look.light_high - look.light_low
     v = (z - look.light_low) / tall
@@ -63,7 +64,7 @@ def front_face(look: CarLook, x: float, ya: float, y: float, z: float, nx: float
 
 @compiled
 def front_bumper(look: CarLook, ya: float, y: float, z: float, low: float) -> Surface:
-    """Lower intake, fog lamps, skid plate, the gaps between the parts."""
+    """Return the surface of the bumper: lower intake, fog lamps, skid plate, gaps between parts."""
     middle = 0.5 * (low + look.intake_high)
     if look.skid > 0.5 and z < low + 0.06 and ya < 0.6 * look.half_width:
         return (CHROME, 0.4, 0.4, 0.41, 0.0)
@@ -93,7 +94,10 @@ def front_bumper(look: CarLook, ya: float, y: float, z: float, low: float) -> Su
 
 @compiled
 def number_plate(look: CarLook, y: float, up: float, is_there: bool, is_rear: bool) -> Surface:
-    """Letters on white or yellow, a blue end on European ones; ``up`` is the height over the plate's middle."""
+    """Return the surface of a plate: letters on white or yellow, with a blue end on European plates.
+
+    ``up`` is the height over the middle of the plate.
+    """
     is_short = look.plate_kind == US_PLATE
     wide, tall = (0.152, 0.076) if is_short else (0.26, 0.056)
     ya = abs(y)
@@ -101,7 +105,7 @@ def number_plate(look: CarLook, y: float, up: float, is_there: bool, is_rear: bo
         return _BODY
     if ya > wide - 0.007 or abs(up) > tall - 0.007:
         return (MATTE, 0.04, 0.04, 0.04, 0.0)
-    right = y if is_rear else -y  # to the right as one reads it
+    right = y if is_rear else -y  # negated below, and then positive to the reader's right
     right = -right
     if not is_short and right < -wide + 0.045:
         return (MATTE, 0.01, 0.04, 0.30, 0.0)
@@ -154,7 +158,7 @@ def grille_detail(look: CarLook, ya: float, y: float, z: float, side: float, bot
 
 @compiled
 def badge(look: CarLook, y: float, up: float) -> Surface:
-    """A maker's sign about (0, 0)."""
+    """Return the surface of a maker's badge about (0, 0)."""
     kind, reach = look.badge, math.hypot(y, up)
     if kind < 0.5 and reach < 0.055:
         return (CHROME, 0.65, 0.65, 0.66, 0.0) if reach > 0.040 or abs(y) < 0.008 else (MATTE, 0.02, 0.02, 0.02, 0.0)
@@ -171,7 +175,7 @@ def badge(look: CarLook, y: float, up: float) -> Surface:
 
 @compiled
 def rear_face(look: CarLook, x: float, ya: float, y: float, z: float, nx: float) -> Surface:
-    """The rear below the glass; NOTHING where the paint shows."""
+    """Return the surface of the rear below the glass; NOTHING where the paint is visible."""
     half = 0.5 * look.length
     on_face = nx < -0.35
     tall = look.tail_high - look.tail_low
@@ -199,7 +203,7 @@ def rear_face(look: CarLook, x: float, ya: float, y: float, z: float, nx: float)
 
 @compiled
 def bus_engine(look: CarLook, ya: float, z: float) -> Surface:
-    """The hatch over a bus's engine: slats low down, a seam about it."""
+    """Return the surface of the engine hatch of a bus: slats, and a seam around them."""
     middle = look.clearance + 0.45 * (look.deck_z - look.clearance)
     if ya < 0.66 * look.half_width and abs(z - middle) < 0.22 * (look.deck_z - look.clearance):
         t = z / 0.06
@@ -212,7 +216,7 @@ def bus_engine(look: CarLook, ya: float, z: float) -> Surface:
 
 @compiled
 def rear_panels(look: CarLook, ya: float, y: float, z: float) -> Surface:
-    """Tailgate or doors with handle, letters and badge; bumper with reflectors and exhausts."""
+    """Return the surface of the tailgate or doors with handle, letters and badge, or of the bumper below."""
     bumper = look.clearance + 0.40 * (look.deck_z - look.clearance)
     if ya < 0.30 and abs(z - look.plate_rear) < 0.085:
         return (MATTE, 0.035, 0.035, 0.035, 0.0)

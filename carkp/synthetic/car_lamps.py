@@ -1,4 +1,4 @@
-"""Headlamps and tail lamps. u runs from a lamp's inner to its outer end, v from its lower to its upper edge, 0 to 1."""
+"""Headlamps and tail lamps. u goes from a lamp's inner to its outer end, v from its lower to its upper edge, 0 to 1."""
 
 import math
 
@@ -21,12 +21,12 @@ from carkp.synthetic.surfaces import CHROME, LENS, MATTE, NOTHING, Surface
 
 _BODY: Surface = (NOTHING, 0.0, 0.0, 0.0, 0.0)
 BEAM = 14.0
-"""Own light of a headlamp's bulb, as a multiple of its colour."""
+"""Light emitted by a headlamp's bulb, as a multiple of its colour."""
 
 
 @compiled
 def head_lamp(look: CarLook, u: float, v: float, wide: float, tall: float) -> Surface:
-    """A lamp ``wide`` times ``tall`` metres; NOTHING where the paint shows round it."""
+    """Return the surface of a lamp, ``wide`` times ``tall`` metres; NOTHING where the paint around it is visible."""
     kind, lit = look.lamp_kind, look.headlights
     if kind == ROUND_LAMP:
         return round_head_lamp(lit, (u - 0.5) * wide, (v - 0.5) * tall, 0.5 * min(tall, wide))
@@ -50,7 +50,7 @@ def head_lamp(look: CarLook, u: float, v: float, wide: float, tall: float) -> Su
 
 @compiled
 def lamp_bowls(look: CarLook, u: float, v: float, wide: float, tall: float) -> Surface:
-    """Two bulbs side by side in bright bowls or behind small projector lenses."""
+    """Return the surface of two bulbs side by side, in bright bowls or behind small projector lenses."""
     kind, lit = look.lamp_kind, look.headlights
     centre = 0.33 if u < 0.53 else 0.72
     radius = min(0.42 * tall, 0.19 * wide)
@@ -84,7 +84,7 @@ def round_head_lamp(lit: float, across: float, up: float, radius: float) -> Surf
 
 @compiled
 def tail_lamp(look: CarLook, u: float, v: float, wide: float, tall: float) -> Surface:
-    """A lamp ``wide`` times ``tall`` metres; NOTHING where the paint shows round it."""
+    """Return the surface of a lamp, ``wide`` times ``tall`` metres; NOTHING where the paint around it is visible."""
     kind = look.tail_kind
     border = min(min(u, 1.0 - u) * wide, min(v, 1.0 - v) * tall)
     red = 0.9 * look.tails_lit + 7.0 * look.brakes
@@ -119,7 +119,7 @@ def tail_lamp(look: CarLook, u: float, v: float, wide: float, tall: float) -> Su
 
 @compiled
 def clear_tail_lamp(look: CarLook, u: float, v: float, wide: float, tall: float, red: float) -> Surface:
-    """Red rounds in a bright bowl, a white one between them."""
+    """Return the surface of a lamp with red round lights in a bright bowl, which has a reversing light below."""
     if min(wide, tall) < 0.5 * max(wide, tall):
         place = 2.0 * (u if wide > tall else v)
         across = place - math.floor(min(place, 1.99)) - 0.5
@@ -134,7 +134,7 @@ def clear_tail_lamp(look: CarLook, u: float, v: float, wide: float, tall: float,
 
 @compiled
 def round_tail_lamps(look: CarLook, u: float, v: float, wide: float, tall: float, red: float) -> Surface:
-    """Two rounds, side by side or one above the other."""
+    """Return the surface of two round lights, side by side or one above the other."""
     flat = wide > tall
     place = 2.0 * (u if flat else v)
     number = math.floor(min(place, 1.99))

@@ -1,4 +1,4 @@
-"""What a car looks like beyond its shape: colours, lamps, grille, glass, livery, cargo; as numbers for the shader."""
+"""The look of a car other than its shape, as numbers for the shader: colours, lamps, grille, glass, livery, cargo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_CARGO, BOX, CURTAIN, TANK, BED = 0.0, 1.0, 2.0, 3.0, 4.0
 
 
 class CarLook(NamedTuple):
-    """What the car's shader must know beside the mesh: metres in the car's own axes, linear colours, 0/1 switches."""
+    """Input of the car's shader in addition to the mesh: metres in the car's own axes, linear colours, 0/1 switches."""
 
     red: float
     green: float
@@ -124,12 +124,12 @@ _RECORD = np.dtype([(name, np.float64) for name in CarLook._fields])
 
 
 def look_table(look: CarLook) -> Sequence[CarLook]:
-    """``look`` as the one row of a table: kernels hand a row on by its address, a tuple number by number."""
+    """Return ``look`` as a table with one row: kernels pass a row by its address, but a tuple number by number."""
     return cast(Sequence[CarLook], np.array([tuple(look)], _RECORD))
 
 
 def draw_look(m: CarMeasures, paint: Paint, rng: np.random.Generator, has_faces: bool, is_night: bool) -> CarLook:
-    """Lights, grille, windows, trim and dirt for a car of these measures."""
+    """Draw lights, grille, windows, trim and dirt for a car with these measures."""
     half = m.width / 2
     doors = _door_lines(m, rng)
     return CarLook(
@@ -236,7 +236,7 @@ def _pick(rng: np.random.Generator, shares: dict[float, float]) -> float:
 
 
 def _bright(rng: np.random.Generator) -> tuple[float, float, float]:
-    """A livery's colour: often white or a saturated one."""
+    """Draw the colour of a livery: white or a saturated one."""
     if rng.uniform() < 0.3:
         return (0.7, 0.7, 0.68)
     low, high = rng.uniform(0.01, 0.06), rng.uniform(0.15, 0.55)

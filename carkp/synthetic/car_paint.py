@@ -1,4 +1,4 @@
-"""The car's surface, decided per pixel from car coordinates, so that lines stay crisp at any size."""
+"""The car's surface, computed per pixel from car coordinates, so that lines stay sharp at any size."""
 
 import math
 
@@ -24,7 +24,7 @@ from carkp.synthetic.surfaces import CHROME, GLASS, LENS, MATTE, PAINT, Surface
 def car_surface(
     look: CarLook, material: int, x: float, y: float, z: float, at: tuple[float, float, float, float], n: Rgb
 ) -> Surface:
-    """Surface at (x, y, z) in car coordinates; ``at`` are the mesh's attributes there, n its normal."""
+    """Return the surface at (x, y, z) in car coordinates; ``at``: the mesh's attributes there, n: its normal."""
     a, b, c, d = at
     if material == WHEEL:
         return wheel_surface(look, a, b, c, d)
@@ -73,7 +73,7 @@ def rear_of(look: CarLook, x: float, y: float, z: float, nx: float) -> Surface:
 
 @compiled
 def trim_surface(look: CarLook, kind: float, y: float) -> Surface:
-    """Mirrors, rails, a taxi's sign."""
+    """Return the surface of mirrors, rails, or the sign of a taxi."""
     if kind > 1.5:
         letter = abs(y) < 0.2 and hash_unit(math.floor(y * 22.0), 4, int(look.seed)) > 0.5
         return (MATTE, 0.02, 0.02, 0.02, 0.0) if letter else (MATTE, 0.72, 0.60, 0.12, 0.5)
@@ -100,7 +100,7 @@ def wheel_surface(look: CarLook, ex: float, ez: float, rho: float, outer: float)
 
 @compiled
 def paint_at(look: CarLook, z: float, x: float, y: float) -> Surface:
-    """Paint, dusty towards the sills."""
+    """Return the paint, with dust towards the sills."""
     if look.livery != NO_LIVERY:
         return livery_paint(look, x, y, z)
     dust = look.dirt * 0.5 * ramp(0.75, 0.2, z) * (0.6 + 0.4 * value_noise(x * 5.0, z * 7.0 + y, 3))
@@ -117,7 +117,7 @@ def seam(distance: float) -> bool:
 
 @compiled
 def side_surface(look: CarLook, a: float, x: float, y: float, z: float, below_belt: float) -> Surface:
-    """The flank under the belt line: doors, handles, sills, arches."""
+    """Return the surface of the side below the belt line: doors, handles, sills, arches."""
     if truck_side(look, x, z):
         return (MATTE, 0.018, 0.018, 0.020, 0.0)
     arch = look.arch
@@ -151,7 +151,7 @@ def side_surface(look: CarLook, a: float, x: float, y: float, z: float, below_be
 
 @compiled
 def cabin_surface(look: CarLook, x: float, y: float, z: float, above_belt: float, below_edge: float) -> Surface:
-    """Greenhouse: side windows and the pillars between them."""
+    """Return the surface of the greenhouse: side windows and the pillars between them."""
     glass = above_belt > 0.015 and below_edge > 0.045
     if x > look.roof_front_x:
         glass = glass and below_edge > 0.11 and x < look.cowl_x - 0.28
@@ -178,7 +178,7 @@ def cabin_surface(look: CarLook, x: float, y: float, z: float, above_belt: float
 
 @compiled
 def top_surface(look: CarLook, a: float, x: float, y: float, z: float) -> Surface:
-    """Bonnet, windscreen, roof, rear glass, deck or bed."""
+    """Return the surface of the top: bonnet, windscreen, roof, rear glass, deck or bed."""
     if look.roof_front_x + 0.02 < x < look.cowl_x:
         if x > look.cowl_x - 0.035:
             return (MATTE, 0.012, 0.012, 0.012, 0.0)
@@ -209,7 +209,7 @@ def top_surface(look: CarLook, a: float, x: float, y: float, z: float) -> Surfac
 
 @compiled
 def windscreen(look: CarLook, y: float, t: float) -> Surface:
-    """Glass with wipers and a mirror; a bus's destination display. t: 0 at the base, 1 at the top."""
+    """Return the windscreen: glass with wipers and mirror, or a bus's display. t: 0 at the base, 1 at the top."""
     if look.faces > 0.5:
         if look.family == BUS:
             share = look.display / (look.height - look.cowl_z)
@@ -231,7 +231,7 @@ def windscreen(look: CarLook, y: float, t: float) -> Surface:
 
 @compiled
 def rear_glass(look: CarLook, y: float, t: float) -> Surface:
-    """Glass with a wiper, a third brake lamp, or the seam of two doors. t: 0 at the base, 1 at the top."""
+    """Return the rear glass with wiper, third brake lamp or seam of two doors. t: 0 at the base, 1 at the top."""
     if look.faces > 0.5:
         if look.third_brake > 0.5 and 0.86 < t < 0.925 and abs(y) < 0.17:
             return (LENS, 0.35, 0.01, 0.012, 6.0 * look.brakes)
@@ -246,7 +246,7 @@ def rear_glass(look: CarLook, y: float, t: float) -> Surface:
 
 @compiled
 def front_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: float) -> Surface:
-    """Headlights, grille, intake, plate; finish -1 where the body shows."""
+    """Return the surface of headlights, grille, intake, plate; finish -1 where the body is visible."""
     half = 0.5 * look.length
     on_face = nx > 0.35
     slant = 0.35 * (look.light_high - z)
@@ -275,7 +275,7 @@ def front_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: fl
 
 @compiled
 def headlight(look: CarLook, ya: float, z: float, x: float) -> Surface:
-    """A clear lens over a bright reflector, with an amber corner on some cars."""
+    """Return a clear lens over a bright reflector, with an amber corner on some cars."""
     middle_z = 0.5 * (look.light_low + look.light_high)
     tall = look.light_high - look.light_low
     if min(z - look.light_low, look.light_high - z) < 0.012:
@@ -310,7 +310,7 @@ def grille(look: CarLook, ya: float, y: float, z: float) -> Surface:
 
 @compiled
 def rear_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: float) -> Surface:
-    """Tail lights, plate, bumper, boot lines; finish -1 where the body shows."""
+    """Return the surface of tail lights, plate, bumper, boot lines; finish -1 where the body is visible."""
     half = 0.5 * look.length
     on_face = nx < -0.35
     tall = look.tail_high - look.tail_low
@@ -339,7 +339,7 @@ def rear_surface(look: CarLook, x: float, ya: float, y: float, z: float, nx: flo
 
 @compiled
 def tail_light(look: CarLook, ya: float, z: float) -> Surface:
-    """Red lens, a white reversing lamp in it."""
+    """Return a red lens with a white reversing lamp in it."""
     t = (z - look.tail_low) / (look.tail_high - look.tail_low)
     if t < 0.05 or t > 0.95:
         return (MATTE, 0.05, 0.005, 0.005, 0.0)

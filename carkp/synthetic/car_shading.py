@@ -1,4 +1,4 @@
-"""Light on cars: clear-coated paint, glass with a cabin behind it, lamps, chrome."""
+"""Lighting of cars: clear-coated paint, glass with a cabin behind it, lamps, chrome."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ def shade_car(
     window: Window, lens: Lens, light: Light, looks: Sequence[CarLook], place: tuple[float, float, float, float],
     static: ShadowMap, moving: ShadowMap, mesh: Mesh, canvas: Canvas, own: int,
 ) -> None:  # fmt: skip
-    """Colour the pixels that car number ``own`` shows. looks: one row, of :func:`look_table`.
-    place: x, y, cosine and sine of the heading; the mesh is in the
-    car's own axes. Of a block of 2x2 pixels inside the car, two on a diagonal are shaded.
+    """Colour the pixels of the car with number ``own``.
+
+    looks: the table with one row of :func:`look_table`. place: x, y, cosine and sine of the heading; the mesh is in the
+    car's own axes. In a block of 2x2 pixels inside the car, only the two on a diagonal are shaded; the others get their
+    mean.
     """
     owner, picture, look = canvas.owner, canvas.picture, looks[0]
     for i in range(window[0], window[2], 2):
@@ -58,7 +60,7 @@ def car_light(
     bary = weights(mesh, k, x, y, z)
     n, a = normal_at(mesh, k, bary), attributes_at(mesh, k, bary)
     surface = car_surface(look, mesh.materials[k], x, y, z, a, n)
-    lift = 1.5 / moving.scale  # off the surface by more than a texel, or it shades itself
+    lift = 1.5 / moving.scale  # more than a texel off the surface; otherwise the surface would shade itself
     off_x, off_y = x + lift * n[0], y + lift * n[1]
     at = (px + off_x * pc - off_y * ps, py + off_x * ps + off_y * pc, z + lift * n[2])
     lit = sunlit(moving, at[0], at[1], at[2], 0.06) * sunlit(static, at[0], at[1], at[2], 0.15)
@@ -71,7 +73,10 @@ def finish(
     light: Light, look: CarLook, surface: tuple[int, float, float, float, float], p: Rgb, n: Rgb, d: Rgb,
     lit: float, pc: float, ps: float,
 ) -> Rgb:  # fmt: skip
-    """Radiance of a car's surface point; p, n, d in the car's axes, turned to the world by (pc, ps) for the sky."""
+    """Return the radiance of a point on a car; p, n and d are in the car's axes.
+
+    (pc, ps), cosine and sine of the heading, turn directions to the world for the sky.
+    """
     kind, r, g, b, glow = surface
     length = math.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) + 1e-9
     nx, ny, nz = n[0] / length, n[1] / length, n[2] / length
@@ -88,7 +93,7 @@ def finish(
         b * (ab * open_sky + facing * light.sun_blue),
     )
     if glow > 0.0:
-        if glow < 0.3:  # what old lamps seem to shine of themselves is daylight
+        if glow < 0.3:  # such a weak glow is daylight in the lens, not light of the lamp
             glow *= min(light.horizon_green, 1.0)
         r0, g0, b0 = r0 + r * glow, g0 + g * glow, b0 + b * glow
     base = (r0, g0, b0)
@@ -108,7 +113,7 @@ def coat(
     light: Light, metallic: float, kind: int, tint: Rgb, base: Rgb, mirrored: Rgb,
     glint: float, lit: float, cosine: float, dull: float,
 ) -> Rgb:  # fmt: skip
-    """``base`` under a clear surface, or a metal. glint: cosine between the mirrored ray and the sun."""
+    """Return ``base`` under a clear coat, or a metal. glint: cosine between the mirrored ray and the sun."""
     sharp = 12.0 * glint**250 * lit if glint > 0.97 else 0.0
     sr, sg, sb = light.sun_red, light.sun_green, light.sun_blue
     er, eg, eb = mirrored
@@ -133,7 +138,7 @@ def coat(
 
 @compiled
 def dim_cabin(light: Light, look: CarLook, p: Rgb, d: Rgb, behind: Rgb) -> Rgb:
-    """What a window shows: a dim cabin with seats, and daylight through the windows on the other side."""
+    """Return the view through a window: a dim cabin, and daylight through the windows on the other side."""
     clear = (1.0 - look.tint) ** 1.5
     dim = 0.05 * clear + 0.008
     r, g, b = (

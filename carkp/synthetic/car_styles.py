@@ -1,4 +1,4 @@
-"""What cars exist: the range of every style's measures, and the paints."""
+"""The styles of cars with the ranges of their measures, and the paints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Style:
-    """Ranges that a car of this style is drawn from, in metres; x runs forward, from the middle of the car."""
+    """Ranges from which the measures of a car of this style are drawn, in metres; x points forward from its middle."""
 
     length: Range
     width: Range
@@ -22,20 +22,20 @@ class Style:
     rear_overhang: Range
     nose: Range  # height of the bonnet's front edge
     cowl: Range  # height of the windscreen's base
-    cowl_back: Range  # windscreen's base behind the front axle
+    cowl_back: Range  # distance of the windscreen's base behind the front axle
     screen_run: Range  # horizontal extent of the windscreen
     rear_run: Range  # horizontal extent of the rear glass
     deck_run: Range  # boot lid, or bed
     deck: Range  # height of the rear glass's base
-    tumblehome: Range  # how far the cabin leans in, as a slope
+    tumblehome: Range  # inward lean of the cabin, as a slope
     rear_pillar: Range  # thickness of the pillar beside the rear glass
-    roof_fall: Range  # the roof's rear edge below its top
+    roof_fall: Range  # depth of the roof's rear edge below its top
     doors: int = 4
     has_bed: bool = False
-    glass_sides: int = 3  # windows a side; cargo vans have 1
+    glass_sides: int = 3  # windows per side; cargo vans have 1
     family: str = "car"  # car, suv, pickup, van, bus or truck
     least_bonnet: float = 0.25
-    cargo: str = ""  # what stands behind a lorry's cab: box, tank or bed
+    cargo: str = ""  # part behind a lorry's cab: box, tank or bed
     cargo_height: Range = (0.0, 0.0)
 
 
@@ -211,7 +211,7 @@ PLAIN_SHARES = {
     "pickup": 0.09,
     "van": 0.07,
 }
-"""How often each style drives by without the ingredient ``vehicles``; the few buses are not labelled then."""
+"""Frequency of each style without the ingredient ``vehicles``; the few buses are not labelled then."""
 STYLE_SHARES = {
     "sedan": 0.20,
     "hatchback": 0.115,
@@ -238,15 +238,15 @@ STYLE_SHARES = {
     "flatbed": 0.01,
     "tanker": 0.005,
 }
-"""How often each style drives by in training and validation scenes."""
+"""Frequency of each style in training and validation scenes."""
 UNSEEN_SHARES = {"coupe": 0.10}
-"""Coupes drive in the test scenes alone."""
+"""Frequency of styles that exist only in the test scenes."""
 TEST_STYLE_SHARES = {**STYLE_SHARES, **UNSEEN_SHARES}
 
 
 @dataclass(frozen=True)
 class Paint:
-    """name; linear RGB reflectance; share of metal flakes (0..1); how common it is."""
+    """A paint: name; linear RGB reflectance; share of metal flakes (0..1); frequency."""
 
     name: str
     colour: tuple[float, float, float]
@@ -275,12 +275,12 @@ TEST_PAINTS: tuple[Paint, ...] = (
     Paint("orange", (0.60, 0.15, 0.015), 0.1, 0.05),
     Paint("teal", (0.02, 0.22, 0.22), 0.3, 0.05),
 )
-"""Orange and teal are seen in the test scenes alone."""
+"""Paints of the test scenes; orange and teal exist only there."""
 
 
 @dataclass(frozen=True)
 class CarMeasures:
-    """One car's own measures, in metres; x forward from the middle, z up from the ground."""
+    """The measures of one car, in metres; x points forward from the middle, z up from the ground."""
 
     style: str
     length: float
@@ -301,27 +301,27 @@ class CarMeasures:
     rear_pillar: float
     roof_fall: float
     belt_rise: float
-    bow: float  # how far nose and tail curve back towards the corners
+    bow: float  # distance by which nose and tail curve back towards the corners
     has_bed: bool
     doors: int
     glass_sides: int
     family: str = "car"
     cargo: str = ""
-    cargo_high: float = 0.0  # height of what stands behind a lorry's cab
-    cargo_half: float = 0.0  # half its width
+    cargo_high: float = 0.0  # height of the part behind a lorry's cab
+    cargo_half: float = 0.0  # half the width of this part
 
     @property
     def top(self) -> float:
-        """The highest point."""
+        """Height of the highest point."""
         return max(self.height, self.cargo_high)
 
 
 _CARGO_VANS = {"van": 0.5, "van_small": 0.4, "van_tall": 0.8}
-"""How often a van has no windows behind its doors."""
+"""Probability that a van has no windows behind its doors."""
 
 
 def draw_measures(name: str, rng: np.random.Generator) -> CarMeasures:
-    """One car of a style. Size-like measures share one draw, so that long cars are wide ones too."""
+    """Draw one car of a style. Measures of size share one random number, so that long cars are also wide."""
     style = STYLES[name]
     size = rng.uniform()
 
@@ -370,7 +370,7 @@ def draw_measures(name: str, rng: np.random.Generator) -> CarMeasures:
 
 
 def draw_paint(paints: tuple[Paint, ...], rng: np.random.Generator) -> Paint:
-    """A common or rare paint, its shade a little off the catalogue's."""
+    """Draw a paint by its frequency, with a shade a little different from the catalogue's."""
     shares = np.array([paint.share for paint in paints])
     paint = paints[int(rng.choice(len(paints), p=shares / shares.sum()))]
     tone = rng.uniform(0.75, 1.3)

@@ -1,4 +1,4 @@
-"""Flanks and tails of buses and lorries: windows, doors, liveries, displays, cargo."""
+"""Sides and tails of buses and lorries: windows, doors, liveries, displays, cargo."""
 
 import math
 
@@ -10,7 +10,7 @@ from carkp.synthetic.surfaces import CHROME, GLASS, MATTE, PAINT, Surface
 
 @compiled
 def livery_paint(look: CarLook, x: float, y: float, z: float) -> Surface:
-    """The body's paint or the livery's second colour."""
+    """Return the body's paint or the livery's second colour."""
     kind = look.livery
     second = False
     if kind == LOW_BAND:
@@ -38,7 +38,7 @@ def livery_paint(look: CarLook, x: float, y: float, z: float) -> Surface:
 
 @compiled
 def writing(look: CarLook, along: float, up: float, tall: float) -> bool:
-    """Whether (along, up) lies on one of some broad letters, ``tall`` metres high, about height 0."""
+    """Return whether (along, up) is on one of some broad letters, ``tall`` metres high, centred at height 0."""
     if abs(up) > 0.5 * tall:
         return False
     cell = along / (0.7 * tall) + 300.0
@@ -52,7 +52,7 @@ def writing(look: CarLook, along: float, up: float, tall: float) -> bool:
 
 @compiled
 def in_door(look: CarLook, x: float, y: float) -> float:
-    """How far (x, y) lies within a bus's door, in metres; negative outside."""
+    """Return the distance of (x, y) inside a bus's door from its edge, in metres; negative outside."""
     if y * look.kerb < 0.0:
         return -1.0
     front = 0.5 * look.length - 0.85
@@ -65,7 +65,7 @@ def in_door(look: CarLook, x: float, y: float) -> float:
 
 @compiled
 def bus_side(look: CarLook, a: float, x: float, y: float, z: float) -> Surface:
-    """Below and beside the windows: doors of glass, hatches, the livery."""
+    """Return the surface of a bus below and beside its windows: glass doors, hatches, livery."""
     near = min(math.hypot(x - look.axle_front, z - look.wheel_z), math.hypot(x - look.axle_rear, z - look.wheel_z))
     if near < look.arch + 0.02 or z < look.clearance + 0.04:
         return (MATTE, 0.025, 0.025, 0.025, 0.0)
@@ -89,7 +89,7 @@ def door_glass(look: CarLook, x: float, door: float, z: float) -> Surface:
 
 @compiled
 def bus_window(look: CarLook, x: float, y: float, z: float, above_belt: float, below_edge: float) -> Surface:
-    """The row of side windows and what frames it."""
+    """Return the surface of the row of side windows and its frames."""
     door = in_door(look, x, y)
     if door > 0.0 and below_edge > 0.30:
         return door_glass(look, x, door, z)
@@ -107,7 +107,7 @@ def bus_window(look: CarLook, x: float, y: float, z: float, above_belt: float, b
 
 @compiled
 def bus_display(look: CarLook, y: float, up: float) -> Surface:
-    """Lit letters on black; ``up`` runs from 0 to 1 over the display's height."""
+    """Return lit letters on black; ``up`` goes from 0 to 1 over the height of the display."""
     if 0.2 < up < 0.8 and abs(y) < 0.62 * look.half_width:
         cell = y / 0.16 + 100.0
         number = math.floor(cell)
@@ -120,7 +120,7 @@ def bus_display(look: CarLook, y: float, up: float) -> Surface:
 
 @compiled
 def bus_back(look: CarLook, y: float, z: float) -> Surface:
-    """The tail over the engine: a window or none, a route number, the livery."""
+    """Return the tail above the engine: a window if there is one, a route number, the livery."""
     ya, tall = abs(y), look.height - look.deck_z
     t = (z - look.deck_z) / tall
     if look.rear_window > 0.5 and 0.12 < t < 0.78 and ya < 0.80 * look.half_width:
@@ -136,7 +136,7 @@ def bus_back(look: CarLook, y: float, z: float) -> Surface:
 
 @compiled
 def cargo_surface(look: CarLook, x: float, y: float, z: float, n: tuple[float, float, float]) -> Surface:
-    """A lorry's box, curtain, tank or bed."""
+    """Return the surface of a lorry's box, curtain, tank or bed."""
     red, green, blue = look.cargo_red, look.cargo_green, look.cargo_blue
     kind = look.cargo_kind
     if n[2] < -0.6:
@@ -173,7 +173,7 @@ def cargo_surface(look: CarLook, x: float, y: float, z: float, n: tuple[float, f
 
 @compiled
 def cargo_doors(look: CarLook, y: float, z: float) -> Surface:
-    """A box's tail: two doors with lock rods, or a shutter of slats; marker lamps in its corners."""
+    """Return the tail of a box: two doors with lock rods, or a shutter of slats; marker lamps in the corners."""
     ya, rim = abs(y), look.cargo_high - z
     if rim < 0.09 and look.cargo_half - ya < 0.35 and rim > 0.03 and look.cargo_half - ya > 0.12:
         return (PAINT, 0.38, 0.01, 0.012, 0.8 * look.tails_lit + 2.0 * look.brakes)
@@ -198,5 +198,5 @@ def cargo_doors(look: CarLook, y: float, z: float) -> Surface:
 
 @compiled
 def truck_side(look: CarLook, x: float, z: float) -> bool:
-    """Whether a lorry's flank is its chassis there: behind the cab, under the cargo."""
+    """Return whether a point on a lorry's side is on the chassis: behind the cab, under the cargo."""
     return look.cargo_kind > 0.5 and x < look.rear_base_x + 0.02 and z < look.cargo_low + 0.05

@@ -1,4 +1,4 @@
-"""One frame: cars and people drawn into a camera's backdrop, and the truth about every car."""
+"""One frame: cars and people drawn into a camera's backdrop, and the ground truth of every car."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CarTruth:
-    """points: (12, 2), as labels have them; is_visible, is_inside: (12,). box is cut by the frame.
+    """The ground truth of a car.
 
-    The sides of the box are sides of pixels: it holds the columns from ``left`` up to, and without, ``right``.
+    points: (12, 2) in label coordinates; is_visible, is_inside: (12,). box is cut at the frame.
+
+    The sides of the box are edges of pixels: it contains the columns from ``left`` up to, but without, ``right``.
     """
 
     style: str
@@ -54,7 +56,7 @@ class CarTruth:
 
 @dataclass(frozen=True)
 class Frame:
-    """linear: (H, W, 3) light."""
+    """A drawn frame. linear: (H, W, 3) light."""
 
     linear: Floats
     cars: list[CarTruth]
@@ -62,7 +64,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One thing drawn alone: its window of the supersampled picture, nearness and triangles in it."""
+    """One object drawn alone: its window in the supersampled picture, and nearness and triangles in the window."""
 
     window: Window
     nearness: Floats
@@ -70,17 +72,17 @@ class _Layer:
 
 
 class FramePainter:
-    """Draws frames of one view, keeping the buffers between them."""
+    """Draws frames of one view; the buffers are reused for all frames."""
 
     def __init__(self, view: View) -> None:
         self.view = view
         owner = empty_owner(view.camera.size)
-        picture = np.empty_like(view.sun)  # valid only where a frame's things or their shadows are drawn
+        picture = np.empty_like(view.sun)  # valid only where a frame's objects or their shadows are drawn
         self._canvas = Canvas(picture, view.nearness.copy(), owner, np.empty_like(owner))
         self._lens = view.camera.lens(SUPERSAMPLING)
 
     def draw(self, actors: list[Actor], people: list[Mesh]) -> Frame:
-        """Cars in ``actors``, people given in world axes."""
+        """Draw the cars in ``actors``, and people, which are in world axes."""
         worlds = [placed(a.car.mesh, a.spot.x, a.spot.y, a.spot.heading) for a in actors] + people
         layers = [self._draw_alone(world, is_closed=k < len(actors)) for k, world in enumerate(worlds)]
         for own, layer in enumerate(layers):
@@ -107,7 +109,7 @@ class FramePainter:
         return _Layer(window, nearness, triangle)
 
     def _window(self, points: NDArray[np.floating], margin: float = 2.0) -> Window:
-        """Supersampled window around image points, cut by the frame, even numbered."""
+        """Return the supersampled window around image points, cut at the frame, with even numbers."""
         height, width = self.view.camera.size
         if len(points) == 0:
             return (0, 0, 0, 0)
@@ -132,7 +134,7 @@ class FramePainter:
         return shadow_map(everything.vertices, everything.faces, sun, everything.vertices, 1024)
 
     def _shadow_windows(self, actors: list[Actor], people: list[Mesh]) -> list[Window]:
-        """Windows around each thing's block, the ground beside it and its shadow."""
+        """Return for each object the window around its block, the ground beside it and its shadow."""
         blocks = []
         for actor in actors:
             m = actor.car.measures
@@ -143,13 +145,13 @@ class FramePainter:
         return [self._window(self._with_shadow(block), 4.0) for block in blocks]
 
     def _beam(self, actor: Actor) -> float:
-        """How much a car lights the road before it, as a multiple of the skylight; 0 by day."""
+        """Return the light of a car on the road in front of it, as a multiple of the skylight; 0 by day."""
         light = self.view.light
         is_lit = light.night > 0.5 and actor.car.look.headlights > 0.5
         return BEAM / light.horizon_green if is_lit else 0.0
 
     def _with_shadow(self, block: Array) -> Array:
-        """Image points of a block and of its shadow on the ground, as far as it lies before the camera."""
+        """Return the image points of a block and of its shadow on the ground, if they are in front of the camera."""
         light = self.view.light
         sun = np.array([light.sun_x, light.sun_y, light.sun_z])
         points = block
@@ -223,7 +225,7 @@ class FramePainter:
         )
 
     def _is_seen(self, points: Array, depth: Array) -> NDArray[np.bool_]:
-        """Whether nothing is drawn before each point; the tolerance covers a slanted surface within a pixel."""
+        """Return whether each point is not hidden; the tolerance covers a slanted surface within a pixel."""
         height, width = self._canvas.nearness.shape
         row = np.clip((points[:, 1] * SUPERSAMPLING).astype(int), 0, height - 1)
         column = np.clip((points[:, 0] * SUPERSAMPLING).astype(int), 0, width - 1)
@@ -232,7 +234,7 @@ class FramePainter:
 
 
 def placed_points(actor: Actor) -> Array:
-    """Keypoints (12, 3) in the world."""
+    """Return the keypoints (12, 3) in world axes."""
     c, s = math.cos(actor.spot.heading), math.sin(actor.spot.heading)
     turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
     return np.asarray(actor.car.keypoints @ turn.T + np.array([actor.spot.x, actor.spot.y, 0.0]))
@@ -247,7 +249,7 @@ def _area(window: Window) -> int:
 
 
 def _merged(windows: list[Window]) -> list[Window]:
-    """Windows that hold all of ``windows``, joined where that saves drawing their common part twice."""
+    """Return windows that cover all of ``windows``; windows are joined if this reduces the area to draw."""
     found: list[Window] = []
     for window in sorted(windows, key=_area, reverse=True):
         joined = [_around(window, other) for other in found]
@@ -261,7 +263,7 @@ def _merged(windows: list[Window]) -> list[Window]:
 
 
 def _around(a: Window, b: Window) -> Window:
-    """The least window that holds both; an empty one counts for nothing."""
+    """Return the smallest window around both; an empty window is ignored."""
     if a[0] >= a[2] or a[1] >= a[3]:
         return b
     if b[0] >= b[2] or b[1] >= b[3]:

@@ -1,4 +1,4 @@
-"""Write a set of generated street pictures in CarFusion's raw layout."""
+"""Generation of a set of street pictures in CarFusion's raw layout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from carkp.synthetic.scene import View, draw_view
 from carkp.synthetic.traffic import Fleet, draw_cars, draw_people
 
 GENERATOR_VERSION = 4
-"""Raise it whenever the same spec would give other pictures or labels."""
+"""Version of the generator. Raise it whenever the same spec would give other pictures or labels."""
 
 _MARKER = "synthetic.json"
 _CARS_A_CAMERA = 60
@@ -36,8 +36,10 @@ _MAX_OCCLUDED, _MAX_TRUNCATED, _MAX_TRUNCATED_CLOSE_UP = 0.65, 0.6, 0.85
 
 @dataclass(frozen=True)
 class SyntheticSpec:
-    """How many labelled cars to draw, in frames of which size, and what beyond plain cars by daylight
-    (:data:`carkp.synthetic.ingredients.INGREDIENTS`). The validation scene is car_craig2.
+    """The number of labelled cars to draw, the frame size, and the ingredients.
+
+    Ingredients add to plain cars by daylight (:data:`carkp.synthetic.ingredients.INGREDIENTS`). The validation scene is
+    car_craig2.
     """
 
     num_train_cars: int
@@ -66,10 +68,10 @@ class _Camera:
 
 
 def picture_set(spec: SyntheticSpec) -> PictureSet[_Camera]:
-    """The set that ``spec`` describes; its pictures depend on ``spec`` alone, not on who draws them.
+    """Return the set that ``spec`` describes; its pictures depend only on ``spec``, not on the machine.
 
     Raises:
-        ValueError: a number in ``spec`` makes no sense.
+        ValueError: a value in ``spec`` is invalid.
     """
     _check(spec)
     return PictureSet(
@@ -87,8 +89,8 @@ def generate(out_dir: Path, spec: SyntheticSpec, num_workers: int, show_progress
     """Draw the set that ``spec`` describes into ``out_dir``; see :meth:`PictureSet.generate`.
 
     Raises:
-        FileExistsError, OSError: as there.
-        ValueError: a number in ``spec`` makes no sense.
+        FileExistsError, OSError: as :meth:`PictureSet.generate`.
+        ValueError: a value in ``spec`` is invalid.
     """
     picture_set(spec).generate(out_dir, num_workers, show_progress)
 
@@ -109,7 +111,7 @@ def _identity(spec: SyntheticSpec) -> dict[str, object]:
 
 
 def _plan(spec: SyntheticSpec) -> list[_Camera]:
-    """Every camera; the cars of a group are spread evenly over its scenes and their cameras."""
+    """Return every camera; the cars of a group are spread evenly over its scenes and their cameras."""
     groups = (
         (spec.num_train_cars, [scene for scene in TRAIN_SCENES if scene != VAL_SCENE]),
         (spec.num_val_cars, [VAL_SCENE]),
@@ -127,12 +129,12 @@ def _plan(spec: SyntheticSpec) -> list[_Camera]:
 
 
 def _shares(total: int, parts: int) -> list[int]:
-    """``total`` in ``parts`` whole numbers as equal as can be."""
+    """Split ``total`` into ``parts`` integers that are as equal as possible."""
     return [total // parts + (k < total % parts) for k in range(parts)] if parts else []
 
 
 def compile_kernels() -> None:
-    """Fill numba's cache, so that the workers of a pool load the kernels instead of each compiling them."""
+    """Fill numba's cache, so that workers load the kernels instead of compiling them again."""
     rng = np.random.default_rng(0)
     view = draw_view("clear", (96, 160), rng)
     cars = draw_cars(view, Fleet(STYLE_SHARES, PAINTS), 1, rng)
@@ -141,7 +143,7 @@ def compile_kernels() -> None:
 
 
 def draw_camera(root: Path, camera: _Camera) -> Drawn:
-    """Draw and write frames of one camera below ``root`` until its cars are labelled."""
+    """Draw and write frames of one camera below ``root`` until there are enough labelled cars."""
     cv2.setNumThreads(1)
     truth: list[str] = []
     num_cars, num_frames, attempt = 0, 0, 0
@@ -164,7 +166,7 @@ def draw_camera(root: Path, camera: _Camera) -> Drawn:
 
 
 def _open_view(camera: _Camera, key: tuple[int, int, int]) -> tuple[View, int]:
-    """The view, and the seed of what its camera does to every frame alike."""
+    """Return the view, and the seed for the effects of its camera that are equal in all frames."""
     rng = np.random.default_rng(np.random.SeedSequence(camera.seed, spawn_key=key))
     shares = CONDITION_SHARES if camera.ingredients.light else PLAIN_CONDITION_SHARES
     if camera.scene in TEST_SCENES:
@@ -174,7 +176,7 @@ def _open_view(camera: _Camera, key: tuple[int, int, int]) -> tuple[View, int]:
 
 
 def _spread(shares: dict[str, float], start: int, position: int) -> str:
-    """An item for each position of a sequence, such that also short sequences keep the shares."""
+    """Return the item at a position of a sequence in which even short sections keep the shares."""
     golden = 0.5 * (math.sqrt(5.0) - 1.0)
     at = (golden * position + 0.37 * start) % 1.0 * sum(shares.values())
     for name, end in zip(shares, accumulate(shares.values()), strict=True):
@@ -186,7 +188,7 @@ def _spread(shares: dict[str, float], start: int, position: int) -> str:
 def _draw_frame(
     camera: _Camera, painter: FramePainter, camera_seed: int, rng: np.random.Generator, limit: int
 ) -> tuple[list[CarTruth], np.ndarray, Development]:
-    """The labelled cars of a new frame, its picture and how it was taken."""
+    """Draw a new frame; return its labelled cars, its picture and the settings of the photograph."""
     is_test = camera.scene in TEST_SCENES
     parts = camera.ingredients
     styles = STYLE_SHARES if parts.vehicles else PLAIN_SHARES
@@ -199,9 +201,9 @@ def _draw_frame(
 
 
 def is_labelled(car: CarTruth, image_size: tuple[int, int], has_close_ups: bool = True) -> bool:
-    """Whether a person could still label the car: big enough, and enough of it in sight.
+    """Return whether a person could label the car: it is big enough, and enough of it is visible.
 
-    Of a big one that the frame cuts a wheel and a light are enough, where there are close-ups.
+    With close-ups, two visible keypoints are enough for a big car, and the frame may cut more of it.
     """
     smallest = _MIN_WIDTH * image_size[1]
     is_close = has_close_ups and car.box.width > _CLOSE_UP_WIDTH * image_size[1]

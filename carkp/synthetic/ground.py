@@ -1,4 +1,4 @@
-"""The ground: streets that meet at the origin, kerbs, pavements, markings, a car park; as a surface to shade."""
+"""The ground as a surface to shade: streets that meet at the origin, kerbs, pavements, markings, a car park."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from carkp.synthetic.lighting import Rgb
 from carkp.synthetic.noise import hash_unit, ramp, value_noise
 
 ARM_COS, ARM_SIN, ARM_HALF_WIDTH, ARM_LANES, ARM_PARKING, ARM_CLEAR = range(6)
-"""Columns of ``Ground.arms``: direction, half the carriageway, lanes a direction, width of the parking lane, and where
-the junction ends."""
+"""Columns of ``Ground.arms``: cosine and sine of the direction, half the width of the carriageway, lanes per direction,
+width of the parking lane, and the distance at which the junction ends."""
 
 
 class Ground(NamedTuple):
-    """arms: (A, 6) float64, streets that leave the origin. The car park is a rectangle; ``park_length`` 0: none."""
+    """The ground of a scene.
+
+    arms: (A, 6) float64, streets that start at the origin. The car park is a rectangle; ``park_length`` 0 means none.
+    """
 
     arms: NDArray[np.float64]
     pavement: float  # width
@@ -38,7 +41,7 @@ class Ground(NamedTuple):
 
 @compiled
 def road_distance(ground: Ground, x: float, y: float) -> float:
-    """Distance to the carriageway's edge, negative on it; corners are rounded."""
+    """Return the distance to the edge of the carriageway, negative on it; corners are rounded."""
     nearest = 1e9
     for k in range(len(ground.arms)):
         c, s, half = ground.arms[k, 0], ground.arms[k, 1], ground.arms[k, 2]
@@ -54,7 +57,7 @@ def road_distance(ground: Ground, x: float, y: float) -> float:
 
 @inlined
 def parking_lot(ground: Ground, x: float, y: float) -> tuple[float, float]:
-    """Position in the car park along and across it; far outside where there is none."""
+    """Return the position along and across the car park; far outside if there is no car park."""
     if ground.park_length <= 0.0:
         return (1e6, 1e6)
     dx, dy = x - ground.park_x, y - ground.park_y
@@ -63,7 +66,7 @@ def parking_lot(ground: Ground, x: float, y: float) -> tuple[float, float]:
 
 @inlined
 def ground_colour(ground: Ground, x: float, y: float, pixel: float) -> Rgb:
-    """Reflectance of the ground; detail smaller than ``pixel`` metres fades out."""
+    """Return the reflectance of the ground; details smaller than ``pixel`` metres fade out."""
     seed = int(ground.seed)
     fine = 1.0 / (1.0 + (pixel / 0.04) ** 2)
     grain = fine * (hash_unit(math.floor(x * 60.0), math.floor(y * 60.0), seed) - 0.5)
@@ -107,7 +110,7 @@ def road_colour(ground: Ground, x: float, y: float, pixel: float, grain: float, 
 
 @inlined
 def road_paint(ground: Ground, x: float, y: float) -> tuple[float, float]:
-    """White and yellow paint (1 or 0) at a point of the carriageway."""
+    """Return whether there is white and yellow paint (1 or 0) at a point of the carriageway."""
     for k in range(len(ground.arms)):
         arm = ground.arms[k]
         along, side = x * arm[0] + y * arm[1], y * arm[0] - x * arm[1]
@@ -135,7 +138,7 @@ def road_paint(ground: Ground, x: float, y: float) -> tuple[float, float]:
 
 @inlined
 def park_colour(ground: Ground, along: float, across: float, grain: float, coarse: float) -> Rgb:
-    """Stalls 2.7 m wide on both long sides of a lane."""
+    """Return the colour of the car park: stalls 2.7 m wide on both long sides of a lane."""
     t = along / 2.7
     on_line = abs(t - math.floor(t + 0.5)) < 0.02 and abs(across) > ground.park_depth - 5.2
     if on_line:
@@ -146,7 +149,7 @@ def park_colour(ground: Ground, along: float, across: float, grain: float, coars
 
 @inlined
 def paving_colour(ground: Ground, x: float, y: float, pixel: float, grain: float, coarse: float) -> Rgb:
-    """Concrete slabs with joints."""
+    """Return the colour of the pavement: concrete slabs with joints."""
     u, v = x / 1.5, y / 1.5
     fu, fv = u - math.floor(u), v - math.floor(v)
     slab = hash_unit(math.floor(u), math.floor(v), int(ground.seed) + 6)
@@ -158,7 +161,7 @@ def paving_colour(ground: Ground, x: float, y: float, pixel: float, grain: float
 
 @inlined
 def verge_colour(ground: Ground, x: float, y: float, grain: float, coarse: float) -> Rgb:
-    """Lawn or plaza behind the pavement."""
+    """Return the colour of the lawn or plaza behind the pavement."""
     if ground.verge > 0.5:
         tone = 0.9 * ground.paving * (1.0 + 0.3 * coarse + 0.3 * grain)
         return (tone, 0.93 * tone, 0.84 * tone)

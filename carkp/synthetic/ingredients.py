@@ -1,4 +1,4 @@
-"""What a generated set holds beyond plain cars by daylight; each can be left out, to measure its worth."""
+"""Ingredients of a generated set in addition to plain cars by daylight; each can be left out to measure its effect."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Ingredients:
-    """vehicles: buses, lorries, more vans, pickups, SUVs and taxis. faces: detailed fronts, rears and cabins.
+    """The ingredients of a set.
+
+    vehicles: buses, lorries, more vans, pickups, SUVs and taxis. faces: detailed fronts, rears and cabins.
     close_ups: cars that fill or leave the frame. occluders: people, posts and fences close by, queues of cars.
     light: night, fog, wet roads, hard shadows, glare. sensor: noise, blur, posterising, low resolution, heavy JPEG.
-    cameras: long lenses, low and high places.
+    cameras: long lenses, low and high positions.
     """
 
     vehicles: bool = True
@@ -24,10 +26,10 @@ class Ingredients:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Ingredients:
-        """Those named, and no others.
+        """Return only the named ingredients.
 
         Raises:
-            ValueError: there is no ingredient of a name.
+            ValueError: a name is not that of an ingredient.
         """
         wanted = set(names)
         unknown = wanted - set(INGREDIENTS)

@@ -1,4 +1,4 @@
-"""CarFusion's raw layout: its scenes, and the lines of its annotation files."""
+"""CarFusion's raw layout: scenes, and the lines of the annotation files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ VAL_SCENE = "car_craig2"
 VISIBLE_CODE, OCCLUDED_CODE = 1, 2
 
 _COMMA_SCENES = {"car_butler2", "car_craig2", "car_fifth2", "car_morewood2", "car_penn2"}
-"""Scenes whose boxes are spelled ``[x, y, h, w]``; the others say ``[x y w h]``."""
+"""Scenes in which boxes are written as ``[x, y, h, w]``; in the others they are ``[x y w h]``."""
 
 
 class Labelled(Protocol):
-    """What the files say of a car. points: (12, 2); is_visible, is_inside: (12,)."""
+    """The labels of a car in the files. points: (12, 2); is_visible, is_inside: (12,)."""
 
     @property
     def points(self) -> Array: ...
@@ -45,7 +45,7 @@ def split_of(scene: str) -> str:
 
 
 def keypoint_lines(car: Labelled, instance: int) -> list[str]:
-    """A line for each keypoint inside the frame."""
+    """Return a line for each keypoint inside the frame."""
     return [
         f"{car.points[k, 0]:.2f},{car.points[k, 1]:.2f},{CARFUSION_IDS[k]},{instance},"
         f"{VISIBLE_CODE if car.is_visible[k] else OCCLUDED_CODE}"

@@ -1,4 +1,4 @@
-"""Sun and sky: what light a scene has, and how surfaces see it. Colours are linear radiance, sky about 1."""
+"""Sun and sky: the light of a scene, and the light that surfaces receive. Colours are linear radiance, sky about 1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Rgb = tuple[float, float, float]
 
 
 class Light(NamedTuple):
-    """sun_x..z points to the sun; sun_* is its irradiance over pi; zenith, horizon and ground are radiances."""
+    """The light of a scene.
+
+    sun_x..z points to the sun; sun_red.. is its irradiance divided by pi; zenith, horizon and ground are radiances.
+    """
 
     sun_x: float
     sun_y: float
@@ -35,12 +38,12 @@ class Light(NamedTuple):
     haze: float  # extinction per metre
     skyline: float  # height of the surroundings above the horizon, as a slope
     seed: float
-    night: float  # 1: lamps and windows are lit, and the sun stands for the street lamps
+    night: float  # 1: lamps and windows are lit, and the sun represents the street lamps
     wet: float  # 0 dry road .. 1 puddles
 
 
 class LightCondition(NamedTuple):
-    """Ranges that a condition's light is drawn from."""
+    """Ranges from which the light of a condition is drawn."""
 
     elevation: tuple[float, float]  # of the sun, degrees
     sun: tuple[float, float]
@@ -49,7 +52,7 @@ class LightCondition(NamedTuple):
     horizon: Rgb
     clouds: tuple[float, float]
     haze: tuple[float, float]
-    wet_share: float = 0.0  # how often the road is wet
+    wet_share: float = 0.0  # probability that the road is wet
 
 
 CONDITIONS: dict[str, LightCondition] = {
@@ -99,15 +102,15 @@ CONDITIONS: dict[str, LightCondition] = {
     ),
 }  # fmt: skip
 LIT_CONDITIONS = ("late_dusk", "night")
-"""Lamps and windows are lit."""
+"""Conditions in which lamps and windows are lit."""
 PLAIN_CONDITION_SHARES = {"clear": 0.42, "cloudy": 0.22, "overcast": 0.18, "hazy": 0.10, "dusk": 0.08}
-"""Without the ingredient ``light``."""
+"""Frequency of the conditions without the ingredient ``light``."""
 CONDITION_SHARES = {
     "clear": 0.26, "cloudy": 0.15, "overcast": 0.13, "hazy": 0.07, "dusk": 0.06, "hard": 0.10, "rainy": 0.06,
     "fog": 0.04, "late_dusk": 0.05, "night": 0.08,
 }  # fmt: skip
 UNSEEN_CONDITION_SHARES = {"low_sun": 0.25}
-"""A low, warm sun shines in the test scenes alone."""
+"""Frequency of conditions that exist only in the test scenes: a low, warm sun."""
 
 
 def draw_light(name: str, rng: np.random.Generator) -> Light:
@@ -127,7 +130,7 @@ def draw_light(name: str, rng: np.random.Generator) -> Light:
 
 @inlined
 def smooth_sky(light: Light, dx: float, dy: float, dz: float) -> Rgb:
-    """Sky in a direction above the horizon with its clouds blurred, as paint mirrors it; the sun's disc left out."""
+    """Return the sky above the horizon with blurred clouds, as paint mirrors it, without the sun's disc."""
     t = max(dz, 0.0) ** 0.55
     white = 0.35 * light.clouds
     r = light.horizon_red + (light.zenith_red - light.horizon_red) * t
@@ -144,7 +147,7 @@ def smooth_sky(light: Light, dx: float, dy: float, dz: float) -> Rgb:
 
 @compiled
 def sky_radiance(light: Light, dx: float, dy: float, dz: float) -> Rgb:
-    """Sky in a direction above the horizon, clouds included, the sun's disc left out."""
+    """Return the sky in a direction above the horizon, with clouds, without the sun's disc."""
     r, g, b = smooth_sky(light, dx, dy, dz)
     if light.clouds > 0.02 and dz > 0.02:
         u, v, seed = dx / (dz + 0.15) * 1.6, dy / (dz + 0.15) * 1.6, int(light.seed)
@@ -161,7 +164,7 @@ def sky_radiance(light: Light, dx: float, dy: float, dz: float) -> Rgb:
 
 @inlined
 def surroundings(light: Light, dx: float, dy: float, dz: float) -> Rgb:
-    """What a mirror shows in a direction: ground, a skyline of buildings and trees, sky."""
+    """Return the light that a mirror shows in a direction: ground, a skyline of buildings and trees, sky."""
     if dz < 0.0:
         fade = 1.0 - 0.35 * ramp(0.0, 0.6, -dz)
         return (light.ground_red * fade, light.ground_green * fade, light.ground_blue * fade)
@@ -176,7 +179,7 @@ def surroundings(light: Light, dx: float, dy: float, dz: float) -> Rgb:
 
 @inlined
 def sky_light(light: Light, nz: float) -> Rgb:
-    """Irradiance over pi from sky and ground on a surface whose normal has this z."""
+    """Return the irradiance, divided by pi, from sky and ground on a surface whose normal has this z."""
     up = 0.5 + 0.5 * nz
     r = up * (0.55 * light.zenith_red + 0.45 * light.horizon_red) + (1.0 - up) * light.ground_red
     g = up * (0.55 * light.zenith_green + 0.45 * light.horizon_green) + (1.0 - up) * light.ground_green

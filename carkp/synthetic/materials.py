@@ -1,7 +1,7 @@
-"""Material ids that meshes carry and shaders read."""
+"""Material ids, which meshes contain and shaders read."""
 
 PLAIN = 0
-"""Attributes: red, green, blue, own light by night as a multiple of them where it is above 1."""
+"""Attributes: red, green, blue, and, if above 1, the light emitted at night as a multiple of this colour."""
 FACADE = 1
 """Attributes: metres along the wall, metres above ground, index of the building, height of the wall."""
 FOLIAGE = 2
@@ -19,4 +19,4 @@ CAR_TRIM = 8
 WIRE = 9
 """Like PLAIN, but too thin to cast a shadow. Attributes: red, green, blue, gloss."""
 CAR_CARGO = 10
-"""A lorry's box, tank or bed; the shader reads the position alone."""
+"""A lorry's box, tank or bed; the shader does not read the attributes, only position and normal."""

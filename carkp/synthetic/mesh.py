@@ -1,4 +1,4 @@
-"""Triangle meshes and the simple solids that scenes are built of. N vertices, M faces; metres, z up."""
+"""Triangle meshes, and simple solids from which scenes are built. N vertices, M faces; metres, z up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Colour = tuple[float, float, float]
 
 
 class Mesh(NamedTuple):
-    """Also what the kernels take.
+    """A triangle mesh, which is also the input of the kernels.
 
     vertices, normals: (N, 3); attributes: (N, 4), read by the material's shader; faces: (M, 3); materials: (M,).
     """
@@ -42,7 +42,7 @@ def join(meshes: Sequence[Mesh]) -> Mesh:
 
 
 def placed(mesh: Mesh, x: float, y: float, heading: float, z: float = 0.0) -> Mesh:
-    """``mesh`` turned by ``heading`` (radians, about z) and then moved."""
+    """Return ``mesh`` turned by ``heading`` (radians, about z) and then moved."""
     turn = turn_about_z(heading)
     offset = np.array([x, y, z], np.float32)
     return Mesh(mesh.vertices @ turn.T + offset, mesh.normals @ turn.T, mesh.attributes, mesh.faces, mesh.materials)
@@ -54,7 +54,7 @@ def turn_about_z(heading: float) -> Floats:
 
 
 def mirrored(mesh: Mesh) -> Mesh:
-    """``mesh`` with y negated, faces wound the other way."""
+    """Return ``mesh`` with y negated and the vertex order of the faces reversed."""
     flip = np.array([1, -1, 1], np.float32)
     faces = np.ascontiguousarray(mesh.faces[:, ::-1])
     return Mesh(mesh.vertices * flip, mesh.normals * flip, mesh.attributes, faces, mesh.materials)
@@ -62,7 +62,7 @@ def mirrored(mesh: Mesh) -> Mesh:
 
 @compiled
 def smooth_normals(vertices: Floats, faces: Ints) -> Floats:
-    """Vertex normals: the area-weighted mean of the adjoining faces' normals."""
+    """Return vertex normals: the area-weighted mean of the normals of adjacent faces."""
     normals = np.zeros((len(vertices), 3), np.float32)
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -86,7 +86,7 @@ def unit(vectors: NDArray[np.floating]) -> Floats:
 
 
 def grid_faces(num_rows: int, num_columns: int) -> Ints:
-    """Two triangles a cell of a row-major grid of vertices."""
+    """Return two triangles for each cell of a row-major grid of vertices."""
     index = np.arange(num_rows * num_columns, dtype=np.int32).reshape(num_rows, num_columns)
     a, b, c, d = index[:-1, :-1].ravel(), index[:-1, 1:].ravel(), index[1:, :-1].ravel(), index[1:, 1:].ravel()
     return np.concatenate([np.stack([a, b, c], 1), np.stack([b, d, c], 1)]).astype(np.int32)
@@ -97,7 +97,7 @@ def constant(values: Sequence[float], count: int) -> Floats:
 
 
 def plain(vertices: NDArray[np.floating], faces: Ints, colour: Colour, gloss: float = 0.0) -> Mesh:
-    """A smooth mesh in one colour."""
+    """Build a smooth mesh in one colour."""
     points = vertices.astype(np.float32)
     attributes = constant([*colour, gloss], len(points))
     return Mesh(points, smooth_normals(points, faces), attributes, faces, np.full(len(faces), PLAIN, np.int32))
@@ -109,7 +109,7 @@ _BOX_SIDES = np.array(
 
 
 def box(size: Sequence[float], centre: Sequence[float], colour: Colour, gloss: float = 0.0) -> Mesh:
-    """An upright box with flat faces."""
+    """Build an upright box with flat faces."""
     bits = np.array([[(i >> k) & 1 for k in range(3)] for i in range(8)], np.float32)
     corners = (bits - 0.5) * np.asarray(size, np.float32) + np.asarray(centre, np.float32)
     vertices = corners[_BOX_SIDES].reshape(24, 3)
@@ -121,12 +121,12 @@ def box(size: Sequence[float], centre: Sequence[float], colour: Colour, gloss: f
 def tube(
     start: Sequence[float], end: Sequence[float], radii: tuple[float, float], colour: Colour, sides: int = 8
 ) -> Mesh:
-    """A (tapered) cylinder without lids between two points."""
+    """Build a (tapered) cylinder without lids between two points."""
     return tubes(np.array([[*start, *end, *radii]]), colour, sides)
 
 
 def tubes(segments: NDArray[np.floating], colour: Colour, sides: int, material: int = PLAIN) -> Mesh:
-    """Cylinders without lids. segments: (S, 8): start, end, radii at both."""
+    """Build cylinders without lids. segments: (S, 8): start, end, radii at both."""
     start, end, radii = segments[:, None, :3], segments[:, None, 3:6], segments[:, 6:]
     axis = unit(end - start)
     across = unit(np.cross(axis, np.where(np.abs(axis[..., 2:]) < 0.9, [0.0, 0.0, 1.0], [1.0, 0.0, 0.0])))

@@ -7,7 +7,7 @@ from carkp.synthetic._jit import compiled, inlined
 
 @inlined
 def hash_unit(i: int, j: int, seed: int) -> float:
-    """A value in [0, 1) that depends on the lattice point and the seed alone."""
+    """Return a value in [0, 1) that depends only on the lattice point and the seed."""
     h = (i * 374761393 + j * 668265263 + seed * 144269501) & 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
     h = ((h ^ (h >> 15)) * 40503177) & 0xFFFFFFFF
@@ -17,7 +17,7 @@ def hash_unit(i: int, j: int, seed: int) -> float:
 
 @compiled
 def value_noise(x: float, y: float, seed: int) -> float:
-    """Smooth noise in [0, 1) with features one unit wide."""
+    """Return smooth noise in [0, 1) with features one unit wide."""
     i, j = math.floor(x), math.floor(y)
     fx, fy = x - i, y - j
     fx, fy = fx * fx * (3.0 - 2.0 * fx), fy * fy * (3.0 - 2.0 * fy)
@@ -28,6 +28,6 @@ def value_noise(x: float, y: float, seed: int) -> float:
 
 @inlined
 def ramp(low: float, high: float, x: float) -> float:
-    """Smoothstep: 0 below ``low``, 1 above ``high``."""
+    """Return the smoothstep function: 0 below ``low``, 1 above ``high``."""
     t = min(max((x - low) / (high - low), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)

@@ -1,4 +1,4 @@
-"""The z-buffer rasteriser, and shadow maps made with it. Buffers hold nearness: 1 / depth, 0 infinitely far."""
+"""The z-buffer rasteriser, and shadow maps made with it. Buffers hold nearness: 1 / depth, or 0 if infinitely far."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _fill(
     nearness: Floats, triangle: Ints, index: int,
     u0: float, v0: float, q0: float, u1: float, v1: float, q1: float, u2: float, v2: float, q2: float,
 ) -> None:  # fmt: skip
-    """Draw one triangle whose nearness q is linear over the picture; pixel centres lie at halves."""
+    """Draw one triangle whose nearness q is linear over the picture; pixel centres are at half-integers."""
     height, width = nearness.shape
     left, right = max(math.ceil(min(u0, u1, u2) - 0.5), 0), min(math.floor(max(u0, u1, u2) + 0.5), width)
     upper, lower = max(math.ceil(min(v0, v1, v2) - 0.5), 0), min(math.floor(max(v0, v1, v2) + 0.5), height)
@@ -54,7 +54,7 @@ def draw_seen(
 ) -> None:  # fmt: skip
     """Draw triangles given in camera axes (N, 3): right, down, depth.
 
-    Those of a closed mesh, counter-clockwise seen from outside, are left out where they show their back.
+    Triangles of a closed mesh, which are counter-clockwise seen from outside, are left out if they face away.
     """
     count = len(view)
     screen = np.empty((count, 3), np.float32)
@@ -89,7 +89,7 @@ def _fill_cut(
     nearness: Floats,
     triangle: Ints,
 ) -> None:
-    """Draw what lies beyond ``NEAR`` of a triangle that crosses it."""
+    """Draw the part beyond ``NEAR`` of a triangle that crosses this depth."""
     cut = np.empty((4, 3), np.float32)
     count = 0
     for k in range(3):
@@ -128,7 +128,10 @@ def draw_parallel(points: Floats, faces: Ints, nearness: Floats, triangle: Ints)
 
 
 class ShadowMap(NamedTuple):
-    """Nearness to the sun over a plane across its rays: texel (row, column) = (v . p - origin_v, ...) * scale."""
+    """Nearness to the sun over a plane perpendicular to its rays.
+
+    Texel (row, column) of a point p = (v . p - origin_v, u . p - origin_u) * scale.
+    """
 
     nearness: Floats
     ux: float
@@ -148,7 +151,7 @@ class ShadowMap(NamedTuple):
 def shadow_map(
     vertices: Floats, faces: Ints, sun: tuple[float, float, float], within: NDArray[np.floating], size: int
 ) -> ShadowMap:
-    """The map, ``size`` texels wide, of the part of the plane that holds the points ``within`` (N, 3)."""
+    """Return the shadow map, ``size`` texels wide, of the part of the plane around the points ``within`` (N, 3)."""
     toward = np.asarray(sun) / np.linalg.norm(sun)
     u = np.cross([0.0, 0.0, 1.0], toward)
     u = u / np.linalg.norm(u) if np.linalg.norm(u) > 1e-6 else np.array([1.0, 0.0, 0.0])
@@ -165,7 +168,7 @@ def shadow_map(
 
 @inlined
 def sunlit(shadow: ShadowMap, x: float, y: float, z: float, bias: float) -> float:
-    """Share of sun (0..1) that reaches a point: four texels, blended."""
+    """Return the share of sun (0..1) that reaches a point, interpolated between four texels."""
     size = shadow.nearness.shape[0]
     u = (shadow.ux * x + shadow.uy * y + shadow.uz * z - shadow.origin_u) * shadow.scale - 0.5
     v = (shadow.vx * x + shadow.vy * y + shadow.vz * z - shadow.origin_v) * shadow.scale - 0.5

@@ -1,4 +1,4 @@
-"""A standing camera at a crossing: its backdrop, drawn once, and the places where cars can be seen from it."""
+"""A fixed camera at a street: its backdrop, which is drawn once, and the places where it can see cars."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SUPERSAMPLING = 2
 NOMINAL = (4.6, 1.8, 1.5)
 _NUM_SPOTS = 420
 _SKETCH = 4
-"""The first look at a view is this many times smaller than the picture."""
+"""Reduction of the sketch that tests a view, relative to the picture."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """An upright box in the picture, in pixels; may reach beyond the frame."""
+    """An upright box in the picture, in pixels; it may extend beyond the frame."""
 
     left: float
     top: float
@@ -57,7 +57,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A spot as the camera sees it, for a car of ordinary size."""
+    """A spot seen by the camera, for a car of normal size."""
 
     spot: Spot
     box: Box
@@ -69,7 +69,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class View:
-    """A camera's backdrop. Pictures are linear light, supersampled but for ``small``."""
+    """A camera's backdrop. Pictures are linear light, supersampled except for ``small``."""
 
     camera: Camera
     light: Light
@@ -89,18 +89,21 @@ def frame_box(size: tuple[int, int]) -> Box:
 
 
 def relative_heading(camera: Camera, spot: Spot) -> float:
-    """Degrees in [0, 360) between the line of sight and the car's heading: 0 drives away, 90 drives left, 180 comes."""
+    """Return the angle in degrees, [0, 360), between the line of sight and the car's heading.
+
+    At 0 the car drives away from the camera, at 90 to the left, at 180 towards the camera.
+    """
     sight = math.atan2(spot.y - camera.position[1], spot.x - camera.position[0])
     return math.degrees(spot.heading - sight) % 360.0
 
 
 def heading_octant(degrees: float) -> int:
-    """0..7, each 45 degrees wide and centred on a multiple of 45."""
+    """Return the octant 0..7 of an angle; each is 45 degrees wide and centred on a multiple of 45."""
     return math.floor(degrees / 45.0 + 0.5) % 8
 
 
 def draw_view(condition: str, size: tuple[int, int], rng: np.random.Generator, ingredients: Ingredients = ALL) -> View:
-    """A street and a camera that sees many spots there, drawn anew until it does."""
+    """Draw a street and a camera, again and again until the camera sees enough spots for cars."""
     nearest = 1.8 if ingredients.close_ups else 3.5
     while True:
         ground = draw_ground(rng)
@@ -121,11 +124,11 @@ def draw_view(condition: str, size: tuple[int, int], rng: np.random.Generator, i
 
 
 _CLOSE_VIEWS = 0.25
-"""How often a camera stands close to the cars."""
+"""Probability that a camera is close to the cars."""
 
 
 def _draw_lens(is_close: bool, is_varied: bool, rng: np.random.Generator) -> tuple[float, float]:
-    """Horizontal field of view in radians, and the distance to the middle of what is seen, in metres."""
+    """Draw the horizontal field of view in radians, and the distance to the middle of the view in metres."""
     low, high = (16.0, 40.0) if is_varied and rng.uniform() < 0.4 else (30.0, 80.0)
     field = math.radians(math.exp(rng.uniform(math.log(low), math.log(high))))
     focal = 640.0 / math.tan(field / 2)
@@ -142,7 +145,7 @@ def _draw_height(is_varied: bool, rng: np.random.Generator) -> float:
 def _draw_camera(
     ground: Ground, size: tuple[int, int], rng: np.random.Generator, is_close: bool, is_varied: bool
 ) -> Camera | None:
-    """On a pavement, in the car park or, seldom, in the road; None where the place is built upon."""
+    """Draw a camera on a pavement, in the car park or sometimes on the road; None if the position is none of these."""
     field, distance = _draw_lens(is_close, is_varied, rng)
     in_lot = ground.park_length > 0 and rng.uniform() < 0.35
     middle = np.array([ground.park_x, ground.park_y]) if in_lot else np.zeros(2)
@@ -162,7 +165,7 @@ def _draw_camera(
 
 
 def car_corners(spot: Spot, measures: tuple[float, float, float]) -> Array:
-    """The eight corners (8, 3) of a car's block, length x width x height, in the world."""
+    """Return the eight corners (8, 3) of a car's block, length x width x height, in world axes."""
     bits = np.array([[(i >> k) & 1 for k in range(3)] for i in range(8)], float) - np.array([0.5, 0.5, 0.0])
     return np.asarray(bits * np.array(measures) @ turn_about_z(spot.heading).T + np.array([spot.x, spot.y, 0.0]))
 
@@ -173,12 +176,12 @@ def outline_box(points: NDArray[np.floating]) -> Box:
 
 
 def _is_open(nearness: Floats) -> bool:
-    """Whether nothing close by fills much of the picture."""
+    """Return whether close objects fill only a small part of the picture."""
     return bool((nearness > 1 / 4.0).mean() < 0.06 and (nearness > 1 / 9.0).mean() < 0.22)
 
 
 def _visible_spots(camera: Camera, nearness: Floats, spots: list[Spot], nearest: float) -> list[Candidate]:
-    """The spots in the frame, big enough and not hidden by what stands about."""
+    """Return the spots in the frame that are far enough away and not hidden by the backdrop."""
     seen = []
     for spot in spots:
         corners = car_corners(spot, NOMINAL)
@@ -195,7 +198,7 @@ def _visible_spots(camera: Camera, nearness: Floats, spots: list[Spot], nearest:
 
 
 def _sketch(camera: Camera, backdrop: Mesh) -> Floats:
-    """Nearness of the backdrop without the ground, at a fraction of the frame's size."""
+    """Draw the nearness of the backdrop without the ground, at a fraction of the frame's size."""
     height, width = camera.size[0] // _SKETCH, camera.size[1] // _SKETCH
     nearness, triangle = np.zeros((height, width), np.float32), np.zeros((height, width), np.int32)
     view = camera.view(backdrop.vertices).astype(np.float32)
@@ -204,7 +207,7 @@ def _sketch(camera: Camera, backdrop: Mesh) -> Floats:
 
 
 def _open_share(nearness: Floats, box: Box, depth: float) -> float:
-    """Share of a box in which nothing stands nearer than ``depth``."""
+    """Return the share of a box in which nothing is nearer than ``depth``."""
     rows = slice(int(box.top) // _SKETCH, int(box.bottom) // _SKETCH + 1)
     columns = slice(int(box.left) // _SKETCH, int(box.right) // _SKETCH + 1)
     part = nearness[rows, columns]
@@ -212,7 +215,7 @@ def _open_share(nearness: Floats, box: Box, depth: float) -> float:
 
 
 def _is_busy(candidates: list[Candidate], is_close: bool) -> bool:
-    """Whether a view offers enough cars of labelled size, in several headings."""
+    """Return whether a view has enough spots for cars of labelled size, in several headings."""
     if is_close:
         good = [c for c in candidates if 0.12 < c.width < 0.9 and c.cut < 0.6]
         return len(good) >= 14 and len({c.octant for c in good}) >= 4
@@ -245,7 +248,7 @@ def _render_view(
 
 
 def _static_shadow(camera: Camera, light: Light, backdrop: Mesh) -> ShadowMap:
-    """What the backdrop shades in the part of the ground that the camera looks at."""
+    """Return the shadow map of the backdrop for the part of the ground that the camera looks at."""
     forward = camera.rotation[2, :2] / np.linalg.norm(camera.rotation[2, :2])
     drop = max(-camera.rotation[2, 2], 0.02)
     centre = camera.position[:2] + min(max(camera.position[2] / drop, 30.0), 60.0) * forward
@@ -258,7 +261,7 @@ def _static_shadow(camera: Camera, light: Light, backdrop: Mesh) -> ShadowMap:
 
 
 def reduce_picture(picture: Floats) -> Floats:
-    """Mean over blocks of supersampled pixels."""
+    """Return the mean over blocks of supersampled pixels."""
     small = np.empty((picture.shape[0] // SUPERSAMPLING, picture.shape[1] // SUPERSAMPLING, 3), np.float32)
     _average_blocks(picture, small)
     return small

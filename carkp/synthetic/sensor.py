@@ -1,5 +1,6 @@
-"""What poor cameras do beyond exposure: glare, defocus, coloured noise, few grey levels, few pixels, hard compression.
-None of it moves anything in the picture.
+"""Faults of poor cameras: glare, defocus, colour noise, few grey levels, low resolution, strong compression.
+
+None of them moves anything in the picture.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Sensor:
-    """What is done to the developed picture. 0 turns each of them off; ``scale`` 1 does."""
+    """Changes to the developed picture. Each is off at 0, ``scale`` at 1."""
 
     chroma_noise: float = 0.0  # grey levels
-    levels: int = 0  # that each channel is left with
-    scale: float = 1.0  # the picture is taken this much smaller, and enlarged
-    first_quality: int = 0  # of a JPEG before the last one
+    levels: int = 0  # number of levels left in each channel
+    scale: float = 1.0  # factor by which the picture is reduced before it is enlarged again
+    first_quality: int = 0  # quality of a JPEG compression before the last one
 
 
 PERFECT = Sensor()
 
 
 def draw_sensor(rng: np.random.Generator, camera: np.random.Generator) -> Sensor:
-    """``camera`` draws what stays the same for all frames of a camera."""
+    """Draw the faults of a sensor; ``camera`` draws values that are equal for all frames of a camera."""
     is_small, is_old, is_packed = camera.uniform() < 0.3, camera.uniform() < 0.06, camera.uniform() < 0.25
     chroma = camera.uniform(0, 1) ** 3 * 14.0
     scale = camera.uniform(0.3, 0.75) if is_small else 1.0
@@ -44,7 +45,7 @@ def draw_sensor(rng: np.random.Generator, camera: np.random.Generator) -> Sensor
 
 
 def degrade(picture: Bytes, sensor: Sensor, rng: np.random.Generator) -> Bytes:
-    """``picture`` (H, W, 3), BGR, as a camera with this sensor hands it out."""
+    """Return ``picture`` (H, W, 3), BGR, with the faults of this sensor."""
     height, width = picture.shape[:2]
     if sensor.scale < 1.0:
         small = (max(int(width * sensor.scale), 8), max(int(height * sensor.scale), 8))
@@ -62,7 +63,7 @@ def degrade(picture: Bytes, sensor: Sensor, rng: np.random.Generator) -> Bytes:
 
 
 def _with_chroma_noise(picture: Bytes, sigma: float, rng: np.random.Generator) -> Bytes:
-    """Blotches of colour a few pixels wide."""
+    """Add blotches of colour that are a few pixels wide."""
     height, width = picture.shape[:2]
     blotches = rng.standard_normal((height // 3 + 1, width // 3 + 1, 3), dtype=np.float32) * np.float32(sigma)
     noise = cv2.resize(blotches, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -70,7 +71,7 @@ def _with_chroma_noise(picture: Bytes, sigma: float, rng: np.random.Generator) -
 
 
 def _steps(levels: int) -> Bytes:
-    """(256,) table that leaves ``levels`` values."""
+    """Return a table (256,) that leaves only ``levels`` different values."""
     step = 255.0 / (levels - 1)
     return np.asarray(np.rint(np.rint(np.arange(256) / step) * step), np.uint8)
 
@@ -80,7 +81,7 @@ _BRIGHTEST = 14.0
 
 
 def with_glare(linear: Floats, exposure: float, strength: float) -> Floats:
-    """Light (H, W, 3) that spills from what is overexposed: a narrow and a wide halo, and a faint streak."""
+    """Add light that spills from overexposed places to ``linear`` (H, W, 3): narrow and wide halos, a faint streak."""
     height, width = linear.shape[:2]
     small = (width // _GLARE_SCALE, height // _GLARE_SCALE)
     mean = cv2.resize(linear, small, interpolation=cv2.INTER_AREA)
@@ -97,7 +98,7 @@ def with_glare(linear: Floats, exposure: float, strength: float) -> Floats:
 
 
 def disc_kernel(radius: float) -> Floats:
-    """What a point out of focus becomes: a disc with a soft rim, ``radius`` in pixels."""
+    """Return the kernel of a point out of focus: a disc with a soft rim, ``radius`` in pixels."""
     reach = math.ceil(radius) + 1
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     kernel = np.clip(radius + 0.5 - np.hypot(rows, columns), 0, 1).astype(np.float32)

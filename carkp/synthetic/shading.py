@@ -1,4 +1,4 @@
-"""Deferred shading: what every pixel of a drawn picture shows, light on people, and shadows on the backdrop."""
+"""Deferred shading: the surface at every pixel of a drawn picture, light on people, and shadows on the backdrop."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Window = tuple[int, int, int, int]
 
 
 BEAM = 0.7
-"""Light of headlamps on the road close to them."""
+"""Strength of the light of headlamps on the road close to them."""
 
 BEAM_REACH = 14.0
-"""How far headlamps light the road by night, in metres."""
+"""Distance up to which headlamps light the road at night, in metres."""
 
 
 class Canvas(NamedTuple):
-    """A supersampled picture (H, W, 3) in linear light, and what each pixel shows: (H, W) each."""
+    """A supersampled picture (H, W, 3) in linear light, and nearness, owner and triangle of each pixel, (H, W) each."""
 
     picture: Floats
     nearness: Floats
-    owner: Ints  # number of the moving thing, -1: backdrop
+    owner: Ints  # number of the moving object, -1: backdrop
     triangle: Ints
 
 
 @inlined
 def ray(lens: Lens, column: float, row: float) -> Rgb:
-    """Direction of a picture point, scaled to depth 1."""
+    """Return the direction of a picture point, scaled to depth 1."""
     a, b = (column - lens.centre_x) / lens.focal, (row - lens.centre_y) / lens.focal
     return (
         lens.rx * a + lens.dx * b + lens.fx,
@@ -48,7 +48,7 @@ def ray(lens: Lens, column: float, row: float) -> Rgb:
 
 @inlined
 def weights(mesh: Mesh, index: int, x: float, y: float, z: float) -> Rgb:
-    """Barycentric weights of a point on a triangle."""
+    """Return the barycentric weights of a point on a triangle."""
     a, b, c = mesh.faces[index, 0], mesh.faces[index, 1], mesh.faces[index, 2]
     points = mesh.vertices
     ax, ay, az = points[a, 0], points[a, 1], points[a, 2]
@@ -94,7 +94,7 @@ def attributes_at(mesh: Mesh, index: int, bary: Rgb) -> tuple[float, float, floa
 
 @inlined
 def put(picture: Floats, i: int, j: int, light: Light, colour: Rgb, distance: float) -> None:
-    """Write a colour, seen through the haze."""
+    """Write a colour as seen through the haze."""
     share = haze_share(light, distance)
     picture[i, j, 0] = colour[0] + (light.horizon_red - colour[0]) * share
     picture[i, j, 1] = colour[1] + (light.horizon_green - colour[1]) * share
@@ -105,7 +105,7 @@ def put(picture: Floats, i: int, j: int, light: Light, colour: Rgb, distance: fl
 def shade_plain(
     window: Window, lens: Lens, light: Light, static: ShadowMap, moving: ShadowMap, mesh: Mesh, canvas: Canvas, own: int
 ) -> None:
-    """Colour the pixels of a plainly coloured thing (a person) given in world axes."""
+    """Colour the pixels of an object with plain colours (a person) that is given in world axes."""
     for i in range(window[0], window[2]):
         for j in range(window[1], window[3]):
             if canvas.owner[i, j] != own:
@@ -130,9 +130,10 @@ def shade_plain(
 def relight(
     window: Window, lens: Lens, moving: ShadowMap, places: Array, ambient: Floats, sun: Floats, canvas: Canvas
 ) -> None:
-    """Cast the cars' shadows and beams on the backdrop. places: (cars, 7): x, y, cosine, sine, half length, half
-    width, strength of the beams as a multiple of the skylight.
-    A block of 2x2 pixels on one surface is looked up once.
+    """Cast the cars' shadows and beams on the backdrop.
+
+    places: (cars, 7): x, y, cosine, sine, half length, half width, strength of the beams as a multiple of the skylight.
+    The light of a block of 2x2 pixels on one surface is computed once.
     """
     for i in range(window[0], window[2], 2):
         for j in range(window[1], window[3], 2):
@@ -155,7 +156,7 @@ def relight(
 
 @inlined
 def received(lens: Lens, moving: ShadowMap, places: Array, q: float, column: float, row: float) -> tuple[float, float]:
-    """Shares of sun and of skylight that the cars leave to the backdrop at a picture point."""
+    """Return the shares of sun and of skylight that reach the backdrop past the cars at a picture point."""
     if q <= 0.0:
         return (1.0, 1.0)
     dx, dy, dz = ray(lens, column, row)
@@ -165,7 +166,7 @@ def received(lens: Lens, moving: ShadowMap, places: Array, q: float, column: flo
 
 @inlined
 def open_sky_at(places: Array, x: float, y: float) -> float:
-    """Share of skylight that the cars leave to a point of the ground."""
+    """Return the share of skylight that reaches a point of the ground past the cars, plus the light of beams."""
     share = 1.0
     for k in range(len(places)):
         ox, oy = x - places[k, 0], y - places[k, 1]
@@ -186,7 +187,7 @@ def open_sky_at(places: Array, x: float, y: float) -> float:
 
 @inlined
 def contact(gap: float) -> float:
-    """Share of skylight that reaches the ground ``gap`` metres outside (negative: under) a car's outline."""
+    """Return the share of skylight on the ground ``gap`` metres outside (negative: under) a car's outline."""
     if gap > 1.0:
         return 1.0
     if gap < -0.7:

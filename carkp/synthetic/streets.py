@@ -1,4 +1,4 @@
-"""Where streets run and where cars can be on them."""
+"""The layout of streets, and the places of cars on them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Spot:
     y: float
     heading: float
     steering: float = 0.0
-    room: float = 13.5  # the longest vehicle that fits
+    room: float = 13.5  # length of the longest vehicle that fits
 
 
 def draw_ground(rng: np.random.Generator) -> Ground:
-    """A crossing, a T-junction or a straight street; a car park beside some."""
+    """Draw a crossing, a T-junction or a straight street, sometimes with a car park beside it."""
     kind = rng.choice(["crossing", "junction", "straight"], p=[0.62, 0.23, 0.15])
     main = rng.uniform(0, 2 * math.pi)
     second = main + math.radians(rng.uniform(55, 125))
@@ -44,7 +44,7 @@ def draw_ground(rng: np.random.Generator) -> Ground:
 
 
 def _street_width(rng: np.random.Generator) -> tuple[float, float, float]:
-    """Half the carriageway, lanes a direction, width of the parking lane."""
+    """Draw half the width of the carriageway, the lanes per direction and the width of the parking lane."""
     lanes = int(rng.integers(1, 3))
     parking = 2.3 if rng.uniform() < 0.7 else 0.0
     return lanes * rng.uniform(3.1, 3.6) + parking, float(lanes), parking
@@ -53,7 +53,7 @@ def _street_width(rng: np.random.Generator) -> tuple[float, float, float]:
 def _car_park(
     headings: list[float], arms: np.ndarray, pavement: float, rng: np.random.Generator
 ) -> tuple[float, float, float, float, float, float]:
-    """Centre, axis, half length and half depth of a car park along the first street, in the block beside it."""
+    """Draw a car park beside the first street: centre, axis, half length and half depth."""
     heading, depth, length = headings[0], 8.4, rng.uniform(9, 14)
     side = 1.0 if rng.uniform() < 0.5 else -1.0
     along = arms[0, ARM_CLEAR] + 6 + length if arms[0, ARM_CLEAR] > 0 else rng.uniform(0, 10)
@@ -63,7 +63,7 @@ def _car_park(
 
 
 def draw_spots(ground: Ground, count: int, rng: np.random.Generator) -> list[Spot]:
-    """Random places where a car may drive, turn, wait or park."""
+    """Draw random places where a car may drive, turn, wait or park."""
     makers = [_driving, _turning, _parked, _stalled, _crossing_pavement]
     shares = [0.36, 0.24, 0.24, 0.12, 0.04]
     spots: list[Spot] = []
@@ -91,7 +91,7 @@ def _driving(ground: Ground, rng: np.random.Generator) -> Spot:
 
 
 def _turning(ground: Ground, rng: np.random.Generator) -> Spot | None:
-    """On a curve from one street into another."""
+    """Draw a place on a curve from one street into another."""
     if len(ground.arms) < 3:
         return None
     start, end = rng.choice(len(ground.arms), 2, replace=False)
@@ -122,7 +122,7 @@ def _parked(ground: Ground, rng: np.random.Generator) -> Spot | None:
 
 
 def _stalled(ground: Ground, rng: np.random.Generator) -> Spot | None:
-    """In a stall of the car park, nose in or tail in."""
+    """Draw a place in a stall of the car park, nose in or tail in."""
     if ground.park_length <= 0:
         return None
     stalls = int(ground.park_length / 2.7)
@@ -135,7 +135,7 @@ def _stalled(ground: Ground, rng: np.random.Generator) -> Spot | None:
 
 
 def _crossing_pavement(ground: Ground, rng: np.random.Generator) -> Spot:
-    """Nosing out of a drive."""
+    """Draw a place on the pavement, for a car that leaves a driveway."""
     arm = int(rng.integers(len(ground.arms)))
     row = ground.arms[arm]
     side = 1.0 if rng.uniform() < 0.5 else -1.0

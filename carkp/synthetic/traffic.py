@@ -1,4 +1,4 @@
-"""Which cars and people a frame shows, and where."""
+"""The cars and people in a frame, and their places."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from carkp.synthetic.scene import (
 from carkp.synthetic.streets import Spot
 
 _SMALLEST = 0.052
-"""Least width of a car's box, as a share of the frame's, at which it is placed to be labelled."""
+"""Smallest width of the box of a car that is placed to be labelled, as a share of the frame's width."""
 _LARGEST, _LARGEST_CLOSE_UP = 0.36, 0.75
 _CUT_SHARE, _CUT_SHARE_CLOSE_UP = 0.145, 0.26
-"""How often a car is placed across the frame's border."""
+"""Probability that a car is placed across the frame's border."""
 _QUEUE_SHARE = 0.20
-"""How often a car is placed next to another one."""
+"""Probability that a car is placed next to another one."""
 _CLOSE_SHARE = 0.25
-"""How often a close-up is asked for: a car wider than ``_LARGEST``."""
+"""Probability that a close-up is requested, which may be wider than ``_LARGEST``."""
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A car and where it is."""
+    """A car and its place."""
 
     car: Car
     spot: Spot
@@ -48,14 +48,14 @@ class Actor:
 
 @dataclass(frozen=True)
 class Fleet:
-    """What drives in a scene: styles with their shares, paints, what is drawn of them."""
+    """The cars of a scene: styles with their shares, paints, and ingredients."""
 
     styles: dict[str, float]
     paints: tuple[Paint, ...]
     ingredients: Ingredients = ALL
 
     def draw(self, spot: Spot, rng: np.random.Generator, is_night: bool = False) -> Car:
-        """A car that fits on ``spot``."""
+        """Draw a car that fits on ``spot``."""
         names = [name for name in self.styles if STYLES[name].length[1] <= spot.room]
         shares = np.array([self.styles[name] for name in names])
         style = str(rng.choice(names, p=shares / shares.sum()))
@@ -66,11 +66,11 @@ class Fleet:
 
 _UNLABELLED_BUSES = 0.02
 _TRAFFIC, _DENSE_TRAFFIC = (4, 8), (5, 10)
-"""Fewest cars of a frame, and one more than the most."""
+"""Smallest number of cars in a frame, and the largest number plus one."""
 
 
 def draw_cars(view: View, fleet: Fleet, limit: int, rng: np.random.Generator) -> list[Actor]:
-    """Up to ``limit`` cars big enough to be labelled, and some small ones far away."""
+    """Draw up to ``limit`` cars that are big enough to be labelled, and some small ones far away."""
     wanted = min(int(rng.integers(*(_DENSE_TRAFFIC if fleet.ingredients.occluders else _TRAFFIC))), limit)
     actors: list[Actor] = []
     chosen: list[_Taken] = []
@@ -92,7 +92,7 @@ def draw_cars(view: View, fleet: Fleet, limit: int, rng: np.random.Generator) ->
 
 @dataclass(frozen=True)
 class _Taken:
-    """A place with the size of the car on it."""
+    """An occupied place, with the size of its car."""
 
     spot: Spot
     box: Box
@@ -103,7 +103,7 @@ class _Taken:
 def _place(
     view: View, fleet: Fleet, candidate: Candidate, actors: list[Actor], chosen: list[_Taken], rng: np.random.Generator
 ) -> None:
-    """Put a car on a candidate's spot where there is room for it."""
+    """Put a car on a candidate's spot if there is room for it."""
     taken = _Taken(candidate.spot, candidate.box, candidate.distance, NOMINAL[0])
     if not _has_room(taken, chosen, rng):
         return
@@ -122,7 +122,7 @@ _LONG, _NEAREST_LONG = 5.9, 2.5
 
 
 def _propose(candidates: list[Candidate], has_close_ups: bool, rng: np.random.Generator) -> Candidate | None:
-    """A candidate of a random heading, so that all headings are equally common."""
+    """Return a candidate with a random heading, so that all headings are equally frequent."""
     is_cut = rng.uniform() < (_CUT_SHARE_CLOSE_UP if has_close_ups else _CUT_SHARE)
     low, high = (0.08, 0.80 if has_close_ups else 0.55) if is_cut else (-1.0, 0.01)
     smallest, largest = _SMALLEST, 1.25 * _LARGEST if is_cut else _LARGEST
@@ -138,7 +138,7 @@ def _propose(candidates: list[Candidate], has_close_ups: bool, rng: np.random.Ge
 
 
 def _has_room(candidate: _Taken, others: list[_Taken], rng: np.random.Generator) -> bool:
-    """Whether a car can stand there, and neither hides nor is hidden too much."""
+    """Return whether a car has room, and neither hides other cars nor is hidden too much."""
     patience = rng.uniform()
     for other in others:
         if _collide(candidate, other):
@@ -154,7 +154,7 @@ def _has_room(candidate: _Taken, others: list[_Taken], rng: np.random.Generator)
 
 
 def _collide(a: _Taken, b: _Taken) -> bool:
-    """Whether two cars' outlines, as rows of discs, overlap."""
+    """Return whether the outlines of two cars overlap; outlines are rows of discs."""
     p, q = a.spot, b.spot
     if math.hypot(p.x - q.x, p.y - q.y) > 0.5 * (a.length + b.length) + 1.9:
         return False
@@ -168,14 +168,14 @@ def _collide(a: _Taken, b: _Taken) -> bool:
 
 
 def _discs(length: float) -> list[float]:
-    """Places of discs along a car, about 1.65 m apart, the outer ones 0.65 m inside its ends."""
+    """Return the positions of discs along a car, about 1.65 m apart, the outer ones 0.65 m inside its ends."""
     reach = length / 2 - 0.65
     count = 2 * max(round(reach / 1.65), 1) + 1
     return [reach * (2 * k / (count - 1) - 1) for k in range(count)]
 
 
 def _neighbour(view: View, spot: Spot, rng: np.random.Generator) -> Candidate | None:
-    """A place right behind, before or beside a car that is there already; None off the road or out of sight."""
+    """Draw a place just behind, in front of or beside an existing car; None if off the road or out of sight."""
     c, s = math.cos(spot.heading), math.sin(spot.heading)
     along, across = rng.choice([-1, 1]) * rng.uniform(5.4, 7.0), rng.normal(0, 0.2)
     if rng.uniform() < 0.3:
@@ -195,7 +195,7 @@ def _neighbour(view: View, spot: Spot, rng: np.random.Generator) -> Candidate | 
 
 
 def draw_people(view: View, actors: list[Actor], has_occluders: bool, rng: np.random.Generator) -> list[Mesh]:
-    """A few walkers, some of them in front of a car; with occluders also close to the camera, and posts and fences."""
+    """Draw a few people in front of cars; with occluders also people close to the camera, posts and fences."""
     figures: list[Mesh] = []
     if not actors:
         return figures
@@ -209,7 +209,7 @@ def draw_people(view: View, actors: list[Actor], has_occluders: bool, rng: np.ra
 
 
 def _close_things(view: View, actors: list[Actor], rng: np.random.Generator) -> list[Mesh]:
-    """People and street furniture between the camera and a car, up to near the camera."""
+    """Draw people and street furniture between the camera and a car, some of them close to the camera."""
     found: list[Mesh] = []
     for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.45, 0.3, 0.15, 0.1]))):
         at = _before_a_car(view, actors, (0.3, 0.96), 0.7, rng)
@@ -229,14 +229,17 @@ _CLOSE_MAKERS = (post, post, bollards, bollards, fence, sign, bin_)
 def _before_a_car(
     view: View, actors: list[Actor], share: tuple[float, float], spread: float, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """A point on the line of sight to some car, about ``share`` of the way, and a little beside it."""
+    """Draw a point near the line of sight to some car, at about ``share`` of the distance."""
     spot, eye = actors[int(rng.integers(len(actors)))].spot, view.camera.position[:2]
     x, y = eye + rng.uniform(*share) * (np.array([spot.x, spot.y]) - eye) + rng.normal(0, spread, 2)
     return float(x), float(y)
 
 
 def _is_clear(view: View, actors: list[Actor], at: tuple[float, float], gap: float, nearest: float) -> bool:
-    """Whether a point lies off all cars by about ``gap`` metres from their middle lines, and off the camera."""
+    """Return whether a point is about ``gap`` metres away from the middle lines of all cars, and not too near.
+
+    ``nearest``: smallest distance from the camera in metres.
+    """
     for actor in actors:
         spot, reach = actor.spot, max(0.5 * actor.car.measures.length - 0.8, 0.0)
         dx, dy = at[0] - spot.x, at[1] - spot.y

@@ -1,4 +1,4 @@
-"""Checkpoints: written beside their final name and renamed, read with ``weights_only=True``."""
+"""Checkpoints: written to a temporary file that is then renamed, and read with ``weights_only=True``."""
 
 import hashlib
 import io
@@ -35,13 +35,13 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network and, in ``last.pt``, what training needs to go on.
+    """A network and, in ``last.pt``, the state from which training can resume.
 
     Attributes:
-        architecture: what ``carkp.model`` rebuilds the network from.
+        architecture: entries from which ``carkp.model`` builds the network again.
         weights: its state dict.
         config: the resolved configuration of the run as a nested mapping.
-        epoch: finished epochs.
+        epoch: number of finished epochs.
         training_state: optimiser, settings, random states and the best epoch; empty in ``best.pt``.
     """
 
@@ -53,7 +53,7 @@ class Checkpoint:
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes and values: the identity of a model, whatever file it lies in."""
+    """Return the SHA-256 of names, dtypes, shapes and values: it identifies a model independently of its file."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         array = value.detach().cpu().contiguous()
@@ -63,12 +63,12 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint; the file that was there stays whole until the new one is on the disk.
+    """Write a checkpoint; an existing file stays intact until the new one is on the disk.
 
     Raises:
-        CheckpointError: the disk does not take it.
+        CheckpointError: the file cannot be written.
     """
-    buffer = io.BytesIO()  # torch hides what its writer meets on a disk
+    buffer = io.BytesIO()  # torch's own writer hides the reason of a disk error
     torch.save({"format_version": FORMAT_VERSION, **vars(checkpoint)}, buffer)
     try:
         write_atomic(path, buffer.getvalue())
@@ -77,10 +77,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU; weights as they are shipped (:mod:`carkp.model.half_weights`) are one too.
+    """Read a checkpoint onto the CPU; shipped weights (:mod:`carkp.model.half_weights`) can be read too.
 
     Raises:
-        CheckpointError: no such file, a damaged or foreign one, or another format version.
+        CheckpointError: there is no such file, it is damaged or of another kind, or it has another format version.
     """
     if not path.is_file():
         kind = "a directory, no checkpoint: name the file in it" if path.is_dir() else "no such checkpoint"
@@ -106,11 +106,11 @@ def _load_half_weights(path: Path) -> Checkpoint:
 
 
 def _read(path: Path) -> object:
-    """What the file holds, after a look at the checksums, which ``torch.load`` leaves out."""
+    """Read the file after checking the checksums, which ``torch.load`` does not check."""
     try:
         check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file decides by its bytes what torch and zipfile raise
+    except Exception as error:  # torch and zipfile raise many kinds of errors for a file of another kind
         raise CheckpointError(f"{path}: not a readable checkpoint ({_describe_failed_read(error)})") from error
     if strange := strange_tensors(content):
         raise CheckpointError(f"{path}: not a readable checkpoint ({strange[0]})")
@@ -131,7 +131,7 @@ def _check_content(content: object, path: Path) -> dict[str, Any]:
 
 
 def _wrong_entries(content: Mapping[str, Any]) -> list[str]:
-    """What is not of the type that it must have."""
+    """Return a message for each entry with a wrong type."""
     wrong = [name for name, kind in _REQUIRED.items() if not isinstance(content[name], kind)]
     if not isinstance(content.get("training_state", {}), dict):
         wrong.append("training_state")
@@ -149,7 +149,7 @@ def _describe_failed_read(error: Exception) -> str:
     if isinstance(error, zipfile.BadZipFile):
         return f"it is damaged: {error}; copy it anew or take another one"
     first = (str(error).splitlines() or [""])[0] or type(error).__name__
-    if isinstance(error, pickle.UnpicklingError) or "weights_only" in first:  # torch advises to trust the file
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in first:  # torch's message suggests to trust it
         return "it is cut short, or another program wrote it, or it holds more than tensors and plain values"
     return f"it is cut short, or another program wrote it: {first}"
 
@@ -164,10 +164,11 @@ def _describe_failed_write(path: Path, error: OSError) -> str:
 
 
 def load_net(checkpoint: Checkpoint) -> PoseNet:
-    """The float network of a checkpoint in evaluation mode.
+    """Return the float network of a checkpoint in evaluation mode.
 
     Raises:
-        CheckpointError: weights and architecture do not fit, or the weights are no numbers.
+        CheckpointError: the checkpoint holds a calibrated network, weights and architecture do not fit, or weights are
+            NaN or infinite.
     """
     if "fake_quant" in checkpoint.architecture:
         raise CheckpointError("the checkpoint holds a calibrated network, here a float one is wanted (stage float)")

@@ -1,4 +1,4 @@
-"""Distillation: a trained teacher's heatmaps as a further target of the student."""
+"""Distillation: the heatmaps of a trained teacher are an additional target of the student."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ from carkp.training.evaluate import Batch
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    """A term of the loss: the student's heatmaps against the teacher's, on the same augmented images.
+    """A term of the loss that compares the student's heatmaps with the teacher's, on the same augmented images.
 
-    The teacher says something of every keypoint, also of those that nobody labelled.
+    The teacher gives targets for every keypoint, including those without a label.
 
     Attributes:
-        teacher: in evaluation mode, on the device that trains; its weights stay as they are.
-        codec: of both networks; weighs the cells as it does for labels.
-        weight: of the term beside that of the labels.
-        autocast_dtype: what the teacher computes in; None: full precision.
+        teacher: network in evaluation mode on the training device; its weights do not change.
+        codec: codec of both networks; gives the weights of the cells, as for labels.
+        weight: weight of this term relative to the loss of the labels.
+        autocast_dtype: dtype in which the teacher computes; None means full precision.
     """
 
     teacher: nn.Module
@@ -29,17 +29,17 @@ class Distillation:
     autocast_dtype: torch.dtype | None
 
     def __call__(self, batch: Batch, images: Tensor, heatmaps: Tensor, average: nn.Module) -> Tensor:
-        """``images`` (B, 3, H, W) and the student's ``heatmaps`` (B, K, h, w) -> a scalar."""
+        """Return the term, a scalar, for ``images`` (B, 3, H, W) and the student's ``heatmaps`` (B, K, h, w)."""
         del batch, average
         targets = frozen_heatmaps(self.teacher, images, self.autocast_dtype)
         return self.weight * weighted_heatmap_loss(heatmaps, targets, self.codec.weigh(targets))
 
 
 def frozen_heatmaps(net: nn.Module, images: Tensor, autocast_dtype: torch.dtype | None) -> Tensor:
-    """float32 heatmaps (B, K, h, w) of ``images`` (B, 3, H, W), as targets: no gradient reaches ``net``.
+    """Return float32 heatmaps (B, K, h, w) of ``images`` (B, 3, H, W) as targets, without a gradient to ``net``.
 
     Raises:
-        ValueError: ``net`` is in training mode: its batch norm would learn.
+        ValueError: ``net`` is in training mode, which would change its batch norm statistics.
     """
     if net.training:
         raise ValueError("a network that makes targets must be in evaluation mode")

@@ -1,4 +1,4 @@
-"""One or many training processes: torch's process group."""
+"""Training in one or several processes, with torch's process group."""
 
 import datetime
 import os
@@ -13,20 +13,21 @@ from torch import distributed as dist
 from torch import nn
 
 _TIMEOUT = datetime.timedelta(hours=12)
-"""Long, for the other ranks wait while rank 0 prepares a data set. ``limit_waiting`` shortens it for training."""
+"""It is long because the other ranks wait while rank 0 prepares a data set. ``limit_waiting`` shortens it for
+training."""
 
 _OF_CONNECTION = re.compile(r"gloo/|NCCL|Connection (closed|reset)|Timed out waiting|recvValue failed|Broken pipe")
 _MAX_REASON = 200
 
 _PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-"""Variables by which torchrun tells a process its place."""
+"""Environment variables by which torchrun tells a process its rank, its local rank and the number of processes."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ProcessContext:
-    """This process among its peers, and the device that it computes on."""
+    """The rank of this process, the number of processes, and the device that this process computes on."""
 
     rank: int
     world_size: int
@@ -37,16 +38,16 @@ class ProcessContext:
         return self.rank == 0
 
     def limit_waiting(self, seconds: float) -> None:
-        """From here on a rank that waits longer for another one ends with an error."""
+        """Set a timeout: from now on a rank that waits longer for another one fails with an error."""
         if self.world_size > 1:
             dist.set_timeout(datetime.timedelta(seconds=seconds))
 
     @contextmanager
     def naming_lost_peers(self) -> Iterator[None]:
-        """Within, errors of the connection to other ranks are named as such.
+        """Turn connection errors inside the ``with`` block into a clear ``ProcessError``.
 
         Raises:
-            ProcessError: another process, or the network, has died.
+            ProcessError: another process has died, or the network between the processes has failed.
         """
         try:
             yield
@@ -65,7 +66,7 @@ class ProcessContext:
             dist.barrier()
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's ``value`` on every rank."""
+        """Return rank 0's ``value`` on every rank."""
         if self.world_size == 1:
             return value
         box: list[Any] = [value]
@@ -73,13 +74,13 @@ class ProcessContext:
         return box[0]  # type: ignore[no-any-return]
 
     def synchronise_buffers(self, net: nn.Module) -> None:
-        """Rank 0's buffers on every rank: without synchronised batch norm each rank has statistics of its own."""
+        """Copy rank 0's buffers to every rank: without synchronised batch norm each rank has its own statistics."""
         if self.world_size > 1:
             for buffer in net.buffers():
                 dist.broadcast(buffer, src=0)
 
     def gather(self, value: T) -> list[T]:
-        """The ``value`` of every rank, in rank order, on every rank."""
+        """Return the ``value`` of every rank, in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
         box: list[Any] = [None] * self.world_size
@@ -88,25 +89,29 @@ class ProcessContext:
 
 
 def cpu_context() -> ProcessContext:
-    """One process on the CPU, whatever devices there are: for what runs in integers or counts values there."""
+    """Return the context of a single process on the CPU, even if there are other devices.
+
+    It serves computations that run on the CPU only, for example in integers.
+    """
     return ProcessContext(rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def training_device(local_rank: int = 0) -> torch.device:
-    """Where a process trains: its own CUDA device, or the CPU where there is none."""
+    """Return the device that a process trains on: its own CUDA device, or the CPU if there is none."""
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 class ProcessError(Exception):
-    """A process group that nobody makes, or that fell apart; the message says what to do."""
+    """A process group cannot be formed or has failed; the message says what to do."""
 
 
 @contextmanager
 def process_context() -> Iterator[ProcessContext]:
-    """Join the process group that torchrun announced, or stand alone; leave the group at the end.
+    """Join the process group of torchrun, or run as a single process; leave the group at the end.
 
     Raises:
-        ProcessError: another launcher announces a group, or a process of the group or the network has died.
+        ProcessError: the environment describes a group of another launcher, or a process of the group or the network
+            has failed.
     """
     rank, local_rank, world_size = _place()
     device = training_device(local_rank)
@@ -131,15 +136,15 @@ def _is_of_connection(error: RuntimeError) -> bool:
 
 
 def is_under_torchrun() -> bool:
-    """Whether torchrun started this process: WORLD_SIZE alone can be left over from a scheduler or a container."""
+    """Return whether torchrun started this process; WORLD_SIZE alone may come from a scheduler or a container."""
     return dist.is_torchelastic_launched() and all(name in os.environ for name in _PLACE)
 
 
 def require_no_other_launcher() -> None:
-    """Refuse to train alone where each of several processes was told its place in a group.
+    """Refuse to train as a single process if the environment describes a process group of another launcher.
 
     Raises:
-        ProcessError: so it is, or the variables of such a group are left over.
+        ProcessError: the environment has the variables of such a group, maybe left over from an earlier one.
     """
     world_size = os.environ.get("WORLD_SIZE", "1")
     is_group = world_size.isdecimal() and int(world_size) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
@@ -152,7 +157,7 @@ def require_no_other_launcher() -> None:
 
 
 def _place() -> tuple[int, int, int]:
-    """Rank, rank on this machine, and number of processes."""
+    """Return the rank, the rank on this machine, and the number of processes."""
     if is_under_torchrun():
         rank, local_rank, world_size = (int(os.environ[name]) for name in _PLACE)
         return rank, local_rank, world_size

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is no number: where it began, and with which samples."""
+"""Training steps with a loss or gradient that is NaN or infinite: the layer where it began, and the samples."""
 
 import json
 import math
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 MAX_IN_A_ROW = 3
-"""Steps in a row that are left out before a training ends: one may be the fault of a sample, many are not."""
+"""Number of skipped steps in a row that ends a training. A single sample may cause one such step, but not many."""
 
 _MAX_SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the first value arose that is no number: ``kind`` is weight, output, gradient or loss."""
+    """The place of the first value that is NaN or infinite: ``kind`` is weight, output, gradient or loss."""
 
     kind: str
     layer: str
@@ -34,15 +34,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class Divergence:
-    """A step that was left out.
+    """A step that was skipped.
 
     Attributes:
-        epoch, step: counted from 1, the step within the epoch.
-        num_steps: of an epoch.
-        loss, gradient_norm: of the step.
-        samples: ids of the batch, on this process.
-        origin: where it began.
-        num_in_a_row: steps that were left out up to this one.
+        epoch, step: numbers of the epoch and of the step within it, counted from 1.
+        num_steps: number of steps in an epoch.
+        loss, gradient_norm: values of this step.
+        samples: ids of the batch on this process.
+        origin: place of the first value that is NaN or infinite.
+        num_in_a_row: number of skipped steps in a row, up to and including this one.
     """
 
     epoch: int
@@ -64,22 +64,22 @@ class Divergence:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; those that are no numbers as words."""
+        """Return plain values for JSON; loss and gradient norm are strings, because they may be NaN or infinite."""
         return {**asdict(self), "loss": str(self.loss), "gradient_norm": str(self.gradient_norm)}
 
 
 def divergences_to_json(found: Sequence[Divergence]) -> str:
-    """A list of them."""
+    """Return the skipped steps as the text of a JSON list."""
     return json.dumps([item.to_json() for item in found], indent=1)
 
 
 def find_origin(net: nn.Module, forward: Callable[[], object], loss: float) -> Origin:
-    """Run the forward pass of a step once more, and see where the first value arises that is no number.
+    """Run the forward pass of a step again and find the first value that is NaN or infinite.
 
     Args:
-        net: after the backward pass of the step, and as it was before the step.
-        forward: runs ``net`` on the step's inputs.
-        loss: of the step.
+        net: network with the gradients of the step, and with the weights from before the step.
+        forward: function that runs ``net`` on the inputs of the step.
+        loss: loss of the step.
     """
     if wrong := [name for name, value in net.named_parameters() if not _is_finite(value)]:
         return Origin("weight", wrong[0])
@@ -94,7 +94,7 @@ def find_origin(net: nn.Module, forward: Callable[[], object], loss: float) -> O
 
 @contextmanager
 def _outputs_watched(net: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
-    """Names of layers in the order in which they run, and of those whose output is not finite."""
+    """Collect the names of layers in the order in which they run, and of layers whose output is not finite."""
     order: list[str] = []
     unfit: list[str] = []
 
@@ -121,7 +121,7 @@ def _is_finite(value: Tensor) -> bool:
 
 
 class KeptBuffers:
-    """Buffers as they were after the last good step: a forward pass changes the statistics of batch norm."""
+    """A copy of the buffers after the last good step, because a forward pass changes the batch norm statistics."""
 
     def __init__(self, net: nn.Module) -> None:
         self._own = list(net.buffers())

@@ -16,8 +16,10 @@ from carkp.training.distributed import ProcessContext
 
 
 class Batch(TypedDict):
-    """B samples: ``image`` (B, 3, H, W) uint8, ``points`` (B, K, 2) in input pixels, ``validity`` (B, K), and where
-    each lies in the store (``index``), how large its crop is and whether the frame cut it.
+    """B samples.
+
+    ``image`` (B, 3, H, W) is uint8, ``points`` (B, K, 2) are in input pixels, ``validity`` is (B, K). ``index`` is each
+    sample's position in the store, ``crop_size`` the size of its crop, ``truncated`` whether the frame cuts the car.
     """
 
     image: Tensor
@@ -36,7 +38,7 @@ _COLUMNS = ("index", "points", "scores", "targets", "validity", "crop_size", "tr
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """A split to score: ``batches`` of this process, and the ids of all samples in the order of the store."""
+    """A split to score: the ``batches`` of this process, and the ids of all samples in the order of the store."""
 
     batches: Iterable[Batch]
     sample_ids: Sequence[str]
@@ -50,11 +52,12 @@ def predict(
     context: ProcessContext,
     on_batch: Callable[[int], None] = lambda num_samples: None,
 ) -> Predictions:
-    """Run ``forward`` over a split; with several processes each does its share, and every one gets the whole.
+    """Run ``forward`` on a split; each of several processes computes its share, and all get the whole result.
 
     Raises:
+        ValueError: the split is empty.
         RuntimeError: a sample was lost or counted twice.
-        FloatingPointError: heatmaps that are no numbers, in which a keypoint would still be found.
+        FloatingPointError: heatmaps are NaN or infinite; decoding would still find keypoints in them.
     """
     columns: dict[str, list[NDArray[np.generic]]] = {name: [] for name in _COLUMNS}
     for batch in split.batches:
@@ -112,7 +115,7 @@ def _assemble(columns: Mapping[str, list[NDArray[np.generic]]], split: EvalSplit
 
 
 def eval_forward(net: torch.nn.Module, normalise: Forward, channels_last: bool) -> Forward:
-    """``net`` in evaluation mode, without gradients, fed with uint8 images."""
+    """Return a function that runs ``net`` on uint8 images, in evaluation mode and without gradients."""
 
     def forward(images: Tensor) -> Tensor:
         was_training = net.training

@@ -1,4 +1,4 @@
-"""The training loop: one for every stage that trains."""
+"""The training loop, used by every stage that trains."""
 
 import math
 import time
@@ -26,46 +26,47 @@ from carkp.training.resume import check_settings, check_state, with_own_settings
 
 BEST_NAME, LAST_NAME = "best.pt", "last.pt"
 BACKBONE_PREFIX = "backbone."
-"""Of the names of a network's parts that are its backbone's."""
+"""Prefix of the names of all modules and parameters in a network's backbone."""
 
 SOURCE_PCK = "pck/"
-"""What the names of a source's PCK in the history begin with."""
+"""Prefix of the names of the sources' PCK in the history."""
 
 
 class TrainBatches(Protocol):
-    """Batches of one epoch; ``set_epoch`` reshuffles, deterministically."""
+    """Batches of one epoch; ``set_epoch`` shuffles them again, deterministically."""
 
     def set_epoch(self, epoch: int) -> None: ...
     def __iter__(self) -> Iterator[Batch]: ...
     def __len__(self) -> int: ...
     def sample_ids(self, number: int) -> list[str]:
-        """Of a batch of the epoch, counted from 0."""
+        """Return the sample ids of a batch of the epoch; batches are counted from 0."""
         ...
 
 
 class LossTerm(Protocol):
-    """A further term of the loss: a teacher's heatmaps, labels that a network makes for itself."""
+    """An additional term of the loss, for example distillation or pseudo-labels."""
 
     def __call__(self, batch: Batch, images: Tensor, heatmaps: Tensor, average: nn.Module) -> Tensor:
-        """The term, a scalar.
+        """Return the term, a scalar.
 
         Args:
-            batch: as it was loaded.
-            images: (B, 3, H, W), the network's input of this step.
-            heatmaps: (B, K, h, w), what the network made of it.
-            average: the moving average of the weights, in evaluation mode; the network itself where there is none.
+            batch: the batch as it was loaded.
+            images: the network's input of this step, (B, 3, H, W).
+            heatmaps: the network's output for these images, (B, K, h, w).
+            average: network with the moving average of the weights, in evaluation mode; without an average, the
+                network itself.
         """
         ...
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train; ``grad_clip`` and ``ema_decay`` 0 mean off, ``autocast_dtype`` None means full precision.
+    """Settings of the training; ``grad_clip`` and ``ema_decay`` 0 mean off, ``autocast_dtype`` None full precision.
 
-    ``trusts_start``: the first weights are trained ones, and the moving average keeps them as its decay says.
-    ``ships_last``: the last epoch counts as the best one, whatever validation says.
-    ``freeze_batch_norm``: batch norms of the backbone keep their statistics; their scales and shifts learn.
-    ``reduced_epochs``: how many epochs, from the first on, train on inputs reduced to ``reduced_size`` (h, w).
+    ``trusts_start``: the initial weights are trained, so the moving average uses its full decay from the start.
+    ``ships_last``: the last epoch counts as the best one, regardless of the validation score.
+    ``freeze_batch_norm``: batch norms of the backbone keep their statistics; their scales and shifts are trained.
+    ``reduced_epochs``: number of epochs at the start that train on inputs reduced to ``reduced_size`` (h, w).
     """
 
     epochs: int
@@ -87,7 +88,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch gave. ``epoch`` counts from 1; ``train_seconds`` leaves validation out."""
+    """The result of one epoch. ``epoch`` counts from 1; ``train_seconds`` does not include validation."""
 
     epoch: int
     loss: float
@@ -98,7 +99,7 @@ class EpochResult:
     is_best: bool
 
     def numbers(self) -> dict[str, float]:
-        """What the history of a training keeps."""
+        """Return the numbers that the history of a training stores."""
         return {
             "epoch": self.epoch,
             "loss": self.loss,
@@ -113,7 +114,7 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The best epoch, its validation PCK, and the throughput over the epochs of this process."""
+    """The best epoch, its validation PCK, and the throughput over the epochs trained by this run of the process."""
 
     best_epoch: int
     best_pck: float
@@ -122,17 +123,18 @@ class FitResult:
 
 @dataclass(frozen=True)
 class FitInputs:
-    """What training works on.
+    """The inputs of training.
 
     Attributes:
         batches: training batches of this process.
-        codec: makes targets on the device.
-        normalise: uint8 images (B, 3, H, W) -> network input.
-        validate: scores the evaluation network on the validation split; called on every rank.
-        architecture, config: stored in the checkpoints.
-        decided: what else decides the result, by name: digests, and settings as "auto" was decided; for ``last.pt``.
-        extra_loss: a further term of the loss.
-        on_divergence: told of each step that is left out, for its loss or its gradient is no number.
+        codec: codec that computes targets on the device.
+        normalise: function from uint8 images (B, 3, H, W) to network input.
+        validate: function that scores the evaluation network on the validation split; called on every rank.
+        architecture, config: entries stored in the checkpoints.
+        decided: other values that determine the result, by name, stored in ``last.pt``: digests, and what settings of
+            "auto" were resolved to.
+        extra_loss: an additional term of the loss.
+        on_divergence: function called for each step that is skipped because its loss or gradient is NaN or infinite.
     """
 
     batches: TrainBatches
@@ -157,8 +159,8 @@ class Trainer:
         self.average = (
             WeightAverage(self.net, settings.ema_decay, settings.trusts_start) if settings.ema_decay > 0 else None
         )
-        # torch.compile of a module gives a module; its annotation says less. Kernels of fixed shapes are faster; there
-        # are two at most
+        # torch.compile of a module returns a module, but its annotation is less precise. Kernels for fixed shapes are
+        # faster, and there are at most two shapes
         compiled = cast(nn.Module, torch.compile(self.net, dynamic=False)) if settings.compile else self.net
         self.parallel = _parallel(compiled, context)
         self.optimizer = torch.optim.AdamW(
@@ -190,12 +192,12 @@ class Trainer:
         return self.settings.lr * warmup_cosine(step, num_warmup_steps, num_steps)
 
     def step(self, batch: Batch) -> Tensor:
-        """One optimiser step; the loss, detached and still on the device.
+        """Do one optimiser step and return the loss, detached and still on the device.
 
-        Where loss or gradient are no numbers, weights, statistics and average stay as they were.
+        If the loss or the gradient is NaN or infinite, weights, statistics and average do not change.
         """
         loss = self._loss(batch)
-        # one that is no number makes every gradient so, on every process; else the factor is exactly 1
+        # a loss that is not finite makes every gradient NaN, on every process; else the factor is exactly 1
         loss = loss * (1 + 0 * loss.detach())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -215,7 +217,7 @@ class Trainer:
         return loss.detach()
 
     def _clip_gradient(self) -> Tensor:
-        """The norm of the gradient before it is clipped."""
+        """Clip the gradient if this is set, and return its norm before clipping."""
         if self.settings.grad_clip > 0:
             return nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.grad_clip)
         return nn.utils.get_total_norm([value.grad for value in self.net.parameters() if value.grad is not None])
@@ -235,7 +237,7 @@ class Trainer:
         return heatmaps
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, HeatmapTarget]:
-        """Of the network and of the loss, on the device."""
+        """Return the inputs of the network and the targets of the loss, on the device."""
         device = self.context.device
         images = self.inputs.normalise(batch["image"].to(device, non_blocking=True))
         points, validity = batch["points"].to(device), batch["validity"].to(device)
@@ -284,7 +286,7 @@ class Trainer:
         return result
 
     def _note_best(self, pck: float) -> bool:
-        """Whether the epoch is the best so far."""
+        """Keep the weights if the epoch is the best so far, and return whether it is."""
         if math.isnan(pck):
             raise FloatingPointError(
                 "the validation PCK is NaN: no car of the validation split has two labelled keypoints apart from each "
@@ -297,7 +299,7 @@ class Trainer:
         return is_best
 
     def _report_divergence(self, number: int, batch: Batch, loss: float) -> None:
-        """Say where a step that was left out went wrong; end the training after some in a row."""
+        """Report the origin of a skipped step; end the training after ``MAX_IN_A_ROW`` such steps in a row."""
         device, random = self.context.device, get_random_state(self.context.device)
         images, _ = self._inputs(batch)
         origin = find_origin(self.net, lambda: self._forward(self.net, images), loss)
@@ -320,7 +322,7 @@ class Trainer:
             )
 
     def _check_finite_weights(self) -> None:
-        """The last step of an epoch can ruin what its loss does not show any more."""
+        """Check the weights: the loss of an epoch does not show damage from its last step."""
         values = [value for value in self.net.state_dict().values() if value.is_floating_point()]
         if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
             raise FloatingPointError(
@@ -331,11 +333,11 @@ class Trainer:
         return self.eval_net.state_dict()
 
     def best_checkpoint(self) -> Checkpoint:
-        """The network of the best epoch, for ``best.pt``."""
+        """Return the network of the best epoch, for ``best.pt``."""
         return self._checkpoint(self.best_weights, self.best_epoch, {})
 
     def last_checkpoint(self, random: list[RandomState]) -> Checkpoint:
-        """All that training needs to go on, for ``last.pt``. ``random``: of each rank."""
+        """Return everything that training needs to resume, for ``last.pt``. ``random``: random state of each rank."""
         weights = {name: value.detach().cpu() for name, value in self._eval_weights().items()}
         return self._checkpoint(weights, self.epoch, self._state(random))
 
@@ -362,19 +364,19 @@ class Trainer:
         return {**asdict(self.settings), "autocast_dtype": str(self.settings.autocast_dtype)}
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a ``last.pt``, which must be of a training with the same settings.
+        """Resume from a ``last.pt`` of a training with the same settings.
 
-        A finished training may have run on another kind of device: it is scored, and no step follows.
+        A finished training may have run on another kind of device, because no step follows; it is only scored.
 
         Raises:
-            ValueError: a checkpoint without all of its training state, of another network, other settings, another
-                number of steps or processes.
+            ValueError: the checkpoint's training state is incomplete, or its network, settings, number of steps or
+                number of processes differ.
         """
         state = checkpoint.training_state
         check_state(checkpoint, self.inputs.architecture, len(self.inputs.batches))
         last_lr = self.lr_of_step(state["num_steps_done"] - 1)
         check_settings(state, self._named_settings(), self.optimizer, last_lr)
-        random = []  # a finished training draws nothing more
+        random = []  # a finished training needs no random numbers
         if checkpoint.epoch < self.settings.epochs:
             random = read_random_states(state["random"], self.context.world_size, self.context.device)
         try:
@@ -404,13 +406,14 @@ def fit(
     on_epoch: Callable[[EpochResult], None],
     on_step: Callable[[float], None] = lambda loss: None,
 ) -> FitResult:
-    """Train to the last epoch; rank 0 writes ``best.pt`` and ``last.pt`` after each, then calls ``on_epoch``.
+    """Train up to the last epoch; after each one rank 0 writes ``best.pt`` and ``last.pt``, then calls ``on_epoch``.
 
-    A trainer that has resumed goes on where it stopped; another one wants a directory without checkpoints.
+    ``best.pt`` is written only after an epoch that is the best so far. A resumed trainer continues where it stopped.
+    Any other trainer needs a directory without checkpoints.
 
     Raises:
-        CheckpointError: the directory holds checkpoints of another training, or the disk takes none.
-        FloatingPointError: loss, weights or the validation's PCK are no numbers; the checkpoints are those of before.
+        CheckpointError: the directory holds checkpoints of another training, or a checkpoint cannot be written.
+        FloatingPointError: the loss, weights or the validation PCK are NaN or infinite; earlier checkpoints stay.
     """
     if trainer.epoch == 0 and trainer.context.is_main:
         _require_no_checkpoints(checkpoint_dir)
@@ -440,7 +443,7 @@ def _run_epoch(trainer: Trainer, checkpoint_dir: Path, on_step: Callable[[float]
 
 
 def _require_no_checkpoints(directory: Path) -> None:
-    """Left in place they could pass for those of the training that begins."""
+    """Refuse a directory with checkpoints: they could be mistaken for those of the new training."""
     if there := [name for name in (BEST_NAME, LAST_NAME) if (directory / name).exists()]:
         raise CheckpointError(
             f"{directory} holds {' and '.join(there)} of an earlier training, and a new one would overwrite them: go "
@@ -449,14 +452,14 @@ def _require_no_checkpoints(directory: Path) -> None:
 
 
 def freeze_batch_norm(net: nn.Module) -> None:
-    """Batch norms of ``net.backbone`` in evaluation mode: they use their statistics and do not change them."""
+    """Set batch norms of ``net.backbone`` to evaluation mode: they use their statistics without changing them."""
     for name, module in net.named_modules():
         if name.startswith(BACKBONE_PREFIX) and isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
 def _parameter_groups(net: nn.Module, settings: FitSettings) -> list[dict[str, Any]]:
-    """One group where all parameters learn alike; else the backbone's apart."""
+    """Return one group if all parameters have the same learning rate, else a separate group for the backbone."""
     if settings.backbone_lr_scale == 1.0:
         return [{"params": list(net.parameters()), "lr_scale": 1.0}]
     named = list(net.named_parameters())
@@ -467,7 +470,7 @@ def _parameter_groups(net: nn.Module, settings: FitSettings) -> list[dict[str, A
 
 
 def _placed(net: nn.Module, settings: FitSettings, context: ProcessContext) -> nn.Module:
-    """``net`` on its device, with synchronised batch norm where that exists: on several CUDA devices."""
+    """Move ``net`` to its device; on several CUDA devices, convert its batch norms to synchronised ones."""
     if context.world_size > 1 and context.device.type == "cuda":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format

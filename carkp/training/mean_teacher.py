@@ -1,10 +1,11 @@
-"""Self-training: the moving average of a network labels crops that nobody has labelled, and the network learns from it.
+"""Self-training: the moving average of a network labels unlabelled crops, and the network learns from these labels.
 
-The average (the teacher) sees a weakly augmented view, the network (the student) a strongly augmented one of the same
-crop. What the teacher finds is carried over to the student's view. Tarvainen and Valpola 2017, Mean teachers are better
-role models; with confidence as in Sohn et al. 2020, FixMatch.
+The moving average (the teacher) sees a weakly augmented view of a crop, the network (the student) a strongly augmented
+view of it. The keypoints that the teacher finds are mapped to the student's view. Sources: Tarvainen and Valpola 2017,
+Mean teachers are better role models; confidence as in Sohn et al. 2020, FixMatch.
 
-Legend: B samples of a batch, U of them without labels, K keypoints, H W of the input, h w of the heatmaps.
+Legend: B samples of a batch, U samples without labels among them, K keypoints, H W height and width of the input, h w
+of the heatmaps.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,13 +24,13 @@ from carkp.training.evaluate import Batch, Forward
 
 
 class BatchViews(TypedDict):
-    """Of the samples without labels.
+    """Views of the samples without labels.
 
     Attributes:
-        rows: (U,) their places in the batch.
-        weak: (U, 3, H, W) uint8, what the teacher sees; the batch's own images are what the student sees.
-        to_strong: (U, 2, 3), input pixels of the weak view to those of the strong one.
-        is_mirrored: (U,) bool, whether one view is a mirror image of the other.
+        rows: indices of these samples in the batch, (U,).
+        weak: images for the teacher, (U, 3, H, W) uint8; the images of the batch are for the student.
+        to_strong: affine maps from input pixels of the weak view to those of the strong view, (U, 2, 3).
+        is_mirrored: whether one view is a mirror image of the other, (U,) bool.
     """
 
     rows: Tensor
@@ -39,15 +40,17 @@ class BatchViews(TypedDict):
 
 
 class ViewedBatch(Batch):
-    """A batch of samples without labels."""
+    """A batch that contains samples without labels."""
 
     views: BatchViews
 
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels:
-    """``points`` (U, K, 2) in input pixels of the strong view, and how far each is trusted: ``confidence`` (U, K), 0 to
-    1, 0 for one that is not learnt.
+    """Labels made by the teacher.
+
+    ``points`` (U, K, 2) are in input pixels of the strong view. ``confidence`` (U, K) is from 0 to 1; keypoints with
+    confidence 0 are not used for training.
     """
 
     points: Tensor
@@ -55,7 +58,7 @@ class PseudoLabels:
 
 
 def carry_points(points: Tensor, to_strong: Tensor, is_mirrored: Tensor) -> Tensor:
-    """``points`` (U, K, 2) of one view in the other; in a mirror image left and right have each other's names.
+    """Map ``points`` (U, K, 2) from the weak to the strong view; in a mirror image left and right are exchanged.
 
     ``to_strong`` (U, 2, 3) and ``is_mirrored`` (U,) as in ``BatchViews``.
     """
@@ -65,9 +68,9 @@ def carry_points(points: Tensor, to_strong: Tensor, is_mirrored: Tensor) -> Tens
 
 
 def trust(scores: Tensor, min_confidence: float) -> Tensor:
-    """Confidence, 0 to 1, of heatmap peaks: their height, 0 below ``min_confidence``.
+    """Return the confidence, 0 to 1, of heatmap peaks: their height, or 0 below ``min_confidence``.
 
-    A network that hesitates between two places gives each a low peak.
+    If a network is unsure between two positions, both have low peaks.
     """
     return torch.where(scores >= min_confidence, scores.clamp(0, 1), 0.0)
 
@@ -75,9 +78,9 @@ def trust(scores: Tensor, min_confidence: float) -> Tensor:
 def pseudo_labels(
     decoded: Decoded, views: BatchViews, input_size: tuple[int, int], min_confidence: float
 ) -> PseudoLabels:
-    """What was found in the weak view, as labels of the strong one of (height, width) ``input_size``.
+    """Convert keypoints found in the weak view to labels of the strong view.
 
-    What lies off the strong view is not learnt.
+    ``input_size`` is the (height, width) of the strong view. Keypoints outside of it get confidence 0.
     """
     points = carry_points(decoded.points, views["to_strong"], views["is_mirrored"])
     confidence = _renamed(trust(decoded.scores, min_confidence), views["is_mirrored"])
@@ -87,21 +90,21 @@ def pseudo_labels(
 
 
 def _renamed(values: Tensor, is_mirrored: Tensor) -> Tensor:
-    """``values`` (U, K, ...), with left and right exchanged in mirror images."""
+    """Return ``values`` (U, K, ...) with left and right exchanged in mirror images."""
     shape = (-1, *[1] * (values.dim() - 1))
     return torch.where(is_mirrored.view(shape), values[:, list(FLIP_ORDER)], values)
 
 
 class MeanTeacher:
-    """A term of the loss: the student's heatmaps of the strong views against the teacher's labels.
+    """A term of the loss that compares the student's heatmaps of the strong views with the teacher's labels.
 
     Args:
-        codec: of the network.
-        normalise: uint8 images -> network input.
-        min_confidence: peak height below which a keypoint is not learnt.
-        weight: of the term beside that of the labels.
-        channels_last: memory format of the network's input.
-        autocast_dtype: what the teacher computes in; None: full precision.
+        codec: codec of the network.
+        normalise: function from uint8 images to network input.
+        min_confidence: peak height below which a keypoint is not used.
+        weight: weight of this term relative to the loss of the labels.
+        channels_last: whether the network's input has the channels_last memory format.
+        autocast_dtype: dtype in which the teacher computes; None means full precision.
     """
 
     def __init__(
@@ -119,7 +122,7 @@ class MeanTeacher:
         self._num_trusted, self._num_asked = 0, 0
 
     def __call__(self, batch: Batch, images: Tensor, heatmaps: Tensor, average: nn.Module) -> Tensor:
-        """The student's ``heatmaps`` (B, K, h, w) of a batch with or without views -> a scalar."""
+        """Return the term, a scalar, for the student's ``heatmaps`` (B, K, h, w); it is 0 for a batch without views."""
         if "views" not in batch:
             return heatmaps.new_zeros((), dtype=torch.float32)
         views = _on_device(cast(ViewedBatch, batch)["views"], heatmaps.device)
@@ -134,7 +137,7 @@ class MeanTeacher:
         return self.weight * share * weighted_heatmap_loss(own, target.heatmaps, weights)
 
     def take_trusted_share(self) -> float:
-        """Share of the keypoints that were learnt since this was asked last; NaN where none could have been."""
+        """Return the share of keypoints used since the last call, and reset it; NaN if there were no keypoints."""
         share = self._num_trusted / self._num_asked if self._num_asked else float("nan")
         self._num_trusted, self._num_asked = 0, 0
         return share
@@ -146,14 +149,14 @@ class MeanTeacher:
 
 @dataclass(frozen=True)
 class Consistency:
-    """How well a network agrees with itself over views of the same crops.
+    """Agreement of a network with itself over views of the same crops.
 
     Attributes:
-        agreement: share of the trusted keypoints that it finds in the same place under strong augmentation; NaN where
-            it trusts none.
-        trusted: share of the keypoints that it trusts in the plain view, of those that the strong view shows.
-        confidence: mean height of their peaks in the plain view, over all keypoints.
-        num_cars: that were looked at.
+        agreement: share of the trusted keypoints that the network finds at the same position under strong
+            augmentation; NaN without trusted keypoints.
+        trusted: share of keypoints that are trusted in the plain view, among those inside the strong view.
+        confidence: mean peak height in the plain view, over all keypoints.
+        num_cars: number of cars compared.
     """
 
     agreement: float
@@ -170,15 +173,15 @@ def measure_consistency(
     min_confidence: float,
     device: torch.device,
 ) -> Consistency:
-    """Compare what is found in plain views with what is found in strong views of the same crops.
+    """Compare the keypoints found in plain views with those found in strong views of the same crops.
 
     Args:
-        forward: uint8 images -> heatmaps, as they are shipped.
-        batches: whose weak views are the plain ones that validation sees.
-        codec: of the network.
-        alpha: places are the same within this share of the crop's longer side.
-        min_confidence: peak height from which a keypoint is trusted.
-        device: that ``forward`` works on.
+        forward: function from uint8 images to heatmaps, for the network that is shipped.
+        batches: batches whose weak views are the plain views that validation uses.
+        codec: codec of the network.
+        alpha: largest distance between equal positions, as a share of the crop's longer side.
+        min_confidence: smallest peak height of a trusted keypoint.
+        device: device of ``forward``.
     """
     agrees, trusted, scores, cars = [], [], [], set[int]()
     for batch in batches:
@@ -198,14 +201,14 @@ def measure_consistency(
 
 
 def _longer_sides(crop_sizes: Tensor, input_size: tuple[int, int]) -> Tensor:
-    """Of crops of (height, width) ``crop_sizes`` (U, 2), in input pixels of the plain view."""
+    """Return the longer side of each crop in input pixels of the plain view; ``crop_sizes`` (U, 2): height, width."""
     sizes = crop_sizes.float()
     fit = (sizes.new_tensor(input_size) / sizes).amin(dim=1)
     return fit * sizes.amax(dim=1)
 
 
 def _scales(matrices: Tensor) -> Tensor:
-    """How much the maps (U, 2, 3) enlarge."""
+    """Return the scale factor of each affine map (U, 2, 3)."""
     return (matrices[:, 0, 0] * matrices[:, 1, 1] - matrices[:, 0, 1] * matrices[:, 1, 0]).abs().sqrt()
 
 

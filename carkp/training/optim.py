@@ -1,4 +1,4 @@
-"""Optimiser schedule and moving average of the weights."""
+"""Learning rate schedule and moving average of the weights."""
 
 import copy
 import math
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def warmup_cosine(step: int, num_warmup_steps: int, num_steps: int) -> float:
-    """Factor of the learning rate: linear warm-up, then half a cosine that would reach 0 at ``num_steps``."""
+    """Return the factor of the learning rate: linear warm-up, then half a cosine that reaches 0 at ``num_steps``."""
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
@@ -18,8 +18,8 @@ def warmup_cosine(step: int, num_warmup_steps: int, num_steps: int) -> float:
 class WeightAverage:
     """Exponential moving average of parameters and buffers.
 
-    The decay starts low, min(decay, (1 + n) / (10 + n)) at update n, so that the first weights are soon forgotten -
-    unless ``trusts_start`` says that they are trained ones.
+    The decay at update n is min(decay, (1 + n) / (10 + n)): it starts low, so that the average soon forgets the initial
+    weights. With ``trusts_start`` the initial weights are trained, and the decay is constant.
     """
 
     def __init__(self, net: nn.Module, decay: float, trusts_start: bool = False) -> None:

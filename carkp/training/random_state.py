@@ -1,4 +1,4 @@
-"""Random states: what dropout and stochastic depth draw from, so that a resumed training draws what it would have."""
+"""Random states for dropout and stochastic depth, so that a resumed training draws the same random numbers."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 RandomState = dict[str, Tensor]
-"""``cpu`` and, where the process trains on a CUDA device, ``cuda``: states of torch's generators."""
+"""States of torch's generators: ``cpu`` and, if the process trains on a CUDA device, ``cuda``."""
 
 
 def get_random_state(device: torch.device) -> RandomState:
-    """Of this process and the device that it trains on."""
+    """Return the random state of this process and of the device that it trains on."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -19,7 +19,7 @@ def get_random_state(device: torch.device) -> RandomState:
 
 
 def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """The inverse of ``get_random_state``."""
+    """Restore a state that ``get_random_state`` returned."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -28,12 +28,13 @@ def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
 def read_random_states(
     saved: Tensor | Sequence[RandomState], num_ranks: int, device: torch.device
 ) -> list[RandomState]:
-    """One state a rank out of a checkpoint.
+    """Return one state per rank from a checkpoint.
 
-    Earlier versions kept that of rank 0 on the CPU alone: all of it for one process on the CPU, a warning elsewhere.
+    Earlier versions saved only the CPU state of rank 0. This is complete for one process on the CPU; otherwise a
+    warning is given.
 
     Raises:
-        ValueError: the states are of another number of processes or another kind of device.
+        ValueError: the states are for another number of processes or another kind of device.
     """
     if isinstance(saved, Tensor):
         if num_ranks > 1 or device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of the training at hand: what is compared before one goes on from it."""
+"""Checks that a checkpoint belongs to the current training, before the training resumes from it."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,13 +11,13 @@ from carkp.training.checkpoint import Checkpoint, CheckpointError, load_checkpoi
 _STATE_NAMES = ("weights", "optimizer", "num_steps_done", "num_averaged", "random", "best_epoch", "best_pck",
                 "best_weights", "history", "num_steps_an_epoch")  # fmt: skip
 _IMPLEMENTATION = frozenset({"params", "lr", "fused", "foreach", "capturable", "differentiable"})
-"""Of an optimiser's groups: what decides no result, or is set at every step."""
+"""Entries of an optimiser's groups that do not change the result, or that are set at every step."""
 
 _MAX_TEXT = 60
 
 
 class Difference(NamedTuple):
-    """A setting, what it was in the checkpoint, and what it is now."""
+    """A setting with its value in the checkpoint and its current value."""
 
     name: str
     before: object
@@ -28,21 +28,21 @@ class Difference(NamedTuple):
 
 
 def find_differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[Difference]:
-    """Of the names that both have, in the order of ``now``."""
+    """Return the differences for names in both mappings, in the order of ``now``."""
     return [Difference(name, before[name], value) for name, value in now.items() if name in before
             and before[name] != value]  # fmt: skip
 
 
 def list_differences(differences: Iterable[Difference]) -> str:
-    """One a line, below a head line."""
+    """Return text with one difference per line, to follow a heading."""
     return "".join(f"\n  {difference}" for difference in differences)
 
 
 def load_resumable(path: Path) -> Checkpoint:
-    """A ``last.pt``; one of an earlier version, without the best weights, is completed by the ``best.pt`` beside it.
+    """Load a ``last.pt``; if an earlier version wrote it without the best weights, add those of ``best.pt`` beside it.
 
     Raises:
-        CheckpointError: one of them cannot be used or holds weights alone, or they are of two trainings.
+        CheckpointError: a file cannot be used or holds only weights, or the two files are from different trainings.
     """
     last = load_checkpoint(path)
     state = last.training_state
@@ -52,7 +52,7 @@ def load_resumable(path: Path) -> Checkpoint:
         return last
     beside = path.with_name("best.pt")
     best = load_checkpoint(beside)
-    # a kill after best.pt was written leaves it one epoch ahead: that epoch will be trained again
+    # if the process was killed after writing best.pt, best.pt is one epoch ahead: that epoch will be trained again
     is_of_it = best.epoch in (state["best_epoch"], last.epoch + 1)
     if not is_of_it or best.config != last.config or best.architecture != last.architecture:
         raise CheckpointError(
@@ -63,10 +63,10 @@ def load_resumable(path: Path) -> Checkpoint:
 
 
 def check_state(checkpoint: Checkpoint, architecture: Mapping[str, Any], num_steps_an_epoch: int) -> None:
-    """Refuse a checkpoint that training cannot go on from.
+    """Refuse a checkpoint from which training cannot resume.
 
     Raises:
-        ValueError: it lacks training state, or is of another network or number of steps.
+        ValueError: its training state is missing or incomplete, or its network or number of steps differs.
     """
     state = checkpoint.training_state
     if not state:
@@ -89,16 +89,18 @@ def check_state(checkpoint: Checkpoint, architecture: Mapping[str, Any], num_ste
 def check_settings(
     state: Mapping[str, Any], settings: Mapping[str, object], optimizer: torch.optim.Optimizer, last_lr: float
 ) -> None:
-    """Refuse a training with other settings; earlier versions kept none: the optimiser's and the schedule's tell.
+    """Refuse to resume with other settings.
+
+    Earlier versions stored no settings. For them the optimiser's values and the learning rate are compared.
 
     Args:
-        state: of the checkpoint.
-        settings: of the training at hand, by name.
-        optimizer: of the training at hand.
-        last_lr: learning rate that its schedule gives the last step of the checkpoint.
+        state: training state of the checkpoint.
+        settings: settings of the current training, by name.
+        optimizer: optimiser of the current training.
+        last_lr: learning rate of the checkpoint's last step according to the current schedule.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the settings differ.
     """
     found = find_differences(state.get("settings", {}), settings)
     groups = state["optimizer"]["param_groups"]
@@ -119,7 +121,11 @@ def check_settings(
 
 
 def with_own_settings(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimiser with the settings of the one at hand: loading it overwrites none of them."""
+    """Return a saved optimiser state with the settings of ``optimizer``, so that loading it does not change them.
+
+    Raises:
+        ValueError: the saved state has other parameters than ``optimizer``.
+    """
     own = optimizer.state_dict()["param_groups"]
     if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved["param_groups"]]:
         raise ValueError("the optimiser of the checkpoint has other parameters than the network")

@@ -1,1 +1,1 @@
-"""Boxes of cars as detectors and labelling tools write them: one module a format, and what they have in common."""
+"""Formats in which detectors and labelling tools write boxes of cars: one module per format, and shared code."""

@@ -1,4 +1,4 @@
-"""CarFusion's ``bb`` files: ``[x y w h],car`` or ``[x, y, h, w],car`` a line."""
+"""CarFusion's ``bb`` files: each line is ``[x y w h],car`` or ``[x, y, h, w],car``."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from carkp.data.carfusion import parse_box
 
 
 def _parse(line: str, census: Census) -> Row:
-    """The box as it is spelled: without keypoints nothing tells exchanged sides."""
+    """Parse the box as it is written; without keypoints, exchanged sides cannot be detected."""
     readings = parse_box(line)
     if readings is None:
         raise LineError("expected [x y w h],car")

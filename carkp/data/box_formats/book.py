@@ -1,4 +1,4 @@
-"""What a source of boxes says, found by the name of a picture or of a video's frame."""
+"""The boxes of a source, looked up by the name of a picture or of a frame of a video."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,22 +22,22 @@ _DECIMALS = 2
 
 @runtime_checkable
 class PictureBoxes(Protocol):
-    """Boxes that depend on the picture's size."""
+    """Boxes that depend on the size of the picture."""
 
     def in_pixels(self, size: Size) -> list[list[float]]:
-        """x, y, width, height a car, in pixels of a (height, width) picture.
+        """Return x, y, width, height of each car, in pixels of a (height, width) picture.
 
         Raises:
-            DataError: they are not of a picture of that size.
+            DataError: the boxes are for a picture of another size.
         """
         ...
 
 
 @dataclass(frozen=True)
 class RelativeBoxes:
-    """x and y of the centre, width and height, in shares of the picture's width and height.
+    """Boxes as x and y of the centre, width and height, in shares of the picture's width and height.
 
-    Pixels are rounded to a hundredth: shares are written with six decimals, and crops are cut at whole pixels.
+    Pixels are rounded to two decimals, because shares are written with six decimals and crops are cut at whole pixels.
     """
 
     rows: Sequence[Row]
@@ -50,7 +50,7 @@ class RelativeBoxes:
 
 @dataclass(frozen=True)
 class SizedBoxes:
-    """x, y, width, height in pixels of a picture of the (height, width) ``size`` that ``where`` states."""
+    """Boxes as x, y, width, height in pixels of a picture of ``size`` (height, width); ``where`` names their file."""
 
     rows: Sequence[Row]
     size: Size
@@ -68,51 +68,52 @@ class SizedBoxes:
 
 
 class BoxSource(Protocol):
-    """Where the boxes of pictures come from."""
+    """A source of boxes of pictures."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a person should know of them, in sentences."""
+        """Sentences that the user should know about the boxes."""
         ...
 
     @property
     def description(self) -> str:
-        """Their origin, for a person."""
+        """Readable text on the origin of the boxes."""
         ...
 
     def refuse_several(self, pictures: Sequence[Path]) -> None:
-        """Raises DataError where the boxes are of one picture or video, and there are others."""
+        """Raise DataError if the boxes are for one picture or video and several are given."""
         ...
 
     def find(self, name: str, image: Image | None = None) -> Any:
-        """The boxes (N, 4), x, y, width, height, of a picture or frame, its name or its path; may be none.
+        """Return the boxes (N, 4), x, y, width, height, of a picture or frame with this name or path; N may be 0.
 
         Raises:
-            DataError: they cannot be had; the message says why.
+            DataError: the boxes cannot be found or read; the message says why.
         """
         ...
 
     def for_pictures(self, pictures: Sequence[str]) -> Self:
-        """The same source for these names or paths alone."""
+        """Return the same source, limited to these names or paths."""
         ...
 
 
 @dataclass(frozen=True)
 class BoxBook:
-    """What a source of boxes says.
+    """The boxes read from a source.
 
     Attributes:
-        source: where it was read.
-        unnamed: boxes that belong to the one picture there is; None: every list of boxes has a picture's name.
+        source: path that was read.
+        unnamed: boxes of the only picture; None if every list of boxes has the name of a picture.
         named: name -> boxes, not checked yet.
-        problems: name -> what cannot be read of it.
-        pictures: names of all pictures that boxes are looked for, where known: no two can mean the same entry.
-        videos: name of a video -> number of a frame, from 1 -> name of its boxes. Frames that are not there have none.
-        is_of_one_video: it is of whatever video is given, or of pictures whose names are the numbers of its frames.
-        are_names_numbers: names are numbers, which the names of pictures may write with zeros in front.
-        may_be_empty: pictures may have no car.
-        is_absence_emptiness: pictures that are not named have no car, as long as others of them are named.
-        notes: what a person should know of it.
+        problems: name -> message on what cannot be read.
+        pictures: names of all pictures for which boxes are needed, if known; no two may mean the same entry.
+        videos: name of a video -> number of a frame, from 1 -> name of its boxes. Frames that are not listed have no
+            boxes.
+        is_of_one_video: whether the boxes are for any video that is given, or for pictures named by frame numbers.
+        are_names_numbers: whether names are numbers, which may have leading zeros in the names of pictures.
+        may_be_empty: whether pictures may have no car.
+        is_absence_emptiness: whether pictures that are not named have no car, if at least one other picture is named.
+        notes: sentences that the user should know.
     """
 
     source: Path
@@ -132,12 +133,12 @@ class BoxBook:
         return printable(str(self.source))
 
     def find(self, name: str, image: Image | None = None) -> Any:
-        """The boxes of a picture or frame, its name or its path; the predictor judges their values.
+        """Return the boxes of a picture or frame with this name or path; the predictor checks their values.
 
-        ``image`` (height, width, 3) is needed where boxes are in shares of its size.
+        ``image`` (height, width, 3) is needed if boxes are in shares of its size.
 
         Raises:
-            DataError: there are none, they cannot be read, or it cannot be told which are meant.
+            DataError: there are no boxes, they cannot be read, or several entries may be meant.
         """
         key = "" if self.unnamed is not None else self._find_key(name)
         if key is None:
@@ -158,11 +159,11 @@ class BoxBook:
         return boxes
 
     def for_pictures(self, pictures: Sequence[str]) -> Self:
-        """The same boxes for these names or paths, no two of which can mean the same entry."""
+        """Return the same boxes for these names or paths; no two of them may mean the same entry."""
         return replace(self, pictures=pictures)
 
     def refuse_several(self, pictures: Sequence[Path]) -> None:
-        """Raises DataError where the boxes are of one picture or video, and there are others."""
+        """Raise DataError if the boxes are for one picture or video and several are given."""
         if len(pictures) < 2:
             return
         if self.unnamed is not None:
@@ -185,7 +186,7 @@ class BoxBook:
         return NameBook(self.description, self.videos, videos)
 
     def _find_key(self, name: str) -> str | None:
-        """The name of the boxes of a picture or frame; None: they are not named."""
+        """Return the name of the entry with the boxes of a picture or frame; None if there is none."""
         key = self._names.find(name)
         if key is None and self.are_names_numbers:
             key = self._find_number(name)
@@ -205,7 +206,7 @@ class BoxBook:
         return self._names.find(plain)
 
     def _frames_with(self, name: str) -> tuple[Mapping[int, str], int] | None:
-        """The frames of the video that ``name`` is of, and its number from 1; None: it is of none that is known."""
+        """Return the frames of the video to which ``name`` belongs, and its number from 1; None if there is none."""
         frame = split_frame(name)
         if self.is_of_one_video:
             (frames,) = self.videos.values()
@@ -243,7 +244,7 @@ class BoxBook:
 
 
 def _as_numbers(boxes: Any) -> Any:
-    """Numbers that are written as text, as spreadsheets export them, become numbers; a single box a list of one."""
+    """Convert numbers written as text, as spreadsheets export them, to numbers, and a single box to a list of one."""
     if not isinstance(boxes, list | tuple):
         return boxes
     rows = [_box_as_numbers(box) if isinstance(box, list | tuple) else _as_number(box) for box in boxes]

@@ -1,8 +1,9 @@
-"""COCO's detection results and its annotations: ``bbox`` is x, y, width, height, counted from the picture's corner.
+"""COCO's detection results and annotations: ``bbox`` is x, y, width, height, counted from the picture's corner.
 
-Results are a list of ``{"image_id", "category_id", "bbox", "score"}``. Which picture an id means is said by a COCO file
-with ``images`` in the same folder, else by the entry's ``file_name``, else the id is the picture's name without suffix.
-Which class a category is, that file's ``categories`` say, else the numbers are COCO's: 3, 6, 8 for car, bus, truck.
+Results are a list of ``{"image_id", "category_id", "bbox", "score"}``. A COCO file with ``images`` in the same folder
+maps ids to pictures. Without it, the entry's ``file_name`` names the picture; without that, the id is the picture's
+name without suffix. The ``categories`` of that COCO file name the classes; without it, the numbers are COCO's: 3, 6, 8
+for car, bus, truck.
 """
 
 import re
@@ -30,12 +31,12 @@ _RESULT_KEYS = ("image_id", "category_id", "bbox")
 
 @dataclass(frozen=True)
 class _Index:
-    """What ids mean.
+    """Meaning of the ids.
 
     Attributes:
-        names: id of a picture -> its name; None: ids are names.
+        names: id of a picture -> its name; None if ids are names.
         categories: id -> name.
-        source: the file that says so; empty: none.
+        source: file that gives the names; empty if there is none.
     """
 
     names: Mapping[Id, str] | None = None
@@ -44,20 +45,20 @@ class _Index:
 
 
 def is_results(content: Any) -> bool:
-    """Whether JSON is a list of detections, at least one, as COCO's evaluation reads it."""
+    """Return whether JSON is a non-empty list of detections, as COCO's evaluation reads it."""
     return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "image_id" in content[0]
 
 
 def is_annotations(content: Any) -> bool:
-    """Whether JSON is a COCO file with annotations."""
+    """Return whether JSON is a COCO file with annotations."""
     return isinstance(content, dict) and all(isinstance(content.get(name), list) for name in ("images", "annotations"))
 
 
 def read_results(path: Path, entries: Sequence[Any]) -> BoxBook:
-    """The boxes of a list of detections.
+    """Read the boxes of a list of detections.
 
     Raises:
-        DataError: an entry lacks an id, its picture is not known, or no box is of a vehicle.
+        DataError: an entry has no id, its picture is unknown, or no box is of a vehicle.
     """
     index = _find_index(path, entries)
     book = _collect(path, entries, index, "entry", RESULTS)
@@ -74,10 +75,10 @@ def read_results(path: Path, entries: Sequence[Any]) -> BoxBook:
 
 
 def read_annotations(path: Path, content: Mapping[str, Any]) -> BoxBook:
-    """The boxes of a COCO file; those of crowds are left out.
+    """Read the boxes of a COCO file, without those of crowds.
 
     Raises:
-        DataError: an annotation lacks an id, its image is not there, or no box is of a vehicle.
+        DataError: an annotation has no id, its image is not listed, or no box is of a vehicle.
     """
     entries = content["annotations"]
     if not content["images"]:
@@ -92,7 +93,7 @@ def _own_ids(entries: Sequence[Any]) -> str:
 
 
 def _find_index(path: Path, entries: Sequence[Any]) -> _Index:
-    """What the ids mean by the one COCO file beside ``path`` that knows all of them."""
+    """Return the meaning of the ids from the one COCO file beside ``path`` that contains all of them."""
     ids = {_id(entry.get("image_id")) for entry in entries if isinstance(entry, dict)} - {None}
     indices = list(_indices_beside(path))
     known = [index for index in indices if index.names is not None and ids <= index.names.keys()]
@@ -199,7 +200,7 @@ def _is_left_out(entry: Mapping[str, Any], index: _Index, where: str, census: Ce
 
 
 def _id(value: Any) -> Id | None:
-    """A whole number or a name; ``7``, ``7.0`` and ``"7"`` are the same."""
+    """Return an id as an integer or a name; ``7``, ``7.0`` and ``"7"`` are equal."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str):

@@ -1,7 +1,7 @@
-"""KITTI's ``label_2``: a text a picture, 15 values a line, 16 with a confidence.
+"""KITTI's ``label_2``: a text file per picture, with 15 values per line, or 16 with a confidence.
 
 ``type truncated occluded alpha left top right bottom height width length x y z rotation_y [score]``. Pixels are counted
-from 0, and right and bottom are the last pixel of the car: a box over the whole of a picture ends at its width less 1.
+from 0, and right and bottom are the last pixel of the car: a box over a whole picture ends at its width minus 1.
 """
 
 from collections.abc import Sequence

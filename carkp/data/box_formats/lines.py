@@ -1,4 +1,4 @@
-"""Texts with a line a box, a file a picture: CarFusion's ``bb``, YOLO's labels and KITTI's ``label_2``."""
+"""Text files with one box per line and one file per picture: CarFusion's ``bb``, YOLO's labels, KITTI's ``label_2``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from carkp.data.issues import DataError, printable
 
 
 class LineError(ValueError):
-    """A line that is no box; the message says what was expected."""
+    """A line is not a box; the message says what was expected."""
 
 
 @dataclass(frozen=True)
 class LineFormat:
-    """How a line of a text is read.
+    """The way to read the lines of a text format.
 
     Attributes:
-        name: of the format, for a person; empty: nothing is said of what was read.
-        parse: a line -> a box, or None where it is of no vehicle; counts it. Raises LineError.
-        collect: the boxes of a picture, as a ``BoxBook`` holds them.
-        remedy: what to do where no box is of a vehicle.
-        may_be_empty, is_absence_emptiness: as in ``BoxBook``.
+        name: readable name of the format; if empty, there are no notes on what was read.
+        parse: function from a line to a box, or None if it is not of a vehicle; it counts the box. Raises LineError.
+        collect: function that converts the boxes of a picture to the form in a ``BoxBook``.
+        remedy: advice for the case that no box is of a vehicle.
+        may_be_empty, is_absence_emptiness: values as in ``BoxBook``.
     """
 
     name: str
@@ -37,10 +37,10 @@ class LineFormat:
 
 
 def read_lines_file(path: Path, form: LineFormat) -> BoxBook:
-    """The boxes of one picture.
+    """Read the boxes of one picture.
 
     Raises:
-        DataError: a line is no box, or no box is of a vehicle.
+        DataError: a line is not a box, or no box is of a vehicle.
     """
     census = Census()
     boxes, problem = _read(path, form, census)
@@ -51,7 +51,9 @@ def read_lines_file(path: Path, form: LineFormat) -> BoxBook:
 
 
 def read_lines_folder(folder: Path, files: Sequence[Path], form: LineFormat) -> BoxBook:
-    """The boxes of many pictures, ``<name of the picture>.txt`` each; a file that cannot be read costs itself alone.
+    """Read the boxes of many pictures, one file ``<name of the picture>.txt`` for each.
+
+    If a file cannot be read, only its picture is lost.
 
     Raises:
         DataError: no box is of a vehicle.
@@ -77,7 +79,7 @@ def _notes(form: LineFormat, census: Census) -> Sequence[str]:
 
 
 def _read(path: Path, form: LineFormat, census: Census) -> tuple[Any, str]:
-    """The boxes of a file, and what cannot be read."""
+    """Return the boxes of a file, and a message on what cannot be read."""
     shown, rows = printable(str(path)), list[Row]()
     try:
         lines = read_lines(path)

@@ -1,8 +1,8 @@
 """MOTChallenge's ``det.txt``, ``gt.txt`` and results: the boxes of a video's frames.
 
-``frame,track,left,top,width,height[,confidence[,class,visibility | ,x,y,z]]`` a line; frames and pixels are counted
-from 1. A class stands in files with eight or nine values alone: by ``labels.txt`` beside the file, as CVAT writes it,
-else 3 is a car, as MOT16 has it.
+Each line is ``frame,track,left,top,width,height[,confidence[,class,visibility | ,x,y,z]]``; frames and pixels are
+counted from 1. Only lines with eight or nine values have a class. Its name is in ``labels.txt`` beside the file, as
+CVAT writes it; without that file, 3 is a car, as in MOT16.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from carkp.data.names import FRAME_MARK
 MIN_VALUES, MAX_VALUES = 6, 10
 CLASS_FILE = "labels.txt"
 CAR = 3
-"""MOT16's number of cars."""
+"""Number of the class car in MOT16."""
 
 FORM = "MOT"
 
@@ -33,7 +33,7 @@ _REMEDY = f"put {CLASS_FILE} with a class's name a line beside it, or leave the 
 
 @dataclass
 class _Video:
-    """Names of classes, from 1, where they are said, and where; frame, from 1 -> its boxes."""
+    """Names of classes, counted from 1, if a file gives them, that file, and the boxes of each frame, from 1."""
 
     names: Sequence[str]
     names_source: str
@@ -41,10 +41,10 @@ class _Video:
 
 
 def read_mot_file(path: Path) -> BoxBook:
-    """The boxes of the frames of one video.
+    """Read the boxes of the frames of one video.
 
     Raises:
-        DataError: a line is no box, or no box is of a vehicle.
+        DataError: a line is not a box, or no box is of a vehicle.
     """
     census = Census()
     video = _read(path, census)
@@ -61,10 +61,10 @@ def read_mot_file(path: Path) -> BoxBook:
 
 
 def read_mot_folder(folder: Path, files: Sequence[Path]) -> BoxBook:
-    """The boxes of several videos, ``<name of the video>.txt`` each.
+    """Read the boxes of several videos, one file ``<name of the video>.txt`` for each.
 
     Raises:
-        DataError: a line is no box, or no box is of a vehicle.
+        DataError: a line is not a box, or no box is of a vehicle.
     """
     census, named, keys, notes = Census(), dict[str, Any](), dict[str, dict[int, str]](), dict[str, None]()
     for file in files:
@@ -123,7 +123,7 @@ def _add_line(line: str, video: _Video, census: Census) -> None:
 
 
 def _kind(number: int, video: _Video) -> str:
-    """The class of a box that is of no vehicle; empty where it is of one."""
+    """Return the class of a box that is not of a vehicle; empty if it is of a vehicle."""
     if number == _NO_CLASS:
         return ""
     if not video.names:

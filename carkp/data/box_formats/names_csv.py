@@ -1,4 +1,7 @@
-"""Boxes as CSV: a header with the columns ``image,x,y,w,h`` (others are ignored), a line a box; also ``;`` or tabs."""
+"""Boxes as CSV: a header with the columns ``image,x,y,w,h`` (others are ignored), then one box per line.
+
+Separators may also be ``;`` or tabs.
+"""
 
 import csv
 import json
@@ -18,15 +21,15 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 def read_csv(path: Path) -> BoxBook:
-    """The boxes of a CSV file; a line that is no box costs its picture alone.
+    """Read the boxes of a CSV file; if a line is not a box, only its picture is lost.
 
     Raises:
         DataError: the header lacks a column, or a line names no image.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     book, shown = BoxBook(path), printable(str(path))
     lines = _csv_lines(read_file(path))
-    first = 1 if lines and lines[0].lower().replace('"', "").startswith("sep=") else 0  # Excel's own
+    first = 1 if lines and lines[0].lower().replace('"', "").startswith("sep=") else 0  # Excel's own first line
     separator = _separator(lines[first] if first < len(lines) else "")
     rows = csv.reader(lines[first:], delimiter=separator)
     try:
@@ -41,14 +44,14 @@ def read_csv(path: Path) -> BoxBook:
 
 
 def _csv_lines(data: bytes) -> list[str]:
-    """Files of editors that differ hold lines in different encodings."""
+    """Return the lines; each is decoded alone, because different editors may have written lines in other encodings."""
     if json.detect_encoding(data) not in ("utf-8", "utf-8-sig"):
         return decode(data).splitlines()
     return [decode(line) for part in data.split(b"\n") for line in _split_returns(part)]
 
 
 def _split_returns(part: bytes) -> list[bytes]:
-    """The lines of what stands before a line feed: old Macs end them with carriage returns alone."""
+    """Split the bytes before a line feed into lines: old Macs end lines with a carriage return only."""
     return part.rstrip(b"\r").split(b"\r")
 
 
@@ -57,7 +60,7 @@ def _separator(header: str) -> str:
 
 
 def _csv_columns(header: Sequence[str], where: str) -> list[int]:
-    """The positions of the columns that are needed."""
+    """Return the positions of the required columns."""
     names = [name.strip().lower() for name in header]
     missing = [name for name in COLUMNS if name not in names]
     if missing:

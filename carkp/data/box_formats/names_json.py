@@ -1,4 +1,4 @@
-"""Boxes as carkp's own JSON: ``{"<image name>": [[x, y, width, height], ...]}``, or one such list for one picture."""
+"""Boxes as carkp's own JSON: ``{"<image name>": [[x, y, width, height], ...]}``, or one list for a single picture."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ FORM = 'boxes are given as {"<image name>": [[x, y, width, height], ...]}'
 
 
 class DuplicateFinder:
-    """``object_pairs_hook`` of :func:`json.loads` that keeps the first value of a name.
+    """``object_pairs_hook`` for :func:`json.loads` that keeps the first value of a name.
 
     Attributes:
-        names: given twice with different values, in the object that was complete last: at the end, the outermost.
+        names: names given twice with different values, in the last completed object; at the end, the outermost.
     """
 
     def __init__(self) -> None:
@@ -27,10 +27,10 @@ class DuplicateFinder:
 
 
 def read_names(path: Path, content: Any, given_twice: set[str]) -> BoxBook:
-    """The boxes of ``content``, what the file holds; names that are ``given_twice`` are problems.
+    """Read the boxes of ``content``, the content of the file; names in ``given_twice`` are problems.
 
     Raises:
-        DataError: it is of another program, or of no form that is known.
+        DataError: the content is from another program, or has an unknown form.
     """
     shown = printable(str(path))
     match content:

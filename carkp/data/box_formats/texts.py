@@ -1,4 +1,4 @@
-"""Texts that spreadsheets and editors write, and the files of a folder of boxes."""
+"""Reading of text files from spreadsheets and editors, and listing of the files in a folder of boxes."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from carkp.data.files import is_clutter, read_file, read_lines
 from carkp.data.issues import DataError, printable
 
 NUM_SHOWN = 60
-"""Characters of a line that cannot be read, in messages."""
+"""Number of characters of an unreadable line that messages show."""
 
 
 def decode(data: bytes) -> str:
-    """UTF-8, UTF-16 or UTF-32; else what Windows writes in Western Europe."""
+    """Decode UTF-8, UTF-16 or UTF-32, else Windows' Western European encoding."""
     try:
         return data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
     except UnicodeDecodeError:
@@ -22,7 +22,7 @@ def decode(data: bytes) -> str:
 
 
 def first_line(path: Path) -> str:
-    """The first line that is not blank; empty where there is none or the file cannot be read."""
+    """Return the first line that is not blank; empty if there is none or the file cannot be read."""
     try:
         return next((line.strip() for line in read_lines(path) if line.strip()), "")
     except OSError:
@@ -30,10 +30,10 @@ def first_line(path: Path) -> str:
 
 
 def parse_json(path: Path, hook: Any = None) -> Any:
-    """What a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not JSON.
         OSError, RecursionError: it cannot be read.
     """
     try:
@@ -43,10 +43,10 @@ def parse_json(path: Path, hook: Any = None) -> Any:
 
 
 def list_files(folder: Path) -> Sequence[Path]:
-    """What a folder holds, by name, without clutter.
+    """List the content of a folder, sorted by name, without clutter.
 
     Raises:
-        DataError: it cannot be listed.
+        DataError: the folder cannot be listed.
     """
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208
@@ -58,7 +58,7 @@ def list_files(folder: Path) -> Sequence[Path]:
 def add_file(
     folder: Path, stem: str, boxes: Any, problem: str, named: dict[str, Any], problems: dict[str, str]
 ) -> None:
-    """Keep the boxes of a picture, or what cannot be read of them; two files of one picture must say the same."""
+    """Store the boxes of a picture, or the problem of reading them; two files of one picture must have equal boxes."""
     if stem in named and boxes != named[stem]:
         problem = f"{printable(str(folder))} has boxes for {printable(stem)} twice; delete one of the two files"
     if problem:

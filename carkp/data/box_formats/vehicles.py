@@ -1,4 +1,4 @@
-"""Which classes of detectors and data sets are vehicles that carkp knows, and what was kept and left out by them."""
+"""Classes of detectors and data sets that count as vehicles, and counts of the boxes kept and left out."""
 
 import re
 from collections import Counter
@@ -16,10 +16,10 @@ YOLO_CLASSES: Mapping[int, str] = {
     6: "train",
     7: "truck",
 }
-"""COCO's classes as YOLO counts them, without gaps; those that matter here."""
+"""COCO's classes with YOLO's numbers, which have no gaps; only the classes that matter here."""
 
 COCO_CATEGORIES: Mapping[int, str] = {number + 1: name for number, name in YOLO_CLASSES.items()}
-"""The same as COCO's own files count them: they leave numbers out, of which the first is 12."""
+"""The same classes with the numbers of COCO's own files. These have gaps; the first missing number is 12."""
 
 _VEHICLES = frozenset(
     (
@@ -44,20 +44,21 @@ _NUM_SHOWN = 5
 
 
 def is_vehicle(name: str) -> bool:
-    """Whether a class of that name is a car, truck, bus or the like: ``Car``, ``pickup-truck``, ``vehicle.car``."""
+    """Return whether a class name means a car, truck, bus or similar: ``Car``, ``pickup-truck``, ``vehicle.car``."""
     words = re.findall(r"[a-z]+", name.lower())
     return bool(words) and "non" not in words and not _VEHICLES.isdisjoint({words[-1], words[-1].removesuffix("s")})
 
 
 @dataclass
 class Census:
-    """What was kept of a source of boxes, and what was left out.
+    """Counts of the boxes of a source that were kept and left out.
 
     Attributes:
-        num_kept: boxes of vehicles.
+        num_kept: number of boxes of vehicles.
         left_out: class -> number of boxes.
-        num_scores: boxes that have a confidence, ``lowest`` and ``highest`` of which are the extremes.
-        remarks: sentence -> how often it is true.
+        num_scores: number of boxes with a confidence.
+        lowest, highest: smallest and largest confidence.
+        remarks: sentence -> number of times that it applies.
     """
 
     num_kept: int = 0
@@ -80,12 +81,12 @@ class Census:
         self.remarks[sentence] += 1
 
     def require_vehicles(self, source: str, remedy: str) -> None:
-        """Raises DataError where there are boxes and all of them were left out."""
+        """Raise DataError if there are boxes and all of them were left out."""
         if self.left_out and not self.num_kept:
             raise DataError(f"{source}: none of its boxes is of a car, truck or bus, but {self._kinds()}; {remedy}")
 
     def notes(self, form: str) -> tuple[str, ...]:
-        """What a person should know, in sentences; ``form`` is the format's name."""
+        """Return sentences that the user should know; ``form`` is the name of the format."""
         left_out = f"; left out: {self._kinds()}" if self.left_out else ""
         notes = [f"read as {form}, boxes of vehicles: {self.num_kept}{left_out}"]
         if self.num_scores:

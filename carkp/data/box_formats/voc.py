@@ -1,7 +1,7 @@
-"""Pascal VOC's annotations: an XML file a picture, called as the picture is.
+"""Pascal VOC's annotations: one XML file per picture, with the same name as the picture.
 
-Pixels are counted from 1, and ``xmax`` and ``ymax`` are the car's last: a box over the whole of a picture is 1, 1, its
-width and its height. A document type is refused, and with it every entity that a file could define or fetch.
+Pixels are counted from 1, and ``xmax`` and ``ymax`` are the last pixels of the car: a box over a whole picture is 1, 1,
+width, height. A file with a document type is refused, because it could define or fetch entities.
 """
 
 import xml.parsers.expat
@@ -17,7 +17,7 @@ from carkp.data.files import parse_number, read_file
 from carkp.data.issues import DataError, printable
 
 MAX_BYTES = 16 * 2**20
-"""No picture has as many cars."""
+"""Largest size of a file: no picture has so many cars."""
 
 FORM = "Pascal VOC"
 
@@ -28,14 +28,14 @@ _OTHER_NAME = "<filename> is not the name of the .xml file, which counts"
 
 
 class XmlError(ValueError):
-    """XML that is not read; the message says why."""
+    """The XML cannot be read; the message says why."""
 
 
 def read_voc_file(path: Path) -> BoxBook:
-    """The boxes of one picture.
+    """Read the boxes of one picture.
 
     Raises:
-        DataError: it is no such file, or no box is of a vehicle.
+        DataError: the file is not a Pascal VOC annotation, or no box is of a vehicle.
     """
     census = Census()
     boxes, problem = _read(path, census)
@@ -46,7 +46,7 @@ def read_voc_file(path: Path) -> BoxBook:
 
 
 def read_voc_folder(folder: Path, files: Sequence[Path]) -> BoxBook:
-    """The boxes of many pictures; a file that cannot be read costs itself alone.
+    """Read the boxes of many pictures; if a file cannot be read, only its picture is lost.
 
     Raises:
         DataError: no box is of a vehicle.
@@ -61,10 +61,10 @@ def read_voc_folder(folder: Path, files: Sequence[Path]) -> BoxBook:
 
 
 def parse_xml(data: bytes) -> ElementTree.Element:
-    """The root of an XML document without a document type.
+    """Return the root of an XML document without a document type.
 
     Raises:
-        XmlError: it has one, or is no XML, or is too large.
+        XmlError: the document has a document type, is not XML, or is too large.
     """
     if len(data) > MAX_BYTES:
         raise XmlError(f"is larger than {MAX_BYTES // 2**20} MiB")
@@ -84,7 +84,7 @@ def _refuse_document_type(*_: Any) -> None:
 
 
 def _read(path: Path, census: Census) -> tuple[Any, str]:
-    """The boxes of a file, and what cannot be read."""
+    """Return the boxes of a file, and a message on what cannot be read."""
     shown = printable(str(path))
     try:
         root = parse_xml(read_file(path))
@@ -109,7 +109,7 @@ def _stated_size(root: ElementTree.Element) -> tuple[int, int] | None:
 
 
 def _parse_object(element: ElementTree.Element, census: Census) -> Row | None:
-    """The box of an ``<object>``; None where it is no vehicle."""
+    """Return the box of an ``<object>``; None if it is not a vehicle."""
     kind = (element.findtext("name") or "").strip()
     if not is_vehicle(kind):
         census.leave_out(kind or "no name")

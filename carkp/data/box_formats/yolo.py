@@ -1,9 +1,9 @@
-"""YOLO's labels and predictions: a text a picture, ``class x y width height [confidence] [track]`` a line.
+"""YOLO's labels and predictions: a text file per picture, with lines ``class x y width height [confidence] [track]``.
 
-x and y are of the centre, and all four are shares of the picture's width and height. Which class a number means is
-said by ``classes.txt``, ``data.yaml`` or the like, in the folder or, as data sets have it, above ``labels``; else the
-numbers are COCO's, 2, 5 and 7 for car, bus and truck. Ultralytics writes ``<video>_<frame>.txt`` for the frames of a
-video, counted from 1, and nothing for a picture without detections.
+x and y are the centre, and all four values are shares of the picture's width and height. ``classes.txt``, ``data.yaml``
+or a similar file gives the names of the classes. It is in the same folder or, as in data sets, above ``labels``.
+Without it, the numbers are COCO's: 2, 5 and 7 for car, bus and truck. Ultralytics writes ``<video>_<frame>.txt`` for
+the frames of a video, counted from 1, and no file for a picture without detections.
 """
 
 import re
@@ -24,7 +24,7 @@ CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
 CLASS_YAMLS = ("data.yaml", "data.yml", "dataset.yaml")
 
 MAX_SHARE = 1.01
-"""Detectors round, and let a box end just outside the picture."""
+"""Largest allowed share: detectors round, so a box may end just outside of the picture."""
 
 _LABELS = "labels"
 _EXPECTED = "expected class x y width height, and perhaps a confidence and a track"
@@ -33,7 +33,7 @@ _FRAME = re.compile(r"(.+)_(\d+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Number of a class -> its name, and where that is said."""
+    """Names of classes by their numbers, and the source of the names."""
 
     names: Mapping[int, str]
     source: str
@@ -44,10 +44,10 @@ COCO_NAMES = ClassNames(YOLO_CLASSES, "COCO's numbers", is_complete=False)
 
 
 def read_yolo_file(path: Path) -> BoxBook:
-    """The labels of one picture.
+    """Read the labels of one picture.
 
     Raises:
-        DataError: a line is no box, no box is of a vehicle, or the names of the classes cannot be read.
+        DataError: a line is not a box, no box is of a vehicle, or the names of the classes cannot be read.
     """
     names = find_class_names(path.parent)
     book = read_lines_file(path, _format(names))
@@ -55,7 +55,7 @@ def read_yolo_file(path: Path) -> BoxBook:
 
 
 def read_yolo_folder(folder: Path, files: Sequence[Path]) -> BoxBook:
-    """The labels of many pictures, and of frames of videos.
+    """Read the labels of many pictures, and of frames of videos.
 
     Raises:
         DataError: no box is of a vehicle, or the names of the classes cannot be read.
@@ -70,10 +70,10 @@ def read_yolo_folder(folder: Path, files: Sequence[Path]) -> BoxBook:
 
 
 def find_class_names(folder: Path) -> ClassNames:
-    """The names of classes in or above a folder of labels, or COCO's.
+    """Find the names of classes in or above a folder of labels; if there are none, use COCO's.
 
     Raises:
-        DataError: a file of them cannot be read.
+        DataError: a file with names of classes cannot be read.
     """
     above = folder.absolute().parents
     folders = [folder, *above[: 2 if _LABELS in (folder.name, folder.parent.name) else 1]]
@@ -158,6 +158,6 @@ def _parse(line: str, names: ClassNames, census: Census) -> Row | None:
 
 
 def _confidence(texts: Sequence[str]) -> float | None:
-    """A sixth value that is a whole number above 1 is a track's."""
+    """Return the sixth value if it is a confidence; a value above 1 is the number of a track."""
     value = parse_number(texts[5]) if len(texts) > 5 else None
     return value if value is not None and value <= 1 else None
