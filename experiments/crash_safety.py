@@ -332,7 +332,8 @@ def run_state(run: Run, client: MlflowClient) -> dict[str, str]:
     for name in sorted(run.data.metrics):
         if not TIMED.search(name):
             history = client.get_metric_history(run.info.run_id, name)
-            state[f"metric {name}"] = repr([(item.step, item.value) for item in history])
+            # a command that is repeated in a complete study reports the same result again
+            state[f"metric {name}"] = repr(list(dict.fromkeys((item.step, item.value) for item in history)))
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != LOG_NAME:

@@ -33,7 +33,7 @@ from carkp.processes import PROCESS_TAG, process_name
 from carkp.tracking import reports
 from carkp.tracking.delivery import Delivery, spool_root
 from carkp.tracking.outage import patience, while_locked
-from carkp.tracking.runs import ERROR_TAG, create_child_run, find_run
+from carkp.tracking.runs import ERROR_TAG, STAGE_TAG, create_child_run, find_run
 from carkp.tracking.spool import Report
 from carkp.tracking.store import FIRST_WAIT_S, TrackingError, open_experiment, use_default_store
 from carkp.tracking.sync import send_left_over
@@ -310,7 +310,7 @@ def _create_run(stage: str, experiment: str) -> str:
     tags = resolve_tags()
     if tags.get(_COMMIT_TAG, commit) != commit:  # MLflow may find another repository around the program's file
         tags = {name: value for name, value in tags.items() if not name.startswith(_GIT_TAGS)}
-    tags[PROCESS_TAG] = process_name(os.getpid())
+    tags |= {STAGE_TAG: stage, PROCESS_TAG: process_name(os.getpid())}  # if killed from here on, the run is found
     name = _run_name(stage, experiment)
     run = while_locked(lambda: MlflowClient().create_run(experiment_id, tags=tags, run_name=name))
     return str(run.info.run_id)
@@ -330,6 +330,7 @@ def _join(run_id: str, stage: str, experiment: str) -> str:
     is_study = _STUDY_TAG in found.tags  # a study continues in its own run
     if found.status == "FINISHED" and not is_study:
         raise TrackingError(f"MLFLOW_RUN_ID={run_id}: the run {found.name!r} is finished. {remedy}")
+    client.set_tag(run_id, STAGE_TAG, stage)
     while_locked(lambda: client.update_run(run_id, status="RUNNING"))
     if not is_study:  # several processes may work on a study
         client.set_tag(run_id, PROCESS_TAG, process_name(os.getpid()))

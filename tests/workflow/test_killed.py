@@ -1,6 +1,7 @@
 """What is left of a run whose process was killed."""
 
 import os
+import socket
 from pathlib import Path
 
 import mlflow
@@ -8,6 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from carkp.processes import PROCESS_TAG, process_name
+from carkp.tracking import tracker
 from carkp.tracking.runs import local_artifacts
 from carkp.tracking.store import open_experiment, use_default_store
 from carkp.workflow.killed import end_killed_runs
@@ -53,3 +55,28 @@ def test_runs_of_killed_processes_are_ended_and_those_of_others_left_alone(proje
     assert [run_id for run_id, status in states.items() if status == "KILLED"] == [dead]
     assert left(dead) == {"last.pt"}
     assert left(alive) == left(far) == {"last.pt", *UNFINISHED}
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_run_that_was_killed_as_soon_as_it_began_is_found(
+    project: Path, monkeypatch: pytest.MonkeyPatch, is_given: bool
+) -> None:
+    if is_given:  # as `mlflow run` does
+        given = MlflowClient().create_run(open_experiment("killed")).info.run_id
+        monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "process_name", lambda pid: f"{socket.gethostname()} {pid} 1")  # one that is gone
+        patch.setattr(tracker, "MlflowTracker", _kill)
+        with pytest.raises(_KilledError), tracker.tracked_run("float", "killed", 0.0):
+            pass
+    end_killed_runs("float", "another")
+    (run,) = MlflowClient().search_runs([open_experiment("killed")])
+    assert run.info.status == "KILLED"
+
+
+class _KilledError(BaseException):
+    """In the place of SIGKILL."""
+
+
+def _kill(*arguments: object) -> None:
+    raise _KilledError
