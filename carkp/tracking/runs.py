@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import unquote, urlparse
 
 import mlflow
@@ -90,12 +91,12 @@ def list_artifacts(run_id: str, folder: str = "") -> list[str]:
         raise
 
 
-def create_child_run(parent_run_id: str, name: str) -> str:
+def create_child_run(parent_run_id: str, name: str, further_tags: Mapping[str, str] = MappingProxyType({})) -> str:
     """Create a run below another one, in its experiment; return its id. It stays open until somebody ends it."""
     use_default_store()
     client = MlflowClient()
     parent = client.get_run(parent_run_id)
-    tags = {PARENT_TAG: parent_run_id}
+    tags = {PARENT_TAG: parent_run_id, **further_tags}
     run = while_locked(lambda: client.create_run(parent.info.experiment_id, tags=tags, run_name=name))
     return str(run.info.run_id)
 

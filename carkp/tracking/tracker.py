@@ -273,7 +273,7 @@ def nested_run(parent_run_id: str, stage: str, experiment: str, wait_s: float = 
     ``wait_s``: longest wait for the server at its end.
     """
     use_default_store()
-    run_id = create_child_run(parent_run_id, _run_name(stage, experiment))
+    run_id = create_child_run(parent_run_id, _run_name(stage, experiment), _found_by(stage))
     tracker = MlflowTracker(run_id, stage, experiment, wait_s)
     with _ended_in_order(tracker, wait_s):
         _describe(tracker, stage, experiment)
@@ -310,10 +310,15 @@ def _create_run(stage: str, experiment: str) -> str:
     tags = resolve_tags()
     if tags.get(_COMMIT_TAG, commit) != commit:  # MLflow may find another repository around the program's file
         tags = {name: value for name, value in tags.items() if not name.startswith(_GIT_TAGS)}
-    tags |= {STAGE_TAG: stage, PROCESS_TAG: process_name(os.getpid())}  # if killed from here on, the run is found
+    tags |= _found_by(stage)
     name = _run_name(stage, experiment)
     run = while_locked(lambda: MlflowClient().create_run(experiment_id, tags=tags, run_name=name))
     return str(run.info.run_id)
+
+
+def _found_by(stage: str) -> dict[str, str]:
+    """Return the tags by which later runs find this run if its process is killed."""
+    return {STAGE_TAG: stage, PROCESS_TAG: process_name(os.getpid())}
 
 
 def _join(run_id: str, stage: str, experiment: str) -> str:

@@ -74,6 +74,20 @@ def test_a_run_that_was_killed_as_soon_as_it_began_is_found(
     assert run.info.status == "KILLED"
 
 
+def test_a_trial_that_was_killed_before_its_study_knew_its_run_is_found(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = MlflowClient().create_run(open_experiment("killed")).info.run_id
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "process_name", lambda pid: f"{socket.gethostname()} {pid} 1")
+        patch.setattr(tracker, "MlflowTracker", _kill)
+        with pytest.raises(_KilledError), tracker.nested_run(study, "trial", "killed"):
+            pass
+    end_killed_runs("trial", "")
+    (trial,) = [run for run in MlflowClient().search_runs([open_experiment("killed")]) if run.info.run_id != study]
+    assert trial.info.status == "KILLED"
+
+
 class _KilledError(BaseException):
     """In the place of SIGKILL."""
 

@@ -14,7 +14,7 @@ from carkp.cluster.slurm import JOB_TAG, current_job_id
 from carkp.config.schema import ExperimentConfig
 from carkp.cores import num_usable_cores
 from carkp.project import project_root
-from carkp.tracking.runs import end_run, find_run
+from carkp.tracking.runs import end_lost_run, end_run, find_run
 from carkp.tracking.store import TrackingError
 from carkp.tracking.tracker import Tracker, command_line, nested_run
 from carkp.training.fit import EpochResult
@@ -22,11 +22,14 @@ from carkp.tuning.objective import Alternative, Job, Outcome, Pruned, Trial
 from carkp.tuning.record import TrialRecord
 from carkp.tuning.settings import Axis, StudySettings
 from carkp.tuning.study import TuningStudy
+from carkp.workflow.killed import end_killed_runs
 from carkp.workflow.process import Terminated, end_with_parent, orderly_interrupts
 from carkp.workflow.study.trial import LR, SIGMA, Q, TrialInputs, percentile_of, run_trial
 
 RUN_ID, ROLE, SEED, TEST_PCK = "run_id", "role", "seed", "test_int8_pck"
 FLOAT_PCK, ORACLE, SCORING_SHARE = "val_float_pck", "oracle_error_px", "scoring_share"
+
+_STAGE = "trial"
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,11 @@ def run_tracked(spec: StudySpec, study: TuningStudy, trial: Trial) -> Outcome:
         Pruned: it need not go on.
     """
     _end_killed(trial.notes.get(RUN_ID))
+    if not current_job_id():  # the command that follows Slurm's jobs marks their runs
+        end_killed_runs(_STAGE, "")  # of workers that were killed before they noted their run
     pruned: Pruned | None = None
     config = _seeded(spec.inputs.config, trial.notes)
-    with nested_run(study.notes()[RUN_ID], "trial", config.name, config.tracking.wait_s) as tracker:
+    with nested_run(study.notes()[RUN_ID], _STAGE, config.name, config.tracking.wait_s) as tracker:
         trial.note(RUN_ID, tracker.run_id)
         _describe_run(spec, trial, tracker)
         try:
@@ -176,11 +181,14 @@ def _end_killed(run_id: str | None) -> None:
     if run_id is None:
         return
     try:
-        is_open = find_run(run_id).status == "RUNNING"
+        run = find_run(run_id)
     except TrackingError:
         return
-    if is_open:
-        end_run(run_id, "KILLED")
+    if run.status == "RUNNING":
+        if JOB_TAG in run.tags:
+            end_lost_run(run_id, "FAILED", f"the Slurm job {run.tags[JOB_TAG]} has lost the process of the trial")
+        else:
+            end_run(run_id, "KILLED")
     shutil.rmtree(project_root() / "runs" / run_id, ignore_errors=True)
 
 
