@@ -307,7 +307,7 @@ class TuningStudy:
 def _is_abandoned(trial: FrozenTrial, limit: datetime) -> bool:
     """Return whether nobody works on a running trial. A trial without heartbeat must have begun before ``limit``."""
     if trial.user_attrs.get(SEEN) == trial.number:
-        return not is_alive(trial.user_attrs[WORKER]) if WORKER in trial.user_attrs else False
+        return WORKER in trial.user_attrs and not is_alive(trial.user_attrs[WORKER])
     return trial.datetime_start is not None and trial.datetime_start < limit
 
 
