@@ -49,6 +49,9 @@ SLOW_STEP_S = 0.25
 LIMIT_MIB = 2
 """Limit on the pictures of a request. The default is larger and would only make the test slow."""
 
+RETURN_LARGE_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""Makes glibc return freed blocks of 1 MiB to the system, as docs/serving.md recommends for servers."""
+
 SCRIPT = """from mlflow.models import set_model
 
 from carkp.serving import KeypointModel
@@ -312,7 +315,7 @@ def row_of(name: str, log: Log) -> dict[str, Any]:
 @contextlib.contextmanager
 def running(words: list[str], folder: Path, port: int, ping: str) -> Iterator[subprocess.Popen[bytes]]:
     """Start a server, and wait until it answers."""
-    environment = {**os.environ, "PYTHONPATH": str(project_root())}
+    environment = {**os.environ, **RETURN_LARGE_BLOCKS, "PYTHONPATH": str(project_root())}
     environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"max_request_mib": LIMIT_MIB})
     log = (folder / "server.log").open("wb")
     process = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -1,6 +1,6 @@
 """Do the stages need more memory for a large store than for a small one?
 
-Command:  python experiments/stage_memory.py --config configs/tiny.yaml          (ten minutes and 12 GB of disk)
+Command:  python experiments/stage_memory.py --config configs/tiny.yaml          (four minutes and 12 GB of disk)
           … --crops 2000 --copies 2                                               (for a look)
 Asks:     peak memory of float, calibration, qat, export and align, with a store of 40,000 training crops and with one
           of `copies` times as many. Both repeat the crops of the configuration; each stage trains on 64 samples.

@@ -29,6 +29,8 @@ _KILLED = -9
 
 _INTERRUPT_GRACE_S = 15.0
 
+_REPEAT_AFTER_S = 0.05
+
 
 class Terminated(KeyboardInterrupt):
     """This process received SIGTERM."""
@@ -43,6 +45,9 @@ def orderly_interrupts() -> Iterator[None]:
     then also ignores the end of children: torch raises an error if a loader process ends, which would replace the
     interruption. Processes forked in the block end at once by SIGTERM, as usual. Outside the main thread nothing
     changes.
+
+    Python drops an exception that is raised in a ``__del__`` method, and a loader of torch takes a while in its own. An
+    interruption that is lost in this way is repeated.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -57,6 +62,18 @@ def orderly_interrupts() -> Iterator[None]:
         mind_nothing()
         raise Terminated
 
+    def repeat_if_dropped(dropped: "sys.UnraisableHookArgs") -> None:
+        is_ours = os.getpid() == own_pid and threading.current_thread() is threading.main_thread()
+        if not isinstance(dropped.exc_value, KeyboardInterrupt) or not is_ours:
+            unraisable_hook(dropped)
+            return
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        number = signal.SIGTERM if isinstance(dropped.exc_value, Terminated) else signal.SIGINT
+        repeat = threading.Timer(_REPEAT_AFTER_S, _signal_main_thread, [number])
+        repeat.daemon = True
+        repeat.start()
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         if os.getpid() == own_pid:
             mind_nothing()
@@ -66,17 +83,28 @@ def orderly_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, _do_nothing)
         child_ends = getattr(signal, "SIGCHLD", None)  # Windows has no SIGCHLD
         if child_ends is not None and callable(handler := signal.getsignal(child_ends)):
-            before[child_ends] = handler
+            before[child_ends] = handlers[child_ends] = handler
             signal.signal(child_ends, _do_nothing)
 
-    before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: terminate}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores SIGINT
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+        handlers[signal.SIGINT] = interrupt
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    unraisable_hook, sys.unraisablehook = sys.unraisablehook, repeat_if_dropped
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable_hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _signal_main_thread(number: signal.Signals) -> None:
+    pthread_kill = getattr(signal, "pthread_kill", None)
+    if pthread_kill is None:  # Windows
+        signal.raise_signal(number)
+    else:
+        pthread_kill(threading.main_thread().ident, number)  # also interrupts a sleep
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

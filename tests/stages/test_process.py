@@ -128,6 +128,49 @@ def test_a_loader_process_that_ends_with_this_one_does_not_hide_the_interruption
     assert (done.stdout, done.stderr) == ("terminated True\n", "")
 
 
+DROPPED = """
+import os, signal, sys, time
+from carkp.workflow.process import orderly_interrupts
+
+class Loader:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        for _ in range(1000):  # the handler runs here
+            pass
+
+try:
+    with orderly_interrupts():
+        for _ in range(int(sys.argv[2])):
+            loader = Loader()
+            del loader
+        time.sleep(60)
+except KeyboardInterrupt as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGTERM, "Terminated"), (signal.SIGINT, "KeyboardInterrupt")], ids=str
+)
+def test_an_interruption_in_a_destructor_is_not_lost(number: signal.Signals, name: str, times: int) -> None:
+    command = [sys.executable, "-c", DROPPED, str(number.value), str(times)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == (f"{name}\n", "")
+
+
+def test_other_errors_in_a_destructor_are_shown_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise RuntimeError("broken")
+
+    seen: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: seen.append(dropped.exc_value))
+    with orderly_interrupts():
+        Broken()
+    assert [str(error) for error in seen] == ["broken"]
+
+
 def test_a_worker_ends_with_the_process_that_started_it() -> None:
     with start(ORPHAN) as process:
         assert process.stdout is not None
