@@ -32,6 +32,9 @@ LIKE_OTHERS = ("cortex_m_class", "jetson_orin_nano_int8")
 CHANGES = ("quant.num_images=16", "quant.num_rounding_images=16", "align.max_shift_steps=3")
 """Of 28 cars a single keypoint that takes another peak weighs more than a step; which ones do depends on the CPU."""
 
+MAX_DIFFERENCE = 0.01
+"""Of the expected loss, about two keypoints of these cars."""
+
 
 @dataclass(frozen=True)
 class Cars:
@@ -84,7 +87,7 @@ def test_it_is_open_for_every_target(cars: Cars, target: str) -> None:
     gate = cars.gate(target)
     assert judge_gate(cars.config.align, gate) == []
     assert 0 < gate.one_step_px < 1
-    assert all(abs(item.difference.value) < 0.005 for item in gate.losses)
+    assert all(abs(item.difference.value) < MAX_DIFFERENCE for item in gate.losses)
 
 
 def half_a_step_down(conv: QConv, program: QProgram) -> QConv:
