@@ -51,6 +51,7 @@ SUBSTITUTIONS: Mapping[str, str] = {
     "<id>,<id>": "$(newest-run float),$(newest-run calibration)",
     "<id of the adapt run>": "$(newest-run adapt)",
     "<id of that calibration run>": "$(newest-run calibration)",
+    "runs:/<id>": "runs:/$(newest-run float)",
     "runs:/<its run>": "runs:/$(newest-run precision)",
     "runs:/<that export>": "runs:/$(newest-run export)",
     "postgresql://user@host/studies": "sqlite:///studies.db",

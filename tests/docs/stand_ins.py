@@ -7,6 +7,7 @@ They change what a test cannot do as a reader would, and nothing else:
 | ``pip``, ``pytest``, ``python -m venv``, ``python -m pip`` | nothing: the environment of the tests is there already |
 | ``mlflow run`` | adds ``--env-manager local``: no environment is built |
 | ``mlflow ui``, ``carkp view`` | starts it on a free port, asks its page, and stops it |
+| ``mlflow models serve`` without a port | the same |
 | ``curl`` | waits for a server that is still starting, and fails on an error of HTTP |
 | ``newest-run STAGE`` | prints the id of the newest finished run of a stage: what a reader reads on the screen |
 
@@ -45,6 +46,9 @@ def main(name: str, words: Sequence[str]) -> int:
         case ("mlflow", "ui", *_):
             port = free_port()
             return _serve(_real(name), [*words, "--port", str(port)], port)
+        case ("mlflow", "models", "serve", *_) if "-p" not in words:
+            port = free_port()
+            return _serve(_real(name), [*words, "--port", str(port)], port, "/ping")
         case ("carkp", "view", *_):
             port = free_port()
             return _serve(_real(name), [*words, "--no-browser", "--port", str(port)], port)
@@ -99,13 +103,13 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _serve(program: str, words: Sequence[str], port: int) -> int:
+def _serve(program: str, words: Sequence[str], port: int, path: str = "/") -> int:
     """Start a server, and stop it when its page has come."""
     server = subprocess.Popen([program, *words], start_new_session=True)
     try:
         end = time.monotonic() + SERVER_SECONDS
         while server.poll() is None and time.monotonic() < end:
-            if _answers(f"http://127.0.0.1:{port}/"):
+            if _answers(f"http://127.0.0.1:{port}{path}"):
                 print(f"[{Path(program).name} {words[0]} answered with status 200]")
                 return 0
             time.sleep(0.2)
