@@ -87,8 +87,8 @@ def describe_wait(directory: Path, owner: Path) -> str:
         who = f"process {note['pid']} on {note['host']}, which {note['work']} there since {note['since']}"
         remedy = f"If that process hangs, end it: kill {note['pid']} on {note['host']}"
     except (OSError, ValueError, KeyError, TypeError):
-        who, remedy = "another process, which is at work there", "If that process hangs, end it"
-    return f"{directory}: waiting for {who}. This run goes on with the result. {remedy}; Ctrl-C ends the waiting."
+        who, remedy = "another process, which works there", "If that process hangs, end it"
+    return f"{directory}: waiting for {who}. This run then continues with the result. {remedy}; Ctrl-C stops waiting."
 
 
 def partial_path(path: Path) -> Path:
@@ -282,7 +282,7 @@ def describe_free_space(path: Path) -> str:
 def _remedy(path: Path, number: int | None) -> str:
     free = describe_free_space(path)
     if number in NO_SPACE:
-        return f"{free}: make room (also look at quotas and limits of file size) or choose another disk (data.root)"
+        return f"{free}: free some space (also check quotas and limits of file size) or choose another disk (data.root)"
     if number in _NO_PERMISSION:
         return "Choose a directory that you may write to (data.root), or have its permissions changed"
     return free

@@ -51,10 +51,10 @@ class EntryPoint:
 
 DATA = Parameter("data", "latest", "prepared data: latest, a directory, or runs:/<id of a data run>")
 MODEL = Parameter("model", "latest", "model: latest, carkp-car12, a local file, runs:/<id>/<path>, or models:/…")
-RECORD = {"record": "write what was measured to reports/measurements, for the pages that show it"}
+RECORD = {"record": "write the measurements to reports/measurements, for the pages that show them"}
 """Switch of programs that measure."""
 
-TARGET = Parameter("target", "", "a file of configs/targets without .yaml, or a path; empty: as in the configuration")
+TARGET = Parameter("target", "", "a file in configs/targets without .yaml, or a path; empty: as in the configuration")
 NPROC = Parameter("nproc", "", "training processes on this machine; empty: train.nproc of the configuration")
 RANKS = (
     NPROC,
@@ -73,7 +73,7 @@ ANY_MODEL = Parameter(
 STARTED_MODEL = Parameter(
     "model",
     "latest",
-    "float model to begin with: latest (of float), a checkpoint, runs:/<id> of float or adapt, models:/…",
+    "float model to start from: latest (of float), a checkpoint, runs:/<id> of float or adapt, models:/…",
 )
 PREDICTING_MODEL = Parameter(
     "model",
@@ -84,8 +84,8 @@ PREDICTING_MODEL = Parameter(
 ORIENTATION = Parameter(
     "orientation",
     "ignore",
-    "what a photograph or video says of how it was held: ignore (take the stored pixels, as CarFusion's labels do) or "
-    "apply (turn it upright as viewers do: for boxes that were drawn in one)",
+    "rotation that a photograph or video states: ignore (use the stored pixels, as CarFusion's labels do) or "
+    "apply (turn it upright as viewers do: for boxes that were drawn in a viewer)",
 )
 BOXES = Parameter(
     "boxes",
@@ -99,12 +99,10 @@ _ALL = (
         "run",
         "main",
         "pipeline",
-        "Everything from the data to the report; what is there already is used again.",
+        "Run all steps from the data to the report; finished steps are not repeated.",
         (
-            Parameter(
-                "force", "", "true: do every step anew; empty: use again what finished runs with the same inputs gave"
-            ),
-            Parameter("dry_run", "", "true: say what would be done and what used again, and why, and stop"),
+            Parameter("force", "", "true: repeat every step; empty: reuse finished runs with the same inputs"),
+            Parameter("dry_run", "", "true: show which steps would run or be reused, and why; then stop"),
         ),
     ),
     EntryPoint(
@@ -124,7 +122,7 @@ _ALL = (
         "float",
         "float",
         "float",
-        "Train the float model; prepares the data where that is still to do.",
+        "Train the float model; prepares the data if that is not done yet.",
         (
             DATA,
             *RANKS,
@@ -146,7 +144,7 @@ _ALL = (
         "adapt",
         "adapt",
         "adapt",
-        "Adapt a float model to pictures of one's own, with or without labels.",
+        "Adapt a float model to your own pictures, with or without labels.",
         (
             Parameter("images", "", "pictures and videos without labels: a file, or a folder of them"),
             BOXES,
@@ -165,7 +163,11 @@ _ALL = (
             MODEL,
             TARGET,
             Parameter("stage", "calibration", "whose model: calibration or qat"),
-            Parameter("alias", "", "register the model as carkp under this alias, for example champion; empty: do not"),
+            Parameter(
+                "alias",
+                "",
+                "register the model as carkp under this alias, for example champion; empty: do not register it",
+            ),
         ),
     ),
     EntryPoint(
@@ -175,14 +177,12 @@ _ALL = (
         "Score a model on validation and test.",
         (Parameter("stage", "float", f"what to score: {', '.join(SCORED_STAGES)}"), MODEL, DATA, TARGET),
     ),
-    EntryPoint(
-        "align", "align", "align", "Hold all executions of an exported int8 model together.", (DATA, MODEL, TARGET)
-    ),
+    EntryPoint("align", "align", "align", "Compare all executions of an exported int8 model.", (DATA, MODEL, TARGET)),
     EntryPoint(
         "benchmark",
         "benchmark",
         "benchmark",
-        "Compare accuracy, size and latency of the network in every runtime that is installed.",
+        "Compare accuracy, size and latency of the network in every installed runtime.",
         (DATA, MODEL),
         flags=RECORD,
     ),
@@ -190,7 +190,7 @@ _ALL = (
         "check",
         "check",
         "check",
-        "Hold a model against the operators and limits of a target's hardware.",
+        "Compare a model with the operators and limits of a target's hardware.",
         (ANY_MODEL, TARGET),
     ),
     EntryPoint(
@@ -203,7 +203,9 @@ _ALL = (
         "Write the accuracy report of one run or several.",
         (
             Parameter(
-                "runs", "latest", "latest, or run ids separated by commas: runs of any stage, each for its float model"
+                "runs",
+                "latest",
+                "latest, or run ids separated by commas: runs of any stage, each stands for its float model",
             ),
             Parameter("name", "", "folder in reports/; empty: the experiment and the target"),
         ),
@@ -213,7 +215,7 @@ _ALL = (
         "infer",
         "infer",
         "infer",
-        "Keypoints of the cars in pictures and videos of one's own, drawn and as JSON.",
+        "Find the keypoints of cars in your own pictures and videos; draws them and writes JSON.",
         (
             Parameter("image", "", "a picture, a video, or a folder of them"),
             BOXES,
@@ -221,22 +223,28 @@ _ALL = (
             Parameter("output", "runs/infer", "folder for the drawn pictures and keypoints.json"),
             ORIENTATION,
         ),
-        flags={"no-track": "make no MLflow run"},
+        flags={"no-track": "do not create an MLflow run"},
         argument="image",
     ),
     EntryPoint(
         "tune",
         "tune",
         "tune",
-        "Search heatmap sigma, learning rate and calibration percentile; goes on where it was stopped.",
+        "Search heatmap sigma, learning rate and calibration percentile; continues a stopped search.",
         (
             DATA,
             TARGET,
             Parameter("search", "configs/search/default.yaml", "YAML file with the space and the budget of the study"),
-            Parameter("trials", "", "trainings of the study; empty: as in the search file; more than there are: go on"),
+            Parameter(
+                "trials",
+                "",
+                "number of trainings in the study; empty: as in the search file; a higher number continues the study",
+            ),
             Parameter("workers", "", "processes, or jobs of the launcher, that train at the same time; empty: 1"),
             Parameter("launcher", "", "who starts the workers: slurm (jobs of a cluster); empty: this machine"),
-            Parameter("backend", "configs/backend/slurm.yaml", "YAML file of what a job asks Slurm for"),
+            Parameter(
+                "backend", "configs/backend/slurm.yaml", "YAML file with the resources that a job requests from Slurm"
+            ),
             Parameter(
                 "storage",
                 "",

@@ -69,7 +69,7 @@ def shipped_folder(name: str) -> Path:
         ValueError: there is no model of this name.
     """
     if name not in FOLDERS:
-        raise ValueError(f"{name!r} is no model that comes with carkp: there are {', '.join(FOLDERS)}")
+        raise ValueError(f"{name!r} is not a model that comes with carkp; the models are {', '.join(FOLDERS)}")
     return ROOT / FOLDERS[name]
 
 

@@ -94,7 +94,8 @@ def test_partial_names_differ(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EROFS, "may write to"), (errno.EIO, "MiB are free")]
+    ("number", "remedy"),
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "may write to"), (errno.EIO, "MiB are free")],
 )
 def test_a_write_error_says_what_where_and_what_to_do(tmp_path, number, remedy):
     text = disk.describe_write_error(tmp_path / "a/b", OSError(number, os.strerror(number)))

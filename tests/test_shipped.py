@@ -66,7 +66,9 @@ def test_what_is_missing_is_named_with_what_to_do(shipped_folder: Path) -> None:
     for load in (find_shipped, Predictor.load, lambda: Predictor.load("carkp-car12/weights.safetensors")):
         with pytest.raises(ShippedModelError, match=r"lacks int8\.onnx\): install a release.*or name another model"):
             load()
-    with pytest.raises(ValueError, match="'carkp-car13' is no model that comes with carkp: there are carkp-car12"):
+    with pytest.raises(
+        ValueError, match="'carkp-car13' is not a model that comes with carkp; the models are carkp-car12"
+    ):
         find_shipped("carkp-car13")
 
 

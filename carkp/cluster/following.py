@@ -132,12 +132,12 @@ def _follow(
             last_answer = time.monotonic()
         except NoAnswerError as error:
             silence_s = time.monotonic() - last_answer
-            print(f"warning: Slurm gives no answer ({error}); jobs go on", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"warning: Slurm does not answer ({error}); jobs continue", file=sys.stderr, flush=True)  # noqa: T201
             if silence_s > patience_s:
                 ids = ", ".join(job.id for job in followed.open_jobs)
                 raise ClusterError(
-                    f"Slurm's controller gives no answer for {silence_s / 60:.0f} minutes ({error}); the jobs {ids} "
-                    "may go on: `squeue` says so once it answers"
+                    f"Slurm's controller has not answered for {silence_s / 60:.0f} minutes ({error}); the jobs {ids} "
+                    "may still run: check with `squeue` when it answers again"
                 ) from error
         if followed.open_jobs:
             time.sleep(poll_s)

@@ -97,7 +97,9 @@ class SlurmBackend(AbstractBackend):
             ExecutionException: the job cannot be submitted, the settings cannot be used, or the job failed.
         """
         if not Path(project_uri).is_dir():
-            raise ExecutionException(f"{project_uri}: carkp-slurm runs a project in a folder that all nodes see")
+            raise ExecutionException(
+                f"{project_uri}: no such folder; carkp-slurm needs the project in a folder that all nodes can read"
+            )
         try:
             config = read_config(backend_config)
             require_slurm()

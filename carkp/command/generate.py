@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @click.option("--overrides", default="", help=OVERRIDES_HELP)
 @click.option("--set", "settings", multiple=True, metavar="A.B=C", help=SET_HELP)
 @click.option(
-    "--shard", metavar="K/N", default="", help="Draw part K of N only, K from 1 to N, and put it beside the set."
+    "--shard", metavar="K/N", default="", help="Draw only part K of N, K from 1 to N, and store it beside the set."
 )
-@click.option("--merge", metavar="N", type=click.IntRange(min=1), help="Make the sets out of their N shards.")
+@click.option("--merge", metavar="N", type=click.IntRange(min=1), help="Merge the N shards of each set.")
 def command(config: str, overrides: str, settings: tuple[str, ...], shard: str, merge: int | None) -> None:
     """Draw the generated pictures of an experiment: all its sources that are synthetic or rendered.
 
@@ -43,7 +43,7 @@ def _draw(config: str, settings: list[str], shard: str, num_shards: int | None) 
 
     loaded = load_config(find_config(config), settings)
     if shard and num_shards:
-        raise ConfigError("give --shard or --merge, not both: first all shards are drawn, then they are merged")
+        raise ConfigError("give --shard or --merge, not both: first draw all shards, then merge them")
     if shard:
         made = draw_shards(loaded, _parse_shard(shard), not is_hidden())
     elif num_shards:
@@ -61,7 +61,7 @@ def _parse_shard(text: str) -> "Shard":
 
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None:
-        raise ConfigError(f"--shard is K/N, as 2/4, got {text!r}")
+        raise ConfigError(f"--shard: expected K/N, such as 2/4, got {text!r}")
     try:
         return Shard(int(match[1]), int(match[2]))
     except ValueError as error:

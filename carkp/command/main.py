@@ -22,13 +22,13 @@ class Helper:
 
 
 HELPERS = {
-    "view": Helper("view", "Look at keypoints of your own pictures and videos, on a local page."),
+    "view": Helper("view", "Show keypoints of your own pictures and videos on a local page."),
     "generate": Helper("generate", "Draw the generated pictures of an experiment, whole or as shards."),
     "config": Helper("config", "Show the settings of an experiment, or explain them."),
-    "models": Helper("models", "List the models that can be named here."),
-    "status": Helper("status", "Show the newest run of every stage, and what `carkp run` would do anew."),
-    "sync": Helper("sync", "Send reports of runs that an outage of the tracking server has held back."),
-    "doctor": Helper("doctor", "Say what works on this machine, and what to do about the rest."),
+    "models": Helper("models", "List the models that you can give to a command."),
+    "status": Helper("status", "Show the newest run of every stage, and which steps `carkp run` would do."),
+    "sync": Helper("sync", "Send reports of runs that were kept during an outage of the tracking server."),
+    "doctor": Helper("doctor", "Show what works on this machine, and how to fix the rest."),
 }
 
 
@@ -57,8 +57,10 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="carkp")
-@click.option("-v", "--verbose", is_flag=True, help="Say more: what other libraries tell, and tracebacks of errors.")
-@click.option("-q", "--quiet", is_flag=True, help="Say less: results and errors, no progress bars.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Print more: messages of other libraries, and tracebacks of errors."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print less: results and errors, no progress bars.")
 def group(verbose: bool, quiet: bool) -> None:
     """Train, quantise and ship car keypoint detectors.
 

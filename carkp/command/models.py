@@ -12,7 +12,7 @@ MIB = 2**20
 
 @click.command("models")
 def command() -> None:
-    """List the models that can be named here: those that come with carkp, and the newest of each stage."""
+    """List the models that you can give to a command: those that come with carkp, and the newest of each stage."""
     for name in shipped_names():
         try:
             model = find_shipped(name)
@@ -45,4 +45,4 @@ def _list_runs() -> None:
             seen.add(key)
             of = " ".join(part for part in key if part)
             click.echo(f"runs:/{run.run_id}  {stage} {of}, {run.started:%Y-%m-%d %H:%M} UTC")
-    click.echo("latest means the newest of the stage that a command asks for, with the experiment's data and target.")
+    click.echo("latest is the newest model of the stage that a command needs, with the experiment's data and target.")

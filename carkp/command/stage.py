@@ -15,8 +15,8 @@ CONFIG_HELP = "YAML file of the experiment"
 OVERRIDES_HELP = "space-separated a.b=c settings, shell quoting allowed"
 SET_HELP = "one setting; may be repeated"
 INFER = "infer"
-TRACK_HELP = "make an MLflow run of it, as `mlflow run . -e infer` does"
-DRY_RUN_HELP = "say what would be done, and stop"
+TRACK_HELP = "record it as an MLflow run, as `mlflow run . -e infer` does"
+DRY_RUN_HELP = "show what would be done, then stop"
 
 
 def stage_command(point: EntryPoint) -> click.Command:
@@ -100,7 +100,9 @@ def _plan(point: EntryPoint, words: Sequence[str]) -> int:
     path = find_config(values["--config"])
     config = load_config(path, overrides)
     click.echo(f"would run: python -m carkp.stages.{point.module} {shlex.join(words)}")
-    click.echo(f"configuration: {path}, experiment {config.name}; settings that are not the defaults of the schema:")
+    click.echo(
+        f"configuration: {path}, experiment {config.name}; settings that differ from the defaults of the schema:"
+    )
     defaults = flatten(ExperimentConfig().model_dump(mode="json"))
     for name, value in flatten(config.model_dump(mode="json")).items():
         if defaults.get(name) != value:

@@ -15,7 +15,7 @@ from carkp.entry_points import DEFAULT_CONFIG, ENTRY_POINTS
 @click.option("--overrides", default="", help=OVERRIDES_HELP)
 @click.option("--set", "settings", multiple=True, metavar="A.B=C", help=SET_HELP)
 def command(config: str, overrides: str, settings: tuple[str, ...]) -> None:
-    """Show the newest run of every stage, and what `carkp run` would do anew, and why."""
+    """Show the newest run of every stage, and which steps `carkp run` would do, and why."""
     with user_errors():
         from carkp.workflow.cli import guarded
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 8765
 INSTALL = 'pip install "carkp[view]"'
 NEEDED = ("starlette", "uvicorn", "PIL")
-NOT_COMPARED = 'The float network is not shown beside: it needs torch and timm (pip install "carkp[train]").'
+NOT_COMPARED = 'The float network is not shown: it needs torch and timm (pip install "carkp[train]").'
 
 MODEL_HELP = "carkp-car12 (comes with carkp), a local file, runs:/<id>/<path>, or models:/…"
 AGAINST_HELP = (
-    "a second model, shown beside the first; empty: the float weights of a model that comes with carkp, where torch is "
-    "installed; none: no second one"
+    "a second model, shown beside the first; empty: the float weights of a model that comes with carkp, if torch is "
+    "installed; none: no second model"
 )
 
 
@@ -28,11 +28,15 @@ AGAINST_HELP = (
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help=MODEL_HELP)
 @click.option("--against", default="", help=AGAINST_HELP)
 @click.option(
-    "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535), help="of 127.0.0.1; 0: a free one"
+    "--port",
+    default=DEFAULT_PORT,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="port on 127.0.0.1; 0: any free port",
 )
-@click.option("--no-browser", is_flag=True, help="Print the address and open no browser.")
+@click.option("--no-browser", is_flag=True, help="Print the address; do not open a browser.")
 def command(model: str, against: str, port: int, no_browser: bool) -> None:
-    """Look at keypoints of pictures and videos of one's own, on a page of this machine alone."""
+    """Show keypoints of your own pictures and videos on a local page, which only this machine can open."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         _fail(f"carkp view needs {', '.join(missing)}: {INSTALL}")
@@ -46,7 +50,7 @@ def command(model: str, against: str, port: int, no_browser: bool) -> None:
     with server:
         models, note = _open_models(model, against)
         click.echo(f"{', '.join(f'{opened.name} ({opened.kind})' for opened in models)} at {address(server)}")
-        click.echo("Ctrl-C ends it.")
+        click.echo("Ctrl-C stops it.")
         with contextlib.suppress(KeyboardInterrupt):
             serve(create_app(models, note), server, not no_browser)
 

@@ -103,7 +103,7 @@ def test_an_interruption_cancels_what_is_under_way(tmp_path: Path, answer: Answe
 
 
 def test_patience_with_the_controller_ends(tmp_path: Path, answer: Answer) -> None:
-    with pytest.raises(ClusterError, match="gives no answer for 0 minutes"):
+    with pytest.raises(ClusterError, match="has not answered for 0 minutes"):
         follow([job(tmp_path, "7")], 0.01, 0.05, lambda job, state: None)
 
 

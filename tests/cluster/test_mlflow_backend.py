@@ -51,5 +51,5 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch, given: dict[str, An
 
 
 def test_a_project_elsewhere_is_refused() -> None:
-    with pytest.raises(ExecutionException, match="a folder that all nodes see"):
+    with pytest.raises(ExecutionException, match="a folder that all nodes can read"):
         SlurmBackend().run("https://example.org/project", "data", {}, None, MLFLOW_S_OWN, "", "0")

@@ -175,7 +175,7 @@ def test_an_unknown_section_and_a_bad_setting_are_refused(monkeypatch: pytest.Mo
     monkeypatch.chdir(ROOT)
     done = command("config", "show", "tree")
     assert done.exit_code == 1
-    assert "there is no section 'tree'; there are: name, seed, data" in done.output
+    assert "there is no section 'tree'; the sections are: name, seed, data" in done.output
     done = command("float", "--dry-run", "--set", "train.epoch=7")
     assert done.exit_code == 1
     assert done.output.startswith("error: ")
@@ -222,11 +222,11 @@ def test_shards_are_drawn_and_merged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--shard", "3"], "K/N, as 2/4"),
+        (["--shard", "3"], "K/N, such as 2/4"),
         (["--shard", "3/2"], "K from 1 to N"),
         (["--shard", "1/2", "--merge", "2"], "not both"),
         (["--merge", "2"], "shard-1-of-2 is missing"),
-        (["--set", "data.source=coco.json"], "only synthetic and rendered data are drawn"),
+        (["--set", "data.source=coco.json"], "only synthetic and rendered data can be generated"),
     ],
 )
 def test_shards_that_cannot_be_are_an_error(words: list[str], message: str, tmp_path: Path) -> None:
