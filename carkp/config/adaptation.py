@@ -43,12 +43,10 @@ class StrongAugmentConfig(AugmentConfig):
 class AdaptConfig(Section):
     """Adaptation to a user's own pictures: as float training, but for these."""
 
-    epochs: Annotated[
-        PositiveInt, Field(description="How many epochs the adaptation takes. The model after the last one is kept.")
-    ] = 5
-    steps_per_epoch: Annotated[PositiveInt, Field(description="Batches of an epoch, however many cars there are.")] = (
-        100
-    )
+    epochs: Annotated[PositiveInt, Field(description="Number of epochs. The model after the last epoch is kept.")] = 5
+    steps_per_epoch: Annotated[
+        PositiveInt, Field(description="Batches per epoch. The number of cars does not change it.")
+    ] = 100
     lr: LearningRate = 2.0e-4
     warmup_epochs: WarmupEpochs = 0.5
     target_share: Annotated[
@@ -56,7 +54,7 @@ class AdaptConfig(Section):
         Field(
             gt=0,
             lt=1,
-            description="Share of every batch that is the user's cars. The rest is the configuration's data.",
+            description="Share of the user's cars in every batch. The rest comes from the configuration's data.",
         ),
     ] = 0.5
     ema_decay: Annotated[
@@ -64,40 +62,42 @@ class AdaptConfig(Section):
         Field(
             gt=0,
             lt=1,
-            description="Decay per step of the moving average of the weights, which labels the unlabelled cars and is "
-            "kept.",
+            description="Decay per step of the moving average of the weights. This average labels the unlabelled cars "
+            "and is the result.",
         ),
     ] = 0.99
     min_confidence: Annotated[
         Probability,
         Field(
-            description="Height of a heatmap's peak. Below it a keypoint that the model itself labels is not learnt."
+            description="Height of a heatmap's peak. A keypoint that the model itself labels is not used in training "
+            "if its peak is lower."
         ),
     ] = 0.5
     unlabelled_weight: Annotated[
         NonNegativeFloat,
-        Field(description="Weight in the loss of the labels that the model makes itself. Given labels have 1."),
+        Field(description="Weight in the loss of labels that the model makes itself. Given labels have weight 1."),
     ] = 1.0
     holdout_share: Annotated[
         Float,
         Field(
             ge=0,
             lt=1,
-            description="Share of the user's cars that are measured on and not learnt from, in whole pictures. 0: "
-            "none.",
+            description="Share of the user's cars that are held out of training to measure the result, in whole "
+            "pictures. 0: none.",
         ),
     ] = 0.2
     num_holdout_views: Annotated[
         PositiveInt,
         Field(
-            description="Strongly augmented views of each held-out car in which the model must find the same keypoints."
+            description="Number of strongly augmented views of each held-out car. The model must find the same "
+            "keypoints in them."
         ),
     ] = 4
     max_loss_on_generated: Annotated[
         Probability,
         Field(
-            description="Largest fall of validation PCK on the configuration's data. A model that falls further is "
-            "refused; 0.01 is one point."
+            description="Largest allowed drop of validation PCK on the configuration's data. A model that drops more "
+            "is refused; 0.01 is one point."
         ),
     ] = 0.01
     augment: StrongAugmentConfig = StrongAugmentConfig()

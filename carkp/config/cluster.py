@@ -11,7 +11,7 @@ class SlurmConfig(Section):
     """What Slurm is asked for, for every job."""
 
     partition: Annotated[OptionalText, Field(description="Queue of the cluster. Empty: its default.")] = ""
-    account: Annotated[OptionalText, Field(description="Who pays. Empty: your default account.")] = ""
+    account: Annotated[OptionalText, Field(description="Account that is charged. Empty: your default account.")] = ""
     qos: Annotated[OptionalText, Field(description="Quality of service. Empty: the default.")] = ""
     constraint: Annotated[OptionalText, Field(description="Features that a node must have. Empty: none.")] = ""
     time_min: Annotated[PositiveInt, Field(description="Time limit of a job in minutes.")] = 60
@@ -23,10 +23,12 @@ class SlurmConfig(Section):
     ] = ()
     options: Annotated[
         dict[str, str | int | bool],
-        Field(description="Further options of sbatch, without the dashes; true is an option without a value."),
+        Field(description="More options of sbatch, without the dashes; true is an option without a value."),
     ] = Field(default_factory=dict)
-    poll_s: Annotated[PositiveFloat, Field(description="Seconds between two looks at the jobs and their output.")] = 5.0
+    poll_s: Annotated[PositiveFloat, Field(description="Seconds between two checks of the jobs and their output.")] = (
+        5.0
+    )
     patience_min: Annotated[
         PositiveFloat,
-        Field(description="Minutes for which Slurm's controller may give no answer before carkp gives up."),
+        Field(description="Minutes without an answer from Slurm's controller before carkp gives up."),
     ] = 30.0

@@ -59,17 +59,13 @@ class SyntheticConfig(Section):
     ] = (720, 1280)
     seed: Annotated[
         Seed,
-        Field(
-            description="Start of the random numbers that the pictures are drawn with. Another seed gives other "
-            "pictures."
-        ),
+        Field(description="Seed of the random numbers for the pictures. Another seed gives other pictures."),
     ] = 0
     ingredients: Annotated[
         tuple[Ingredient, ...],
         Field(
-            description="What pictures hold beyond plain cars by daylight: other vehicles, detailed faces of cars, "
-            "close-ups, things that hide cars, other light, flaws of the sensor, unusual cameras. Empty: "
-            "plain cars alone."
+            description="What pictures show besides plain cars in daylight: other vehicles, detailed faces of cars, "
+            "close-ups, objects that hide cars, other light, sensor flaws, unusual cameras. Empty: only plain cars."
         ),
     ] = get_args(Ingredient)
 
@@ -81,7 +77,7 @@ class RenderedConfig(Section):
         OptionalText, Field(description="Folder of GLB files and their meshes.json. Needed where a source is rendered.")
     ] = ""
     num_train_cars: Annotated[
-        PositiveInt, Field(description="Cars to render in the training scenes other than car_craig2, one a picture.")
+        PositiveInt, Field(description="Cars to render in the training scenes other than car_craig2, one per picture.")
     ] = 8000
     num_val_cars: Annotated[
         PositiveInt, Field(description="Cars to render in the scene car_craig2, which validation takes by default.")
@@ -89,10 +85,7 @@ class RenderedConfig(Section):
     num_test_cars: Annotated[PositiveInt, Field(description="Cars to render in the test scenes.")] = 400
     seed: Annotated[
         Seed,
-        Field(
-            description="Start of the random numbers that the pictures are drawn with. Another seed gives other "
-            "pictures."
-        ),
+        Field(description="Seed of the random numbers for the pictures. Another seed gives other pictures."),
     ] = 0
 
 
@@ -114,13 +107,16 @@ class SourceConfig(Section):
         str,
         Field(
             pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$",
-            description="What the source is called in metrics and sample ids. Empty: its word, or the last part of "
+            description="Name of the source in metrics and sample ids. Empty: synthetic, rendered, or the last part of "
             "its path.",
         ),
     ] = ""
     val_scenes: Annotated[
         Scenes | None,
-        Field(description="Training scenes of this source that validation takes. Left out: those of data.val_scenes."),
+        Field(
+            description="Training scenes of this source that are used for validation. Not given: those of "
+            "data.val_scenes."
+        ),
     ] = None
 
     @property
@@ -148,18 +144,18 @@ class DataConfig(Section):
     sources: Annotated[
         tuple[SourceConfig, ...],
         Field(
-            description="Several sources in place of data.source, each with its share of every batch; where some are "
-            "generated, their validation cars alone choose the best epoch. Empty: data.source alone."
+            description="Several sources instead of data.source, each with its share of every batch. If some are "
+            "generated, only their validation cars choose the best epoch. Empty: only data.source."
         ),
     ] = ()
     root: Annotated[
-        Text, Field(description="Folder of the prepared data. A relative path begins at the project's folder.")
+        Text, Field(description="Folder of the prepared data. A relative path starts at the project's folder.")
     ] = "data"
     val_scenes: Annotated[
         Scenes,
         Field(
-            description="Training scenes that validation takes. Not used where the source has a validation split of "
-            "its own."
+            description="Training scenes that are used for validation. Ignored if the source has its own validation "
+            "split."
         ),
     ] = ("car_craig2",)
     boxes: Annotated[
@@ -170,7 +166,7 @@ class DataConfig(Section):
         ),
     ] = "files"
     jpeg_quality: Annotated[
-        Int, Field(ge=1, le=100, description="How well JPEG keeps the stored crops. 100 keeps most.")
+        Int, Field(ge=1, le=100, description="JPEG quality of the stored crops. 100 is the best.")
     ] = 95
     num_workers: Annotated[NumProcesses, Field(description="Processes that prepare data. 0: one for every core.")] = 0
 
@@ -196,15 +192,19 @@ def _source_problems(data: DataConfig) -> list[str]:
     found = []
     if data.source != SYNTHETIC:
         found.append(
-            f"source={data.source} and sources are given: leave source at {SYNTHETIC!r}, its default, or move it into "
-            "sources"
+            f"source={data.source} and sources are both given: leave source at {SYNTHETIC!r}, its default, or move it "
+            "into sources"
         )
     total = math.fsum(item.share for item in data.sources)
     if abs(total - 1) > SHARE_TOLERANCE:
-        found.append(f"the shares of sources add up to {total:g}, and must add up to 1")
+        found.append(f"the shares of sources add up to {total:g}, but must add up to 1")
     paths = Counter(os.path.normpath(item.source) for item in data.sources)
-    found += [f"sources name {path} twice: give it once, with both shares" for path, num in paths.items() if num > 1]
+    found += [
+        f"sources name {path} twice: give it once, with the sum of both shares"
+        for path, num in paths.items()
+        if num > 1
+    ]
     labels = Counter(item.label for item in data.sources)
-    found += [f"two sources are called {label!r}: give them a name each" for label, num in labels.items() if num > 1]
+    found += [f"two sources are called {label!r}: give each its own name" for label, num in labels.items() if num > 1]
     found += [f"source {item.source}: give it a name" for item in data.sources if not item.label]
     return found

@@ -15,7 +15,7 @@ class EvalConfig(Section):
         Field(
             gt=0,
             le=10,
-            description="Threshold of PCK, as a share of the car's reference length. A keypoint nearer than that "
+            description="Threshold of PCK, as a share of the car's reference length. A keypoint with a smaller error "
             "counts as found.",
         ),
     ] = 0.1
@@ -33,60 +33,61 @@ class AlignConfig(Section):
     max_moved_share: Annotated[
         Probability,
         Field(
-            description="Largest share of keypoints that may lie further apart than align.moved_px between the "
+            description="Largest allowed share of keypoints that differ by more than align.moved_px between the "
             "simulator and ONNX Runtime."
         ),
     ] = 0.05
     moved_px: Annotated[
-        PositiveFloat, Field(description="Distance in input pixels. A keypoint that lies further off counts as moved.")
+        PositiveFloat, Field(description="Distance in input pixels. A keypoint that differs by more counts as moved.")
     ] = 0.5
     max_pck_difference: Annotated[
         Probability,
         Field(
-            description="Largest difference of PCK between the simulator and ONNX Runtime, in either direction. 0.01: "
-            "one point."
+            description="Largest allowed difference of PCK between the simulator and ONNX Runtime, in either "
+            "direction. 0.01: one point."
         ),
     ] = 0.005
     max_loss_difference: Annotated[
         Probability,
         Field(
-            description="Largest difference of the expected loss of PCK between fake quantisation and the simulator, "
-            "at eval.alpha and at align.loss_alpha. 0.01: one point."
+            description="Largest allowed difference of the expected loss of PCK between fake quantisation and the "
+            "simulator, at eval.alpha and at align.loss_alpha. 0.01: one point."
         ),
     ] = 0.0005
     loss_alpha: Annotated[
         PositiveFloat,
         Field(
             description="Second threshold of PCK at which align and benchmark compare losses. A share of the "
-            "reference length, as eval.alpha."
+            "reference length, like eval.alpha."
         ),
     ] = 0.02
     max_shift_steps: Annotated[
         PositiveFloat,
         Field(
-            description="Largest difference between how far fake quantisation and the simulator move keypoints from "
-            "float in the mean. The unit is what one step of the heatmap's grid moves them by."
+            description="Largest allowed difference between the mean distances by which fake quantisation and the "
+            "simulator move keypoints from float. The unit is the distance by which one step of the heatmap's grid "
+            "moves them."
         ),
     ] = 1.0
     max_heatmap_lsb: Annotated[
         PositiveInt,
         Field(
-            description="Largest difference of a heatmap element between the simulator and ONNX Runtime, in steps of "
-            "an 8-bit grid."
+            description="Largest allowed difference of a heatmap element between the simulator and ONNX Runtime, in "
+            "steps of an 8-bit grid."
         ),
     ] = 16
     num_kernel_crops: Annotated[
         PositiveInt,
         Field(
-            description="Number of test crops, from the first on, on which LiteRT's kernels are held against the "
+            description="Number of test crops, from the first on, on which LiteRT's kernels are compared with the "
             "simulator."
         ),
     ] = 16
     max_fake_quant_lsb: Annotated[
         PositiveInt,
         Field(
-            description="Largest difference of a heatmap element between fake quantisation and the simulator, in "
-            "steps of an 8-bit grid."
+            description="Largest allowed difference of a heatmap element between fake quantisation and the simulator, "
+            "in steps of an 8-bit grid."
         ),
     ] = 32
 
@@ -97,13 +98,15 @@ class BenchmarkConfig(Section):
     num_rounds: Annotated[
         Int,
         Field(
-            ge=2, description="Most rounds in each setting of batch and threads. In a round every runtime runs once."
+            ge=2,
+            description="Maximum number of rounds for each setting of batch and threads. In a round every runtime runs "
+            "once.",
         ),
     ] = 200
     max_seconds: Annotated[
         PositiveFloat,
         Field(
-            description="Time in seconds after which a setting begins no new round. Two rounds are made in any case."
+            description="Time in seconds after which a setting starts no new round. It always does at least two rounds."
         ),
     ] = 20.0
 
@@ -113,17 +116,20 @@ class TrackingConfig(Section):
 
     system_metrics_interval_s: Annotated[
         Float,
-        Field(ge=0.1, description="Seconds between two records of what processor, memory and disk do during a run."),
+        Field(ge=0.1, description="Seconds between two records of processor, memory and disk use during a run."),
     ] = 10.0
     wait_s: Annotated[
         Float,
         Field(
             ge=1,
             description="Seconds that the start of a stage waits for a tracking server that does not answer, before it "
-            "fails; the end of a stage waits as long to send what an outage has held back.",
+            "fails. At its end, a stage waits equally long to send reports that were kept during an outage.",
         ),
     ] = 30.0
     num_kept_crops: Annotated[
         PositiveInt,
-        Field(description="Crops that a run keeps as pictures: so many of the worst, and so many around the median."),
+        Field(
+            description="Number of crops that a run keeps as pictures: this many of the worst, and this many around "
+            "the median."
+        ),
     ] = 64

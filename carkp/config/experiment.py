@@ -22,14 +22,14 @@ class ExperimentConfig(Section):
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
             max_length=200,
-            description="Experiment that runs belong to; latest looks for runs of this name. Letters, digits, dots, "
-            "hyphens and underscores.",
+            description="Experiment that runs belong to; latest searches in runs of this experiment. Letters, digits, "
+            "dots, hyphens and underscores.",
         ),
     ] = "carkp"
     seed: Annotated[
         Seed,
         Field(
-            description="Start of all random numbers but those of generated pictures. On one machine the same seed "
+            description="Seed of all random numbers except those of generated pictures. On one machine the same seed "
             "gives the same numbers on a CPU."
         ),
     ] = 0
@@ -67,9 +67,11 @@ def _heatmap_problems(heatmap: HeatmapConfig, model: ModelConfig) -> list[str]:
     cells = max(model.input_size) // HEATMAP_STRIDE
     found = []
     if heatmap.sigma > cells:
-        found.append(f"heatmap.sigma={heatmap.sigma:g} is more than the map's {cells} cells (model.input_size / 4)")
+        found.append(f"heatmap.sigma={heatmap.sigma:g} is more than the heatmap's {cells} cells (model.input_size / 4)")
     if isinstance(heatmap.window, int) and heatmap.window > 2 * cells - 1:
-        found.append(f"heatmap.window={heatmap.window} reaches beyond the map: {2 * cells - 1} covers it from any cell")
+        found.append(
+            f"heatmap.window={heatmap.window} reaches beyond the heatmap: {2 * cells - 1} covers it from any cell"
+        )
     return found
 
 
@@ -79,7 +81,7 @@ def _batch_problems(config: ExperimentConfig) -> list[str]:
     found = []
     if train.batch_size == 1 and math.prod(config.model.input_size) == STRIDE**2:
         found.append(
-            "train.batch_size=1 gives batch norm a single value where model.input_size is [32, 32]: take 2 at least"
+            "train.batch_size=1 gives batch norm a single value if model.input_size is [32, 32]: set at least 2"
         )
     num_processes = train.nproc * train.nnodes
     wanted = train.batch_size * num_processes
@@ -87,9 +89,9 @@ def _batch_problems(config: ExperimentConfig) -> list[str]:
     section = sections.get(config.data.source) if config.data.is_generated else None
     if section is not None and section.num_train_cars < wanted:
         found.append(
-            f"{config.data.source}.num_train_cars={section.num_train_cars} make no batch of "
-            f"train.batch_size={train.batch_size} in each of train.nproc={num_processes} processes: {wanted} are "
-            "needed at least"
+            f"{config.data.source}.num_train_cars={section.num_train_cars} is too small for one "
+            f"batch of train.batch_size={train.batch_size} in each of train.nproc={num_processes} processes: at least "
+            f"{wanted} are needed"
         )
     return found
 
@@ -107,7 +109,7 @@ def _reduction_problems(train: TrainConfig, model: ModelConfig) -> list[str]:
     if train.reduced_epochs >= train.epochs:
         found.append(
             f"train.reduced_epochs={train.reduced_epochs} must be less than train.epochs={train.epochs}: the last "
-            "epochs must see inputs as they will be"
+            "epochs must train on inputs of full size"
         )
     return found
 
@@ -115,7 +117,10 @@ def _reduction_problems(train: TrainConfig, model: ModelConfig) -> list[str]:
 def _batch_norm_problems(train: TrainConfig, model: ModelConfig) -> list[str]:
     """List problems of frozen batch norm: statistics that are kept must have been learnt."""
     if train.freeze_batch_norm and model.pretrained == "none":
-        return ["train.freeze_batch_norm keeps what the first weights learnt, and model.pretrained=none learnt nothing"]
+        return [
+            "train.freeze_batch_norm keeps the statistics of the initial weights, but model.pretrained=none has none "
+            "to keep"
+        ]
     return []
 
 

@@ -135,7 +135,7 @@ def _list_in_words(arguments: Sequence[Any]) -> str:
     if Ellipsis not in arguments and len(arguments) > 1:
         return f"{len(arguments)} {_type_in_words(item, is_many=True)}"
     if get_origin(item) is Literal:
-        return f"list out of {', '.join(map(str, get_args(item)))}"
+        return f"list of values from {', '.join(map(str, get_args(item)))}"
     return f"list of {_type_in_words(item, is_many=True)}"
 
 

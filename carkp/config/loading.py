@@ -181,11 +181,11 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], known: str) -> str
         return f"{place}: {message}" if place else message
     hint = ""
     if isinstance(item["input"], str) and item["type"] == "float_parsing":
-        hint = "; write a plain number, as 0.001 or 1.0e-3"
+        hint = "; write a plain number, such as 0.001 or 1.0e-3"
     if item["type"] in ("tuple_type", "list_type"):
         hint = "; write a list, as in [a, b]"
     if item["type"] == "string_type":
-        hint = "; where text is meant, put it in quotes"
+        hint = "; if you mean text, put it in quotes"
     return f"{place}: {message}, got {item['input']!r}{hint}"
 
 

@@ -30,23 +30,20 @@ class ModelConfig(Section):
     pretrained: Annotated[
         Text,
         Field(
-            description="First weights. timm: of its hub; package: of a Python package; auto: of the hub if it "
-            "answers, else of a package; carkp-car12: of the model that comes with carkp; none: random "
-            "ones; else the path of a file."
+            description="Initial weights. timm: from its hub; package: from a Python package; auto: from the hub if it "
+            "answers, else from a package; carkp-car12: from the model that comes with carkp; none: random weights; or "
+            "the path of a file."
         ),
     ] = "auto"
     activation: Annotated[
         Literal["default", "relu6", "relu"],
-        Field(
-            description="Non-linear function between the layers of the backbone. default: the one that the backbone "
-            "was designed with."
-        ),
+        Field(description="Activation function of the backbone. default: the one of the backbone's design."),
     ] = "default"
     input_size: Annotated[
         StrideSize, Field(description="Height and width of the network's input in pixels, both multiples of 32.")
     ] = (128, 128)
     head_channels: Annotated[
-        Int, Field(gt=0, le=8192, description="Output channels of each of the head's transposed convolutions.")
+        Int, Field(gt=0, le=8192, description="Output channels of each transposed convolution of the head.")
     ] = 128
     drop_path_rate: Annotated[
         Float,
@@ -68,15 +65,15 @@ class HeatmapConfig(Section):
     decoder: Annotated[
         Literal["averaged", "dark"],
         Field(
-            description="How a peak becomes a point. averaged: the centre of mass around the peak; dark: a Taylor "
-            "step on the logarithm of the smoothed map."
+            description="How a peak is decoded to a point. averaged: the centre of mass around the peak; dark: a "
+            "Taylor step on the logarithm of the smoothed map."
         ),
     ] = "averaged"
     window: Annotated[
         Literal["auto"] | OddInt,
         Field(
-            description="Edge of the square that the decoder averaged looks at, in heatmap cells. An odd number; "
-            "auto: two sigmas to either side."
+            description="Edge of the square that the decoder averaged uses, in heatmap cells. An odd number; "
+            "auto: two sigmas to each side."
         ),
     ] = "auto"
     background_weight: Annotated[
@@ -84,7 +81,7 @@ class HeatmapConfig(Section):
         Field(
             ge=0,
             le=1000,
-            description="Weight in the loss of heatmap cells further than three sigmas from the keypoint. Nearer "
-            "cells have 1.",
+            description="Weight in the loss of heatmap cells farther than three sigmas from the keypoint. Nearer cells "
+            "have weight 1.",
         ),
     ] = 0.1

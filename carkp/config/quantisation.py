@@ -28,12 +28,12 @@ class ObserverRule(Section):
     ]
     observer: Annotated[
         ObserverKind,
-        Field(description="What chooses the clipping threshold of these tensors, in place of quant.observer."),
+        Field(description="Method that chooses the clipping threshold of these tensors, instead of quant.observer."),
     ]
     percentile: Annotated[
         Percentile | None,
         Field(
-            description="Percentile of |x| for these tensors, where their observer is percentile. Left out: "
+            description="Percentile of |x| for these tensors, if their observer is percentile. Not given: "
             "quant.percentile."
         ),
     ] = None
@@ -41,7 +41,9 @@ class ObserverRule(Section):
     @model_validator(mode="after")
     def _percentile_is_used(self) -> Self:
         if self.percentile is not None and self.observer != "percentile":
-            raise ValueError(f"the observer {self.observer} uses no percentile: leave it out, or take percentile")
+            raise ValueError(
+                f"the observer {self.observer} uses no percentile: remove it, or use the observer percentile"
+            )
         return self
 
 
@@ -51,19 +53,19 @@ class QuantConfig(Section):
     target: Annotated[
         Text,
         Field(
-            description="Hardware whose arithmetic is used: a file of configs/targets without .yaml, or the path of a "
+            description="Hardware whose arithmetic is used: a file in configs/targets without .yaml, or the path of a "
             "YAML file."
         ),
     ] = "bpu"
     observer: Annotated[
         ObserverKind,
         Field(
-            description="What chooses the threshold that a tensor is clipped at. percentile: of |x|; minmax: the "
-            "largest |x|; mse: the least squared error; entropy: the least change of the distribution."
+            description="Method that chooses the clipping threshold of a tensor. percentile: a percentile of |x|; "
+            "minmax: the largest |x|; mse: the least squared error; entropy: the least change of the distribution."
         ),
     ] = "percentile"
     percentile: Annotated[
-        Percentile, Field(description="Percentile of |x| that the observer percentile clips at. 100: the largest |x|.")
+        Percentile, Field(description="Percentile of |x| at which the observer percentile clips. 100: the largest |x|.")
     ] = 99.975
     rules: Annotated[
         tuple[ObserverRule, ...],
@@ -81,50 +83,54 @@ class QuantConfig(Section):
     ] = "target"
     equalise: Annotated[
         bool,
-        Field(description="Whether the channels between two convolutions get ranges of like size, before all else."),
+        Field(
+            description="Whether the channels between two convolutions get ranges of similar size, before all other "
+            "steps."
+        ),
     ] = False
     rounding: Annotated[
         Literal["nearest", "sums", "second_moments"],
         Field(
-            description="Which way weights are rounded. nearest: to the nearest; sums: so that depthwise filters keep "
+            description="How weights are rounded. nearest: to the nearest value; sums: so that depthwise filters keep "
             "their sums; second_moments: so that every layer's output changes least."
         ),
     ] = "nearest"
     num_rounding_images: Annotated[
-        PositiveInt, Field(description="Training crops that the rounding second_moments looks at.")
+        PositiveInt, Field(description="Number of training crops that the rounding second_moments uses.")
     ] = 64
-    bias_correction: Annotated[
-        bool, Field(description="Whether biases take back the mean error of rounded weights.")
-    ] = False
+    bias_correction: Annotated[bool, Field(description="Whether biases correct the mean error of rounded weights.")] = (
+        False
+    )
     int16: Annotated[
         tuple[Text, ...],
         Field(
-            description="Tensors that get 16 bits on targets that take them, by names of scales.json or patterns of "
-            "them. Empty: none; the stage precision finds the fewest that are needed."
+            description="Tensors that get 16 bits on targets that support it: names in scales.json, or patterns of "
+            "names. Empty: none. The stage precision finds the fewest that are needed."
         ),
     ] = ()
     max_loss: Annotated[
         Probability,
         Field(
-            description="Largest expected loss of validation PCK against float that the stage precision accepts, at "
-            "quant.loss_alpha. 0.01: one point."
+            description="Largest expected loss of validation PCK, compared with float, that the stage precision "
+            "accepts, at quant.loss_alpha. 0.01: one point."
         ),
     ] = 0.001
     loss_alpha: Annotated[
         PositiveFloat,
-        Field(description="Threshold of PCK for quant.max_loss. A share of the reference length, as eval.alpha."),
+        Field(description="Threshold of PCK for quant.max_loss. A share of the reference length, like eval.alpha."),
     ] = 0.02
     num_images: Annotated[
         PositiveInt,
         Field(
-            description="Training crops that calibration looks at, a random choice by the seed. They are not augmented."
+            description="Number of training crops for calibration. The seed chooses them at random. They are not "
+            "augmented."
         ),
     ] = 512
-    batch_size: Annotated[BatchSize, Field(description="Crops that calibration looks at in one batch.")] = 32
+    batch_size: Annotated[BatchSize, Field(description="Crops in one batch of calibration.")] = 32
     num_sqnr_images: Annotated[
         PositiveInt,
         Field(
-            description="Training crops that the noise of each layer is measured on, and by which the stage precision "
+            description="Number of training crops on which the noise of each layer is measured and the stage precision "
             "ranks tensors."
         ),
     ] = 64

@@ -55,7 +55,9 @@ class SearchBudget(Section):
 class SearchConfig(Section):
     """A study. Its objective is the PCK of the simulated int8 model on the validation split."""
 
-    num_trials: Annotated[PositiveInt, Field(description="trainings; the first is the configuration's own")] = 12
+    num_trials: Annotated[
+        PositiveInt, Field(description="trainings; the first one uses the values of the configuration")
+    ] = 12
     space: SearchSpace
     budget: SearchBudget = SearchBudget()
     num_startup_trainings: Annotated[PositiveInt, Field(description="trainings with random parameters")] = 5
@@ -64,11 +66,15 @@ class SearchConfig(Section):
     ] = 4
     kept_percent: Annotated[
         Float,
-        Field(gt=0, le=100, description="trainings below so many percent of the complete ones are pruned"),
+        Field(
+            gt=0,
+            le=100,
+            description="a training is pruned at an epoch if it is not among this percentage of the best ones",
+        ),
     ] = 75.0
     num_swept_percentiles: Annotated[
-        NonNegativeInt, Field(description="further values of q, evenly spaced, that every trained model is scored at")
+        NonNegativeInt, Field(description="more values of q, evenly spaced, at which every trained model is scored")
     ] = 7
     num_confirmation_seeds: Annotated[
-        NonNegativeInt, Field(description="new seeds that the best and the default are trained with at the end")
+        NonNegativeInt, Field(description="new seeds with which the best and the default are trained at the end")
     ] = 3

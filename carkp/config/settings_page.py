@@ -13,10 +13,10 @@ _HEAD = """\
 # Settings
 
 Every setting with its type, its default and what it does. `python -m carkp.config.settings_page` writes this page from
-the models of the configuration (`carkp/config`); change a sentence there.
+the models of the configuration (`carkp/config`); change descriptions there.
 
 A configuration is a YAML file of these names; [configs](../configs) holds those that come with carkp. A setting that a
-file leaves out is taken from the file that its `base` names. Where no file gives it, the default of this page holds. An
+file leaves out is taken from the file that its `base` names. If no file gives it, the default on this page applies. An
 override changes single settings: `-P overrides="train.lr=5.0e-4 seed=1"`.
 """
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _section(section: SectionOfSettings) -> str:
-    title = f"`{section.name}`" if section.name else "Of the whole experiment"
+    title = f"`{section.name}`" if section.name else "For the whole experiment"
     each = f"Each item of the list `{section.name.removesuffix(ITEM)}`. " if section.name.endswith(ITEM) else ""
     rows = [_row(setting, section.name) for setting in section.settings]
     table = ["| setting | type | default | what it does |", "|---|---|---|---|", *rows]

@@ -37,8 +37,8 @@ MaxScale = Annotated[
     Field(
         ge=1,
         le=100,
-        description="Largest random factor on the size at which a crop just fits the input; what leaves the input "
-        "is cut off. 1: no crop is made larger.",
+        description="Largest random factor on the size at which a crop just fits the input; parts outside the input "
+        "are cut off. 1: no crop is made larger.",
     ),
 ]
 MaxTranslation = Annotated[
@@ -57,18 +57,16 @@ ColorJitter = Annotated[
         "change.",
     ),
 ]
-GrayscaleProbability = Annotated[Probability, Field(description="Probability of taking all colour out.")]
+GrayscaleProbability = Annotated[Probability, Field(description="Probability of removing all colour.")]
 BlurProbability = Annotated[Probability, Field(description="Probability of blurring the picture by a random width.")]
 EraseProbability = Annotated[
     Probability,
     Field(
-        description="Probability of hiding a rectangle under one colour or another part of the crop. Keypoints "
+        description="Probability of covering a rectangle with one colour or another part of the crop. Keypoints "
         "under it stay labelled."
     ),
 ]
-NumEpochs = Annotated[
-    PositiveInt, Field(description="How many epochs training takes; the learning rate spans all of them.")
-]
+NumEpochs = Annotated[PositiveInt, Field(description="Number of epochs; the learning rate schedule spans all of them.")]
 LearningRate = Annotated[
     PositiveFloat,
     Field(description="Highest learning rate of AdamW, at the end of the warm-up. It then falls to 0 along a cosine."),
@@ -77,7 +75,8 @@ WeightDecay = Annotated[NonNegativeFloat, Field(description="Decoupled weight de
 WarmupEpochs = Annotated[
     NonNegativeFloat,
     Field(
-        description="Time in epochs, whole or not, in which the learning rate rises to its highest. 0: it begins there."
+        description="Warm-up in epochs, also fractions, in which the learning rate rises to its highest value. 0: it "
+        "starts there."
     ),
 ]
 GradClip = Annotated[
@@ -118,10 +117,10 @@ class AugmentConfig(Section):
     ] = 0.0
     blur_probability: BlurProbability = 0.0
     resolution_probability: Annotated[
-        Probability, Field(description="Probability of reducing the picture and enlarging it again.")
+        Probability, Field(description="Probability of scaling the picture down and up again.")
     ] = 0.0
     jpeg_probability: Annotated[
-        Probability, Field(description="Probability of compressing the picture hard, as JPEG.")
+        Probability, Field(description="Probability of compressing the picture strongly, as JPEG.")
     ] = 0.0
     erase_probability: EraseProbability = 0.0
 
@@ -130,23 +129,23 @@ class TrainConfig(Section):
     """Float training."""
 
     epochs: NumEpochs = 30
-    batch_size: Annotated[BatchSize, Field(description="Samples of one step in each process.")] = 32
+    batch_size: Annotated[BatchSize, Field(description="Samples per step in each process.")] = 32
     num_samples: Annotated[
         NonNegativeInt,
         Field(
-            description="Training samples that are used, a random choice by the seed; with data.sources: samples of "
-            "an epoch. 0: as many as there are."
+            description="Number of training samples, which the seed chooses at random; with data.sources: samples "
+            "per epoch. 0: as many as there are."
         ),
     ] = 0
     lr: LearningRate = 1.0e-3
     backbone_lr_scale: Annotated[
         Float,
-        Field(ge=0, le=1, description="Factor on train.lr for the backbone. Below 1 its first weights change less."),
+        Field(ge=0, le=1, description="Factor on train.lr for the backbone. Below 1, its initial weights change less."),
     ] = 1.0
     freeze_batch_norm: Annotated[
         bool,
         Field(
-            description="Whether the backbone's batch norms keep the statistics of the first weights, so that those "
+            description="Whether the backbone's batch norms keep the statistics of the initial weights, so that those "
             "of generated pictures do not replace them."
         ),
     ] = False
@@ -154,14 +153,14 @@ class TrainConfig(Section):
     reduced_epochs: Annotated[
         NonNegativeInt,
         Field(
-            description="Epochs, from the first on, that train on inputs of train.reduced_size: coarse, but faster. "
-            "0: none."
+            description="Number of first epochs that train on inputs of train.reduced_size, which is coarser but "
+            "faster. 0: none."
         ),
     ] = 0
     reduced_size: Annotated[
         StrideSize,
         Field(
-            description="Height and width of reduced inputs in pixels, both multiples of 32. Read only where "
+            description="Height and width of reduced inputs in pixels, both multiples of 32. Used only if "
             "train.reduced_epochs is not 0."
         ),
     ] = (96, 96)
@@ -172,37 +171,38 @@ class TrainConfig(Section):
         Field(
             ge=0,
             lt=1,
-            description="Decay per step of a moving average of the weights, which is what is scored and kept. 0: no "
+            description="Decay per step of a moving average of the weights. The average is scored and kept. 0: no "
             "average.",
         ),
     ] = 0.0
     teacher: Annotated[
         OptionalText,
         Field(
-            description="Trained float model whose heatmaps are a further target: a checkpoint, runs:/<id>, "
+            description="Trained float model whose heatmaps are an additional target: a checkpoint, runs:/<id>, "
             "models:/…, or latest:<experiment>. Empty: no teacher."
         ),
     ] = ""
     teacher_weight: Annotated[
-        PositiveFloat, Field(description="Weight of the teacher's term in the loss. The term of the labels has 1.")
+        PositiveFloat,
+        Field(description="Weight of the teacher's term in the loss. The term of the labels has weight 1."),
     ] = 1.0
     channels_last: Annotated[
         bool,
         Field(
-            description="Whether images and weights lie in memory with the channels last, which is faster. false: in "
-            "PyTorch's usual order."
+            description="Whether images and weights use the channels-last memory format, which is faster. false: "
+            "PyTorch's usual format."
         ),
     ] = True
     compile: Annotated[
         bool,
         Field(
-            description="Whether torch.compile translates the network first. It needs a C++ compiler and pays from "
-            "some 30,000 samples on."
+            description="Whether torch.compile compiles the network first. It needs a C++ compiler, and saves time "
+            "from about 30,000 samples on."
         ),
     ] = False
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        Field(description="Kind of numbers that training computes with. auto: bfloat16 on CUDA, float32 elsewhere."),
+        Field(description="Number format in which training computes. auto: bfloat16 on CUDA, float32 elsewhere."),
     ] = "auto"
     nproc: Annotated[
         Int, Field(gt=0, le=MAX_PROCESSES, description="Processes that train together on this machine, under torchrun.")
@@ -218,27 +218,27 @@ class TrainConfig(Section):
     rdzv_endpoint: Annotated[
         OptionalText,
         Field(
-            description="Place host:port on one of the machines, at which they find each other. Needed where "
+            description="Address host:port on one of the machines, where they find each other. Needed if "
             "train.nnodes is above 1."
         ),
     ] = ""
     rdzv_id: Annotated[
-        Text, Field(description="Name of this training among those that meet at the same train.rdzv_endpoint.")
+        Text, Field(description="Name of this training among those with the same train.rdzv_endpoint.")
     ] = "carkp"
     max_restarts: Annotated[
         Int,
         Field(
             ge=0,
             le=1000,
-            description="How often all processes are started again after one has died. Float training goes on from its "
+            description="How often all processes are restarted after one has died. Float training continues from its "
             "last epoch.",
         ),
     ] = 0
     process_timeout_s: Annotated[
         PositiveFloat,
         Field(
-            description="Seconds for which a process waits for another one in training, before all end with an error: "
-            "it or the network has died. More than the longest step or checkpoint takes."
+            description="Seconds that a process waits for another one in training before all end with an "
+            "error. It must be longer than the longest step or checkpoint."
         ),
     ] = 1800.0
     num_workers: Annotated[
@@ -257,7 +257,7 @@ class TrainConfig(Section):
         wanted = self.batch_size * self.nproc * self.nnodes
         if 0 < self.num_samples < wanted:
             raise ValueError(
-                f"num_samples={self.num_samples} make no batch of batch_size={self.batch_size} in each of "
-                f"nproc={self.nproc * self.nnodes} processes: {wanted} are needed at least"
+                f"num_samples={self.num_samples} is too small for one batch of batch_size={self.batch_size} in each of "
+                f"nproc={self.nproc * self.nnodes} processes: at least {wanted} are needed"
             )
         return self

@@ -57,7 +57,7 @@ def read_yaml(path: Path) -> Any:
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise YamlError(f"larger than {MAX_BYTES // 2**20} MiB, which no file of settings is")
+        raise YamlError(f"larger than {MAX_BYTES // 2**20} MiB, the limit of a settings file")
     encoding = json.detect_encoding(data)  # by the byte order mark and the positions of zero bytes; else UTF-8
     try:
         text = data.decode(encoding)
@@ -94,7 +94,7 @@ def _parse(text: str, loader: type[yaml.SafeLoader]) -> Any:
     except RecursionError as error:
         raise YamlError("nested too deeply") from error
     except (ValueError, AttributeError, IndexError, OverflowError) as error:  # a bad number or date, such as 2024-02-31
-        raise YamlError(f"a value that cannot be read: {error}; quote it where it is text") from error
+        raise YamlError(f"a value that cannot be read: {error}; quote it if it is text") from error
 
 
 def _check_expanded(root: yaml.Node) -> None:
@@ -107,9 +107,9 @@ def _check_expanded(root: yaml.Node) -> None:
             sizes[id(node)] = 1 + (len(node.value) if isinstance(node.value, str) else sum(map(measure, _parts(node))))
         size = sizes[id(node)]
         if size is None:
-            raise _error("an alias of what it is part of", node)
+            raise _error("an alias that contains itself", node)
         if size > MAX_EXPANDED:
-            raise _error(f"with its aliases written out, more than {MAX_EXPANDED} characters", node)
+            raise _error(f"with its aliases expanded, more than {MAX_EXPANDED} characters", node)
         return size
 
     measure(root)

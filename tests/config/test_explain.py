@@ -119,7 +119,7 @@ def test_other_models_are_read_too() -> None:
 
     rows = {setting.name: (setting.type, setting.default) for setting in explain(model=Outer)}
     assert rows == {
-        "kinds": ("list out of a, b", "[]"),
+        "kinds": ("list of values from a, b", "[]"),
         "inner.below": ("number below 2", REQUIRED),
         "inner.most": ("whole number up to 3", "2"),
         "inner.any_number": ("number", "1.5"),

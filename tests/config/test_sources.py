@@ -74,7 +74,10 @@ def test_several_sources_survive_a_file(tmp_path: Path) -> None:
         ("[{source: synthetic, share: 1.5}]", r"data\.sources\.0\.share: .*less than or equal to 1"),
         ("[{source: synthetic, share: 0.5}, {source: a, share: 0.4}]", r"shares of sources add up to 0\.9"),
         ("[{source: a, share: 0.5}, {source: ./a, share: 0.5}]", "sources name a twice"),
-        ("[{source: x/a, share: 0.5}, {source: y/a.json, share: 0.5}]", "two sources are called 'a': give them a name"),
+        (
+            "[{source: x/a, share: 0.5}, {source: y/a.json, share: 0.5}]",
+            "two sources are called 'a': give each its own name",
+        ),
         ("[{source: /, share: 1}]", "source /: give it a name"),
         ("[{source: a, share: 1, name: a/b}]", r"data\.sources\.0\.name"),
         ("[{source: a, shares: 1}]", r"data\.sources\.0\.shares: no such setting; did you mean data\.sources\.share"),
@@ -88,12 +91,12 @@ def test_sources_that_cannot_be_mixed_are_refused(sources: str, message: str) ->
 
 
 def test_one_source_and_several_exclude_each_other() -> None:
-    with pytest.raises(ConfigError, match="source=/disk/cars and sources are given: leave source at 'synthetic'"):
+    with pytest.raises(ConfigError, match="source=/disk/cars and sources are both given: leave source at 'synthetic'"):
         mixed(MIXED, "data.source=/disk/cars")
 
 
 def test_rendered_cars_alone_need_meshes_and_fill_a_batch() -> None:
     with pytest.raises(ConfigError, match=r"rendered\.meshes must name"):
         load_config(TINY, ["data.source=rendered"])
-    with pytest.raises(ConfigError, match=r"rendered\.num_train_cars=5 make no batch"):
+    with pytest.raises(ConfigError, match=r"rendered\.num_train_cars=5 is too small for one batch"):
         load_config(TINY, ["data.source=rendered", "rendered.meshes=m", "rendered.num_train_cars=5"])
