@@ -87,7 +87,7 @@ def test_a_store_that_does_not_fit_leaves_the_one_that_was_there(mount: Callable
     place = mount(4)
     write_store(place / "train_lmdb", 2)
     before = LmdbStore(place / "train_lmdb").info.digest
-    with pytest.raises(DataError, match=r"cannot be written: .* 0 MiB are free .*: make room"):
+    with pytest.raises(DataError, match=r"cannot be written: .* 0 MiB are free .*: free some space"):
         write_store(place / "train_lmdb", 200)
     assert [path.name for path in place.iterdir()] == ["train_lmdb"]
     assert LmdbStore(place / "train_lmdb").info.digest == before
@@ -141,12 +141,12 @@ def test_the_stage_says_what_is_full_and_the_same_command_goes_on(mount: Callabl
     assert first.returncode == 1, first.stderr
     assert "Traceback" not in first.stderr
     assert "cannot be written: No space left on device" in first.stderr
-    assert "make room" in first.stderr
+    assert "free some space" in first.stderr
     (run,) = project.runs("float")
     assert run.info.status == "FAILED"
     (project.path / FILLER).unlink()
     again = call("-m", "carkp.stages.float", *words, f"runs:/{run.info.run_id}")
     assert again.returncode == 0, again.stderr
-    assert "goes on from" in again.stdout + again.stderr
+    assert "continues from" in again.stdout + again.stderr
     assert "1 of 3 epochs are done" in again.stdout + again.stderr
     assert project.runs("float")[0].info.status == "FINISHED"

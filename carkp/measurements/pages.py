@@ -93,7 +93,7 @@ def _old_block(rest: Iterator[tuple[int, str]], use: Use) -> list[str]:
         if _START.fullmatch(line.strip()):
             break
         found.append(line)
-    raise RecordError(f"{use}: the marker has no end; write {_END} behind the table")
+    raise RecordError(f"{use}: the marker has no end; write {_END} after the table")
 
 
 def _with_values(
@@ -122,7 +122,7 @@ def block(use: Use, records: Mapping[str, Record]) -> list[str]:
     record = _find(use, records)
     if not use.part:
         if not record.measurements:
-            raise RecordError(f"{use}: the record has tables alone; {_known(use, records)}")
+            raise RecordError(f"{use}: the record has only tables; {_known(use, records)}")
         table = measurements_table(record.measurements)
     else:
         found = record.table(use.part)
@@ -135,7 +135,7 @@ def block(use: Use, records: Mapping[str, Record]) -> list[str]:
 def _find(use: Use, records: Mapping[str, Record]) -> Record:
     if use.record not in records:
         path = FOLDER / f"{use.record}.yaml"
-        raise RecordError(f"{use}: {path} is not there; measure with --record, or remove the marker")
+        raise RecordError(f"{use}: {path} does not exist; measure with --record, or remove the marker")
     return records[use.record]
 
 
@@ -171,7 +171,7 @@ def update(root: Path, is_check: bool) -> list[str]:
             path.write_text(page.text, encoding="utf-8")
             print(f"written: {path.relative_to(root)}")  # noqa: T201
     uses = [use for page in found.values() for use in page.uses]
-    problems = [f"{use}: the page has other figures than the record; run `{COMMAND}`" for use in stale]
+    problems = [f"{use}: the figures of the page differ from the record; run `{COMMAND}`" for use in stale]
     problems += [
         f"{FOLDER / name}.yaml: no page shows it; add a marker, or remove it" for name in unused(records, uses)
     ]
@@ -181,7 +181,7 @@ def update(root: Path, is_check: bool) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog=COMMAND, description="Write the measured figures of all pages.")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a page differs")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a page differs")
     is_check = parser.parse_args(arguments).check
     try:
         problems = update(project_root(), is_check)

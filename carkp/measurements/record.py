@@ -17,7 +17,7 @@ FOLDER = Path("reports", "measurements")
 
 SIGNIFICANT_DIGITS = 6
 _NAME = r"^[A-Za-z0-9_@.,+-]+$"
-_HOW_TO_MEND = "correct the entry, or write the file anew with --record"
+_HOW_TO_MEND = "correct the entry, or write the file again with --record"
 
 
 class RecordError(Exception):
@@ -250,7 +250,9 @@ def load_record(path: Path) -> Record:
     except YamlError as error:
         raise RecordError(f"{path}: {error}") from error
     if not isinstance(data, dict):
-        raise RecordError(f"{path}: not a record but {type(data).__name__}; write the file anew with --record")
+        raise RecordError(
+            f"{path}: expected a record, found a {type(data).__name__}; write the file again with --record"
+        )
     try:
         record = Record.model_validate(data)
     except ValidationError as error:

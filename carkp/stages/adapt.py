@@ -53,7 +53,7 @@ def read_target(arguments: Arguments) -> TargetSources:
     """
     values = arguments.values
     if values["boxes"] and not values["images"]:
-        raise ConfigError("boxes are given and no images that they are of: give images=… too")
+        raise ConfigError("boxes are given without images: give images=… too")
     if not values["images"] and not values["labels"]:
         raise ConfigError("nothing to adapt to: give images=… (with boxes=…), labels=…, or both")
     pictures = list_pictures(expand_path(values["images"])) if values["images"] else []

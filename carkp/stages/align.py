@@ -254,7 +254,7 @@ def _find_inputs(arguments: Arguments) -> AlignInputs:
     if is_shipped(reference := arguments.values["model"]):
         raise ConfigError(
             f"model={reference}: align needs the calibrated network too, which does not come with carkp: run "
-            f"`mlflow run . -e calibration -P model={reference}`, then export, and align that"
+            f"`mlflow run . -e calibration -P model={reference}`, then export, and align the exported model"
         )
     model = resolve_model(reference, model_kind("onnxruntime", target.name), tags)
     program = load_program(model.path)
@@ -262,11 +262,11 @@ def _find_inputs(arguments: Arguments) -> AlignInputs:
     check_input_size({"input_size": program.tensors[program.input].shape[1:]}, config, model.path)
     missing = [name for name in ("model", "stage", "model_digest") if name not in program.origin]
     if missing:
-        raise TrackingError(f"{model.path}: does not say what it was made of ({', '.join(missing)}): run export")
+        raise TrackingError(f"{model.path}: has no record of its origin ({', '.join(missing)}): run export")
     source = resolve_model(program.origin["model"], QUANTISED_KINDS[program.origin["stage"]], {})
     prepared = load_prepared(source.path)
     if weights_digest(prepared.net.state_dict()) != program.origin["model_digest"]:
-        raise TrackingError(f"{model.path}: made of another model than {source.path} holds now: export it again")
+        raise TrackingError(f"{model.path}: made from another model than the one in {source.path} now: export it again")
     check_codec(prepared.codec, config, source.path)
     return AlignInputs(data, program, model, prepared)
 
@@ -312,9 +312,9 @@ def show(config: ExperimentConfig, result: AlignResult, features: CpuFeatures) -
     console.print(f"CPU: {features.model}; int8 instructions: {' '.join(features.int8_flags) or 'none'}")
     if features.lacks_exact_kernels:
         console.print(
-            f"note: without VNNI instructions ONNX Runtime's fast int8 kernels can saturate. carkp sets "
-            f"{'='.join(EXACT_PRODUCTS)}, which takes slower, exact ones; a program that opens the file without this "
-            "setting gets other numbers on such a CPU",
+            "note: without VNNI instructions ONNX Runtime's fast int8 kernels can saturate. carkp sets "
+            f"{'='.join(EXACT_PRODUCTS)}, which selects slower, exact kernels; a program that opens the file without "
+            "this setting gets different numbers on such a CPU",
             markup=False,
         )
     console.print(describe_gate(result.gate), markup=False)

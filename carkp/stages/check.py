@@ -58,7 +58,7 @@ def run(config: ExperimentConfig, inputs: CheckInputs, out_dir: Path, tracker: T
         }
         tracker.set_tags({"carkp.model_digest": model_digest})
         log_inputs(tracker, stage_inputs("check", config, upstream))
-    what = f"Held `{inputs.model.describe(inputs.target)}` against {inputs.hardware.device}."
+    what = f"Compared `{inputs.model.describe(inputs.target)}` with {inputs.hardware.device}."
     found = f"{describe_verdict(result.summary)}: {describe_counts(result.summary)}"
     tracker.describe(f"{found}\n\n{what}", inputs.target.name)
     return result

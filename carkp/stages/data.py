@@ -53,7 +53,7 @@ def _advice(configured: str, source: str, run_id: str) -> str:
     setting = shlex.quote(f"data.source={source}")
     return (
         f"note: the configuration's data.source is {configured}: give --set {setting} to other stages (-P "
-        f"overrides=… to `mlflow run`), or data=runs:/{run_id}, or they take {configured}"
+        f"overrides=… to `mlflow run`), or data=runs:/{run_id}, otherwise they use {configured}"
     )
 
 

@@ -111,7 +111,7 @@ def run(
     tracker.log_metrics(kept)
     what = f"Scored `{inputs.model.reference}` as {inputs.stage}."
     if differing := codec_differences(executable.codec, config):
-        decoded = f"decoded otherwise than it was trained for ({', '.join(differing)})"
+        decoded = f"decoded with other settings than in training ({', '.join(differing)})"
         warn(f"{inputs.model.path}: {decoded}")
         tracker.set_tags({"carkp.decoded": decoded})
         what = f"{what} It was {decoded}."
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         arguments = parse_stage("evaluate", argv)
         if arguments.values["stage"] not in OPENERS:
-            raise ConfigError(f"stage={arguments.values['stage']!r}: can score {', '.join(OPENERS)}")
+            raise ConfigError(f"stage={arguments.values['stage']!r}: expected one of {', '.join(OPENERS)}")
         with process_context() as context:
             _execute(arguments, context)
         return 0
@@ -203,9 +203,7 @@ def codec_of_program(program: QProgram) -> HeatmapCodec:
     try:
         return codec_from_json(program.origin[CODEC_KEY])
     except (KeyError, ValueError) as error:
-        raise TrackingError(
-            f"the int8 program does not say which heatmaps it gives ({error}): export it again"
-        ) from error
+        raise TrackingError(f"the int8 program does not describe its heatmaps ({error}): export it again") from error
 
 
 def _checked_program(config: ExperimentConfig, inputs: EvaluateInputs) -> QProgram:

@@ -161,7 +161,7 @@ def parse_kind(name: str) -> str:
         ConfigError: the stage has no such model.
     """
     if name not in QUANTISED_KINDS:
-        raise ConfigError(f"stage={name!r}: can export {', '.join(QUANTISED_KINDS)}")
+        raise ConfigError(f"stage={name!r}: expected one of {', '.join(QUANTISED_KINDS)}")
     return name
 
 
@@ -172,7 +172,7 @@ def parse_alias(name: str) -> str:
         ConfigError: MLflow does not accept it.
     """
     if name and (not re.fullmatch(r"[A-Za-z][\w-]{0,254}", name) or re.fullmatch(r"(?i)latest|v\d+", name)):
-        raise ConfigError(f"alias={name!r}: expected letters, digits, - and _, and neither latest nor a version (v1)")
+        raise ConfigError(f"alias={name!r}: expected letters, digits, - and _, but not latest or a version (v1)")
     return name
 
 

@@ -41,8 +41,8 @@ from carkp.workflow.training import (
 )
 
 OTHER_CODE = (
-    "warning: {path}: its epochs were trained by other code or other versions of the packages that compute; the result "
-    "will be that of neither, and `main` will not use it again"
+    "warning: {path}: its epochs were trained with other code or other versions of packages; the result "
+    "will mix both, and `main` will not reuse it"
 )
 
 

@@ -58,7 +58,9 @@ def _log(inputs: InferInputs, result: InferResult, tracker: Tracker) -> None:
             try:
                 tracker.log_file(_called(path, name, Path(folder)), ARTIFACT_DIR)
             except Exception as error:  # from any library that stores them
-                result.errors[f"{ARTIFACT_DIR}/{name}"] = printable(f"is not in the run, but here: {path} ({error})")
+                result.errors[f"{ARTIFACT_DIR}/{name}"] = printable(
+                    f"is not stored in the run, but in {path} ({error})"
+                )
 
 
 def _called(path: Path, name: str, folder: Path) -> Path:

@@ -103,7 +103,7 @@ def complete(
     echo(f"{step.stage}: {describe_decision(found, decision.reason)}")
     run = found or run_stage(step, config, inputs, digest, runs, tracker)
     if found is None and (unexpected := other_inputs(step, decision.inputs, run)):
-        echo(f"warning: {step.stage}: run {run.run_id} was made of other inputs than were there before ({unexpected})")
+        echo(f"warning: {step.stage}: run {run.run_id} used other inputs than expected ({unexpected})")
     # at the end, the pipeline's own digest is that of its last step
     tracker.set_tags({f"{STEP_PREFIX}{step.stage}": run.run_id, INPUTS_TAG: digest})
     tracker.log_text(decision.inputs.to_json(), pipeline_file(step.stage))
@@ -127,7 +127,7 @@ def run_stage(
     require_unedited(config, inputs)
     words = [word for name in step.needs for word in (f"--{name}", step.reference(name, runs))]
     if not inputs.is_forced and (unfinished := find_checkpoint(step, digest)) is not None:
-        echo(f"{step.stage}: goes on from run {unfinished.run_id} of {unfinished.started:%Y-%m-%d %H:%M} UTC")
+        echo(f"{step.stage}: continues from run {unfinished.run_id} of {unfinished.started:%Y-%m-%d %H:%M} UTC")
         words += ["--resume", f"runs:/{unfinished.run_id}"]
     run_id = create_child_run(tracker.run_id, f"{step.stage} {config.name}")
     echo(f"{step.stage}: run {run_id}")
@@ -141,8 +141,8 @@ def run_stage(
             end_run(run_id, "KILLED" if status < 0 else "FAILED")
     if status != 0:
         raise PipelineError(
-            f"{step.stage} failed (run {run_id}, exit status {status}; what it says is above). Once the cause is gone, "
-            f"give the same command again: it goes on with {step.stage}, and what came before is kept"
+            f"{step.stage} failed (run {run_id}, exit status {status}; its output is above). Fix the cause, then give "
+            f"the same command again: it continues with {step.stage}, and finished steps are kept"
         )
     return find_run(run_id)
 
@@ -156,9 +156,10 @@ def require_unedited(config: ExperimentConfig, inputs: PipelineInputs) -> None:
     now = parse_stage(PIPELINE, inputs.config_words).config
     if now != config:
         raise PipelineError(
-            f"the configuration was edited while the pipeline ran ({name_some(setting_differences(config, now))}), and "
-            "its steps would be of two: give the command again for the new one, or put the file back to go on with the "
-            "old one; what is done so far is kept. To edit at any time, copy the file and give the copy"
+            f"the configuration was edited while the pipeline ran ({name_some(setting_differences(config, now))}), so "
+            "its steps would use two configurations. Give the command again to use the new one, or restore the file to "
+            "continue with the old one; finished steps are kept. To edit at any time, start the pipeline with a copy "
+            "of the file"
         )
 
 
@@ -170,8 +171,8 @@ def require_all(step: Step, run: FoundRun) -> None:
     """
     if lacking := step.lacking(run):
         raise PipelineError(
-            f"{step.stage} (run {run.run_id}) gave {' = '.join(lacking)} = 0, and later steps need some: the run's "
-            "summary says what was skipped, and data.val_scenes names the scenes that validation takes"
+            f"{step.stage} (run {run.run_id}) gave {' = '.join(lacking)} = 0, but later steps need some: the run's "
+            "summary lists what was skipped, and data.val_scenes sets the scenes for validation"
         )
 
 

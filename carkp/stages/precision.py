@@ -85,7 +85,7 @@ class Bench:
         net = self.build(wide)
         program = convert(net, {})
         predicted = predict(program, self.hardware.performance, judge_program(program, self.hardware))
-        title = f"{len(wide)} tensors of 16 bits"
+        title = f"{len(wide)} 16-bit tensors"
         predictions = self.scorer.judged(self.scorer.predict(self.scorer.forward(net), self.store, title), VAL)
         loss = expected_loss(self.reference, predictions, self.config.quant.loss_alpha)
         return Trial(wide, loss, mean_shift_px(self.reference, predictions), predicted.total_us)
@@ -106,7 +106,7 @@ def run(
     """
     if hardware.performance.wide_products is None:
         raise ConfigError(
-            f"precision: {inputs.target.name} takes no tensors of 16 bits (its file gives no performance.wide_products)"
+            f"precision: {inputs.target.name} takes no 16-bit tensors (its file gives no performance.wide_products)"
         )
     require_wide_arithmetic(inputs.target)
     prepare_torch(config)
@@ -178,7 +178,7 @@ def trial_row(trial: Trial, is_chosen: bool) -> dict[str, str | float]:
 def show(config: ExperimentConfig, found: Found) -> None:
     """Print the trials as a table, and the setting that reproduces the chosen one."""
     quant = config.quant
-    title = f"expected loss of validation PCK at alpha {quant.loss_alpha:g}, at most {quant.max_loss:.2%} wanted"
+    title = f"expected loss of validation PCK at alpha {quant.loss_alpha:g}, at most {quant.max_loss:.2%} allowed"
     table = Table("16-bit tensors", "loss [95 %]", "shift (px)", "predicted (us)", "", title=title)
     for trial in found.trials:
         loss = f"{trial.loss.value:+.2%} [{trial.loss.low:+.2%}, {trial.loss.high:+.2%}]"
@@ -221,8 +221,8 @@ def _decode(codec: HeatmapCodec, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 def _limit_not_reached(config: ExperimentConfig, widest: Trial) -> str:
     return (
         f"precision: with 16 bits in all {len(widest.wide)} tensors the loss is {widest.loss.value:.2%}, "
-        f"quant.max_loss is {config.quant.max_loss:.2%}: the rest is lost by the weights. Set quant.rounding="
-        "second_moments and quant.bias_correction=true, or allow more"
+        f"but quant.max_loss is {config.quant.max_loss:.2%}: the weights cause this loss. Set quant.rounding="
+        "second_moments and quant.bias_correction=true, or raise quant.max_loss"
     )
 
 

@@ -72,7 +72,7 @@ def run(config: ExperimentConfig, inputs: TuneInputs, out_dir: Path, tracker: Tr
     records = study.records()
     complete = [record for record in records if record.value is not None]
     if not complete:
-        raise ConfigError(f"study {inputs.spec.settings.name}: every training failed; the trials' runs say why")
+        raise ConfigError(f"study {inputs.spec.settings.name}: every training failed; the trials' runs show why")
     best = best_of(complete)
     found = tuned_config(config, best.params)
     result = TuneResult(records, best, found, study.importances(config.seed), confirm(inputs, best, tracker))
@@ -92,8 +92,8 @@ def study_jobs(config: ExperimentConfig, inputs: TuneInputs) -> list[Job]:
         axis = inputs.spec.settings.axes[name]
         if not axis.low <= value <= axis.high:
             raise ConfigError(
-                f"{name} = {value:.6g} of the configuration is outside of the search space, {axis.low:g} to "
-                f"{axis.high:g}: widen the space, for the default is the first trial"
+                f"{name} = {value:.6g} of the configuration is outside the search space, {axis.low:g} to "
+                f"{axis.high:g}: widen the space, because the default is the first trial"
             )
     return [Job(default), *[Job()] * (inputs.num_trials - 1)]
 
@@ -106,16 +106,16 @@ def require_tunable(config: ExperimentConfig) -> None:
     """
     quant = config.quant
     reasons = {
-        f"quant.observer={quant.observer}: the study searches the percentile, set quant.observer=percentile": (
+        f"quant.observer={quant.observer}: the study searches the percentile: set quant.observer=percentile": (
             quant.observer != "percentile"
         ),
-        "quant.percentile=100 is the observer minmax and no point of the scale -log10(1 - p / 100): set a lower one": (
+        "quant.percentile=100 is the observer minmax and not on the scale -log10(1 - p / 100): set a lower value": (
             quant.percentile >= 100
         ),
-        f"heatmap.window={config.heatmap.window}: the study ties the window to sigma, set heatmap.window=auto": (
+        f"heatmap.window={config.heatmap.window}: the study sets the window from sigma: set heatmap.window=auto": (
             config.heatmap.window != "auto"
         ),
-        "quant.bias_correction=true: one correction cannot serve several percentiles, set it to false": (
+        "quant.bias_correction=true: one correction cannot fit several percentiles: set it to false": (
             quant.bias_correction
         ),
     }

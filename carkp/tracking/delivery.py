@@ -75,8 +75,8 @@ class Delivery:
             num_unsent = spool.num_unsent()
             spool.close()
         _say(
-            f"warning: {self._address.uri} gives no answer: {num_unsent} reports of the run "
-            f"{self._address.run_id} were not sent. They lie in {spool.folder}; once the server answers, "
+            f"warning: {self._address.uri} does not answer: {num_unsent} reports of the run "
+            f"{self._address.run_id} were not sent. They are kept in {spool.folder}; when the server answers, "
             f"`carkp sync {spool.folder}` sends them"
         )
 
@@ -99,8 +99,8 @@ class Delivery:
             self._is_over.clear()
             folder = self._spool.folder
         _say(
-            f"warning: {explain_server_error(error)}. The run goes on; its reports are kept in {folder} and sent when "
-            "the server answers"
+            f"warning: {explain_server_error(error)}. The run continues; its reports are kept in {folder} and sent "
+            "when the server answers"
         )
         threading.Thread(target=self._send_kept, daemon=True, name="kept reports").start()
 
@@ -170,8 +170,8 @@ class Delivery:
             self._spool.refuse(str(error))
             folder = self._spool.folder
         self._refusal = TrackingError(
-            f"{explain_server_error(error).rstrip('.')}. It refused a report ({report.kind}) that was kept in an "
-            f"outage; what was refused lies in {folder}"
+            f"{explain_server_error(error).rstrip('.')}. It refused a report ({report.kind}) that was kept during "
+            f"an outage; refused reports are in {folder}"
         )
         _say(f"error: {self._refusal}")
 

@@ -81,7 +81,7 @@ def open_experiment(name: str) -> str:
         shown = without_password(mlflow.get_tracking_uri())
         raise TrackingError(
             f"the experiment {name!r} was deleted in {shown}: bring it back with `MLFLOW_TRACKING_URI={shown} mlflow "
-            f"experiments restore --experiment-id {experiment.experiment_id}`, or take another name (--set name=…)"
+            f"experiments restore --experiment-id {experiment.experiment_id}`, or use another name (--set name=…)"
         )
     return str(experiment.experiment_id)
 
@@ -103,7 +103,7 @@ def explain_server_error(error: Exception, uri: str = "", waited: str = "") -> s
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, or ask its owner for permission"
         )
     if "API request to" in text:
-        return f"{shown}: the tracking server gives no answer: {_reason(text)}{waited}. {_server_remedy(uri)}"
+        return f"{shown}: the tracking server does not answer: {_reason(text)}{waited}. {_server_remedy(uri)}"
     return f"{shown}: the tracking server says: {_shorten(text)}"
 
 
@@ -125,7 +125,7 @@ def require_answer(uri: str, wait_s: float) -> None:
             return
         except SERVER_ERRORS as error:
             if not is_outage(error) or time.monotonic() + _FIRST_PAUSE_S >= end:
-                waited = f"; it was waited for {wait_s:g} s (tracking.wait_s)" if is_outage(error) else ""
+                waited = f"; carkp waited {wait_s:g} s (tracking.wait_s)" if is_outage(error) else ""
                 raise TrackingError(explain_server_error(error, uri, waited)) from error
         time.sleep(_FIRST_PAUSE_S)
 
@@ -155,8 +155,8 @@ def _require_database(uri: str) -> None:
     except (SQLAlchemyError, ImportError) as error:
         reason = _shorten(without_password(str(error).splitlines()[0]))
         raise TrackingError(
-            f"{without_password(uri)}: the tracking database cannot be opened: {reason}. See that it runs, that the "
-            "address and the user are right and that its driver is installed (such as psycopg[binary] or pymysql), or "
+            f"{without_password(uri)}: the tracking database cannot be opened: {reason}. Check that it runs, that the "
+            "address and the user are right, and that its driver is installed (such as psycopg[binary] or pymysql), or "
             "unset MLFLOW_TRACKING_URI to track to mlflow.db in the project"
         ) from error
 
@@ -173,14 +173,14 @@ def _is_usable_file(database: str | None) -> bool:
     nearest = next(parent for parent in (path, *path.parents) if parent.exists())
     problem = ""
     if nearest != path and not nearest.is_dir():
-        problem = f"{nearest} is no directory"
+        problem = f"{nearest} is not a directory"
     elif path.is_dir():
         problem = "it is a directory"
     elif not os.access(nearest, os.W_OK):
-        problem = f"{nearest} may not be written"
+        problem = f"{nearest} is not writable"
     if problem:
         raise TrackingError(
-            f"{path}: the tracking database cannot be used: {problem}. Set MLFLOW_TRACKING_URI to a place that you may "
+            f"{path}: the tracking database cannot be used: {problem}. Set MLFLOW_TRACKING_URI to a place that you can "
             "write to, such as sqlite:////home/me/mlflow.db"
         )
     return path.exists()
@@ -229,8 +229,8 @@ def _create_experiment(client: MlflowClient, name: str) -> Experiment:
 def _explain_schema(shown: str, found: str) -> str:
     return (
         f"{shown}: the tracking database has the schema {found}, which is not that of the installed MLflow "
-        f"{mlflow.__version__}. If an older MLflow made it: keep a copy of it, then `mlflow db upgrade {shown}`. If a "
-        "newer one did: install that MLflow, or set MLFLOW_TRACKING_URI to another database"
+        f"{mlflow.__version__}. If an older MLflow made it: make a copy of it, then run `mlflow db upgrade {shown}`. "
+        "If a newer one made it: install that MLflow, or set MLFLOW_TRACKING_URI to another database"
     )
 
 
@@ -238,14 +238,10 @@ def _server_remedy(uri: str) -> str:
     host = urlsplit(uri).hostname or ""
     proxies = {} if proxy_bypass(host) else getproxies()
     proxy = proxies.get(urlsplit(uri).scheme) or proxies.get("all")
-    hint = (
-        f"requests to it go through the proxy {without_password(proxy)} (NO_PROXY={host} keeps them from it), "
-        if proxy
-        else ""
-    )
+    hint = f"that its proxy {without_password(proxy)} works (NO_PROXY={host} avoids it), " if proxy else ""
     return (
-        f"See that it runs and can be reached from here, {hint}that MLFLOW_TRACKING_URI is right, or unset it to track "
-        "to mlflow.db in the project"
+        f"Check that it runs and is reachable from here, {hint}that MLFLOW_TRACKING_URI is right, or unset it to "
+        "track to mlflow.db in the project"
     )
 
 

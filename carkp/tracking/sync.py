@@ -100,7 +100,7 @@ def _send_all(spool: Spool, uri: str) -> Sent:
         except (*SERVER_ERRORS, OSError) as error:
             if is_outage(error) or is_refused_user(error) or not isinstance(error, MlflowException):
                 raise TrackingError(
-                    f"{explain_server_error(error, uri)}. {spool.num_unsent()} reports still lie in {spool.folder}"
+                    f"{explain_server_error(error, uri)}. {spool.num_unsent()} reports are still in {spool.folder}"
                 ) from error
             spool.refuse(str(error))
         else:

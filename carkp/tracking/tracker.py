@@ -327,7 +327,7 @@ def _join(run_id: str, stage: str, experiment: str) -> str:
     Raises:
         TrackingError: there is no such run, or it is finished: then the variable is left over from another program.
     """
-    client, remedy = MlflowClient(), "MLFLOW_RUN_ID is left over from another program? Then unset it"
+    client, remedy = MlflowClient(), "If MLFLOW_RUN_ID is left over from another program, unset it"
     try:
         found = find_run(run_id)
     except TrackingError as error:

@@ -88,7 +88,7 @@ def run(
     """
     stores = inputs.data.open()
     require_samples(stores.train, "training")
-    require_samples(stores.val, "the measure of what is forgotten")
+    require_samples(stores.val, "the measure of forgetting")
     prepare_torch(config)
     checkpoint = _open_model(config, inputs.model)
     cars = collect_target(config, inputs.target, out_dir)
@@ -127,7 +127,10 @@ def collect_target(config: ExperimentConfig, target: TargetSources, out_dir: Pat
     if cars.issues.skipped:
         warn(f"left out: {cars.issues.describe_skipped()}")
     if config.adapt.holdout_share > 0 and cars.unlabelled is not None and len(cars.unlabelled.held_out) == 0:
-        warn("no unlabelled car is held out, for there are too few pictures: nothing tells what self-training brings")
+        warn(
+            "no unlabelled car is held out, because there are too few pictures: the effect of self-training is not "
+            "measured"
+        )
     return cars
 
 
@@ -228,10 +231,10 @@ def refuse_worse(config: ExperimentConfig, before: Measured, after: Measured, ou
     publish(out_dir / CHECKPOINT_DIR / BEST_NAME, refused)
     tracker.log_file(refused, CHECKPOINT_DIR)
     raise AdaptationError(
-        f"the adapted model is not shipped: it lost {lost:.4f} of PCK on the validation split of the configuration's "
-        f"data ({before.val.pck:.4f} before, {after.val.pck:.4f} after), adapt.max_loss_on_generated={allowed:g} is "
+        f"the adapted model is refused: it lost {lost:.4f} of PCK on the validation split of the configuration's data "
+        f"({before.val.pck:.4f} before, {after.val.pck:.4f} after), but adapt.max_loss_on_generated={allowed:g} is "
         f"allowed. Its checkpoint is {CHECKPOINT_DIR}/{REFUSED_NAME} of the run. Lower adapt.lr, adapt.epochs or "
-        "adapt.target_share, look at boxes and labels, or raise adapt.max_loss_on_generated"
+        "adapt.target_share, check boxes and labels, or raise adapt.max_loss_on_generated"
     )
 
 

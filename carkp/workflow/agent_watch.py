@@ -28,8 +28,8 @@ def _watch(agent: psutil.Process, patience_s: float, poll_s: float) -> None:
             first_seen = {child: first_seen.get(child, now) for child in _zombies(agent)}
             if first_seen and now - min(first_seen.values()) > patience_s:
                 print(  # noqa: T201
-                    f"torchrun has not noticed for {patience_s:.0f} s that a process has ended, as on a machine "
-                    "without network: it is ended too",
+                    f"torchrun has not noticed for {patience_s:.0f} s that a process has ended, as can happen on a "
+                    "machine without network: carkp ends torchrun too",
                     file=sys.stderr,
                     flush=True,
                 )

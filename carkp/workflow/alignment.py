@@ -154,10 +154,13 @@ def _judge_moved(item: Comparison, tolerances: AlignConfig) -> list[str]:
     if item.moved_share <= tolerances.max_moved_share:
         return []
     if item.moved_share != item.moved_share:
-        return ["the test split has no labelled keypoint: what the target's arithmetic moves cannot be told"]
+        return [
+            "the test split has no labelled keypoint: it cannot be measured how far the target's arithmetic moves "
+            "keypoints"
+        ]
     return [
         f"the target's arithmetic moves {item.moved_share:.2%} of the keypoints by more than {tolerances.moved_px} px "
-        f"against ONNX Runtime, align.max_moved_share is {tolerances.max_moved_share:.2%}"
+        f"compared with ONNX Runtime, but align.max_moved_share is {tolerances.max_moved_share:.2%}"
     ]
 
 

@@ -232,7 +232,7 @@ def read_benchmark(run: FoundRun) -> RuntimeContent | None:
     except (KeyError, ValueError):
         return None
     left_out = [line for line in run.tags.get(LEFT_OUT_TAG, "").split("\n") if line]
-    machine = run.tags.get(MACHINE_TAG, "a machine that was not logged")
+    machine = run.tags.get(MACHINE_TAG, "an unknown machine")
     alpha, loss_alpha = (run.metrics.get(name, float("nan")) for name in (ALPHA_METRIC, LOSS_ALPHA_METRIC))
     return RuntimeContent(rows, left_out, machine, alpha, loss_alpha)
 

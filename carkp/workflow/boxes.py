@@ -16,7 +16,7 @@ MAX_CAR_EXTENT_PX = 640
 
 WAYS_TO_BOXES = (
     "carkp finds keypoints in a box, it does not find cars. Give boxes=<file or folder> of your detector or labelling "
-    "tool (YOLO, COCO, KITTI, Pascal VOC, MOT, CSV, JSON: docs/boxes.md), or boxes=auto, which finds them"
+    "tool (YOLO, COCO, KITTI, Pascal VOC, MOT, CSV, JSON: docs/boxes.md), or boxes=auto, which finds cars"
 )
 
 
@@ -44,4 +44,6 @@ def describe_whole_picture(size: tuple[int, int]) -> str:
     height, width = size
     if max(size) <= MAX_CAR_EXTENT_PX:
         return ""
-    return f"the whole picture, {width}x{height} pixels, was taken as one car, for there are no boxes. {WAYS_TO_BOXES}"
+    return (
+        f"the whole picture, {width}x{height} pixels, was used as one car, because no boxes were given. {WAYS_TO_BOXES}"
+    )

@@ -82,8 +82,8 @@ def require_sources(config: ExperimentConfig, store: Store) -> None:
     found, wanted = set(parts_of(store)), set(shares(config.data))
     if found != wanted:
         raise ConfigError(
-            f"{store.path}: the data are of {_named(found)}, and data.sources of the configuration names "
-            f"{_named(wanted)}: give the configuration that they were prepared with, or other data (data=…)"
+            f"{store.path}: the data are from {_named(found)}, but data.sources of the configuration names "
+            f"{_named(wanted)}: give the configuration with which they were prepared, or other data (data=…)"
         )
 
 

@@ -142,7 +142,7 @@ def require_wide_arithmetic(target: Target) -> None:
     """
     if target.requantisation != "fixed_point":
         raise ConfigError(
-            "quant.int16: tensors of 16 bits are defined for targets with requantisation fixed_point, "
+            "quant.int16: 16-bit tensors need a target with requantisation fixed_point, but "
             f"{target.name} has {target.requantisation}: leave quant.int16 empty"
         )
 

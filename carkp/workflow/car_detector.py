@@ -79,7 +79,7 @@ class CarDetector:
         kept = torch.isin(found["labels"], torch.tensor(list(CLASS_NAMES))) & (found["scores"] >= self.min_score)
         boxes, scores = found["boxes"][kept].double(), found["scores"][kept]
         if not torch.isfinite(boxes).all():
-            raise DetectorError("the detector gives boxes that are no numbers: its weights are damaged")
+            raise DetectorError("the detector gives boxes that are not numbers: its weights are damaged")
         boxes = boxes[_distinct(boxes, scores)]
         return [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes.tolist() if x2 > x1 and y2 > y1]
 
@@ -128,8 +128,8 @@ def find_weights(url: str = WEIGHTS_URL, sha256: str = WEIGHTS_SHA256) -> Path:
         raise DetectorError(f"{shown}: cannot be read: {error.strerror}") from error
     if digest != sha256:
         raise DetectorError(
-            f"{shown}: is damaged or another file: its SHA-256 is {digest}, expected {sha256}; delete it, and it is "
-            f"fetched again from {url}"
+            f"{shown}: is damaged or another file: its SHA-256 is {digest}, expected {sha256}; delete it, then carkp "
+            f"downloads it again from {url}"
         )
     return path
 
@@ -147,7 +147,7 @@ def fetch(url: str, path: Path, sha256: str) -> None:
             partial.touch()
         digest = _download(url, partial, path)
         if digest != sha256:
-            raise _fetch_error(url, path, f"what came has the SHA-256 {digest}, expected {sha256}")
+            raise _fetch_error(url, path, f"the download has the SHA-256 {digest}, expected {sha256}")
         with explain_write_errors(path):
             disk.publish(partial, path)
     finally:
@@ -174,8 +174,8 @@ def _download(url: str, partial: Path, path: Path) -> str:
 
 def _fetch_error(url: str, path: Path, reason: str) -> DetectorError:
     return DetectorError(
-        f"boxes={AUTO}: the detector's weights could not be fetched ({reason}). Fetch {url} where there is a network, "
-        f"and put the file at {printable(str(path))}; or give boxes=<file or folder> of a detector of your own"
+        f"boxes={AUTO}: the detector's weights could not be downloaded ({reason}). Download {url} on a machine with a "
+        f"network, and put the file at {printable(str(path))}; or give boxes=<file or folder> of your own detector"
     )
 
 

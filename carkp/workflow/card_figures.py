@@ -148,7 +148,7 @@ def _real_set(item: RealFiles, float_digest: str, int8_digest: str) -> SetFigure
     if not all(names) or difference is None:
         raise ConfigError(
             f"{item.path}: does not compare the files that are shipped, first float and then int8, as they are now; "
-            "score them anew: `python experiments/real_cars.py <folder> carkp-car12/weights.safetensors carkp-car12`"
+            "score them again: `python experiments/real_cars.py <folder> carkp-car12/weights.safetensors carkp-car12`"
         )
     units = {"photographs": found.cars.num_photographs, "cameras": found.cars.num_cameras}
     told = " and ".join(f"{count} {name}" for name, count in units.items() if count) or "single cars"

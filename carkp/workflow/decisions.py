@@ -70,7 +70,7 @@ def why_again(step: Step, config: ExperimentConfig, inputs: Inputs) -> str:
     name = INPUTS_FILE if is_own else pipeline_file(step.stage)
     compared = [(differences(before, inputs), run) for run in earlier if (before := _read(run, name)) is not None]
     if not compared:
-        return stale or f"run {earlier[0].run_id} does not say what it was made of"
+        return stale or f"run {earlier[0].run_id} has no record of its inputs"
     least, run = min(compared, key=lambda item: len(item[0]))
     if stale:
         return f"{stale}: {name_some(least)}" if least else stale
@@ -78,8 +78,8 @@ def why_again(step: Step, config: ExperimentConfig, inputs: Inputs) -> str:
         return f"differs from run {run.run_id} in {name_some(least)}"
     artifact = step.artifact_of(config)
     if not is_own or has_artifact(run.run_id, artifact):
-        return f"run {run.run_id} cannot be used again: what it made is gone"
-    return f"run {run.run_id} has no {artifact} any more"
+        return f"run {run.run_id} cannot be reused: its result is gone"
+    return f"run {run.run_id} no longer has {artifact}"
 
 
 def _stale_reason(step: Step, config: ExperimentConfig) -> str:

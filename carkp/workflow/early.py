@@ -47,7 +47,7 @@ def check_scenes(config: ExperimentConfig) -> None:
         known = _train_scenes(data)
         if known and not set(data.val_scenes) & set(known):
             raise ConfigError(
-                f"data.val_scenes={list(data.val_scenes)}: {data.source} has none of them to train on, and validation "
+                f"data.val_scenes={list(data.val_scenes)}: {data.source} has no such training scenes, so validation "
                 f"would be empty; there are {', '.join(known)}"
             )
 

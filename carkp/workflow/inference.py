@@ -33,14 +33,14 @@ FEW_FRAMES = 0.9
 
 FPS_TOLERANCE = 0.001
 TURNED_NOTE = (
-    "it says that it was held turned, which was ignored: boxes mean the stored pixels; "
-    "-P orientation=apply takes it as viewers show it"
+    "it states a rotation, which was ignored because boxes refer to the stored pixels; "
+    "-P orientation=apply uses it as viewers show it"
 )
-NO_CAR_NOTE = "its boxes hold no car"
+NO_CAR_NOTE = "no box contains a car"
 BOXES_NOTE = "boxes"
 """Name under which notes on the boxes as a whole are stored."""
 
-NOT_DRAWN = f"its keypoints are in {JSON_NAME}, but the drawn one could not be written"
+NOT_DRAWN = f"its keypoints are in {JSON_NAME}, but the drawn file could not be written"
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class _Worker:
     def _judge_picture(self, source: Source, data: bytes) -> None:
         header, num_pages, notes = read_header(data), count_pages(data), []
         if num_pages > 1:
-            notes.append(f"it has {num_pages} pages or pictures, of which the first was taken")
+            notes.append(f"it has {num_pages} pages or pictures, only the first was used")
         if header is not None and header.orientation != UPRIGHT and self.orientation == IGNORE:
             notes.append(TURNED_NOTE)
         if notes:
@@ -226,15 +226,15 @@ class _Worker:
         if video.is_cut_short:
             promised = f"{video.num_frames} frames" if video.num_frames else "more"
             self.result.errors[source.name] = (
-                f"video is cut short: it says that it has {promised}; {video.num_read} could be read and were done"
+                f"video is cut short: it states {promised}; {video.num_read} could be read and were processed"
             )
         elif video.num_read < FEW_FRAMES * video.num_frames - 1:
-            notes.append(f"it says that it has {video.num_frames} frames, of which {video.num_read} could be read")
+            notes.append(f"it states {video.num_frames} frames, but only {video.num_read} could be read")
         if video.is_turned and self.orientation == IGNORE:
             notes.append(TURNED_NOTE)
         if abs(writable_fps(video.fps) - video.stated_fps) > FPS_TOLERANCE * video.stated_fps:
             stated = f"{video.stated_fps:g} frames a second" if video.stated_fps else "no frame rate"
-            notes.append(f"it says {stated}; the drawn one has {writable_fps(video.fps):g}")
+            notes.append(f"it states {stated}; the drawn video has {writable_fps(video.fps):g}")
         if notes:
             self._note(source.name, "; ".join(notes))
 

@@ -24,7 +24,7 @@ def mesh_digests(rendered: RenderedConfig) -> dict[str, str]:
 def _digest(setting: str, folder: Path) -> str:
     if not is_directory(folder):
         raise DataError(
-            f"{setting}={folder}: no such folder; name that of the files, or, where the data are prepared already, "
+            f"{setting}={folder}: no such folder; name the folder of the files, or, if the data are already prepared, "
             "give them with data=…"
         )
     try:

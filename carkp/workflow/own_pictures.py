@@ -83,7 +83,7 @@ def show(inputs: InferInputs, result: InferResult, out_dir: Path) -> None:
 
 def describe(inputs: InferInputs, result: InferResult, out_dir: Path) -> str:
     """Describe the result in a few lines, for a person."""
-    whole = "" if inputs.boxes is not None else " (no boxes given: each whole picture taken as one car)"
+    whole = "" if inputs.boxes is not None else " (no boxes given: each whole picture used as one car)"
     return printable(
         f"{inputs.predictor.kind} {inputs.model}: {result.num_cars} cars in {len(result.found)} images{whole}, "
         f"{len(result.errors)} failed; see {out_dir}"
@@ -108,7 +108,7 @@ def describe_notes(notes: Mapping[str, str]) -> str:
 def _refuse_own_folder(pictures: Sequence[Path], out_dir: Path) -> None:
     if out_dir.resolve() in {path.parent.resolve() for path in pictures}:
         raise ConfigError(
-            f"output={out_dir}: is where the pictures are, which would be overwritten; give another folder"
+            f"output={out_dir}: is the folder of the pictures, which would be overwritten; give another folder"
         )
 
 

@@ -159,7 +159,7 @@ def build_page(inputs: CompileInputs, result: CompileResult) -> str:
     parts += [
         Heading("Layers"),
         layers,
-        Heading("Numbers of the hardware, and where they are from"),
+        Heading("Numbers of the hardware, and their sources"),
         PageTable(["number", "value", "source"], hardware_rows(inputs.hardware), frozenset({1})),
     ]
     return html_page(f"Performance on {inputs.target.name}", parts)
@@ -177,7 +177,7 @@ def roofline_reading(prediction: Prediction) -> str:
     """Describe what limits the layers with multiply-accumulates, which are the layers in the chart."""
     bounds = Counter(layer.bound for layer in prediction.layers if layer.cost.macs)
     shares = ", ".join(f"{count} by {bound}" for bound, count in bounds.most_common())
-    return f"Of the {bounds.total()} layers with products most of the predicted time is given by: {shares}."
+    return f"Of the {bounds.total()} layers with multiplications, most of the predicted time is limited by: {shares}."
 
 
 def comparison_reading(comparison: Comparison) -> str:
@@ -226,7 +226,7 @@ def measurement_conditions() -> list[list[str]]:
 def latency_facts(latency: HostLatency | None) -> list[list[str]]:
     """Describe float against int8 on this machine."""
     if latency is None:
-        return [["float against int8 on this machine", "not measured: the float run and its ONNX cannot be had"]]
+        return [["float against int8 on this machine", "not measured: the float run or its ONNX is not available"]]
     return [
         ["float on this machine", f"{latency.float_ms:.2f} ms"],
         ["int8 on this machine", f"{latency.int8_ms:.2f} ms"],

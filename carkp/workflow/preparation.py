@@ -58,7 +58,7 @@ class PreparedData:
         stores = open_data(self.directory)
         if data_digest(stores) != self.digest:
             raise DataError(
-                f"{self.directory} was prepared anew while this run was under way: give the same command again"
+                f"{self.directory} was prepared again while this run was active: give the same command again"
             )
         stores.verify()
         return stores
@@ -153,11 +153,11 @@ def _stale_reason(config: ExperimentConfig, directory: Path) -> str:
         return ""
     summary = read_summary(directory)
     if summary is None:
-        return f"{directory} has no {SUMMARY_FILE} that says what they were made of"
+        return f"{directory} has no {SUMMARY_FILE} that describes their source"
     if not config.data.is_generated and summary.source_fingerprint != fingerprint(source):
         return f"the files of {source} have changed since"
     if summary.made_by != data_inputs(config, "").code_digest:
-        return "the code that prepares data, or a package that it computes with, is another one since"
+        return "the code that prepares data, or a package that it uses, has changed since"
     return ""
 
 
@@ -190,8 +190,8 @@ def require_samples(store: Store, purpose: str) -> None:
     """
     if len(store) == 0:
         raise DataError(
-            f"{store.path}: the split is empty and {purpose} needs it; the summary of the data run says what was "
-            "skipped, and data.val_scenes names the scenes that validation takes"
+            f"{store.path}: the split is empty, but {purpose} needs it; the summary of the data run lists what "
+            "was skipped, and data.val_scenes sets the scenes for validation"
         )
 
 
@@ -336,7 +336,9 @@ def _each_generated(
 ) -> list[Path]:
     parts = [part for part in by_source(config).values() if part.data.is_generated]
     if not parts:
-        raise DataError(f"data.source is {config.data.title}: only {' and '.join(GENERATED_SOURCES)} data are drawn")
+        raise DataError(
+            f"data.source is {config.data.title}: only {' and '.join(GENERATED_SOURCES)} data can be generated"
+        )
     try:
         return [work(part, GENERATORS[part.data.source](part), data_directory(part) / RAW_DIR) for part in parts]
     except (OSError, CatalogError, MeshError) as error:

@@ -107,7 +107,7 @@ def local_address(host: str, port: int) -> str:
             probe.connect(address)
             return str(probe.getsockname()[0])
     except OSError as error:
-        raise ConfigError(f"rdzv_endpoint={host}:{port}: this machine finds no way there: {error.strerror}") from error
+        raise ConfigError(f"rdzv_endpoint={host}:{port}: this machine cannot reach it: {error.strerror}") from error
 
 
 def _is_own(host: str) -> bool:

@@ -42,7 +42,7 @@ def build_hardware(config: ExperimentConfig, parameter: str) -> Hardware:
     target = load_target(parameter or config.quant.target)
     if target.hardware is None:
         raise ConfigError(
-            f"the target {target.name} says nothing about its hardware: add `hardware:` to its file, as in "
+            f"the target {target.name} does not describe its hardware: add `hardware:` to its file, as in "
             "configs/targets/bpu.yaml"
         )
     return target.hardware
@@ -87,7 +87,7 @@ def load_prepared(path: Path) -> Prepared:
     checkpoint = load_checkpoint(path)
     architecture = checkpoint.architecture
     if "fake_quant" not in architecture:
-        raise CheckpointError(f"{path}: holds a float network, here a calibrated one is wanted: calibrate it first")
+        raise CheckpointError(f"{path}: holds a float network, but a calibrated one is needed: calibrate it first")
     try:
         settings = architecture["fake_quant"]
         float_net = pose_net_from_architecture(architecture["float"]).eval()
@@ -160,8 +160,9 @@ def check_target(found: Target, wanted: Target, path: Path) -> None:
     """
     if found != wanted:
         raise ConfigError(
-            f"{path}: calibrated for the target {found.name}, asked for {wanted.name}; give target={found.name}, or "
-            f"calibrate for {wanted.name} (a target whose file was edited since needs a new calibration too)"
+            f"{path}: calibrated for the target {found.name}, but {wanted.name} was requested; give "
+            f"target={found.name}, or calibrate for {wanted.name} (if the target's file was edited since, calibrate "
+            "again)"
         )
 
 

@@ -68,7 +68,7 @@ def find_current_data(config: ExperimentConfig, reference: str) -> PreparedData 
     """Do the same as ``find_data``, but if ``latest`` is outdated, print why and return None."""
     prepared = find_data(config, reference)
     if prepared is not None and reference == LATEST and (reason := stale_reason(config, prepared)):
-        print(f"data: prepared anew, {reason}", flush=True)  # noqa: T201
+        print(f"data: prepared again, {reason}", flush=True)  # noqa: T201
         return None
     return prepared
 
@@ -87,7 +87,8 @@ def require_data(config: ExperimentConfig, reference: str) -> PreparedData:
         )
     if reference == LATEST and (reason := stale_reason(config, prepared)):
         warn(
-            f"data={LATEST} is used as prepared in {prepared.directory}, but {reason}: `mlflow run . -e data` renews it"
+            f"data={LATEST} is used as prepared in {prepared.directory}, but {reason}: `mlflow run . -e data` prepares "
+            "it again"
         )
     return prepared
 
@@ -181,8 +182,8 @@ SHIPPED_FILES: Mapping[str, str] = {"float": WEIGHTS_FILE, "export": ONNX_FILE}
 def _shipped_model(reference: str, kind: ModelKind) -> ModelFile:
     if kind.stage not in SHIPPED_FILES:
         raise ConfigError(
-            f"model={reference}: has float weights and an int8 ONNX, here the model of a run of {kind.stage} is "
-            f"wanted: calibrate it first (`mlflow run . -e calibration -P model={reference}`), and give that run"
+            f"model={reference}: has float weights and an int8 ONNX, but the model of a run of {kind.stage} is "
+            f"needed: calibrate it first (`mlflow run . -e calibration -P model={reference}`), and give that run"
         )
     return _shipped_file(reference, SHIPPED_FILES[kind.stage])
 
@@ -204,7 +205,7 @@ def check_stage(model: ModelFile, stage: str) -> None:
     run = find_run_or_none(model.run_id)
     found = run.tags.get(STAGE_TAG, "") if run is not None else ""
     if stage in QUANTISED_KINDS and found in QUANTISED_KINDS and found != stage:
-        raise ConfigError(f"{model.reference}: is of a run of {found}, asked for as {stage}: give stage={found}")
+        raise ConfigError(f"{model.reference}: is from a run of {found}, but {stage} was requested: give stage={found}")
 
 
 def latest_tags(config: ExperimentConfig, target: str) -> dict[str, str]:
@@ -215,7 +216,7 @@ def latest_tags(config: ExperimentConfig, target: str) -> dict[str, str]:
     tags = {EXPERIMENT_TAG: config.name, TARGET_TAG: target}
     data = find_data(config, LATEST)
     if data is None:
-        warn(f"the data of the configuration are not prepared here: {LATEST} may name a model of other data")
+        warn(f"the data of the configuration are not prepared here: {LATEST} may be a model trained on other data")
         return tags
     return tags | {DATA_TAG: data.digest}
 
@@ -299,12 +300,10 @@ def _predicting_model_of(run: FoundRun) -> ModelFile:
 def describe_origin(config: ExperimentConfig, model: ModelFile) -> str:
     """Describe which model it is and its training data; warn if they do not match the configuration."""
     if is_shipped(model.reference):
-        return (
-            f"model: {model.reference}, which comes with carkp; {model.path.parent / CARD_FILE} says what it is worth"
-        )
+        return f"model: {model.reference}, which comes with carkp; {model.path.parent / CARD_FILE} states its accuracy"
     run = find_run_or_none(model.run_id)
     if run is None:
-        return f"model: {model.reference}, a file of no run that is known here"
+        return f"model: {model.reference}, a file that belongs to no known run"
     data = run.tags.get(DATA_TAG, "")
     parts = {
         "experiment": (run.tags.get(EXPERIMENT_TAG, ""), config.name),
@@ -319,7 +318,7 @@ def describe_origin(config: ExperimentConfig, model: ModelFile) -> str:
     ]
     lines = [f"model: {model.reference} of {run.started:%Y-%m-%d %H:%M} UTC ({known})"]
     if differing:
-        lines.append(f"warning: the model is not of the configuration at hand: {'; '.join(differing)}")
+        lines.append(f"warning: the model does not match the configuration: {'; '.join(differing)}")
     return "\n".join(lines)
 
 
@@ -329,8 +328,8 @@ def describe_own_export(config: ExperimentConfig) -> str:
     if run is None:
         return ""
     return (
-        f"note: the experiment {config.name} has a model of its own, exported {run.started:%Y-%m-%d %H:%M} UTC: "
-        f"-P model={LATEST} takes it"
+        f"note: the experiment {config.name} has its own model, exported {run.started:%Y-%m-%d %H:%M} UTC: "
+        f"-P model={LATEST} uses it"
     )
 
 
@@ -359,7 +358,7 @@ def resolve_resume(reference: str, config: ExperimentConfig, data_digest: str) -
     chosen = choose_resumable(paths, config, {DATA_DIGEST: data_digest})
     if chosen is None:
         raise TrackingError(
-            f"no unfinished float run of the experiment {config.name!r} on these data has a checkpoint to go on from"
+            f"no unfinished float run of the experiment {config.name!r} on these data has a checkpoint to resume from"
         )
     return chosen
 
@@ -392,8 +391,8 @@ def check_input_size(architecture: Mapping[str, Any], config: ExperimentConfig, 
     trained = tuple(architecture.get("input_size", ()))
     if trained != config.model.input_size:
         raise CheckpointError(
-            f"{path}: the network takes {trained} (height, width), the configuration says {config.model.input_size}: "
-            "give the configuration that it was trained with, or set model.input_size"
+            f"{path}: the network's input size is {trained} (height, width), the configuration says "
+            f"{config.model.input_size}: give the configuration with which it was trained, or set model.input_size"
         )
 
 
@@ -429,8 +428,8 @@ def check_codec(found: HeatmapCodec, config: ExperimentConfig, path: Path) -> No
     if not (differing := codec_differences(found, config)):
         return
     raise ConfigError(
-        f"{path}: trained for other heatmaps than the configuration at hand describes ({', '.join(differing)}): give "
-        "the configuration that it was trained with"
+        f"{path}: trained for other heatmaps than the configuration describes ({', '.join(differing)}): give "
+        "the configuration with which it was trained"
     )
 
 
@@ -449,7 +448,8 @@ def _find_named(reference: str) -> PreparedData:
     prepared = open_prepared(Path(run.tags["carkp.data_dir"]))
     if prepared.digest != (digest := run.tags[DATA_TAG]):
         raise DataError(
-            f"{reference}: {prepared.directory} was prepared anew since: that run gave the digest "
-            f"{digest[:_SHOWN_DIGITS]}…, there is {prepared.digest[:_SHOWN_DIGITS]}…; data={LATEST} takes what is there"
+            f"{reference}: {prepared.directory} was prepared again since: that run gave the digest "
+            f"{digest[:_SHOWN_DIGITS]}…, now it is {prepared.digest[:_SHOWN_DIGITS]}…; data={LATEST} uses the current "
+            "data"
         )
     return prepared

@@ -68,7 +68,7 @@ def require_same_training(
     """
     if found := training_differences(checkpoint, config, decided):
         raise CheckpointError(
-            f"{path}: the checkpoint is of another training, and the result would be that of neither. "
+            f"{path}: the checkpoint is from another training, and the result would mix both. "
             f"Checkpoint -> configuration:{list_differences(found)}\n{_remedy(found)}"
         )
 
@@ -156,15 +156,15 @@ def _remedy(differences: Iterable[Difference]) -> str:
     }
     words = " ".join(shlex.quote(f"{name}={_yaml(value)}") for name, value in settings.items())
     lines = [
-        "Longer or shorter training has another learning rate at every step: the cosine spans all epochs."
+        "A longer or shorter training has another learning rate at every step: the cosine spans all epochs."
         if "train.epochs" in found
         else "",
-        "The data are not those that it was trained on: give them with data=…." if DATA_DIGEST in found else "",
-        "It had another teacher, or none: set train.teacher as it was." if TEACHER_DIGEST in found else "",
-        "Give each of data.sources the share that it had." if is_mixed_otherwise else "",
-        f"Go on with the checkpoint's configuration (overrides: {words}), or train anew without resume."
+        "It was trained on other data: give those with data=…." if DATA_DIGEST in found else "",
+        "It had another teacher, or none: set train.teacher as in that training." if TEACHER_DIGEST in found else "",
+        "Give each of data.sources the share that it had then." if is_mixed_otherwise else "",
+        f"Resume with the checkpoint's configuration (overrides: {words}), or train again without resume."
         if settings
-        else "Or train anew without resume.",
+        else "Or train again without resume.",
     ]
     return "\n".join(line for line in lines if line)
 

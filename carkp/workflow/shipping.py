@@ -112,7 +112,7 @@ def _refuse_other_content(out_dir: Path) -> None:
     """Refuse a folder with other files, because the folder is replaced as a whole."""
     others = sorted(path.name for path in out_dir.iterdir() if path.name not in FILES) if out_dir.exists() else []
     if others:
-        raise ConfigError(f"output={out_dir}: holds other things ({', '.join(others[:3])}); give a folder of its own")
+        raise ConfigError(f"output={out_dir}: holds other files ({', '.join(others[:3])}); give another folder")
 
 
 def require_small(folder: Path) -> None:
@@ -139,7 +139,7 @@ def render_card(folder: Path) -> Card:
     card = read_card(folder)
     if card is None:
         raise ConfigError(
-            f"{folder}: has no {FIGURES_FILE} that this version of carkp reads: make the model's files anew"
+            f"{folder}: has no {FIGURES_FILE} that this version of carkp reads: make the model's files again"
         )
     write_atomic(folder / CARD_FILE, card_page(card).encode())
     return card

@@ -83,7 +83,7 @@ def find_parts(config: ExperimentConfig, references: References) -> Parts:
     run, checkpoint = find_run(model.run_id), load_checkpoint(model.path)
     if (stage := run.tags.get(STAGE_TAG, "")) != FLOAT.stage:
         raise ShippingError(
-            f"{model.reference}: is of a run of {stage}, whose data no card would tell; give a float run"
+            f"{model.reference}: is from a run of {stage}, whose data the card would not describe; give a float run"
         )
     export = _find_export(references.export, model)
     program = load_program(export.path)
@@ -117,7 +117,7 @@ def _require_same_model(program: QProgram, checkpoint: Checkpoint, export: Model
     if program.origin.get("float_digest") != weights_digest(checkpoint.weights):
         raise ShippingError(f"{export.reference}: was made of another float model; give the export of this one")
     if codec_from_json(program.origin[CODEC_KEY]) != codec_of(checkpoint):
-        raise ShippingError(f"{export.reference}: reads its heatmaps otherwise than the float model")
+        raise ShippingError(f"{export.reference}: decodes its heatmaps differently from the float model")
 
 
 def _data_run(run: FoundRun) -> FoundRun:

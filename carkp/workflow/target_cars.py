@@ -128,7 +128,7 @@ def collect_cars(
 def _labelled_slice(store: Store, source: Path, holdout_share: float, seed: int) -> Slice:
     if len(store) == 0:
         raise DataError(
-            f"labels={source}: it has no car to learn from: those of a test or validation split are scored alone. Name "
+            f"labels={source}: it has no car to train on: cars of a test or validation split are only scored. Name "
             "the split train, as in train/<scene> or car_keypoints_train.json"
         )
     ids = [store.sample_id(place) for place in range(len(store))]

@@ -154,7 +154,7 @@ def train(
         if not training.is_own:
             _log_history(trainer, tracker)
     if context.world_size > 1 and context.device.type == "cpu" and context.is_main:
-        tqdm.write("batch norm keeps statistics of its own in each process: synchronised batch norm needs CUDA")
+        tqdm.write("batch norm keeps separate statistics in each process: synchronised batch norm needs CUDA")
     if scorer.choosing and context.is_main:
         tqdm.write(describe_mixture(config, stores, context))
     steps, epochs = len(trainer.inputs.batches), training.settings.epochs
@@ -201,7 +201,7 @@ def describe_mixture(config: ExperimentConfig, stores: Stores, context: ProcessC
     assert isinstance(stores.train, MixedStore)
     ratio, settings = shares(config.data), config.train
     drawn = describe_shares(stores.train, ratio, settings.batch_size, settings.num_samples, context.world_size)
-    return f"{drawn}\nval pck, which chooses the epoch, is of {' and '.join(choosing(config.data))}"
+    return f"{drawn}\nval pck, which chooses the epoch, is computed on {' and '.join(choosing(config.data))}"
 
 
 def _divergence_log(out_dir: Path, tracker: Tracker) -> Callable[[Divergence], None]:
@@ -209,7 +209,7 @@ def _divergence_log(out_dir: Path, tracker: Tracker) -> Callable[[Divergence], N
     noted: list[Divergence] = []
 
     def note(found: Divergence) -> None:
-        tqdm.write(f"warning: {found}; the step is left out")
+        tqdm.write(f"warning: {found}; the step is skipped")
         if len(noted) < MAX_NOTED:
             noted.append(found)
             path = out_dir / DIVERGENCE_FILE
@@ -240,14 +240,14 @@ def require_labels(stores: Stores, sources: Sequence[str] = ()) -> None:
     Raises:
         DataError: labels are missing.
     """
-    remedy = "look at the labels (the summary of the data run counts them)"
+    remedy = "check the labels (the summary of the data run counts them)"
     if not has_labels(stores.train):
         raise DataError(f"{stores.train.path}: no keypoint of the training split is labelled: {remedy}")
     if not is_scorable(restrict(stores.val, sources) if sources else stores.val):
         of_these = f" of {' and '.join(sources)}" if sources else ""
         raise DataError(
-            f"{stores.val.path}: the validation PCK would be NaN, for no car of the validation split{of_these} has two "
-            f"labelled keypoints apart from each other, and the best epoch is chosen by it: {remedy}, or choose other "
+            f"{stores.val.path}: the validation PCK would be NaN, because no car of the validation split{of_these} has "
+            f"two labelled keypoints at different positions, and it chooses the best epoch: {remedy}, or choose other "
             "data.val_scenes"
         )
     if len(stores.test) > 0 and not is_scorable(stores.test):
@@ -332,7 +332,7 @@ def _resume(trainer: Trainer, last: Path, config: ExperimentConfig, out_dir: Pat
         _log_checkpoints([BEST_NAME, LAST_NAME], out_dir, tracker)
         total = trainer.settings.epochs
         tqdm.write(
-            f"goes on from {last}: {checkpoint.epoch} of {total} epochs are done, best epoch {trainer.best_epoch}"
+            f"continues from {last}: {checkpoint.epoch} of {total} epochs are done, best epoch {trainer.best_epoch}"
         )
 
 
@@ -355,7 +355,7 @@ def _log_checkpoints(names: Sequence[str], out_dir: Path, tracker: Tracker) -> N
             free = describe_free_space(Path(str(error.filename or ".")))
             raise CheckpointError(
                 f"the run's artifact {CHECKPOINT_DIR}/{name} cannot be written: {error.strerror or error}. {free}; "
-                f"{path} is whole: make room, then go on with resume={path}"
+                f"{path} is complete: free some space, then continue with resume={path}"
             ) from error
 
 

@@ -90,7 +90,9 @@ def test_an_edited_figure_fails_the_check(
     assert old in page.read_text()
     page.write_text(page.read_text().replace(old, new, 1))
     capsys.readouterr()
-    message = f"error: docs/rates.md, line {line}: {use}: the page has other figures than the record; run `{COMMAND}`\n"
+    message = (
+        f"error: docs/rates.md, line {line}: {use}: the figures of the page differ from the record; run `{COMMAND}`\n"
+    )
     assert check(capsys) == (1, message)
 
 
@@ -109,7 +111,7 @@ def test_a_new_record_fails_the_check_until_the_page_is_written(root: Path, caps
     [
         (
             "<!-- measurements: other -->\n<!-- end of measurements -->",
-            "other: reports/measurements/other.yaml is not there",
+            "other: reports/measurements/other.yaml does not exist",
         ),
         (
             "<!-- measurements: rate other -->\n<!-- end of measurements -->",
@@ -137,7 +139,7 @@ def test_markers_that_cannot_be_followed_are_named(
 
 def test_single_values_of_a_record_of_tables_are_refused() -> None:
     tables_alone = RECORD.model_copy(update={"measurements": []})
-    with pytest.raises(RecordError, match="the record has tables alone; tables: models"):
+    with pytest.raises(RecordError, match="the record has only tables; tables: models"):
         render_page("<!-- measurements: rate -->\n<!-- end of measurements -->", "a.md", {"rate": tables_alone})
 
 
@@ -149,7 +151,7 @@ def test_a_missing_record_and_one_that_no_page_shows_fail(root: Path, capsys: py
     record_path(root, "unseen").unlink()
     record_path(root, "rate").unlink()
     status, error = check(capsys)
-    assert (status, "rate.yaml is not there; measure with --record" in error) == (1, True)
+    assert (status, "rate.yaml does not exist; measure with --record" in error) == (1, True)
 
 
 def test_the_pages_of_this_project_match_their_records() -> None:

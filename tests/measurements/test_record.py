@@ -139,13 +139,13 @@ def test_bad_files_say_what_to_do(tmp_path: Path) -> None:
         load_record(path)
     path.parent.mkdir(parents=True)
     path.write_text("- 1\n")
-    with pytest.raises(RecordError, match="not a record but list; write the file anew with --record"):
+    with pytest.raises(RecordError, match="expected a record, found a list; write the file again with --record"):
         load_record(path)
     path.write_text("name: [rate\n")
     with pytest.raises(RecordError, match=r"(?s)rate\.yaml: .*line 2"):
         load_record(path)
     path.write_text("name: rate\norigin: recorded\n")
     with pytest.raises(
-        RecordError, match=r"needs command, commit, cpu, date.*correct the entry, or write the file anew"
+        RecordError, match=r"needs command, commit, cpu, date.*correct the entry, or write the file again"
     ):
         load_record(path)

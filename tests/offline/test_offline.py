@@ -134,6 +134,6 @@ def test_random_weights_ask_nobody(no_network: Path) -> None:
 def test_the_detector_s_weights_are_asked_for_and_missed(no_network: Path) -> None:
     from carkp.workflow.car_detector import DetectorError, find_weights
 
-    with pytest.raises(DetectorError, match=r"could not be fetched \(.*Network is unreachable.*put the file at"):
+    with pytest.raises(DetectorError, match=r"could not be downloaded \(.*Network is unreachable.*put the file at"):
         find_weights()
     assert no_network.read_text().startswith("download.pytorch.org")

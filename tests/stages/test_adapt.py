@@ -139,7 +139,7 @@ def test_a_model_that_forgets_is_refused_and_kept_under_another_name(trained: Pr
     ("words", "text"),
     [
         ((), "nothing to adapt to: give images"),
-        (("--boxes", "boxes.json"), "boxes are given and no images"),
+        (("--boxes", "boxes.json"), "boxes are given without images"),
         (("--images", "nowhere"), "no such picture, video or folder"),
         (("--labels", "nowhere"), "the data source nowhere does not exist"),
         (("--labels", "configs", "--model", "nowhere.pt"), "nowhere.pt: no such file"),

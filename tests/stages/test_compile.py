@@ -204,4 +204,4 @@ def test_a_target_without_hardware_says_so(trained: Project, tmp_path: Path) -> 
     path.write_text(text[: text.index("hardware:")])
     done = trained.stage("check", "--target", str(path), "--model", "config")
     assert done.returncode == 1
-    assert "says nothing about its hardware" in done.stderr
+    assert "does not describe its hardware" in done.stderr

@@ -91,7 +91,7 @@ def test_one_picture_without_boxes_is_one_car(
 ) -> None:
     done = infer(trained, tiny_models, tmp_path / "out", images / "a.jpg", model=str(tiny_models.all[kind]))
     assert done.returncode == 0, done.stderr
-    assert "each whole picture taken as one car" in done.stdout
+    assert "each whole picture used as one car" in done.stdout
     content = found_in(tmp_path / "out")
     assert content["images"]["a.jpg"]["cars"][0]["box"] == [0, 0, 160, 90]
     assert content["model_kind"] == kind

@@ -241,7 +241,7 @@ def test_a_run_of_before_inputs_were_recorded_is_named(pretence: Pretence) -> No
     assert "float: to be done (differs" in plan
     shutil.rmtree(Path(export.info.artifact_uri.removeprefix("file://")) / "onnx")
     plan = pretence.project.stage("pipeline", "--dry_run", "true").stdout
-    assert f"export: to be done (run {export.info.run_id} does not say what it was made of)" in plan
+    assert f"export: to be done (run {export.info.run_id} has no record of its inputs)" in plan
 
 
 def test_the_report_hangs_on_the_runs_that_it_finds(pretence: Pretence) -> None:
@@ -308,7 +308,7 @@ def test_a_step_of_other_inputs_than_decided_on_is_told(pretence: Pretence, monk
     assert done.returncode == 0, done.stderr
     (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert warning.startswith("warning: calibration: run ")
-    assert warning.endswith("was made of other inputs than were there before (code of carkp.quant.sqnr)")
+    assert warning.endswith("used other inputs than expected (code of carkp.quant.sqnr)")
 
 
 def test_stages_get_the_configuration_and_the_runs_before_them(pretence: Pretence) -> None:

@@ -63,7 +63,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Mixed:
     counts = mixed.num_train_cars()
     assert f"synthetic: 6 of every batch of 8, 30 an epoch out of {counts['synthetic']} training cars" in done.stdout
     assert f"own: 2 of every batch of 8, 10 an epoch out of {counts['own']} training cars" in done.stdout
-    assert "val pck, which chooses the epoch, is of synthetic\n" in done.stdout
+    assert "val pck, which chooses the epoch, is computed on synthetic\n" in done.stdout
     mixed.ran("calibration")
     return mixed
 
@@ -132,7 +132,7 @@ def test_only_the_source_that_changed_is_prepared_again(tmp_path: Path) -> None:
     assert plan[0].startswith(f"data: to be done (own: the files of {mixed.own} have changed since")
     assert "warning: data=latest is used as prepared in" in mixed.ran("evaluate").stderr
     done = mixed.ran("float")
-    assert f"data: prepared anew, own: the files of {mixed.own} have changed since" in done.stdout
+    assert f"data: prepared again, own: the files of {mixed.own} have changed since" in done.stdout
     after = mixed.written()
     assert after["synthetic"] == before["synthetic"]
     assert after["own"] > before["own"]
@@ -170,7 +170,7 @@ def test_a_source_that_is_no_word_and_no_path_is_named(trained: Mixed) -> None:
 def test_validation_of_the_sources_that_choose_is_asked_for_early(trained: Mixed) -> None:
     done = trained.stage("float", "--set", "data.val_scenes=[car_of_nowhere]")
     assert done.returncode == 1
-    assert "data.val_scenes=['car_of_nowhere']: synthetic has none of them to train on" in done.stderr
+    assert "data.val_scenes=['car_of_nowhere']: synthetic has no such training scenes" in done.stderr
 
 
 def test_rendered_cars_are_a_source_whose_meshes_count_by_content(tmp_path: Path) -> None:

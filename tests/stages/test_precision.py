@@ -115,10 +115,10 @@ def test_what_is_impossible_is_said(cars: Project) -> None:
     assert len(rows_of(cars, "trials")) == 2
     done = search(cars, 0.05, "--target", "onnxruntime_cpu")
     assert done.returncode == 1
-    assert "onnxruntime_cpu takes no tensors of 16 bits" in done.stderr
+    assert "onnxruntime_cpu takes no 16-bit tensors" in done.stderr
     done = cars.stage("calibration", *CARS, *QUANT, "--target", "onnxruntime_cpu", "--set", "quant.int16=[head/*]")
     assert done.returncode == 1
-    assert "quant.int16: tensors of 16 bits are defined for targets with requantisation fixed_point" in done.stderr
+    assert "quant.int16: 16-bit tensors need a target with requantisation fixed_point" in done.stderr
     done = cars.stage("calibration", *CARS, *QUANT, "--set", "quant.int16=[nowhere/*]")
     assert done.returncode == 1
     assert "quant.int16: 'nowhere/*' matches no tensor; there are " in done.stderr

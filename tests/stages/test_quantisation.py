@@ -335,7 +335,11 @@ def spoilt(exported: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[
         ("calibration", ["--set", "name=other"], "mlflow run . -e float"),
         ("export", ["--model", "FLOAT"], "calibrate it first"),
         ("export", ["--model", "CALIBRATED", "--target", "onnxruntime_cpu"], "calibrated for the target bpu"),
-        ("export", ["--stage", "qat", "--model", "CALIBRATION_RUN"], "is of a run of calibration, asked for as qat"),
+        (
+            "export",
+            ["--stage", "qat", "--model", "CALIBRATION_RUN"],
+            "is from a run of calibration, but qat was requested",
+        ),
         ("evaluate", ["--stage", "qat", "--model", "CALIBRATION_RUN"], "give stage=calibration"),
         ("export", ["--stage", "float"], "can export calibration, qat"),
         ("qat", ["--set", "name=other"], "mlflow run . -e calibration"),

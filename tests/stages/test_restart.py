@@ -103,7 +103,7 @@ def test_a_killed_rank_is_started_again_and_the_result_is_the_same(
     assert run.info.status == "FINISHED"
     assert "carkp.error" not in run.data.tags
     assert run.data.tags["carkp.model_digest"] == undisturbed.data.tags["carkp.model_digest"]
-    assert re.search(rf"goes on from .*: [2-4] of {EPOCHS} epochs are done", log.read_text())
+    assert re.search(rf"continues from .*: [2-4] of {EPOCHS} epochs are done", log.read_text())
     name = next(name for name in run.data.metrics if name.endswith("loss"))
     assert history(trained, run, name) == history(trained, undisturbed, name)
 

@@ -155,7 +155,7 @@ def test_a_run_of_another_configuration_is_refused(killed: Killed, reference: st
     assert status == 1
     assert "Traceback" not in error
     assert f"\n  {text}\n" in error
-    assert "train anew without resume" in error
+    assert "train again without resume" in error
     assert "checkpoints" not in killed.project.artifacts(killed.newest())  # nothing of the other run came along
 
 
@@ -187,7 +187,7 @@ def test_a_result_of_two_versions_of_the_code_does_not_pass_for_one(
     save_checkpoint(replace(last, training_state={**last.training_state, "decided": decided}), path)
     status, error = killed.resume(str(path))
     assert status == 0, error
-    assert f"warning: {path}: its epochs were trained by other code" in error
+    assert f"warning: {path}: its epochs were trained with other code" in error
     resumed = killed.newest()
     assert INPUTS_TAG in killed.whole.data.tags
     assert INPUTS_TAG not in resumed.data.tags

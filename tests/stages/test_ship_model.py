@@ -212,7 +212,7 @@ def test_what_cannot_be_shipped_is_refused(
     run_id, checkpoint = exported.runs("float")[-1].info.run_id, "checkpoints/best.pt"
     file = exported.client.download_artifacts(run_id, checkpoint)
     cases: list[tuple[Path, list[str], str]] = [
-        (tmp_path / "mine", [], "holds other things (photo.jpg); give a folder of its own"),
+        (tmp_path / "mine", [], "holds other files (photo.jpg); give another folder"),
         (tmp_path / "new", ["--model", str(file)], "name a float run (latest or runs:/<id>)"),
         (tmp_path / "new", ["--real", "none.json"], "real=none.json: no such file"),
         (tmp_path / "new", ["--export", f"runs:/{run_id}/onnx/float.onnx"], "float.onnx"),
@@ -271,8 +271,8 @@ def test_infer_without_a_model_takes_it_and_says_so(exported: Project, installed
     words = ("--image", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"))
     done = exported.stage("infer", *words)
     assert done.returncode == 0, done.stderr
-    assert f"model: carkp-car12, which comes with carkp; {installed / 'card.md'} says what it is worth" in done.stderr
-    assert "note: the experiment tiny has a model of its own, exported 20" in done.stderr
+    assert f"model: carkp-car12, which comes with carkp; {installed / 'card.md'} states its accuracy" in done.stderr
+    assert "note: the experiment tiny has its own model, exported 20" in done.stderr
     assert "-P model=latest takes it" in done.stderr
     assert "int8 ONNX carkp-car12: 1 cars in 1 images" in done.stdout
     assert exported.runs("infer")[0].data.tags["carkp.infer_model"] == "carkp-car12"

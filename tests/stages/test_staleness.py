@@ -56,11 +56,11 @@ def test_float_prepares_a_source_anew_that_has_changed(source: Path, tmp_path: P
     project = copy_project(tmp_path / "carkp")
     arguments = ("--set", f"data.source={source}")
     ran(project, "float", *arguments)
-    assert "prepared anew" not in ran(project, "float", *arguments).stdout
+    assert "prepared again" not in ran(project, "float", *arguments).stdout
     assert len(project.runs("data")) == 1
     lose_a_car(source)
     done = ran(project, "float", *arguments)
-    assert f"data: prepared anew, the files of {source} have changed since" in done.stdout
+    assert f"data: prepared again, the files of {source} have changed since" in done.stdout
     after, _, before = project.runs("float")
     assert digest_of(after) == digest_of(project.runs("data")[0]) != digest_of(before)
 
@@ -94,7 +94,7 @@ def test_other_stages_say_that_the_source_has_changed(source: Path, tmp_path: Pa
     ran(project, "data", *arguments)
     message = refused(project, "evaluate", *arguments, *by_name)
     assert f"{by_name[1]}: {project.path}" in message
-    assert "was prepared anew since" in message
+    assert "was prepared again since" in message
 
 
 def test_data_of_a_given_source_say_how_other_stages_take_them(source: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_data_of_other_code_are_prepared_anew(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(preparation, "data_inputs", changed)
     done = ran(project, "float")
-    assert "data: prepared anew, the code that prepares data" in done.stdout
+    assert "data: prepared again, the code that prepares data" in done.stdout
     assert all(path.stat().st_mtime_ns > before for path, before in written.items())
     first, second = (digest_of(run) for run in project.runs("data")[:2])
     assert first == second  # the same content: what was made of it still holds
@@ -191,12 +191,12 @@ def test_a_model_of_other_heatmaps_is_refused(two_sets: Project, stage: str) -> 
 @pytest.mark.parametrize("kind", ["float", "calibration", "int_infer", "onnxruntime"])
 def test_evaluate_says_that_it_decodes_otherwise(two_sets: Project, kind: str) -> None:
     plain = ran(two_sets, "evaluate", "--stage", kind)
-    assert "decoded otherwise" not in plain.stderr
+    assert "decoded with other settings" not in plain.stderr
     done = ran(two_sets, "evaluate", "--stage", kind, "--set", "heatmap.decoder=averaged")
-    assert "decoded otherwise than it was trained for (heatmap.decoder dark, not averaged)" in done.stderr
+    assert "decoded with other settings than in training (heatmap.decoder dark, not averaged)" in done.stderr
     run = two_sets.runs("evaluate")[0]
     assert "heatmap.decoder dark, not averaged" in run.data.tags["carkp.decoded"]
-    assert "decoded otherwise" in run.data.tags["mlflow.note.content"]
+    assert "decoded with other settings" in run.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_a_source_that_is_gone_is_used_as_it_was(source: Path, tmp_path: Path) -
     arguments = ("--set", f"data.source={source}")
     ran(project, "float", *arguments)
     shutil.rmtree(source)
-    assert "prepared anew" not in ran(project, "float", *arguments).stdout
+    assert "prepared again" not in ran(project, "float", *arguments).stdout
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_infer_says_which_model_it_takes(two_sets: Project, photograph: Path, tm
     assert "warning" not in own.stderr
     named = ran(two_sets, "infer", *arguments, "--model", f"runs:/{newest.info.run_id}")
     wanted = f"data {digest_of(newest)[:16]}, not {digest_of(oldest)[:16]}"
-    assert f"warning: the model is not of the configuration at hand: {wanted}" in named.stderr
+    assert f"warning: the model does not match the configuration: {wanted}" in named.stderr
 
 
 def test_infer_warns_where_it_takes_a_model_of_another_target(
@@ -235,7 +235,7 @@ def test_infer_warns_where_it_takes_a_model_of_another_target(
 ) -> None:
     arguments = ("--image", str(photograph), "--output", str(tmp_path / "out"))
     done = ran(two_sets, "infer", *arguments, "--model", "latest", "--set", "quant.target=onnxruntime_cpu")
-    assert "not of the configuration at hand: target bpu, not onnxruntime_cpu" in done.stderr
+    assert "does not match the configuration: target bpu, not onnxruntime_cpu" in done.stderr
 
 
 def test_infer_takes_a_compiled_model(two_sets: Project, photograph: Path, tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_a_full_disk_says_what_to_do_and_the_next_run_goes_on(tmp_path, monkeypa
     spec = SyntheticSpec(0, 1, 0, seed=1, image_size=(96, 160), ingredients=INGREDIENTS)
     with monkeypatch.context() as patch:
         patch.setattr(PictureSet, "_finish", full)
-        with pytest.raises(OSError, match=r"set cannot be written: No space left.*MiB are free.*make room"):
+        with pytest.raises(OSError, match=r"set cannot be written: No space left.*MiB are free.*free some space"):
             generate(tmp_path / "set", spec, num_workers=1, show_progress=False)
     assert not (tmp_path / "set").exists()
     monkeypatch.setattr(module, "draw_camera", lambda *_: pytest.fail("drawn again"))

@@ -121,7 +121,7 @@ def test_what_is_reported_in_an_outage_arrives_in_order_and_once(
     assert network.arrived[-12:-9] == ["metrics"] * 3 or loses_answers
     assert list(spool_root().iterdir()) == []
     said = capsys.readouterr().err
-    assert "The run goes on" in said
+    assert "The run continues" in said
     assert "answers again: " in said
 
 
@@ -134,7 +134,7 @@ def test_a_run_that_ends_in_an_outage_is_sent_later_and_once(
         report_everything(tracker, tmp_path)
     (folder,) = spool_root().iterdir()
     said = capsys.readouterr().err
-    assert f"9 reports of the run {tracker.run_id} were not sent. They lie in {folder}" in said
+    assert f"9 reports of the run {tracker.run_id} were not sent. They are kept in {folder}" in said
     assert f"`carkp sync {folder}` sends them" in said
     assert MlflowClient().get_run(tracker.run_id).info.status == "RUNNING"
     network.is_down = False
@@ -144,7 +144,7 @@ def test_a_run_that_ends_in_an_outage_is_sent_later_and_once(
     run = MlflowClient().get_run(tracker.run_id)
     assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})
     assert history(tracker.run_id) == [(1, 4.0)]
-    assert "nothing waits to be sent" in CliRunner().invoke(group, ["sync"]).stdout
+    assert "there are no reports to send" in CliRunner().invoke(group, ["sync"]).stdout
     assert "no such folder" in CliRunner().invoke(group, ["sync", str(folder)]).output
 
 
@@ -261,7 +261,7 @@ def test_a_server_that_is_still_gone_is_named(network: Network) -> None:
     with tracked_run("float", "tiny", 60.0, wait_s=0.1) as tracker:
         network.is_down = True
         tracker.log_metrics({"loss": 4.0}, 1)
-    with pytest.raises(TrackingError, match=r"2 reports still lie in .*spool"):
+    with pytest.raises(TrackingError, match=r"2 reports are still in .*spool"):
         synced()
     network.is_down = False
     assert synced() == [2]
@@ -368,7 +368,7 @@ def test_the_start_waits_for_a_server_that_comes(
     answered[0] = 503
     monkeypatch.setattr(delivery.MlflowClient, "search_experiments", ask(uri))
     threading.Timer(1.0, lambda: answered.__setitem__(0, 200)).start()
-    with pytest.raises(TrackingError, match=r"gives no answer: too many 503.*it was waited for 0.1 s"):
+    with pytest.raises(TrackingError, match=r"does not answer: too many 503.*carkp waited 0.1 s"):
         require_answer(f"{uri}/", 0.1)
     require_answer(uri, 20.0)
 

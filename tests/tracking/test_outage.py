@@ -121,7 +121,7 @@ def test_a_minute_without_the_server_loses_nothing(
 ) -> None:
     disturbed = train(project, server, "disturbed", OUTAGE_S)
     assert disturbed.status == 0, disturbed.output
-    assert "The run goes on; its reports are kept in" in disturbed.output
+    assert "The run continues; its reports are kept in" in disturbed.output
     assert "answers again: " in disturbed.output
     client = MlflowClient(tracking_uri=server.uri)
     found, expected = histories(client, disturbed.run), histories(client, undisturbed.run)
@@ -155,7 +155,7 @@ def test_a_training_that_ends_in_the_outage_is_sent_by_carkp_sync(
     assert client.get_run(run.info.run_id).info.status == "RUNNING"
     environment = {**project.environment(), "MLFLOW_TRACKING_URI": ""}  # the reports know their server
     command = [sys.executable, "-m", "carkp.command.main", "sync"]
-    for said in ("kept reports were sent to", "nothing waits to be sent"):
+    for said in ("kept reports were sent to", "there are no reports to send"):
         done = subprocess.run(command, cwd=project.path, env=environment, capture_output=True, text=True, check=True)
         assert said in done.stdout
     ended = client.get_run(run.info.run_id)
@@ -179,8 +179,8 @@ def test_a_server_that_never_answers_fails_the_stage_within_a_minute(project: Pr
         seconds = time.monotonic() - start_s
     assert status == 1
     assert 20 < seconds < 60
-    assert f"error: {uri}: the tracking server gives no answer: " in error.getvalue()
-    assert "it was waited for 30 s (tracking.wait_s). See that it runs" in error.getvalue()
+    assert f"error: {uri}: the tracking server does not answer: " in error.getvalue()
+    assert "carkp waited 30 s (tracking.wait_s). Check that it runs" in error.getvalue()
     print(f"the stage failed after {seconds:.1f} s")
 
 

@@ -61,7 +61,7 @@ def test_a_server_that_is_gone(project: Path, monkeypatch: pytest.MonkeyPatch) -
         start = time.monotonic()
         said = refusal(uri, monkeypatch)
     assert time.monotonic() - start < 60
-    assert said.startswith(f"{uri}: the tracking server gives no answer: ")
+    assert said.startswith(f"{uri}: the tracking server does not answer: ")
     assert "Connection refused" in said
     assert "unset it to track to mlflow.db" in said
 
@@ -73,7 +73,7 @@ def test_a_server_that_says_nothing(project: Path, monkeypatch: pytest.MonkeyPat
         silent.listen()
         uri = f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}"
         said = refusal(uri, monkeypatch)
-    assert "gives no answer" in said
+    assert "does not answer" in said
     assert "timed out" in said
     assert "secret" not in said
 
@@ -84,7 +84,7 @@ def test_the_proxy_in_between_is_named(project: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
     said = refusal("http://tracking.invalid:5000", monkeypatch)
-    assert "http://me:***@127.0.0.1:9 (NO_PROXY=tracking.invalid keeps them from it)" in said
+    assert "http://me:***@127.0.0.1:9 works (NO_PROXY=tracking.invalid avoids it)" in said
 
 
 @pytest.mark.parametrize("code", [401, 403])
@@ -127,7 +127,7 @@ def test_databases_that_cannot_be_opened(project: Path, monkeypatch: pytest.Monk
     start = time.monotonic()
     assert "file is not a database" in refusal(f"sqlite:///{project}/text.db", monkeypatch)
     assert "it is a directory" in refusal(f"sqlite:///{project}/folder.db", monkeypatch)
-    assert "text.db is no directory" in refusal(f"sqlite:///{project}/text.db/mlflow.db", monkeypatch)
+    assert "text.db is not a directory" in refusal(f"sqlite:///{project}/text.db/mlflow.db", monkeypatch)
     said = refusal("postgresql://me:secret@127.0.0.1:9/runs", monkeypatch)  # refused, or no driver
     assert said.startswith("postgresql://me:***@127.0.0.1:9/runs: the tracking database cannot be opened: ")
     assert time.monotonic() - start < 30

@@ -74,7 +74,7 @@ def test_vehicles_that_it_is_sure_of_are_kept_once() -> None:
 
 
 def test_damaged_numbers_and_thresholds_are_refused() -> None:
-    with pytest.raises(DetectorError, match="no numbers"):
+    with pytest.raises(DetectorError, match="not numbers"):
         CarDetector(stub(([float("nan"), 0, 9, 9], 3, 0.9))).find("a.jpg", PICTURE)
     with pytest.raises(ValueError, match=r"min_score must be in \[0, 1\], got 2"):
         CarDetector(stub(), min_score=2)
@@ -100,10 +100,10 @@ def test_without_a_network_the_error_says_where_a_file_can_be_put(home: Path, mo
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr(car_detector.urllib.request, "urlopen", offline)
-    with pytest.raises(DataError, match="could not be fetched") as caught:
+    with pytest.raises(DataError, match="could not be downloaded") as caught:
         open_boxes("auto", [])
     expected = home / "torch" / "hub" / "checkpoints" / "fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth"
-    assert f"Fetch {WEIGHTS_URL} where there is a network, and put the file at {expected}" in str(caught.value)
+    assert f"Download {WEIGHTS_URL} on a machine with a network, and put the file at {expected}" in str(caught.value)
     assert "Name or service not known" in str(caught.value)
     assert list(expected.parent.iterdir()) == []
 
@@ -121,7 +121,7 @@ def test_weights_are_fetched_once(home: Path) -> None:
 
 def test_what_was_fetched_and_is_another_file_is_not_kept(home: Path) -> None:
     (home / "served.pth").write_bytes(b"an error page")
-    with pytest.raises(DetectorError, match=rf"what came has the SHA-256 [0-9a-f]{{64}}, expected {DIGEST}"):
+    with pytest.raises(DetectorError, match=rf"the download has the SHA-256 [0-9a-f]{{64}}, expected {DIGEST}"):
         find_weights((home / "served.pth").as_uri(), DIGEST)
     assert list(weights_path().parent.iterdir()) == []
 
@@ -154,6 +154,6 @@ def test_weights_that_were_put_there_are_opened(home: Path, monkeypatch: pytest.
 def test_a_picture_that_may_be_one_car_is_not_warned_of() -> None:
     assert describe_whole_picture((480, 640)) == ""
     text = describe_whole_picture((1080, 1920))
-    assert "the whole picture, 1920x1080 pixels, was taken as one car" in text
+    assert "the whole picture, 1920x1080 pixels, was used as one car" in text
     assert "boxes=<file or folder>" in text
     assert "boxes=auto" in text

@@ -34,7 +34,7 @@ def test_the_configurations_that_come_with_carkp_pass(target: str) -> None:
 @pytest.mark.parametrize(
     ("check", "override", "message"),
     [
-        (check_scenes, "data.val_scenes=[]", "synthetic has none of them to train on"),
+        (check_scenes, "data.val_scenes=[]", "synthetic has no such training scenes"),
         (check_scenes, "data.val_scenes=[car_craig]", "there are car_butler1, .*car_craig2"),
         (check_network, "model.backbone=tf_efficientnet_lite9", "no model named.*did you mean tf_efficientnet_lite"),
         (check_network, "model.backbone=vit_tiny_patch16_224", "stride 16"),

@@ -117,7 +117,7 @@ def test_an_output_that_cannot_be_written_costs_itself_alone(
     result = run(*paths)
     assert list(result.found) == ["a.jpg", "b.jpg", "c.jpg"]
     assert list(result.errors) == ["b.jpg"]
-    assert "the drawn one could not be written: " in result.errors["b.jpg"]
+    assert "the drawn file could not be written: " in result.errors["b.jpg"]
     assert "b.jpg: No space left on device" in result.errors["b.jpg"]
     assert names_in(tmp_path) == {"a.jpg", "c.jpg", "keypoints.json"}
     assert found_in(tmp_path)["errors"] == result.errors
@@ -211,7 +211,7 @@ def test_an_artifact_that_is_refused_stops_no_other(run: Run, tmp_path: Path) ->
 
     result = run(write(tmp_path / "a.jpg"), write(tmp_path / "b.jpg"), tracker=Refusing())
     assert logged == ["keypoints.json", "b.jpg"]
-    assert "is not in the run, but here" in result.errors["infer/a.jpg"]
+    assert "is not stored in the run, but in" in result.errors["infer/a.jpg"]
     assert "the server says no" in result.errors["infer/a.jpg"]
 
 
@@ -221,7 +221,7 @@ def test_orientation_is_one_rule(run: Run, tmp_path: Path) -> None:
     ignored = run(path, boxes={"a.jpg": [BOX]})
     record = ignored.found["a.jpg"]
     assert (record["width"], record["height"]) == (160, 90)
-    assert "it was held turned, which was ignored" in ignored.notes["a.jpg"]
+    assert "it states a rotation, which was ignored" in ignored.notes["a.jpg"]
     assert found_in(tmp_path)["notes"] == ignored.notes
     applied = run(path, boxes={"a.jpg": [upright_box]}, orientation="apply")
     record = applied.found["a.jpg"]
@@ -247,7 +247,7 @@ def test_a_cut_video_gives_frames_and_an_error(run: Run, tmp_path: Path) -> None
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
     result = run(path, write(tmp_path / "a.jpg"))
-    assert "video is cut short: it says that it has 40 frames" in result.errors["clip.avi"]
+    assert "video is cut short: it states 40 frames" in result.errors["clip.avi"]
     assert 10 < len(result.found) < 40
     assert {"clip.mp4", "a.jpg", "keypoints.json"} == names_in(tmp_path)
 
@@ -272,7 +272,7 @@ def test_an_odd_rate_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.Monke
     )
     result = run(tmp_path / "whole.avi")
     assert result.errors == {}
-    assert result.notes == {"whole.avi": "it says no frame rate; the drawn one has 25"}
+    assert result.notes == {"whole.avi": "it states no frame rate; the drawn video has 25"}
 
 
 def test_a_rate_that_mpeg_4_cannot_hold_is_written_nearly(run: Run, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_pages_are_told(run: Run, tmp_path: Path) -> None:
     image = Image.fromarray(picture(0))
     image.save(tmp_path / "a.tif", save_all=True, append_images=[image])
     result = run(tmp_path / "a.tif")
-    assert result.notes == {"a.tif": "it has 2 pages or pictures, of which the first was taken"}
+    assert result.notes == {"a.tif": "it has 2 pages or pictures, only the first was used"}
 
 
 def test_null_boxes_are_not_the_whole_picture(run: Run, tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_frames_without_a_line_of_mot_have_no_car(run: Run, tmp_path: Path) -> N
     assert result.errors == {}
     frames = [f"clip.mp4#{index:06d}" for index in range(4)]
     assert boxes_of(result) == dict(zip(frames, [[BOX], [], [[0, 0, 60, 40]], []], strict=True))
-    assert [result.notes[name] for name in (frames[1], frames[3])] == ["its boxes hold no car"] * 2
+    assert [result.notes[name] for name in (frames[1], frames[3])] == ["no box contains a car"] * 2
     assert "read as MOT, boxes of vehicles: 2" in result.notes["boxes"]
     assert "every box is kept" in found_in(tmp_path)["notes"]["boxes"]
     assert found_in(tmp_path)["boxes"] == str(tmp_path / "det.txt")
@@ -389,7 +389,7 @@ def test_pictures_much_larger_than_a_car_are_warned_of_once(
     size = (500, 700)
     result = run(write(tmp_path / "a.png", 0, size), write(tmp_path / "b.png", 0, size), write(tmp_path / "c.png"))
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
-    assert "WARNING: a.png: the whole picture, 700x500 pixels, was taken as one car" in warning
+    assert "WARNING: a.png: the whole picture, 700x500 pixels, was used as one car" in warning
     assert "boxes=<file or folder>" in warning
     assert "boxes=auto" in warning
     assert list(result.notes) == ["a.png", "b.png"]

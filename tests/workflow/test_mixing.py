@@ -149,9 +149,9 @@ def test_what_is_kept_of_float_is_of_the_same_cars(mixture: Stores, tmp_path: Pa
 
 
 def test_data_of_other_sources_than_configured_are_refused(mixture: Stores, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"are of own, synthetic, and data\.sources .* names a single source"):
+    with pytest.raises(ConfigError, match=r"are from own, synthetic, but data\.sources .* names a single source"):
         run(configured("data.sources=[]"), mixture, tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"are of a single source, and data\.sources .* names own, synthetic"):
+    with pytest.raises(ConfigError, match=r"are from a single source, but data\.sources .* names own, synthetic"):
         run(configured(), stores(tmp_path / "alone"), tmp_path / "out")
 
 

@@ -64,7 +64,7 @@ def test_assumed_speeds_are_counted() -> None:
 
 
 def test_charts_are_read_by_their_layers() -> None:
-    assert roofline_reading(PREDICTION).endswith("3 layers with products most of the predicted time is given by: 2 by "
+    assert roofline_reading(PREDICTION).endswith("most of the predicted time is limited by: 2 by "
                                                  "compute, 1 by memory.")  # fmt: skip
     rows = [LayerComparison(name, "dense", 6.0, measured) for name, measured in (("a", 5.0), ("b", 2.0), ("c", 20.0))]
     assert "1 of 3 are within a factor 1.5" in comparison_reading(Comparison(rows, 10.0))

@@ -61,7 +61,7 @@ def test_the_machine_at_the_endpoint_is_known_by_any_of_its_addresses() -> None:
 
 
 def test_a_place_that_nobody_knows_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"rdzv_endpoint=nowhere\.invalid:1: this machine finds no way there"):
+    with pytest.raises(ConfigError, match=r"rdzv_endpoint=nowhere\.invalid:1: this machine cannot reach it"):
         local_address("nowhere.invalid", 1)
 
 

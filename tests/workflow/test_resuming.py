@@ -132,12 +132,12 @@ def test_the_message_names_file_settings_and_remedy() -> None:
     with pytest.raises(CheckpointError) as caught:
         require_same_training(checkpoint_of(configured(), DECIDED), Path("runs/a/last.pt"), config, {DATA_DIGEST: "bb"})
     text = str(caught.value)
-    assert text.startswith("runs/a/last.pt: the checkpoint is of another training")
+    assert text.startswith("runs/a/last.pt: the checkpoint is from another training")
     for line in ("seed: 0 -> 1", "train.epochs: 2 -> 3", f"{DATA_DIGEST}: aa -> bb"):
         assert f"\n  {line}\n" in text
     assert "the cosine spans all epochs" in text
     assert "give them with data=" in text
-    words = text[text.index("(overrides: ") + 12 : text.rindex("), or train anew")]
+    words = text[text.index("(overrides: ") + 12 : text.rindex("), or train again")]
     again = load_config(ROOT / "configs" / "tiny.yaml", shlex.split(words))
     assert (again.seed, again.train.epochs, again.model.input_size) == (0, 2, (64, 64))
     assert again.heatmap.decoder == "dark"
@@ -175,6 +175,6 @@ def test_another_teacher_is_another_training() -> None:
     assert named(same, taught, {TEACHER_DIGEST: "bb"}) == ["train.teacher: aa -> bb"]
     assert named(checkpoint_of(configured()), taught, digest) == ["train.teacher:  -> runs:/0a"]
     with pytest.raises(
-        CheckpointError, match=r"another teacher, or none: set train\.teacher as it was\.\nOr train anew"
+        CheckpointError, match=r"another teacher, or none: set train\.teacher as in that training\.\nOr train again"
     ):
         require_same_training(same, Path("last.pt"), taught, {TEACHER_DIGEST: "bb"})

@@ -27,7 +27,7 @@ def raising(error: BaseException) -> int:
         (errno.ENOSPC, "MiB are free"),
         (errno.EDQUOT, "quotas"),
         (errno.EACCES, "permissions"),
-        (errno.EROFS, "read only"),
+        (errno.EROFS, "read-only"),
         (errno.EMFILE, "ulimit -n"),
         (errno.EIO, "dmesg"),
         (errno.ENAMETOOLONG, "shorter name"),
@@ -50,7 +50,7 @@ def test_an_error_that_names_no_file_says_where_work_is_done(
     (tmp_path / "MLproject").write_text("name: carkp\n")
     monkeypatch.chdir(tmp_path)
     assert raising(OSError(errno.ENOSPC, "No space left on device")) == 1
-    assert f"error: at work in {tmp_path}: No space left on device. " in capsys.readouterr().err
+    assert f"error: working in {tmp_path}: No space left on device. " in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_text_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +73,7 @@ def test_a_server_that_goes_away_in_the_middle(
     )
     assert raising(MlflowException(f"API request to http://tracking:5000/api failed with exception {reason}")) == 1
     said = capsys.readouterr().err
-    assert "the tracking server gives no answer: Connection refused. See that it runs" in said
+    assert "the tracking server does not answer: Connection refused. Check that it runs" in said
 
 
 def test_a_group_of_processes_that_nobody_makes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,7 +154,7 @@ def test_labels_without_cars_to_learn_from_are_refused(labelled: Path, tmp_path:
     source = tmp_path / "source"
     source.mkdir()
     (source / "test").symlink_to(labelled / "test")
-    with pytest.raises(DataError, match="no car to learn from"):
+    with pytest.raises(DataError, match="no car to train on"):
         collect_cars(TargetSources([], None, source), tmp_path / "out", 90, "files", 0.3, 1, 0)
 
 
@@ -163,5 +163,5 @@ def test_large_pictures_without_boxes_are_warned_of_once(tmp_path: Path, capsys:
         cv2.imwrite(str(tmp_path / name), np.zeros((480, 700, 3), np.uint8))
     pack_unlabelled(given(tmp_path, None), tmp_path / "store", 90, Issues())
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
-    assert "a.png: the whole picture, 700x480 pixels, was taken as one car" in warning
+    assert "a.png: the whole picture, 700x480 pixels, was used as one car" in warning
     assert "boxes=auto" in warning

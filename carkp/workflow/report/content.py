@@ -202,7 +202,7 @@ def _latency(found: FamilyRuns, stage: str) -> Latency | None:
 def _basis(num_assumed: float | None) -> str:
     """What a prediction rests on."""
     if num_assumed is None:
-        return ", how much is assumed was not logged"
+        return ", the number of assumed values was not logged"
     return f", {num_assumed:.0f} numbers of its hardware assumed" if num_assumed else ""
 
 
@@ -364,7 +364,7 @@ def _speed_remark(compiled: FoundRun) -> str:
     ends = [metrics.get(f"host/latency_ratio_{end}") for end in ("low", "high")]
     interval = f" ({ends[0]:.2f} to {ends[1]:.2f})" if None not in ends else ""
     return (
-        f"Measured in turn on one thread of {compiled.tags.get('carkp.cpu', 'a CPU that was not logged')}, batch 1, in "
+        f"Measured in turn on one thread of {compiled.tags.get('carkp.cpu', 'an unknown CPU')}, batch 1, in "
         f"ONNX Runtime: float takes {ratio:.2f}{interval} times as long as int8."
     )
 

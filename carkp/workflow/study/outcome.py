@@ -87,7 +87,7 @@ def show(inputs: TuneInputs, result: TuneResult) -> None:
 def describe(inputs: TuneInputs, result: TuneResult) -> list[str]:
     """The outcome in words."""
     best = result.best
-    own = "" if best.is_trained else f", scored beside its own by trial {best.training}"
+    own = "" if best.is_trained else f", scored by trial {best.training}"
     lines = [
         f"best on validation: pck {best.value:.4f} with {_words(best.params)}{own}; the configuration: {BEST_FILE} of "
         "the study's run"
@@ -105,7 +105,7 @@ def describe(inputs: TuneInputs, result: TuneResult) -> list[str]:
         lines.append(f"share of the objective's variance over {len(ended) - num_pruned} complete trainings: {shares}")
     if result.confirmation is None:
         is_default = best.params == default_params(inputs.spec.inputs.config)
-        no_seeds = "no seeds were asked for" if inputs.search.num_confirmation_seeds == 0 else "no pair is complete"
+        no_seeds = "no seeds were requested" if inputs.search.num_confirmation_seeds == 0 else "no pair is complete"
         reason = "the default is the best" if is_default else no_seeds
         return [*lines, f"not confirmed with new seeds: {reason}"]
     for split, difference in result.confirmation.differences.items():

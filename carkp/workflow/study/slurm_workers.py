@@ -45,7 +45,7 @@ class SlurmWorkers:
             shown = ", ".join(f"{job} {state}" for job, state in states.items())
             raise ClusterError(
                 f"study {spec.settings.name}: the jobs have ended ({shown}) and {num_left} trainings are left: start "
-                "the same command again, and it goes on. Jobs that reached their time limit want a longer time_min"
+                "the same command again to continue. If jobs reached their time limit, increase time_min"
             )
 
 
@@ -56,6 +56,6 @@ def fail_runs_of(spec: StudySpec) -> Callable[[Job, str], None]:
         tags = {_STUDY_TAG: spec.settings.name, JOB_TAG: job.id}
         for run in find_runs(tags, is_finished=False):
             if end_lost_run(run.run_id, "FAILED", f"the Slurm job {job.id} is {state}"):
-                print(f"[{job.id}] run {run.run_id} was under way and is marked FAILED", flush=True)  # noqa: T201
+                print(f"[{job.id}] run {run.run_id} was active and is marked FAILED", flush=True)  # noqa: T201
 
     return fail

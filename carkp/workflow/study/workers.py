@@ -160,7 +160,7 @@ def _describe_run(spec: StudySpec, trial: Trial, tracker: Tracker) -> None:
             **({JOB_TAG: job_id} if (job_id := current_job_id()) else {}),
         }
     )
-    tracker.describe(f"Under way with {words}.", role or f"{trial.number}: {words}")
+    tracker.describe(f"Running with {words}.", role or f"{trial.number}: {words}")
 
 
 def _record_result(study: TuningStudy, record: TrialRecord) -> None:
@@ -172,7 +172,7 @@ def _record_result(study: TuningStudy, record: TrialRecord) -> None:
     value = f" {record.value:.4f}" if record.value is not None else ""
     tqdm.write(
         f"trial {record.number}: {record.state}{value} in {record.seconds:.0f} s{best}; "
-        f"{len(trained) - num_left} trainings ended, {num_left} to go"
+        f"{len(trained) - num_left} trainings ended, {num_left} left"
     )
 
 
