@@ -136,7 +136,7 @@ def test_the_message_names_file_settings_and_remedy() -> None:
     for line in ("seed: 0 -> 1", "train.epochs: 2 -> 3", f"{DATA_DIGEST}: aa -> bb"):
         assert f"\n  {line}\n" in text
     assert "the cosine spans all epochs" in text
-    assert "give them with data=" in text
+    assert "give those with data=" in text
     words = text[text.index("(overrides: ") + 12 : text.rindex("), or train again")]
     again = load_config(ROOT / "configs" / "tiny.yaml", shlex.split(words))
     assert (again.seed, again.train.epochs, again.model.input_size) == (0, 2, (64, 64))
