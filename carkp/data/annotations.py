@@ -45,7 +45,7 @@ def read_crops(root: Path, issues: Issues, show_progress: bool = True) -> Genera
             if record is None:
                 continue
             if record.sample_id in seen:
-                issues.skip("crop has the scene and name of another one", f"{path}, {key}")
+                issues.skip("crop has the same scene and name as another one", f"{path}, {key}")
                 continue
             seen.add(record.sample_id)
             yield record
@@ -101,11 +101,11 @@ def _read_jpeg(file: Path, issues: Issues) -> tuple[bytes, tuple[int, int]] | No
         return None
     size = jpeg.read_size(data)
     if size is None or jpeg.is_cut_short(data):
-        issues.skip("crop file is no JPEG or is cut short", str(file))
+        issues.skip("crop file is not a JPEG or is cut short", str(file))
         return None
     image = jpeg.decode_bgr(data)
     if image is None or image.shape[:2] != size:
-        issues.skip("crop file cannot be decoded, or to another size than it says", str(file))
+        issues.skip("crop file cannot be decoded, or its size is not the stated one", str(file))
         return None
     return data, size
 
@@ -120,7 +120,7 @@ def _labels(value: Any, where: str, issues: Issues) -> tuple[NDArray[np.float32]
         return None
     is_far = ~(np.abs(table[:, :2]) <= MAX_COORDINATE_PX).all(axis=1)
     if lost := int((is_far & (table[:, 2] > 0)).sum()):
-        issues.skip(f"keypoint is no number or lies more than {MAX_COORDINATE_PX:.0f} pixels away", where, lost)
+        issues.skip(f"keypoint is not a number or lies more than {MAX_COORDINATE_PX:.0f} pixels away", where, lost)
     table[is_far] = 0
     return table[:, :2].astype(np.float32), table[:, 2].astype(np.uint8)
 

@@ -84,7 +84,7 @@ def read_boxes(path: Path) -> BoxBook:
     readers = {".json": _read_json, ".csv": read_csv, ".tsv": read_csv, ".txt": _read_text, ".xml": read_voc_file}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{shown}: boxes come from {', '.join(readers)} or a folder of .txt or .xml files")
+        raise DataError(f"{shown}: give boxes as {', '.join(readers)} or as a folder of .txt or .xml files")
     try:
         return reader(path)
     except (OSError, RecursionError) as error:
@@ -124,7 +124,7 @@ def _read_text(path: Path) -> BoxBook:
     kind = recognise_line(line)
     if kind is None:
         raise DataError(
-            f"{printable(str(path))}: its first line is no box: expected {_TEXT_FORMS}; got {line[:NUM_SHOWN]!r}"
+            f"{printable(str(path))}: its first line is not a box: expected {_TEXT_FORMS}; got {line[:NUM_SHOWN]!r}"
         )
     return _TEXTS[kind].read_file(path)
 
@@ -157,8 +157,7 @@ def _read_folder(path: Path) -> BoxBook:
         below = [name for name in LABEL_FOLDERS if is_directory(path / name)]
         hint = f"; is it {path / below[0]}?" if below else ""
         raise DataError(
-            f"{shown}: no .txt files in it, and no .xml files; boxes come from a folder of "
-            f"<name of the picture>.txt or .xml{hint}"
+            f"{shown}: it has no .txt or .xml files; give a folder of <name of the picture>.txt or .xml{hint}"
         )
     return _TEXTS[_recognise_folder(shown, texts)].read_folder(path, texts)
 
@@ -173,7 +172,8 @@ def _recognise_folder(shown: str, files: Sequence[Path]) -> str:
     if len(kinds) > 1:
         (one, first), (other, second) = list(kinds.items())[:2]
         raise DataError(
-            f"{shown}: {first[0].name} is of {_TEXTS[one].name}, {second[0].name} of {_TEXTS[other].name}; give a "
+            f"{shown}: {first[0].name} has the format {_TEXTS[one].name}, {second[0].name} has {_TEXTS[other].name}; "
+            "give a "
             "folder with files of one kind"
         )
     if kinds:
@@ -182,6 +182,6 @@ def _recognise_folder(shown: str, files: Sequence[Path]) -> str:
     odd = next((file for file, line in lines.items() if line), None)
     if odd is not None:
         raise DataError(
-            f"{shown}: {odd.name} begins with {lines[odd][:NUM_SHOWN]!r}, which is no box: expected {_TEXT_FORMS}"
+            f"{shown}: {odd.name} begins with {lines[odd][:NUM_SHOWN]!r}, which is not a box: expected {_TEXT_FORMS}"
         )
     return "bb"

@@ -58,7 +58,7 @@ VALIDITY_OF_VISIBILITY: dict[int, int] = {1: VISIBLE, 2: OCCLUDED, 3: VISIBLE}
 """CarFusion's visibility -> carkp's validity; 3 is undocumented and treated as visible."""
 
 NO_BOXES_REMEDY = (
-    "set data.boxes=hull to take each car's box from its keypoints, or give the COCO JSON that is made from these data"
+    "set data.boxes=hull to compute each car's box from its keypoints, or give the COCO JSON made from these data"
 )
 
 CONTAINMENT_TOLERANCE_PX = 2.0
@@ -107,7 +107,7 @@ def split_dirs(root: Path) -> dict[str, Path]:
         own = [root / name for name in names if is_directory(root / name)]
         if len(own) > 1:
             listed = ", ".join(path.name for path in own)
-            raise DataError(f"{root} has several directories for the {split} split ({listed}): leave one of them there")
+            raise DataError(f"{root} has several directories for the {split} split ({listed}): keep only one of them")
         if own:
             found[split] = own[0]
     return found
@@ -123,7 +123,7 @@ def list_frames(root: Path, issues: Issues, boxes: str = "files") -> list[FrameF
     """
     splits = split_dirs(root)
     if not any(split in splits for split in SPLITS):
-        raise DataError(f"{root} has neither train/ nor test/: give the directory that holds them")
+        raise DataError(f"{root} has neither train/ nor test/: give the directory that contains them")
     frames: list[FrameFiles] = []
     for split, split_dir in splits.items():
         for scene_dir in _scene_dirs(split_dir, issues):
@@ -156,7 +156,7 @@ def _boxed_instances(files: FrameFiles, keypoints: dict[int, Keypoints], issues:
             )
         instances.append(Instance(instance_id, box, car))
     if keypoints:
-        reason = "car has keypoints and no box"
+        reason = "car has keypoints but no box"
         issues.skip(reason, f"{files.keypoints}, instance {min(keypoints)}", len(keypoints))
     return instances
 
@@ -248,7 +248,7 @@ def _parse_keypoint_line(line: str, where: str, cars: dict[int, Keypoints], issu
     car = cars[instance_id]
     keypoint = _INDEX_OF_ID[int(numbers[2])]
     if car.validity[keypoint]:
-        issues.correct("keypoint labelled twice: the last line counts", where)
+        issues.correct("keypoint labelled twice: the last line is used", where)
     car.points[keypoint] = x, y
     car.validity[keypoint] = VALIDITY_OF_VISIBILITY[int(numbers[4])]
 
@@ -257,15 +257,15 @@ def _problem_of_keypoint(x: float, y: float, keypoint: float, instance: float, v
     if keypoint not in range(1, NUM_RAW_IDS + 1):
         return f"keypoint id is not an integer from 1 to {NUM_RAW_IDS}"
     if keypoint not in _INDEX_OF_ID:
-        return "keypoint is the exhaust (9) or the centre (14), which are not kept"
+        return "keypoint is the exhaust (9) or the centre (14), which are not used"
     if instance < 0 or not instance.is_integer():
-        return "instance id is not an integer from 0"
+        return "instance id is not an integer of at least 0"
     if instance > MAX_INSTANCE_ID:
         return f"instance id is larger than {MAX_INSTANCE_ID}"
     if visibility not in VALIDITY_OF_VISIBILITY:
         return "visibility is not 1, 2 or 3"
     if x == 0 and y == 0:
-        return "keypoint at (0, 0), which stands for never labelled"
+        return "keypoint at (0, 0), which means never labelled"
     if max(abs(x), abs(y)) > MAX_COORDINATE_PX:
         return f"keypoint lies more than {MAX_COORDINATE_PX:.0f} pixels away"
     return None
@@ -323,9 +323,9 @@ def _scene_frames(split: str, scene_dir: Path, issues: Issues, are_boxes_hulls: 
         if not is_utf8(frame_id):
             issues.skip("file name is not UTF-8", where)
         elif name not in images:
-            issues.skip("frame has labels and no image", where)
+            issues.skip("frame has labels but no image", where)
         elif name not in boxes and name not in keypoints:
-            issues.skip("frame has an image and no labels", where)
+            issues.skip("frame has an image but no labels", where)
         else:
             paths = images[name], boxes.get(name), keypoints.get(name)
             unique_id = unique_frame_id(frame_id, folded, where, issues)
@@ -342,7 +342,7 @@ def unique_frame_id(frame_id: str, taken: set[str], where: str, issues: Issues) 
     while fold_name(unique) in taken:
         unique, number = f"{frame_id}~{number}", number + 1
     if unique != frame_id:
-        issues.correct("frame has the name of another one, or one that differs in case alone: it got a number", where)
+        issues.correct("frame has the name of another one, or differs only in case: a number was added", where)
     taken.add(fold_name(unique))
     return unique
 
@@ -358,7 +358,7 @@ def _files_by_stem(directory: Path, suffixes: tuple[str, ...], issues: Issues) -
         name, chosen = unicodedata.normalize("NFC", path.stem), path
         if name in found:
             chosen, other = sorted((found[name], path), key=lambda p: suffixes.index(p.suffix.lower()))
-            issues.skip("frame has two files of one kind: one counts", f"{other}, not {chosen.name}")
+            issues.skip("frame has two files of one kind: one is used", f"{other}, not {chosen.name}")
         found[name] = chosen
     return found
 

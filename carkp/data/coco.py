@@ -36,7 +36,7 @@ from carkp.keypoints.schema import CARFUSION_IDS, MISSING, OCCLUDED, VISIBLE
 
 Json = dict[str, Any]
 
-_NO_IMAGE = "frame has labels and no image"
+_NO_IMAGE = "frame has labels but no image"
 _KEPT = np.array(CARFUSION_IDS) - 1
 _SPLIT_DIRS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
 _COCO_VISIBILITIES = (MISSING, OCCLUDED, VISIBLE)  # COCO's 0, 1, 2 are equal to carkp's validity
@@ -75,15 +75,15 @@ def survey_annotation_files(source: Path) -> AnnotationFiles:
     for path in sorted(_candidates(source), key=lambda path: "keypoints" not in _words(path.stem)):
         if not is_file(path):
             why = "is a directory, a pipe or a device" if exists(path) else "is a symbolic link that leads nowhere"
-            left_out.append(f"{path} {why}: it is left out")
+            left_out.append(f"{path} {why}: it is not used")
             continue
         splits = _splits_of(path)
         if not splits or not looks_like_coco(path):
             continue
         if len(splits) > 1:
-            left_out.append(f"{path} names the splits {' and '.join(splits)}: it is left out; name one")
+            left_out.append(f"{path} names the splits {' and '.join(splits)}: it is not used; name only one")
         elif splits[0] in chosen:
-            left_out.append(f"{path} is left out: {chosen[splits[0]]} is the {splits[0]} split")
+            left_out.append(f"{path} is not used: {chosen[splits[0]]} is the {splits[0]} split")
         else:
             chosen[splits[0]] = path
     return AnnotationFiles({split: chosen[split] for split in SPLIT_NAMES if split in chosen}, left_out)
@@ -121,7 +121,7 @@ def read_frames(source: Path, issues: Issues, boxes: str = "files") -> list[Fram
     if not files:
         reasons = "".join(f"; {sentence}" for sentence in left_out)
         raise DataError(
-            f"{source} holds no COCO keypoints JSON with 'train' or 'test' as a word of its name (as in "
+            f"{source} holds no COCO keypoints JSON with the word 'train' or 'test' in its name (as in "
             f"car_keypoints_train.json){reasons}"
         )
     for split in SPLITS:
@@ -167,16 +167,16 @@ def _load(path: Path, issues: Issues) -> _Content:
     given_twice: set[str] = set()
     content = load_json_object(path, given_twice)
     if both := sorted(given_twice & {"images", "annotations"}):
-        raise DataError(f"{path}: {' and '.join(both)} stand there twice (two files joined?): join the lists")
+        raise DataError(f"{path}: {' and '.join(both)} occur twice (were two files joined?): join the lists")
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
-        raise DataError(f"{path} is no COCO keypoints JSON: it needs the lists 'images' and 'annotations'")
+        raise DataError(f"{path} is not a COCO keypoints JSON: it needs the lists 'images' and 'annotations'")
     cars: dict[Any, list[Json]] = defaultdict(list)
     for annotation in annotations:
         if isinstance(annotation, dict):
             cars[_id(annotation.get("image_id"))].append(annotation)
         else:
-            issues.skip("COCO annotation is no object", str(path))
+            issues.skip("COCO annotation is not an object", str(path))
     if without := len(cars.pop(None, [])):
         issues.skip("COCO annotation has no image_id", str(path), without)
     return _Content(path, images, cars, _shared_ids(images))
@@ -230,19 +230,21 @@ def _read_image(
         issues.skip("COCO image has no id", where)
         return None
     if image_id in content.shared_ids:
-        issues.skip("COCO image id is given twice, to two pictures: whose labels these are is unknown", where)
+        issues.skip("two pictures have the same COCO image id: it is unknown which one the labels belong to", where)
         return None
     if image_id in content.read_ids:
         issues.skip("frame is listed twice in a COCO file", where)
         return None
     if not content.cars.get(image_id):
-        issues.skip("frame has an image and no labels", where)
+        issues.skip("frame has an image but no labels", where)
         return None
     file = find_image(content.path, split, name, index)
     if file is None:
         content.cars.pop(image_id)
         is_outside = leads_out(content.path, name)
-        issues.skip("picture lies outside of the data: link it into them" if is_outside else _NO_IMAGE, where)
+        issues.skip(
+            "picture lies outside the data directory: link it into the directory" if is_outside else _NO_IMAGE, where
+        )
         return None
     _report_renamed(file, name, where, issues)
     scene, frame_id = names.name(_relative(name))
@@ -257,7 +259,7 @@ def _report_renamed(file: Path, name: str, where: str, issues: Issues) -> None:
     spellings = [PurePosixPath(name), _relative(name)]
     is_same = any(file.parts[-len(path.parts) :] == path.parts or path.is_absolute() for path in spellings)
     if not is_same and ".." not in name:
-        issues.correct("file name differs from that on disk in case or spelling: the file is taken", where)
+        issues.correct("file name differs from that on disk in case or spelling: the file on disk is used", where)
 
 
 def _read_cars(annotations: list[Json], where: str, issues: Issues, are_boxes_hulls: bool) -> tuple[Instance, ...]:
@@ -271,7 +273,7 @@ def _read_cars(annotations: list[Json], where: str, issues: Issues, are_boxes_hu
         seen.add(content)
         if _number(annotation.get("iscrowd", 0)) == 1 or annotation.get("iscrowd") is True:
             issues.skip(
-                "COCO annotation is a crowd (iscrowd), and no single car", f"{where}, annotation {annotation.get('id')}"
+                "COCO annotation is a crowd (iscrowd), not a single car", f"{where}, annotation {annotation.get('id')}"
             )
             continue
         instance = parse_annotation(index, annotation, where, issues, are_boxes_hulls)
@@ -322,11 +324,11 @@ def _parse_keypoints(values: Any, where: str, issues: Issues) -> Keypoints | Non
     is_labelled = is_known & (table[:, 2] != MISSING)
     is_near = (np.abs(table[:, :2]) <= MAX_COORDINATE_PX).all(axis=1)  # False for NaN
     if lost := int((is_labelled & ~is_near).sum()):
-        reason = f"COCO keypoint is no number or lies more than {MAX_COORDINATE_PX:.0f} pixels away"
+        reason = f"COCO keypoint is not a number or lies more than {MAX_COORDINATE_PX:.0f} pixels away"
         issues.skip(reason, where, lost)
     is_nowhere = is_labelled & (table[:, :2] == 0).all(axis=1)
     if unplaced := int(is_nowhere.sum()):
-        issues.skip("COCO keypoint at (0, 0), which stands for never labelled", where, unplaced)
+        issues.skip("COCO keypoint at (0, 0), which means never labelled", where, unplaced)
     is_kept = is_labelled & is_near & ~is_nowhere
     validity = np.where(is_kept, table[:, 2], MISSING).astype(np.uint8)
     points = np.where(is_kept[:, None], table[:, :2], 0).astype(np.float32)
@@ -437,9 +439,9 @@ def load_json_object(path: Path, given_twice: set[str] | None = None) -> Json:
         raise DataError(f"{path}:{error.lineno}: not JSON at column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
         encoding = error.encoding.upper()
-        raise DataError(f"{path} is not JSON: not {encoding} at byte {error.start}; save it as UTF-8") from error
+        raise DataError(f"{path} is not JSON: no valid {encoding} at byte {error.start}; save it as UTF-8") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists nested a thousand deep
-        raise DataError(f"{path} is no JSON that can be read: {error}") from error
+        raise DataError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a JSON object, found a {type(content).__name__}")
     return content

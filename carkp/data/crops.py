@@ -128,7 +128,7 @@ def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> 
         if _write_crop(out_dir / crop.key, crop.record.jpeg):
             cropped.crops.append(crop)
         else:
-            cropped.issues.skip("name of the frame is too long for a crop's", f"{source.image}, {crop.key}")
+            cropped.issues.skip("name of the frame is too long for the name of a crop", f"{source.image}, {crop.key}")
     return cropped
 
 

@@ -81,7 +81,7 @@ class CropDataset(Dataset[Sample]):
         sample = load_sample(record, index, self.transform, np.random.default_rng((self.seed, epoch, index)))
         if sample is None:
             raise DataError(
-                f"{self.store.path}: sample {index} ({record.sample_id}) cannot be decoded: prepare it again"
+                f"{self.store.path}: sample {index} ({record.sample_id}) cannot be decoded: prepare the data again"
             )
         return sample
 

@@ -72,7 +72,7 @@ class MixedStore:
     def _locate(self, index: int) -> tuple[str, Store, int]:
         """Return the source of a sample, its store, and the sample's index in it."""
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.path} holds {len(self)} samples, asked for {index}")
+            raise IndexError(f"{self.path} holds {len(self)} samples, so there is no sample {index}")
         number = bisect_right(self._ends, index)
         name = self._names[number]
         store = self.parts[name]
@@ -100,7 +100,7 @@ def write_mixture(directory: Path, sources: Mapping[str, Path]) -> None:
     """
     content = {"format": _FORMAT, "sources": {name: path.name for name, path in sources.items()}}
     if any(path.parent != directory.parent for path in sources.values()):
-        raise ValueError(f"the sources of {directory} must lie beside it, got {', '.join(map(str, sources.values()))}")
+        raise ValueError(f"the sources of {directory} must be beside it, got {', '.join(map(str, sources.values()))}")
     with explain_write_errors(directory):
         write_atomic(directory / MIXTURE_FILE, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -120,9 +120,9 @@ def source_directories(directory: Path) -> dict[str, Path]:
             raise ValueError(f"its format is {content['format']!r}")
         sources = {str(name): str(part) for name, part in content["sources"].items()}
         if strange := [part for part in sources.values() if not _is_name(part)]:
-            raise ValueError(f"{strange[0]!r} is no name of a directory beside it")
+            raise ValueError(f"{strange[0]!r} is not the name of a directory beside it")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is no mixture that can be read ({error}): prepare the data again") from error
+        raise DataError(f"{path} is not a readable mixture ({error}): prepare the data again") from error
     return {name: directory.parent / part for name, part in sources.items()}
 
 

@@ -94,8 +94,8 @@ class NameBook:
         best, *more = [entry for entry in equals if _is_verbatim(entry, picture)] or equals
         if more:
             raise DataError(
-                f"{self._source}: {printable(best)!r} and {printable(more[0])!r} may both be meant; name the "
-                "picture as the file has it, with its folder"
+                f"{self._source}: {printable(best)!r} and {printable(more[0])!r} both match; write the name with its "
+                "folder, as in the file"
             )
         self._refuse_rivals(picture, best, best_rank)
         return best
@@ -128,8 +128,8 @@ class NameBook:
             is_closer = is_verbatim and not _is_verbatim(entry, other)
             if other_rank is not None and other_rank <= rank and not is_closer:
                 raise DataError(
-                    f"{self._source}: {printable(entry)!r} may mean {printable(other)} as well; name each picture "
-                    "by its whole file name, and by its folder where names are the same"
+                    f"{self._source}: {printable(entry)!r} also matches {printable(other)}; write the whole file "
+                    "name of each picture, with its folder if names are the same"
                 )
 
 

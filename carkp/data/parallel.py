@@ -58,8 +58,8 @@ def use_short_socket_folder() -> None:
         folder = tempfile.mkdtemp(prefix="pymp-", dir=SHORT_FOLDER)
     except OSError as error:
         raise DataError(
-            f"{named}: the name of this temporary folder is too long for processes that load data, and {SHORT_FOLDER} "
-            "cannot be used: set TMPDIR to a folder with a short name, or train.num_workers=0"
+            f"{named}: the path of this temporary folder is too long for data-loading processes, and {SHORT_FOLDER} "
+            "cannot be used: set TMPDIR to a folder with a short path, or train.num_workers=0"
         ) from error
     Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-100)
     config["tempdir"] = folder
@@ -86,7 +86,7 @@ def map_ordered(
     try:
         yield from _map_in_window(executor, function, items, num_workers * CHUNKS_AHEAD_PER_WORKER)
     except BrokenProcessPool as error:
-        raise DataError("a worker process died (out of memory?): run again with fewer workers") from error
+        raise DataError("a worker process died (was memory full?): run again with fewer workers") from error
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -27,7 +27,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
-_HEIF = "a HEIC or AVIF picture, which is not read here: convert it to JPEG or PNG"
+_HEIF = "a HEIC or AVIF picture, which is not supported: convert it to JPEG or PNG"
 _FOREIGN_STARTS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the picture: run `git lfs pull`",
     b"<!doctype": "a web page, not a picture: download it again",
@@ -86,7 +86,7 @@ def list_pictures(path: Path) -> list[Path]:
     items = [path / name for name in names if not is_clutter(name) and name.lower().endswith(known)]
     paths = [item for item in items if is_file(item) or _is_broken_link(item)]
     if not paths:
-        raise DataError(f"{shown}: no pictures or videos in it ({', '.join(known)}); folders below it are not searched")
+        raise DataError(f"{shown}: no pictures or videos in it ({', '.join(known)}); subfolders are not searched")
     return paths
 
 
@@ -135,15 +135,13 @@ def decode_picture(data: bytes, orientation: str = IGNORE) -> Image:
     header = read_header(data)
     if header is not None and header.is_huge:
         raise DataError(
-            f"image of {header.width}x{header.height} pixels is larger than {MAX_PIXELS / 1e6:.0f} million: "
-            "make it smaller, or cut it into parts"
+            f"image of {header.width}x{header.height} pixels is larger than {MAX_PIXELS / 1e6:.0f} million: scale it "
+            "down, or cut it into parts"
         )
     if jpeg.is_cut_short(data):
         raise DataError("image file is cut short")
     if (containers.is_tiff(data) and data[8:10] == b"CR") or (header is not None and header.is_preview):
-        raise DataError(
-            "image is a camera's raw file, of which only a preview can be read here: convert it to JPEG or PNG"
-        )
+        raise DataError("image is a camera's raw file, of which only a preview is readable: convert it to JPEG or PNG")
     image = _decode_tiff(data, header) if header is not None and containers.is_tiff(data) else jpeg.decode_rgb(data)
     if image is None:
         raise DataError(f"image cannot be decoded: {_describe_unreadable(data)}")
@@ -178,4 +176,4 @@ def _describe_unreadable(data: bytes) -> str:
         return _HEIF
     start = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     known = next((text for mark, text in _FOREIGN_STARTS.items() if start.startswith(mark)), None)
-    return known or "not a JPEG, PNG or another picture that OpenCV reads"
+    return known or "not a JPEG, PNG or other picture that OpenCV can read"

@@ -143,7 +143,7 @@ def _begin(out_dir: Path) -> None:
     """Mark ``out_dir`` as unfinished and remove files that killed preparations left."""
     with explain_write_errors(out_dir):
         disk.make_folder(out_dir)
-        begun = f"process {os.getpid()} on {socket.gethostname()} began it at {time.strftime('%F %T')}\n"
+        begun = f"process {os.getpid()} on {socket.gethostname()} started it at {time.strftime('%F %T')}\n"
         disk.write_atomic(out_dir / UNFINISHED_FILE, begun.encode())
         (out_dir / SUMMARY_FILE).unlink(missing_ok=True)
         disk.sync_directory(out_dir)
@@ -211,7 +211,7 @@ def _read_records(
     source = recipe.source
     if kind is SourceKind.CROPS:
         if recipe.boxes != "files":
-            issues.warn("data.boxes is not used: the source holds crops, which are cut already")
+            issues.warn("data.boxes is not used: the source holds finished crops")
         return _Reading(read_crops(source, issues, show_progress), annotation_path(source, "val").is_file())
     frames = list_source_frames(source, kind, issues, recipe.boxes)
     records = write_crops(frames, out_dir, recipe.jpeg_quality, num_workers, issues, show_progress)
@@ -221,23 +221,20 @@ def _read_records(
 def _warn_of_val_split(recipe: Recipe, scenes: Counts, issues: Issues) -> None:
     if unused := [scene for scene in recipe.val_scenes if scene in scenes["train"]]:
         issues.warn(
-            f"the source has a validation split of its own: data.val_scenes is not used, {', '.join(unused)} "
-            "stays in train"
+            f"the source has its own validation split: data.val_scenes is not used, {', '.join(unused)} stays in train"
         )
     if shared := sorted(scenes["val"].keys() & scenes["train"].keys()):
         issues.warn(
             f"scenes {', '.join(shared)} are in train and in val: neighbouring frames are near-duplicates, so "
-            "validation is too good there"
+            "validation results will be too good"
         )
 
 
 def _check_outcome(source: Path, scenes: Counts, val_scenes: tuple[str, ...], issues: Issues) -> None:
     if not any(counts.num_cars for of_store in scenes.values() for counts in of_store.values()):
         skipped = issues.describe_skipped() or "nothing was skipped"
-        remedy = f". Cars have no boxes: {NO_BOXES_REMEDY}" if "car has keypoints and no box" in issues.skipped else ""
-        raise DataError(
-            f"{source} holds no car with a labelled keypoint that could be cropped; skipped: {skipped}{remedy}"
-        )
+        remedy = f". Cars lack boxes: {NO_BOXES_REMEDY}" if "car has keypoints but no box" in issues.skipped else ""
+        raise DataError(f"{source} has no car with a labelled keypoint that can be cropped; skipped: {skipped}{remedy}")
     for scene in val_scenes:
         if _composed(scene) not in map(_composed, scenes["val"]):
             issues.warn(f"the held-out scene {scene} has no crop in train")

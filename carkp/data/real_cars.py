@@ -73,7 +73,7 @@ def read_labelled_cars(folders: Sequence[Path], jpeg_quality: int, issues: Issue
         found = list(_cut_cars(name, read_frames(folder, issues), jpeg_quality, issues))
         if not found:
             why = issues.describe_skipped()
-            raise DataError(f"{folder}: holds no car with a labelled keypoint{f'; left out: {why}' if why else ''}")
+            raise DataError(f"{folder}: has no car with a labelled keypoint{f'; left out: {why}' if why else ''}")
         cars += found
     return cars
 
@@ -94,7 +94,7 @@ def read_frames(folder: Path, issues: Issues) -> list[FrameFiles] | list[Frame]:
         raise DataError(f"{folder}: no such folder of real cars")
     kind = detect_source_kind(folder)
     if kind is SourceKind.CROPS:
-        raise DataError(f"{folder}: holds crops; give the pictures that they are cut from, with boxes and keypoints")
+        raise DataError(f"{folder}: holds crops; give the original pictures, with boxes and keypoints")
     return list_source_frames(folder, kind, issues)
 
 
@@ -155,7 +155,7 @@ def _read_list(path: Path, issues: Issues) -> list[Frame]:
         image = entry.get("image") if isinstance(entry, dict) else None
         instance = _read_entry(entry, len(cars.get(image, [])), where, issues) if isinstance(image, str) else None
         if not isinstance(image, str) or not image:
-            issues.skip("entry is no object that names an image", where)
+            issues.skip("entry is not an object that names an image", where)
         elif instance is not None:
             cars.setdefault(image, []).append(instance)
     frames = []
@@ -163,7 +163,7 @@ def _read_list(path: Path, issues: Issues) -> list[Frame]:
         candidates = (path.parent / "images" / image, path.parent / image)
         file = next((found for found in candidates if stays_below(path.parent, found) and is_file(found)), None)
         if file is None:
-            issues.skip("frame has labels and no image", f"{path}, {image}", len(instances))
+            issues.skip("frame has labels but no image", f"{path}, {image}", len(instances))
             continue
         frame_id = printable(Path(image).with_suffix("").as_posix().replace("/", "~"))
         frames.append(Frame("", "", frame_id, file, tuple(instances)))
@@ -178,7 +178,7 @@ def _load_list(path: Path) -> list[Any]:
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON at column {error.colno}: {error.msg}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON that can be read: {error}") from error
+        raise DataError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of cars, found a {type(content).__name__}")
     return content

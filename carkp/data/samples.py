@@ -35,7 +35,7 @@ def read_crop(store: Store, index: int) -> CropSample:
     record = store[index]
     image = jpeg.decode_rgb(record.jpeg)
     if image is None:
-        raise DataError(f"{store.path}: sample {index} ({record.sample_id}) cannot be decoded: prepare it again")
+        raise DataError(f"{store.path}: sample {index} ({record.sample_id}) cannot be decoded: prepare the data again")
     return CropSample(image, record.points, record.validity, record.sample_id)
 
 

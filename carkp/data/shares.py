@@ -100,7 +100,7 @@ def describe_shares(
         per_batch = " or ".join(map(str, sorted(set(of_batches.tolist()))))
         total, num_there = int(of_batches.sum()), len(store.parts[name])
         lines.append(
-            f"{name}: {per_batch} of every batch of {batch_size}, {total} an epoch out of {num_there} training cars"
+            f"{name}: {per_batch} of every batch of {batch_size}, {total} per epoch out of {num_there} training cars"
         )
     return "\n".join(lines)
 
@@ -127,12 +127,13 @@ def mixed_loader(
     """
     store = dataset.store
     if not isinstance(store, MixedStore) or set(store.parts) != set(shares):
-        raise ValueError(f"{store.path} is no mixture of {', '.join(shares)}")
+        raise ValueError(f"{store.path} is not a mixture of {', '.join(shares)}")
     length = num_samples or len(store)
     sampler = MixedSampler(store.ranges, shares, length, batch_size, seed, rank, world_size)
     if sampler.num_batches == 0:
         raise DataError(
-            f"{store.path}: an epoch of {length} samples makes no batch of {batch_size} on {world_size} process(es): "
+            f"{store.path}: an epoch of {length} samples is too short for one batch of {batch_size} on {world_size} "
+            "process(es): "
             "lower the batch size, raise the number of samples or prepare more data"
         )
     _require_seen(store, dict(zip(shares, sampler.counts(0).sum(axis=0).tolist(), strict=True)))
@@ -143,9 +144,9 @@ def _require_seen(store: MixedStore, num_drawn: Mapping[str, int]) -> None:
     """Require that every source gets samples. ``num_drawn``: name of each source -> its samples in an epoch."""
     for name, part in store.parts.items():
         if len(part) == 0:
-            raise DataError(f"{part.path}: the source {name} has no sample to train on: leave it out of data.sources")
+            raise DataError(f"{part.path}: the source {name} has no training sample: remove it from data.sources")
         if num_drawn[name] == 0:
             raise DataError(
-                f"{store.path}: the share of {name} gives it no sample of an epoch of {sum(num_drawn.values())}: raise "
+                f"{store.path}: the share of {name} gives it no sample in an epoch of {sum(num_drawn.values())}: raise "
                 "the share or the number of samples"
             )

@@ -149,15 +149,17 @@ def _explain_absence(path: Path) -> str:
 
 def _explain_unrecognised(path: Path) -> str:
     expected = (
-        f"{path} is no CarFusion data: expected a directory with train/<scene>/ and test/<scene>/ that hold "
+        f"{path} is not CarFusion data: expected a directory with train/<scene>/ and test/<scene>/ that contain "
         f"images_jpg/, gt/ and bb/, or with {ANNOTATION_DIR}/keypoints_train.json and its crops, or a COCO keypoints "
-        "JSON with 'train' or 'test' as a word of its name"
+        "JSON with the word 'train' or 'test' in its name"
     )
     expected = ". ".join([expected, *coco.survey_annotation_files(path).left_out])
     if not is_directory(path):
         return expected
     if _has_scenes(path):
-        return f"{expected}. Scenes lie directly in it: name it train and give its parent, {path.resolve().parent}"
+        return (
+            f"{expected}. It contains scenes directly: rename it to train and give its parent, {path.resolve().parent}"
+        )
     nested = [
         child for child in sorted(path.iterdir()) if is_directory(child) and any(_has_scenes(child / s) for s in SPLITS)
     ]

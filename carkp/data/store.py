@@ -171,7 +171,7 @@ class LmdbStore:
 
     def _get(self, index: int) -> bytes:
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.path} holds {len(self)} samples, asked for {index}")
+            raise IndexError(f"{self.path} holds {len(self)} samples, so there is no sample {index}")
         try:
             with self._opened().begin() as transaction:
                 value: bytes | None = transaction.get(_key(index))
@@ -185,7 +185,7 @@ class LmdbStore:
         if self._environment is None:
             environment = _open_environment(self.path)
             if _info_of(self.path, environment) != self.info:
-                raise DataError(f"{self.path} was written anew since this run opened it: start the run again")
+                raise DataError(f"{self.path} was rewritten after this run opened it: start the run again")
             self._environment, self._identity = environment, _file_identity(self.path)
         return self._environment
 
@@ -358,7 +358,7 @@ def unpack_id(value: bytes) -> str:
 
 def _unpack_header(value: bytes) -> tuple[Any, ...]:
     if len(value) < _HEADER.size:
-        raise ValueError(f"it has {len(value)} bytes, a sample has {_HEADER.size} and more")
+        raise ValueError(f"it has {len(value)} bytes, a sample has at least {_HEADER.size}")
     return _HEADER.unpack_from(value)
 
 
@@ -383,8 +383,8 @@ def _require_intact(path: Path, environment: Any, info: StoreInfo) -> None:
         raise DataError(f"{path} is damaged ({error}): {_AGAIN}") from error
     if digest != info.digest:
         raise DataError(
-            f"{path} is damaged: its content has the sha256 {digest[:16]}… and was written with {info.digest[:16]}… "
-            f"(a bad disk or copy, or another program wrote to it): delete the directory and {_AGAIN}"
+            f"{path} is damaged: its content has the sha256 {digest[:16]}…, but was written with {info.digest[:16]}… "
+            f"(a bad disk or copy, or another program changed it): delete the directory and {_AGAIN}"
         )
 
 
@@ -426,13 +426,13 @@ def _reading_ahead(file: Path) -> Iterator[Callable[[int], None]]:
 def _info_of(path: Path, environment: Any) -> StoreInfo:
     needed, there = _needed_bytes(environment), (path / _DATA_FILE).stat().st_size
     if there < needed:  # reading beyond the end would kill the process with a bus error
-        raise DataError(f"{path} is cut short: {there} of {needed} bytes (a copy that broke off?): {_AGAIN}")
+        raise DataError(f"{path} is cut short: {there} of {needed} bytes (was a copy interrupted?): {_AGAIN}")
     try:
         with environment.begin() as transaction:
             raw = transaction.get(_META_KEY)
             num_entries = environment.stat()["entries"]
     except lmdb.Error as error:
-        raise DataError(f"{path} is no store that can be read ({error}): {_AGAIN}") from error
+        raise DataError(f"{path} is not a readable store ({error}): {_AGAIN}") from error
     return _check_info(path, raw, num_entries)
 
 
@@ -447,16 +447,14 @@ def _check_info(path: Path, raw: bytes | None, num_entries: int) -> StoreInfo:
         meta = {}
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise DataError(
-            f"{path} is an LMDB but no store of this program, or it was never finished: prepare the data again"
+            f"{path} is an LMDB database but not a store of carkp, or it was never finished: prepare the data again"
         )
     found = meta.get("schema_version")
     if found != SCHEMA_VERSION:
-        raise DataError(
-            f"{path} has store version {found}, this program reads {SCHEMA_VERSION}: prepare the data again"
-        )
+        raise DataError(f"{path} has store version {found}, this carkp reads {SCHEMA_VERSION}: prepare the data again")
     num_samples, digest = meta.get("num_samples"), meta.get("digest")
     if num_samples != num_entries - 1 or not isinstance(digest, str):
-        raise DataError(f"{path} is incomplete: {num_entries - 1} of {num_samples} samples: prepare it again")
+        raise DataError(f"{path} is incomplete: {num_entries - 1} of {num_samples} samples: prepare the data again")
     return StoreInfo(num_entries - 1, digest)
 
 
@@ -481,11 +479,11 @@ def _open_environment(path: Path) -> Any:
         try:
             environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
         except (lmdb.Error, OSError) as error:
-            raise DataError(f"{path} is no store that can be opened ({error}): {_AGAIN}") from error
+            raise DataError(f"{path} is not a store that can be opened ({error}): {_AGAIN}") from error
         if _file_identity(path)[:2] == identity:  # else it was written again in the meantime
             _environments[path] = identity, environment
             return environment
-    raise DataError(f"{path} is being written anew: start again when that is done")
+    raise DataError(f"{path} is being rewritten: start again when that is finished")
 
 
 def _file_identity(path: Path) -> tuple[int, int, int, int]:

@@ -135,14 +135,14 @@ def check_digests(directory: Path) -> None:
     if unfinished.exists():
         raise DataError(
             f"{directory} is being prepared, or its preparation was interrupted: {describe_unfinished(unfinished)}; "
-            "run the data stage, which waits for one that is at work and else prepares the data anew"
+            "run the data stage: it waits for a running preparation, or prepares the data again"
         )
     summary = read_summary(directory)
     for split, name in STORE_NAMES.items() if summary else ():
         expected, found = summary.digests.get(split) if summary else None, read_info(directory / name).digest
         if expected != found:
             raise DataError(
-                f"{directory / name} is not the store that {directory / SUMMARY_FILE} names (sha256 {found[:16]}…, "
+                f"{directory / name} is not the store named in {directory / SUMMARY_FILE} (sha256 {found[:16]}…, "
                 f"expected {str(expected)[:16]}…): prepare the data again"
             )
 
@@ -150,6 +150,6 @@ def check_digests(directory: Path) -> None:
 def describe_unfinished(path: Path) -> str:
     """Return text on who began the preparation, from the file."""
     try:
-        return path.read_text(encoding="utf-8").strip() or "it does not say by whom"
+        return path.read_text(encoding="utf-8").strip() or "an unknown process started it"
     except (OSError, ValueError):
-        return "it does not say by whom"
+        return "an unknown process started it"

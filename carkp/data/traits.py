@@ -68,7 +68,7 @@ def read_traits(annotation: Mapping[str, Any], where: str, issues: Issues) -> Tr
     """Read the traits of an annotation; an unusable value is counted in ``issues`` and stays unknown."""
     heading = _word(annotation, "heading", where, issues).lower().replace("-", "_").replace(" ", "_")
     if heading not in (*VIEWS, UNKNOWN):
-        issues.skip(f"heading is none of {', '.join(VIEWS)}", f"{where}: {heading}")
+        issues.skip(f"heading is not one of {', '.join(VIEWS)}", f"{where}: {heading}")
         heading = UNKNOWN
     return Traits(
         kind=_word(annotation, "kind", where, issues).lower(),
@@ -84,7 +84,7 @@ def _word(annotation: Mapping[str, Any], name: str, where: str, issues: Issues) 
     if value is None or value == "":
         return UNKNOWN
     if not isinstance(value, str):
-        issues.skip(f"{name} of a car is no text", where)
+        issues.skip(f"{name} of a car is not text", where)
         return UNKNOWN
     return printable(value.strip()) or UNKNOWN
 

@@ -42,23 +42,23 @@ class Video:
         self.path = path
         check_orientation(orientation)
         if exists(path) and not is_file(path):  # reading a pipe could wait for ever
-            raise DataError("video cannot be read: it is a directory, a pipe or a device and no file")
+            raise DataError("video cannot be read: it is a directory, a pipe or a device, not a file")
         try:
             self.is_cut_short = containers.is_video_cut_short(path)
         except OSError as error:
             raise DataError(f"video cannot be read: {error.strerror}") from error
         if _is_text(path):  # FFmpeg would open the files that a playlist names
-            raise DataError("video cannot be read: it is a text or a playlist: give the video that it is of")
+            raise DataError("video cannot be read: it is a text or a playlist: give the video itself")
         self._folder = None if is_utf8(str(path.absolute())) else tempfile.TemporaryDirectory()
         self._capture = cv2.VideoCapture(self._openable(), cv2.CAP_FFMPEG)
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, float(orientation == APPLY))
         if not self._capture.isOpened():
             self.close()
-            raise DataError("video cannot be decoded: not one that OpenCV reads, or its index at the end is missing")
+            raise DataError("video cannot be decoded: OpenCV does not support it, or its index at the end is missing")
         width, height = (self._number(prop) for prop in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if width * height > MAX_PIXELS:
             self.close()
-            raise DataError(f"video has frames of {width:.0f}x{height:.0f} pixels: make it smaller")
+            raise DataError(f"video has frames of {width:.0f}x{height:.0f} pixels: scale it down")
         self.stated_fps = self._number(cv2.CAP_PROP_FPS)
         """Frame rate in the file; 0 if there is none."""
         self.fps = self.stated_fps or DEFAULT_FPS
@@ -109,12 +109,12 @@ class Video:
             DataError: there is no such frame, or it cannot be decoded.
         """
         if index < 0:
-            raise DataError(f"frame {index}: frames count from 0")
+            raise DataError(f"frame {index}: frame numbers start at 0")
         if round(self._capture.get(cv2.CAP_PROP_POS_FRAMES)) != index:
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, index)
         is_read, frame = self._capture.read()
         if not is_read:
-            raise DataError(f"frame {index} cannot be decoded, or the video has not so many")
+            raise DataError(f"frame {index} cannot be decoded, or the video has fewer frames")
         return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
 
     def count_frames(self) -> int:
@@ -189,7 +189,7 @@ class VideoWriter:
         if not self._writer.isOpened():
             width, height = self._size
             raise OSError(
-                f"{self._path}: cannot write a video of {width}x{height} pixels, {self._fps:g} frames a second"
+                f"{self._path}: cannot write a video of {width}x{height} pixels, {self._fps:g} frames per second"
             )
 
     def _make_folder(self) -> Path:

@@ -97,7 +97,7 @@ def test_classes_of_yolo_are_cocos_unless_they_are_named(tmp_path: Path) -> None
     book = read_boxes(folder / "labels")
     assert book.find("b.jpg", IMAGE) == []
     assert book.notes[0].startswith("read as YOLO labels, boxes of vehicles: 3; left out: 1 x person (class 0)")
-    assert book.notes[-1] == "the classes are those of COCO's numbers"
+    assert book.notes[-1] == "the classes come from COCO's numbers"
     for name, text in (
         ("data.yaml", "path: ../../elsewhere\ntrain: /etc\nnames: [a, van, c, d, e, f, g, h]\n"),
         ("data.yaml", "names: {0: a, 1: Pickup-Truck, 2: c, 3: d, 4: e, 5: f, 6: g, 7: h}\n"),
@@ -142,7 +142,7 @@ def test_confidences_are_told_and_not_used(tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": "2 0.5 0.5 0.5 0.5 0.01\n2 0.5 0.5 0.4 0.4 0.97\n7 0.5 0.5 0.1 0.1 0.5 44\n"})
     book = read_boxes(tmp_path)
     assert len(book.find("a.jpg", IMAGE)) == 3
-    assert book.notes[1].startswith("their confidences, 0.01 to 0.97, are not looked at: every box is kept")
+    assert book.notes[1].startswith("their confidences, 0.01 to 0.97, are not used: every box is kept")
 
 
 def test_voc_of_another_size_and_names(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_voc_of_another_size_and_names(tmp_path: Path) -> None:
         },
     )
     with pytest.raises(
-        DataError, match=r"a\.xml: its boxes are of a picture of 100x50 pixels, this one has 200x100; scale"
+        DataError, match=r"a\.xml: its boxes are for a picture of 100x50 pixels, this one has 200x100; scale"
     ):
         find(tmp_path)
     with pytest.raises(DataError, match="it was labelled turned: orientation=apply"):
@@ -168,8 +168,8 @@ def test_voc_of_another_size_and_names(tmp_path: Path) -> None:
     assert find(tmp_path, "e.png") == []
     notes = read_boxes(tmp_path).notes
     assert notes[0] == "read as Pascal VOC, boxes of vehicles: 4; left out: 1 x person"
-    assert "1 x <filename> is not the name of the .xml file, which counts" in notes
-    assert any(note.startswith("1 x a box begins at 0, and Pascal VOC counts from 1") for note in notes)
+    assert "1 x <filename> differs from the name of the .xml file, which is used" in notes
+    assert any(note.startswith("1 x a box begins at 0, but Pascal VOC counts from 1") for note in notes)
 
 
 BOMB = (
@@ -181,7 +181,7 @@ THIEF = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation><file
 @pytest.mark.parametrize("text", [BOMB, THIEF, '<!DOCTYPE annotation SYSTEM "http://127.0.0.1/x.dtd"><annotation/>'])
 def test_xml_with_a_document_type_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path, {"a.xml": text, "b.xml": voc(("car", "1", "1", "9", "9"))})
-    assert "a.xml: has a <!DOCTYPE>, which is not read for safety" in error_of(tmp_path / "a.xml")
+    assert "a.xml: has a <!DOCTYPE>, which is not allowed for safety" in error_of(tmp_path / "a.xml")
     with pytest.raises(DataError, match="DOCTYPE"):
         find(tmp_path)
     assert find(tmp_path, "b.jpg") == [[0, 0, 9, 9]]
@@ -240,11 +240,11 @@ def test_mot_detections_are_of_the_one_video_or_of_numbered_pictures(tmp_path: P
     expected = [[[10, 20, 30, 40]], [], [[0, 0, 5, 5], [1, 1, 5, 5]], []]
     assert [find(path, f"/v/drive.mp4#{index:06d}") for index in range(4)] == expected
     assert [find(path, f"/v/img1/{number:06d}.jpg") for number in range(1, 5)] == expected
-    with pytest.raises(DataError, match="of its frames as pictures that are called by their numbers"):
+    with pytest.raises(DataError, match="for its frames as pictures that are named by frame number"):
         find(path, "a.jpg")
     book = read_boxes(path)
     book.refuse_several([Path("000001.jpg"), Path("000002.jpg")])
-    with pytest.raises(DataError, match="is of the frames of one video, and 2 pictures"):
+    with pytest.raises(DataError, match="holds the frames of one video, but 2 pictures"):
         book.refuse_several([Path("a.mp4"), Path("b.mp4")])
     assert book.notes[0] == "read as MOT, boxes of vehicles: 3"
 
@@ -263,11 +263,11 @@ def test_classes_of_mot_ground_truth(tmp_path: Path) -> None:
     assert [find(path, f"v.mp4#00000{index}") for index in range(2)] == [[[0, 0, 9, 9]], []]
     book = read_boxes(path)
     assert book.notes[0] == "read as MOT, boxes of vehicles: 1; left out: 2 x class 1"
-    assert book.notes[-1] == "the classes are those of MOT16"
+    assert book.notes[-1] == "the classes come from MOT16"
     write(tmp_path, {"labels.txt": "car\nperson\nvan\n"})
     assert [find(path, f"v.mp4#00000{index}") for index in range(2)] == [[[0, 0, 9, 9], [0, 0, 8, 8]], [[0, 0, 8, 8]]]
     write(tmp_path, {"labels.txt": "person\ncar\n"})
-    assert "class 3 is none of the 2 of labels.txt, which count from 1" in error_of(path)
+    assert "class 3 is not one of the 2 of labels.txt, which start at 1" in error_of(path)
 
 
 def test_ultralytics_writes_frames_of_videos_from_1(tmp_path: Path) -> None:
@@ -287,28 +287,33 @@ def error_of(path: Path) -> str:
 
 
 MALFORMED: list[tuple[str, dict[str, Any], str, str]] = [
-    ("a file of another kind", {"a.pkl": ""}, "a.pkl", "boxes come from .json, .csv, .tsv, .txt, .xml"),
+    ("a file of another kind", {"a.pkl": ""}, "a.pkl", "give boxes as .json, .csv, .tsv, .txt, .xml"),
     (
         "a text of nothing known",
         {"a.txt": "\nhello world\n"},
         "a.txt",
-        "a.txt: its first line is no box: expected [x y",
+        "a.txt: its first line is not a box: expected [x y",
     ),
-    ("a folder of nothing known", {"a.txt": "hello", "b.txt": "1 2"}, "", "a.txt begins with 'hello', which is no box"),
+    (
+        "a folder of nothing known",
+        {"a.txt": "hello", "b.txt": "1 2"},
+        "",
+        "a.txt begins with 'hello', which is not a box",
+    ),
     (
         "two formats",
         {"a.txt": "2 .5 .5 1 1", "b.txt": "[1 2 3 4],car"},
         "",
-        "a.txt is of YOLO labels, b.txt of CarFusion",
+        "a.txt has the format YOLO labels, b.txt has CarFusion",
     ),
     ("texts and XML", {"a.txt": "2 .5 .5 1 1", "b.xml": voc()}, "", "has .xml and .txt files (b.xml, a.txt)"),
-    ("an empty folder", {"labels/a.txt": ""}, "", "no .txt files in it, and no .xml files"),
-    ("pixels in YOLO", {"a.txt": "2 320 240 100 50"}, "a.txt", "a.txt:1: x, y, width and height must be shares"),
+    ("an empty folder", {"labels/a.txt": ""}, "", "it has no .txt or .xml files"),
+    ("pixels in YOLO", {"a.txt": "2 320 240 100 50"}, "a.txt", "a.txt:1: x, y, width and height must be relative to"),
     (
         "a YOLO polygon",
         {"a.txt": "2 .1 .1 .2 .2 .3 .3 .4 .4"},
         "a.txt",
-        "a.txt:1: expected class x y width height, and",
+        "a.txt:1: expected class x y width height and",
     ),
     (
         "YOLO without height",
@@ -320,25 +325,30 @@ MALFORMED: list[tuple[str, dict[str, Any], str, str]] = [
         "YOLO of persons",
         {"a.txt": "0 .5 .5 1 1"},
         "a.txt",
-        "none of its boxes is of a car, truck or bus, but 1 x person",
+        "it has no box of a car, truck or bus, only 1 x person",
     ),
-    ("a class without name", {"a.txt": "9 .5 .5 1 1", "classes.txt": "car"}, "a.txt", "a.txt:1: class 9 is none of"),
-    ("no names in YAML", {"a.txt": "2 .5 .5 1 1", "data.yaml": "nc: 3"}, "a.txt", "data.yaml: has no names: a list"),
+    ("a class without name", {"a.txt": "9 .5 .5 1 1", "classes.txt": "car"}, "a.txt", "a.txt:1: class 9 is not in"),
+    (
+        "no names in YAML",
+        {"a.txt": "2 .5 .5 1 1", "data.yaml": "nc: 3"},
+        "a.txt",
+        "data.yaml: has no names: write a list",
+    ),
     ("broken YAML", {"a.txt": "2 .5 .5 1 1", "data.yaml": "names: ["}, "a.txt", "data.yaml: cannot be read: "),
     ("an empty list of classes", {"a.txt": "2 .5 .5 1 1", "classes.txt": "\n"}, "a.txt", "classes.txt: names no class"),
     (
         "KITTI cut short",
         {"a.txt": "Car 0 0 0 1 2 3 4 5"},
         "a.txt",
-        "a.txt:1: expected a type and the 14 numbers of KITTI",
+        "a.txt:1: expected a type, the 14 numbers of KITTI",
     ),
     (
         "KITTI backwards",
         {"a.txt": f"Car 0 0 0 9 9 1 1 {KITTI_TAIL}"},
         "a.txt",
-        "a.txt:1: right and bottom must not lie",
+        "a.txt:1: right and bottom must not be smaller",
     ),
-    ("KITTI of trams", {"a.txt": f"Tram 0 0 0 1 1 9 9 {KITTI_TAIL}"}, "", "but 1 x Tram; KITTI calls them Car, Van"),
+    ("KITTI of trams", {"a.txt": f"Tram 0 0 0 1 1 9 9 {KITTI_TAIL}"}, "", "only 1 x Tram; KITTI calls them Car, Van"),
     ("no XML", {"a.xml": "<annotation>"}, "a.xml", "a.xml: not XML: no element found"),
     ("empty XML", {"a.xml": ""}, "a.xml", "a.xml: not XML"),
     ("other XML", {"a.xml": "<svg/>"}, "a.xml", "a.xml: expected <annotation> of Pascal VOC, got <svg>"),
@@ -349,11 +359,11 @@ MALFORMED: list[tuple[str, dict[str, Any], str, str]] = [
         "got xmin '1', ymin '', xmax 'x', ymax",
     ),
     ("VOC backwards", {"a.xml": voc(("car", "9", "9", "1", "1"))}, "a.xml", "ends before it begins: 9, 9, 1, 1"),
-    ("VOC of cats", {"a.xml": voc(("cat", "1", "1", "9", "9"))}, "", "but 1 x cat; Pascal VOC calls them car and bus"),
+    ("VOC of cats", {"a.xml": voc(("cat", "1", "1", "9", "9"))}, "", "only 1 x cat; Pascal VOC calls them car and bus"),
     ("MOT of words", {"a.txt": "1,1,1,1,9,9\n1,1,one,1,9,9"}, "a.txt", "a.txt:2: expected frame,track,left,top,width"),
-    ("MOT from 0", {"a.txt": "0,1,1,1,9,9"}, "a.txt", "a.txt:1: frames are counted from 1, got '0,1,1,1,9,9'"),
+    ("MOT from 0", {"a.txt": "0,1,1,1,9,9"}, "a.txt", "a.txt:1: frame numbers start at 1, got '0,1,1,1,9,9'"),
     ("MOT without extent", {"a.txt": "1,1,1,1,0,9"}, "a.txt", "a.txt:1: width and height must be positive"),
-    ("MOT of persons", {"a.txt": "1,1,1,1,9,9,1,1,1"}, "a.txt", "but 1 x class 1; put labels.txt with a class's name"),
+    ("MOT of persons", {"a.txt": "1,1,1,1,9,9,1,1,1"}, "a.txt", "only 1 x class 1; put labels.txt beside it"),
     ("results without box", {"r.json": [{"image_id": 1, "category_id": 3}]}, "r.json", "entry 0: lacks bbox, got"),
     (
         "results of a list",
@@ -365,13 +375,13 @@ MALFORMED: list[tuple[str, dict[str, Any], str, str]] = [
         "results of persons",
         {"r.json": [detection(1, WHOLE, 1)]},
         "r.json",
-        "but 1 x person; give the COCO file with the",
+        "only 1 x person; put the COCO file with the",
     ),
     (
         "results of other images",
         {"r.json": [detection(5, WHOLE)], "c.json": {"images": [{"id": 1, "file_name": "a.jpg"}]}},
         "r.json",
-        "image_id 5 is none of the images of",
+        "image_id 5 is not in the images of",
     ),
     ("no images", {"c.json": {"images": [], "annotations": []}}, "c.json", "its list of images is empty"),
     (
@@ -399,7 +409,11 @@ def test_a_malformed_file_in_a_folder_costs_its_picture_alone(tmp_path: Path) ->
     (tmp_path / "gone.txt").symlink_to("nowhere")
     book = read_boxes(tmp_path)
     assert book.find("a.jpg", IMAGE) == [WHOLE]
-    for name, message in (("b.jpg", r"b\.txt:1: expected class"), ("c.jpg", "shares"), ("gone.jpg", "cannot be read")):
+    for name, message in (
+        ("b.jpg", r"b\.txt:1: expected class"),
+        ("c.jpg", "relative to"),
+        ("gone.jpg", "cannot be read"),
+    ):
         with pytest.raises(DataError, match=message):
             book.find(name, IMAGE)
 

@@ -99,7 +99,7 @@ def test_gaps_blank_lines_and_unpaired_cars(raw, lines_of):
         "blank line in a box file": 1,
         "box is empty": 1,
         "box line does not hold four numbers in brackets": 1,
-        "car has keypoints and no box": 1,
+        "car has keypoints but no box": 1,
     }
 
 
@@ -156,9 +156,9 @@ def test_missing_files_are_counted(raw, lines_of):
     assert frames[0].image.parent.name == "images"
     assert {reason.split(" of ")[0]: tally.count for reason, tally in issues.skipped.items()} == {
         "directory has none": 1,
-        "frame has an image and no labels": 1,
-        "frame has labels and no image": 1,
-        "car has keypoints and no box": 1,
+        "frame has an image but no labels": 1,
+        "frame has labels but no image": 1,
+        "car has keypoints but no box": 1,
     }
     assert any("no test/" in warning for warning in issues.warnings)
 

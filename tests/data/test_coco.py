@@ -68,11 +68,11 @@ def test_dirt_is_counted(coco_source):
     assert [car.instance_id for car in frame.instances] == [0, 3]
     assert frame.instances[1].keypoints.validity[0] == 0
     assert {reason: tally.count for reason, tally in issues.skipped.items()} == {
-        "COCO annotation is no object": 1,
+        "COCO annotation is not an object": 1,
         "COCO box is empty or not four numbers": 1,
         "COCO annotation does not hold 14 keypoints": 1,
         "COCO visibility is not 0, 1 or 2": 1,
-        "frame has labels and no image": 1,
+        "frame has labels but no image": 1,
         "COCO image has no file_name": 1,
         "frame is listed twice in a COCO file": 1,
         "COCO annotation belongs to no listed image": 1,
@@ -88,7 +88,7 @@ def test_broken_json_names_file_and_line(coco_source):
 
 def test_json_without_the_lists_is_refused(coco_source):
     path = edit(coco_source, lambda content: content.update(annotations={}))
-    with pytest.raises(DataError, match=f"{path.name} is no COCO"):
+    with pytest.raises(DataError, match=f"{path.name} is not a COCO"):
         read_frames(coco_source, Issues())
 
 
@@ -133,7 +133,7 @@ def test_pictures_that_share_an_id_get_no_labels(tmp_path):
     issues = Issues()
     assert [frame.scene for frame in read_frames(tmp_path, issues)] == ["car_c"]
     ((reason, tally),) = issues.skipped.items()
-    assert "id is given twice" in reason
+    assert "have the same COCO image id" in reason
     assert tally.count == 2
 
 
@@ -219,7 +219,7 @@ def test_files_that_are_left_out_are_named(tmp_path):
     issues = Issues()
     assert len(read_frames(tmp_path, issues)) == 1
     said = " ".join(issues.warnings)
-    assert "captions_train.json is left out" in said
+    assert "captions_train.json is not used" in said
     assert "train_test.json names the splits train and test" in said
     assert "test.json is a symbolic link that leads nowhere" in said
 
@@ -234,7 +234,7 @@ def test_json_of_other_encodings_is_read(tmp_path, encoding):
 def test_latin_1_is_named(tmp_path):
     path = make(tmp_path, "train.json", [{"id": 1, "file_name": "car_a/images_jpg/1.jpg"}], [a_car(1)])
     path.write_bytes(path.read_bytes().replace(b"car_a", b"car_\xe9"))
-    with pytest.raises(DataError, match=r"train\.json is not JSON: not UTF-8 at byte \d+; save it as UTF-8"):
+    with pytest.raises(DataError, match=r"train\.json is not JSON: no valid UTF-8 at byte \d+; save it as UTF-8"):
         read_frames(tmp_path, Issues())
 
 
@@ -318,7 +318,7 @@ def test_a_keypoint_at_the_origin_is_missing(coco_source):
 def test_lists_that_stand_twice_are_refused(coco_source):
     path = coco_source / "annotations/car_keypoints_train.json"
     path.write_text(path.read_text().rstrip().removesuffix("}") + ', "annotations": []}')
-    with pytest.raises(DataError, match="annotations stand there twice"):
+    with pytest.raises(DataError, match="annotations occur twice"):
         read_frames(coco_source, Issues())
 
 
@@ -357,7 +357,7 @@ def test_traits_of_a_car_are_read(coco_source):
     issues = Issues()
     (frame,) = read_frames(path, issues)
     assert frame.instances[0].traits.heading == "unknown"
-    assert [reason for reason in issues.skipped if reason.startswith("heading is none of")]
+    assert [reason for reason in issues.skipped if reason.startswith("heading is not one of ")]
 
 
 def test_a_file_of_any_name_can_be_read(coco_source):

@@ -122,7 +122,7 @@ def test_unusable_frames_and_boxes_are_counted(raw, lines_of, tmp_path, picture)
         "image cannot be decoded": 2,
         "image file is cut short": 1,
         "box lies outside the frame or is smaller than two pixels": 2,
-        "car has keypoints and no box": 1,
+        "car has keypoints but no box": 1,
     }
 
 

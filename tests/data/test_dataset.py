@@ -120,7 +120,7 @@ def test_samples_arrive_also_where_the_temporary_folder_has_a_long_name(store, l
 
 def test_where_no_folder_has_a_short_name_it_is_said(store, long_temporary_folder, monkeypatch):
     monkeypatch.setattr(parallel, "SHORT_FOLDER", str(long_temporary_folder / "missing"))
-    with pytest.raises(DataError, match=r"too long for processes that load data.*set TMPDIR"):
+    with pytest.raises(DataError, match=r"too long for data-loading processes.*set TMPDIR"):
         eval_loader(CropDataset(store, EvalTransform(SIZE), seed=0), 5, num_workers=1)
 
 

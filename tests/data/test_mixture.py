@@ -54,7 +54,7 @@ def test_the_samples_of_the_sources_follow_one_another_and_name_theirs(mixed: Mi
     assert mixed[3].points.tolist() == a_record(5).points.tolist()
     assert mixed.ranges == {"drawn": range(3), "empty": range(3, 3), "own": range(3, 5)}
     for index in (-1, 5):
-        with pytest.raises(IndexError, match=f"holds 5 samples, asked for {index}"):
+        with pytest.raises(IndexError, match=f"holds 5 samples, so there is no sample {index}"):
             mixed[index]
 
 
@@ -142,10 +142,10 @@ def test_the_summaries_of_the_sources_become_one(tmp_path: Path, prepared: dict[
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other", "sources": {}}', '{"format": "carkp-mixture"}'])
 def test_a_damaged_mixture_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / MIXTURE_FILE).write_text(text)
-    with pytest.raises(DataError, match=r"mixture\.json is no mixture that can be read"):
+    with pytest.raises(DataError, match=r"mixture\.json is not a readable mixture"):
         open_data(tmp_path)
 
 
 def test_sources_lie_beside_their_mixture(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must lie beside it"):
+    with pytest.raises(ValueError, match="must be beside it"):
         write_mixture(tmp_path / "a" / "mixture", {"x": tmp_path / "b" / "x"})

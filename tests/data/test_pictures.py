@@ -218,7 +218,7 @@ def bomb(width: int, height: int) -> bytes:
 
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jpeg, "decode_rgb", lambda data: pytest.fail("was decoded"))
-    with pytest.raises(DataError, match="100000x100000 pixels is larger than 268 million: make it smaller"):
+    with pytest.raises(DataError, match="100000x100000 pixels is larger than 268 million: scale it down"):
         decode_picture(bomb(100_000, 100_000) + b"eXIf")
 
 
@@ -273,11 +273,11 @@ def test_another_word_for_the_orientation_is_refused(rgb: Picture) -> None:
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "HEIC or AVIF picture, which is not read here: convert it"),
+        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "HEIC or AVIF picture, which is not supported: convert it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "a web page"),
         (b"%PDF-1.7", "a PDF document"),
-        (b"hello", "not a JPEG, PNG or another picture"),
+        (b"hello", "not a JPEG, PNG or other picture"),
     ],
 )
 def test_what_is_no_picture_is_called_by_its_name(data: bytes, message: str) -> None:

@@ -154,12 +154,12 @@ def test_sources_that_cannot_be_used_say_why(raw, tmp_path):
     with pytest.raises(DataError, match=r"expected a directory with train/<scene>/"):
         run(tmp_path / "empty", tmp_path / "out")
     (tmp_path / "file.txt").write_text("hello")
-    with pytest.raises(DataError, match="no CarFusion data"):
+    with pytest.raises(DataError, match="not CarFusion data"):
         run(tmp_path / "file.txt", tmp_path / "out")
     raw.add_car()
     with pytest.raises(DataError, match=f"Did you mean {raw.root}"):
         run(tmp_path, tmp_path / "out")
-    with pytest.raises(DataError, match="name it train and give its parent"):
+    with pytest.raises(DataError, match="rename it to train and give its parent"):
         run(raw.root / "train", tmp_path / "out")
 
 
@@ -246,7 +246,7 @@ def test_a_validation_split_of_the_source_is_the_validation_store(raw, tmp_path,
 def test_hulls_of_keypoints_are_boxes_on_request(raw, lines_of, tmp_path):
     for split, scene in (("train", "car_a"), ("train", "car_v"), ("test", "car_t")):
         raw.add(split, scene, gt=lines_of((40, 30, 60, 40)), bb=None)
-    with pytest.raises(DataError, match=r"Cars have no boxes: set data\.boxes=hull .* COCO JSON"):
+    with pytest.raises(DataError, match=r"Cars lack boxes: set data\.boxes=hull .* COCO JSON"):
         run(raw.root, tmp_path / "out")
     summary = prepare(raw.root, tmp_path / "out", ("car_v",), 1, 95, show_progress=False, boxes="hull")
     assert summary.boxes == "hull"
@@ -347,7 +347,7 @@ def test_a_mixture_of_two_data_sets_is_refused(source, tmp_path):
     check_digests(tmp_path / "one")
     shutil.rmtree(tmp_path / "one/val_lmdb")
     shutil.copytree(tmp_path / "two/val_lmdb", tmp_path / "one/val_lmdb")
-    with pytest.raises(DataError, match=r"one/val_lmdb is not the store that .*summary\.json names.*prepare"):
+    with pytest.raises(DataError, match=r"one/val_lmdb is not the store named in .*summary\.json.*prepare"):
         check_digests(tmp_path / "one")
 
 

@@ -111,10 +111,10 @@ def test_dirt_is_counted(tmp_path: Path) -> None:
     cars, issues = read(folder)
     assert len(cars) == 3
     assert {reason: tally.count for reason, tally in issues.skipped.items()} == {
-        "entry is no object that names an image": 2,
+        "entry is not an object that names an image": 2,
         "box is empty or not four numbers": 1,
         "keypoints are not 12 times [x, y, 0, 1 or 2]": 3,
-        "frame has labels and no image": 1,
+        "frame has labels but no image": 1,
         "car has no labelled keypoint in its box": 1,
         "box lies outside the frame or is smaller than two pixels": 1,
     }
@@ -124,7 +124,7 @@ def test_dirt_is_counted(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("[", r"annotations\.json:1: not JSON at column 2"),
-        ("[]", "holds no car with a labelled keypoint"),
+        ("[]", "has no car with a labelled keypoint"),
         ('{"images": 1}', "needs the lists 'images' and 'annotations'"),
         ('[{"image": "a.png"}]', "left out: 1 x box is empty or not four numbers"),
     ],
@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path, content: str, mes
 def test_what_is_no_folder_of_cars_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder of real cars"):
         read(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="is no CarFusion data"):
+    with pytest.raises(DataError, match="is not CarFusion data"):
         read(tmp_path)
     (tmp_path / "simple_anno").mkdir()
     (tmp_path / "simple_anno" / "keypoints_train.json").write_text("{}")

@@ -138,15 +138,15 @@ def test_what_every_batch_is_made_of_can_be_said(mixed: CropDataset) -> None:
     store = mixed.store
     assert isinstance(store, MixedStore)
     assert describe_shares(store, {"many": 0.7, "few": 0.3}, 4, 40).splitlines() == [
-        "many: 2 or 3 of every batch of 4, 28 an epoch out of 13 training cars",
-        "few: 1 or 2 of every batch of 4, 12 an epoch out of 4 training cars",
+        "many: 2 or 3 of every batch of 4, 28 per epoch out of 13 training cars",
+        "few: 1 or 2 of every batch of 4, 12 per epoch out of 4 training cars",
     ]
 
 
 def test_what_would_not_be_seen_is_refused(mixed: CropDataset, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the share of few gives it no sample of an epoch of 16"):
+    with pytest.raises(DataError, match="the share of few gives it no sample in an epoch of 16"):
         mixed_loader(mixed, {"many": 0.99, "few": 0.01}, 8, 0, seed=0)
-    with pytest.raises(DataError, match=r"an epoch of 17 samples makes no batch of 16 on 2 process\(es\)"):
+    with pytest.raises(DataError, match=r"an epoch of 17 samples is too short for one batch of 16 on 2 process\(es\)"):
         mixed_loader(mixed, {"many": 0.5, "few": 0.5}, 16, 0, seed=0, world_size=2)
     with StoreWriter(tmp_path / "none"):
         pass
@@ -154,10 +154,10 @@ def test_what_would_not_be_seen_is_refused(mixed: CropDataset, tmp_path: Path) -
     assert isinstance(store, MixedStore)
     parts = {"many": store.parts["many"], "few": LmdbStore(tmp_path / "none")}
     empty = CropDataset(MixedStore(tmp_path, parts), mixed.transform, seed=0)
-    with pytest.raises(DataError, match="none: the source few has no sample to train on"):
+    with pytest.raises(DataError, match="none: the source few has no training sample"):
         mixed_loader(empty, {"many": 0.5, "few": 0.5}, 4, 0, seed=0)
 
 
 def test_shares_are_of_the_sources_at_hand(mixed: CropDataset) -> None:
-    with pytest.raises(ValueError, match="no mixture of many, other"):
+    with pytest.raises(ValueError, match="not a mixture of many, other"):
         mixed_loader(mixed, {"many": 0.5, "other": 0.5}, 4, 0, seed=0)

@@ -113,7 +113,7 @@ def test_a_store_that_another_process_gets_is_the_same_or_refused(tmp_path):
     sent = pickle.dumps(old)
     assert pickle.loads(sent)[0].sample_id.endswith("1")
     write(tmp_path / "s", [a_record(2)])
-    with pytest.raises(DataError, match="was written anew since this run opened it"):
+    with pytest.raises(DataError, match="was rewritten after this run opened it"):
         pickle.loads(sent)[0]
 
 
@@ -254,7 +254,7 @@ def test_a_foreign_or_incomplete_store_is_refused(tmp_path, meta, message):
 
 def test_a_file_that_is_no_lmdb_is_refused(tmp_path):
     (tmp_path / "data.mdb").write_bytes(b"no lmdb" * 3000)
-    with pytest.raises(DataError, match="no store that can be opened"):
+    with pytest.raises(DataError, match="not a store that can be opened"):
         LmdbStore(tmp_path)
 
 

@@ -29,8 +29,8 @@ def test_what_nobody_said_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("kind", 7, "kind of a car is no text"),
-        ("heading", "north", "heading is none of front, rear, left, right, front_left"),
+        ("kind", 7, "kind of a car is not text"),
+        ("heading", "north", "heading is not one of front, rear, left, right, front_left"),
         ("occluded", "partly", "occluded of a car is neither true nor false"),
         ("truncated", 2, "truncated of a car is neither true nor false"),
     ],

@@ -59,10 +59,10 @@ class SizedBoxes:
     def in_pixels(self, size: Size) -> list[list[float]]:
         if size != self.size:
             hint = "it was labelled turned: orientation=apply turns it" if size == self.size[::-1] else ""
-            hint = hint or "scale the boxes, or take <size> out of the file if they fit this picture"
+            hint = hint or "scale the boxes, or delete <size> from the file if they fit this picture"
             stated, found = (f"{width}x{height}" for height, width in (self.size, size))
             raise DataError(
-                f"{self.where}: its boxes are of a picture of {stated} pixels, this one has {found}; {hint}"
+                f"{self.where}: its boxes are for a picture of {stated} pixels, this one has {found}; {hint}"
             )
         return [list(row) for row in self.rows]
 
@@ -149,11 +149,11 @@ class BoxBook:
             raise DataError(self.problems[key])
         boxes = self.unnamed if self.unnamed is not None else self.named[key]
         if isinstance(boxes, PictureBoxes):
-            assert image is not None, "boxes in shares of a picture need the picture"
+            assert image is not None, "boxes relative to the picture's size need the picture"
             return boxes.in_pixels((image.shape[0], image.shape[1]))
         boxes = _as_numbers(boxes)
         if boxes is None:  # the predictor would take the whole picture for one car
-            raise DataError(f"{self.description}: its boxes are null; give a list, or leave the name out")
+            raise DataError(f"{self.description}: its boxes are null; give a list, or delete the name")
         if boxes == [] and not self.may_be_empty:
             raise DataError(f"{self.description}: its list of boxes is empty")
         return boxes
@@ -168,12 +168,13 @@ class BoxBook:
             return
         if self.unnamed is not None:
             raise DataError(
-                f"{self.description}: boxes without names for {len(pictures)} pictures; name the picture of each"
+                f"{self.description}: its boxes name no picture, and {len(pictures)} pictures are given; name the "
+                "picture of each box"
             )
         if self.is_of_one_video and any(map(is_video, pictures)):
             raise DataError(
-                f"{self.description}: is of the frames of one video, and {len(pictures)} pictures and videos are "
-                "given; give the video by itself, or a folder of <name of the video>.txt"
+                f"{self.description}: holds the frames of one video, but {len(pictures)} pictures and videos are "
+                "given; give the video alone, or a folder of <name of the video>.txt"
             )
 
     @cached_property
@@ -201,7 +202,7 @@ class BoxBook:
         plain = str(path.with_name(f"{int(path.stem)}{path.suffix}"))
         if plain != name and plain in self.pictures:
             raise DataError(
-                f"{self.description}: {path.stem} and {int(path.stem)} are the same number; name files apart"
+                f"{self.description}: {path.stem} and {int(path.stem)} are the same number; use different names"
             )
         return self._names.find(plain)
 
@@ -237,9 +238,9 @@ class BoxBook:
     def _hint(self, name: str) -> str:
         similar = self._names.similar(name)
         if similar:
-            return f"; is it {similar!r}? Write the name as the file has it"
+            return f"; is it {similar!r}? Write the name as in the file"
         if self.is_of_one_video:
-            return "; it is of a video, or of its frames as pictures that are called by their numbers"
+            return "; it is for a video, or for its frames as pictures that are named by frame number"
         return ""
 
 

@@ -23,7 +23,7 @@ Id = int | str
 
 RESULTS, ANNOTATIONS = "COCO detection results", "COCO annotations"
 
-_REMEDY = "give the COCO file with the categories' names, such as car, in the same folder"
+_REMEDY = "put the COCO file with the names of the categories, such as car, into the same folder"
 _COCO: Mapping[Id, str] = {number: name for number, name in COCO_CATEGORIES.items()}  # noqa: C416
 _ID = re.compile(r"0|[1-9][0-9]{0,18}")
 _RESULT_KEYS = ("image_id", "category_id", "bbox")
@@ -62,7 +62,10 @@ def read_results(path: Path, entries: Sequence[Any]) -> BoxBook:
     """
     index = _find_index(path, entries)
     book = _collect(path, entries, index, "entry", RESULTS)
-    notes = [*book.notes, f"pictures and classes are named by {index.source}" if index.source else _own_ids(entries)]
+    notes = [
+        *book.notes,
+        f"names of pictures and classes come from {index.source}" if index.source else _own_ids(entries),
+    ]
     return BoxBook(
         path,
         named=book.named,
@@ -88,8 +91,8 @@ def read_annotations(path: Path, content: Mapping[str, Any]) -> BoxBook:
 
 def _own_ids(entries: Sequence[Any]) -> str:
     named = all(isinstance(entry, dict) and isinstance(entry.get("file_name"), str) for entry in entries)
-    by = "file_name" if named else "image_id, which is taken for the file's name without suffix"
-    return f"pictures are named by {by}; the categories are COCO's numbers"
+    by = "file_name" if named else "image_id, used as the file's name without suffix"
+    return f"names of pictures come from {by}; the categories are COCO's numbers"
 
 
 def _find_index(path: Path, entries: Sequence[Any]) -> _Index:
@@ -99,15 +102,15 @@ def _find_index(path: Path, entries: Sequence[Any]) -> _Index:
     known = [index for index in indices if index.names is not None and ids <= index.names.keys()]
     if len(known) > 1:
         raise DataError(
-            f"{printable(str(path))}: {known[0].source} and {known[1].source} both name its images; leave one there"
+            f"{printable(str(path))}: {known[0].source} and {known[1].source} both name its images; keep one of them"
         )
     if known:
         return known[0]
     if indices and all(isinstance(image_id, int) for image_id in ids):
         lost = min(str(image_id) for image_id in ids if image_id not in (indices[0].names or {}))
         raise DataError(
-            f"{printable(str(path))}: image_id {lost} is none of the images of {indices[0].source}; put the COCO file "
-            "that the results are of there, or take that one away where ids are the pictures' names"
+            f"{printable(str(path))}: image_id {lost} is not in the images of {indices[0].source}; put the COCO file "
+            "of these results there, or remove that file if the ids are the pictures' names"
         )
     return _Index()
 
@@ -184,7 +187,7 @@ def _picture_of(entry: Any, index: _Index, where: str) -> str:
         name = entry.get("file_name")
         return name if isinstance(name, str) and name.strip() else str(image_id)
     if image_id not in index.names:
-        raise DataError(f"{where}: image_id {image_id} is none of the images of {index.source}")
+        raise DataError(f"{where}: image_id {image_id} is not in the images of {index.source}")
     return index.names[image_id]
 
 

@@ -13,7 +13,7 @@ from carkp.data.files import parse_number
 
 NUM_VALUES = 15
 
-_EXPECTED = "expected a type and the 14 numbers of KITTI's label_2, and perhaps a confidence"
+_EXPECTED = "expected a type, the 14 numbers of KITTI's label_2 and optionally a confidence"
 
 
 def _parse(line: str, census: Census) -> Row | None:
@@ -26,7 +26,7 @@ def _parse(line: str, census: Census) -> Row | None:
         census.leave_out(kind)
         return None
     if right < left or bottom < top:
-        raise LineError("right and bottom must not lie before left and top")
+        raise LineError("right and bottom must not be smaller than left and top")
     census.keep(numbers[NUM_VALUES - 1] if len(numbers) == NUM_VALUES else None)
     return left, top, right - left + 1, bottom - top + 1
 

@@ -27,8 +27,8 @@ FORM = "MOT"
 
 _NO_CLASS = -1
 _NUM_WITH_CLASS = (8, 9)
-_EXPECTED = "expected frame,track,left,top,width,height, and perhaps a confidence, a class and a visibility"
-_REMEDY = f"put {CLASS_FILE} with a class's name a line beside it, or leave the class out of the lines"
+_EXPECTED = "expected frame,track,left,top,width,height and optionally confidence, class and visibility"
+_REMEDY = f"put {CLASS_FILE} beside it, with one class name per line, or leave the class out of the lines"
 
 
 @dataclass
@@ -77,7 +77,7 @@ def read_mot_folder(folder: Path, files: Sequence[Path]) -> BoxBook:
 
 
 def _class_notes(video: _Video) -> Sequence[str]:
-    return [f"the classes are those of {video.names_source}"] if video.names_source else []
+    return [f"the classes come from {video.names_source}"] if video.names_source else []
 
 
 def _read(path: Path, census: Census) -> _Video:
@@ -110,7 +110,7 @@ def _add_line(line: str, video: _Video, census: Census) -> None:
         raise LineError(_EXPECTED)
     frame, _, left, top, width, height = numbers[:6]
     if frame != int(frame) or frame < 1:
-        raise LineError("frames are counted from 1")
+        raise LineError("frame numbers start at 1")
     boxes = video.frames.setdefault(int(frame), [])
     kind = _kind(int(numbers[7]), video) if len(numbers) in _NUM_WITH_CLASS else ""
     if kind:
@@ -130,6 +130,6 @@ def _kind(number: int, video: _Video) -> str:
         video.names_source = "MOT16"
         return "" if number == CAR else f"class {number}"
     if not 1 <= number <= len(video.names):
-        raise LineError(f"class {number} is none of the {len(video.names)} of {CLASS_FILE}, which count from 1")
+        raise LineError(f"class {number} is not one of the {len(video.names)} of {CLASS_FILE}, which start at 1")
     name = video.names[number - 1]
     return "" if is_vehicle(name) else name

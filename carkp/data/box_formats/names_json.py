@@ -37,14 +37,14 @@ def read_names(path: Path, content: Any, given_twice: set[str]) -> BoxBook:
         case dict():
             _refuse_other_json(shown, content)
             problems = {
-                name: f"{shown}: {name!r} stands there twice, with different boxes; join the two lists"
+                name: f"{shown}: {name!r} occurs twice, with different boxes; join the two lists"
                 for name in given_twice
             }
             return BoxBook(path, named={k: v for k, v in content.items() if k not in problems}, problems=problems)
         case list():
             if any(isinstance(item, dict) for item in content):
                 raise DataError(
-                    f"{shown}: is a list of objects, but not of COCO's results, which have image_id, category_id, bbox "
+                    f"{shown}: is a list of objects, but not of COCO results, which have image_id, category_id, bbox "
                     f"and score; {FORM}"
                 )
             return BoxBook(path, unnamed=content)
@@ -53,8 +53,8 @@ def read_names(path: Path, content: Any, given_twice: set[str]) -> BoxBook:
 
 def _refuse_other_json(shown: str, content: dict[str, Any]) -> None:
     if isinstance(content.get("shapes"), list):
-        raise DataError(f"{shown}: is a file of labelme; {FORM}")
+        raise DataError(f"{shown}: is a labelme file; {FORM}")
     if isinstance(content.get("images"), dict):
-        raise DataError(f"{shown}: is a result of infer; {FORM}")
+        raise DataError(f"{shown}: is a result file of infer; {FORM}")
     if isinstance(content.get("images"), list):
         raise DataError(f"{shown}: is a COCO file without annotations, which has no boxes")

@@ -83,7 +83,7 @@ class Census:
     def require_vehicles(self, source: str, remedy: str) -> None:
         """Raise DataError if there are boxes and all of them were left out."""
         if self.left_out and not self.num_kept:
-            raise DataError(f"{source}: none of its boxes is of a car, truck or bus, but {self._kinds()}; {remedy}")
+            raise DataError(f"{source}: it has no box of a car, truck or bus, only {self._kinds()}; {remedy}")
 
     def notes(self, form: str) -> tuple[str, ...]:
         """Return sentences that the user should know; ``form`` is the name of the format."""
@@ -91,8 +91,8 @@ class Census:
         notes = [f"read as {form}, boxes of vehicles: {self.num_kept}{left_out}"]
         if self.num_scores:
             notes.append(
-                f"their confidences, {self.lowest:.3g} to {self.highest:.3g}, are not looked at: every box is kept, so "
-                "leave out of the file what is too unsure"
+                f"their confidences, {self.lowest:.3g} to {self.highest:.3g}, are not used: every box is kept, so "
+                "delete boxes with too low a confidence from the file"
             )
         return (*notes, *(f"{count} x {text}" for text, count in self.remarks.items()))
 

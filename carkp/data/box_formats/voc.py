@@ -22,9 +22,9 @@ MAX_BYTES = 16 * 2**20
 FORM = "Pascal VOC"
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_REMEDY = "Pascal VOC calls them car and bus; truck, van and the like are taken too"
-_FROM_ZERO = "a box begins at 0, and Pascal VOC counts from 1: is every box of that tool one pixel off?"
-_OTHER_NAME = "<filename> is not the name of the .xml file, which counts"
+_REMEDY = "Pascal VOC calls them car and bus; truck, van and the like are accepted too"
+_FROM_ZERO = "a box begins at 0, but Pascal VOC counts from 1: check whether all boxes are one pixel off"
+_OTHER_NAME = "<filename> differs from the name of the .xml file, which is used"
 
 
 class XmlError(ValueError):
@@ -80,7 +80,7 @@ def parse_xml(data: bytes) -> ElementTree.Element:
 
 
 def _refuse_document_type(*_: Any) -> None:
-    raise XmlError("has a <!DOCTYPE>, which is not read for safety: delete it")
+    raise XmlError("has a <!DOCTYPE>, which is not allowed for safety: delete it")
 
 
 def _read(path: Path, census: Census) -> tuple[Any, str]:

@@ -27,7 +27,7 @@ MAX_SHARE = 1.01
 """Largest allowed share: detectors round, so a box may end just outside of the picture."""
 
 _LABELS = "labels"
-_EXPECTED = "expected class x y width height, and perhaps a confidence and a track"
+_EXPECTED = "expected class x y width height and optionally confidence and track"
 _FRAME = re.compile(r"(.+)_(\d+)", re.DOTALL)
 
 
@@ -94,7 +94,7 @@ def _read_list(path: Path) -> ClassNames:
     except OSError as error:
         raise DataError(f"{shown}: cannot be read: {error.strerror}") from error
     if not any(lines):
-        raise DataError(f"{shown}: names no class; write a name a line, or delete it where the classes are COCO's")
+        raise DataError(f"{shown}: names no class; write one name per line, or delete it if the classes are COCO's")
     return ClassNames(dict(enumerate(lines)), shown)
 
 
@@ -112,11 +112,11 @@ def _read_yaml(path: Path) -> ClassNames:
         and all(isinstance(key, int) and isinstance(name, str | int) for key, name in names.items())
     ):
         return ClassNames({key: str(name) for key, name in names.items()}, shown)
-    raise DataError(f"{shown}: has no names: a list of the classes, or number: name a class")
+    raise DataError(f"{shown}: has no names: write a list of the classes, or one number: name per class")
 
 
 def _note(names: ClassNames) -> str:
-    return f"the classes are those of {names.source}"
+    return f"the classes come from {names.source}"
 
 
 def _format(names: ClassNames) -> LineFormat:
@@ -125,9 +125,7 @@ def _format(names: ClassNames) -> LineFormat:
 
     vehicles = [str(number) for number, name in names.names.items() if is_vehicle(name)]
     said = f"of the classes of {names.source}, {', '.join(vehicles) or 'none'} are vehicles"
-    remedy = (
-        f"{said}; put classes.txt with a name a line beside the labels, called car, truck, bus or van where they are"
-    )
+    remedy = f"{said}; put classes.txt beside the labels, with one name per line: car, truck, bus or van for vehicles"
     return LineFormat("YOLO labels", parse, _collect, remedy, is_absence_emptiness=True)
 
 
@@ -141,15 +139,15 @@ def _parse(line: str, names: ClassNames, census: Census) -> Row | None:
     has_tail = len(texts) in (5, 6) or (len(texts) == 7 and texts[6].isdecimal())
     if len(numbers) != len(texts) or not has_tail:
         is_polygon = len(numbers) == len(texts) > 6
-        raise LineError(f"{_EXPECTED}{'; corners and keypoints are not read' * is_polygon}")
+        raise LineError(f"{_EXPECTED}{'; corners and keypoints are not supported' * is_polygon}")
     number, x, y, width, height = numbers[:5]
     if number != int(number) or number < 0:
         raise LineError("the class must be a whole number")
     if max(numbers[1:5]) > MAX_SHARE or min(x, y) < 1 - MAX_SHARE or min(width, height) <= 0:
-        raise LineError("x, y, width and height must be shares of the picture, from 0 to 1")
+        raise LineError("x, y, width and height must be relative to the picture's size, from 0 to 1")
     name = names.names.get(int(number))
     if name is None and names.is_complete:
-        raise LineError(f"class {int(number)} is none of {names.source}")
+        raise LineError(f"class {int(number)} is not in {names.source}")
     if name is None or not is_vehicle(name):
         census.leave_out(f"{name} (class {int(number)})" if name else f"class {int(number)}")
         return None
