@@ -162,13 +162,13 @@ class Predictor:
             raise ModelError(f"{path}: a float network needs torch and timm ({error}): {INSTALL_TRAIN}") from error
         checkpoint = load_checkpoint(path)
         if "fake_quant" in checkpoint.architecture:
-            raise ModelError(f"{path}: holds a calibrated network: run export on it, and give the ONNX file")
+            raise ModelError(f"{path}: contains a calibrated network: run export on it, and give the ONNX file")
         net = load_net(checkpoint).to(memory_format=torch.channels_last)
         height, width = checkpoint.architecture["input_size"]
         try:
             codec = codec or checked_codec(codec_for_input((height, width), **checkpoint.config["heatmap"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{path}: its configuration says no codec ({error}): give one") from error
+            raise ModelError(f"{path}: its configuration has no codec ({error}): give one") from error
 
         def forward(images: Floats) -> Floats:
             with torch.inference_mode(), _limited_threads(num_threads):
@@ -261,8 +261,8 @@ class Predictor:
             raise ModelError(f"the model gives {heatmaps.shape[1]} heatmaps, a car has {NUM_KEYPOINTS} keypoints")
         if not np.isfinite(heatmaps).all():
             raise HeatmapError(
-                "the model gives heatmaps that are no numbers (NaN or infinite): its training diverged, or its file is "
-                "damaged; take an earlier checkpoint, or train it again"
+                "the model gives heatmaps with NaN or infinite values: its training diverged, or its file is "
+                "damaged; use an earlier checkpoint, or train it again"
             )
         points, scores = self.codec.decode_array(heatmaps)
         points = points / inputs.scales[:, None, None] + inputs.corners[:, None]
@@ -299,7 +299,7 @@ def check_boxes(image: Image, boxes: ArrayLike | None) -> NDArray[np.float64]:
         raise ValueError(f"expected an RGB image (height, width, 3) of uint8, got {found}")
     height, width = image.shape[:2]
     if min(height, width) < MIN_CROP_EXTENT_PX:
-        raise ValueError(f"the image is {width}x{height} pixels: too small to hold a car")
+        raise ValueError(f"the image is {width}x{height} pixels: too small for a car")
     if boxes is None:
         return np.array([[0.0, 0.0, width, height]])
     checked = _box_array(boxes)
@@ -314,14 +314,14 @@ def _box_array(boxes: ArrayLike) -> NDArray[np.float64]:
     try:
         array = np.asarray(boxes)
     except (TypeError, ValueError, OverflowError) as error:
-        raise BoxError(f"boxes must be (N, 4), x, y, width, height a car: {error}") from error
+        raise BoxError(f"boxes must be (N, 4), with x, y, width, height per car: {error}") from error
     if array.shape == (0,):
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
-        hint = "; put the one box into a list" if array.shape == (4,) else ""
-        raise BoxError(f"boxes must be (N, 4), x, y, width, height a car, got shape {array.shape}{hint}")
+        hint = "; put a single box into a list" if array.shape == (4,) else ""
+        raise BoxError(f"boxes must be (N, 4), with x, y, width, height per car, got shape {array.shape}{hint}")
     if array.dtype.kind not in "iuf":
-        raise BoxError(f"boxes must be numbers, x, y, width, height a car, got {array.tolist()}"[:_SHOWN])
+        raise BoxError(f"boxes must be numbers, x, y, width, height per car, got {array.tolist()}"[:_SHOWN])
     return np.array(array, np.float64)
 
 
@@ -333,11 +333,11 @@ def _problem_of_box(box: Box, image_size: Size) -> str:
     height, width = image_size
     is_off = box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0
     if is_off:
-        return f"lies off the image of {width}x{height} pixels"
+        return f"is outside the image of {width}x{height} pixels"
     if max(box) <= 1:
-        return f"is in shares of the image: give pixels, of {width}x{height}"
+        return f"is relative to the image's size: give pixels, of {width}x{height}"
     if min(_extent(crop_rectangle(box, image_size))) < MIN_CROP_EXTENT_PX:
-        return f"less than {MIN_CROP_EXTENT_PX} pixels of it lie in the image of {width}x{height} pixels"
+        return f"less than {MIN_CROP_EXTENT_PX} pixels of it are inside the image of {width}x{height} pixels"
     return ""
 
 
@@ -366,8 +366,8 @@ def _check_heatmaps(path: Path, shape: tuple[int | str, ...], codec: HeatmapCode
     expected = (NUM_KEYPOINTS, *codec.heatmap_size)
     if any(isinstance(got, int) and got != want for got, want in zip(shape[1:], expected, strict=True)):
         raise ModelError(
-            f"{path}: gives heatmaps of shape {shape[1:]} (keypoints, height, width), its codec reads {expected}: a "
-            "model of something else, or a codec that is not its own"
+            f"{path}: gives heatmaps of shape {shape[1:]} (keypoints, height, width), its codec expects {expected}: "
+            "the model is for other objects, or the codec belongs to another model"
         )
 
 
@@ -375,8 +375,8 @@ def _codec_in(path: Path, metadata: dict[str, str]) -> HeatmapCodec:
     text = metadata.get(CODEC_KEY) or metadata.get(ORIGIN_PREFIX + CODEC_KEY)
     if text is None:
         raise ModelError(
-            f"{path}: does not say how to read its heatmaps (no codec in its metadata: a file of an older carkp, or "
-            "not of carkp): run calibration and export again, or give Predictor.load the codec"
+            f"{path}: does not say how to read its heatmaps (no codec in its metadata: a file from an older carkp, "
+            "or not from carkp): run calibration and export again, or give Predictor.load the codec"
         )
     try:
         return codec_from_json(text)

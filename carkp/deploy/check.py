@@ -12,20 +12,20 @@ from carkp.quant.program import FloatOp, Layer, QConv, QProgram
 
 Verdict = Literal["int8", "fallback", "impossible"]
 
-SMOOTH, GATE = "set model.activation=relu or relu6", "take a backbone without squeeze-and-excitation"
+SMOOTH, GATE = "set model.activation=relu or relu6", "choose a backbone without squeeze-and-excitation"
 
 FLOAT_ADVICE: dict[str, str] = {
     **dict.fromkeys(("Silu", "HardSwish", "Gelu", "Elu", "LeakyRelu", "Tanh"), SMOOTH),
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "ReduceMean", "GlobalAveragePool", "Mul"), GATE),
     "ConvTranspose": "choose stride, padding and size so that the stride divides the output: it becomes convolutions",
-    "BatchNormalization": "put it directly behind a convolution, where it is folded",
-    "Resize": "take a transposed convolution",
-    **dict.fromkeys(("MaxPool", "AveragePool"), "take a convolution with a stride"),
+    "BatchNormalization": "put it directly after a convolution, so that it is folded",
+    "Resize": "use a transposed convolution",
+    **dict.fromkeys(("MaxPool", "AveragePool"), "use a convolution with a stride"),
 }
 """Advice on how to change a network, by kind of float operator."""
 
-NOT_LISTED = "not among them"
-DEFAULT_ADVICE = "replace it by convolutions, additions, concatenations and ReLU"
+NOT_LISTED = "not supported"
+DEFAULT_ADVICE = "replace it with convolutions, additions, concatenations and ReLU"
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _breaches(program: QProgram, layer: Layer, hardware: Hardware) -> Iterator[B
 def _operator_breaches(program: QProgram, layer: Layer, limits: OperatorLimits) -> Iterator[Breach]:
     if isinstance(layer, QConv):
         kernel, kind = max(layer.weight.shape[2:]), operator_kind(layer)
-        smaller = f"kernels of at most {_text(limits.max_kernel)}, several behind each other if the field is needed"
+        smaller = f"kernels of at most {_text(limits.max_kernel)}, several in sequence if you need the receptive field"
         yield from _excess(f"{kind} kernel", kernel, limits.max_kernel, smaller)
         yield from _excess(f"{kind} stride", max(layer.stride), limits.max_stride, "two layers with smaller strides")
         yield from _excess(f"{kind} dilation", max(layer.dilation), limits.max_dilation, "more layers, less dilation")

@@ -60,7 +60,7 @@ def export_float_onnx(net: nn.Module, input_size: tuple[int, int], path: Path, m
     """
     bad = [key for key, value in metadata.items() if not (isinstance(key, str) and isinstance(value, str))]
     if bad:
-        raise TypeError(f"metadata must map strings to strings; not so: {bad}")
+        raise TypeError(f"metadata must map strings to strings; wrong entries: {bad}")
     plain = copy.deepcopy(net).cpu().float().eval().to(memory_format=torch.contiguous_format)
     try:
         model = _written(fold(plain, input_size, keep_transposed=True))
@@ -129,7 +129,7 @@ def _write_layer(parts: GraphParts, graph: LayerGraph, step: Step, layer: nn.Mod
             operator = FloatOp(step.name, layer.kind, step.inputs, step.name, layer.attributes, weights)
             shapes = tuple(graph.shapes[name] for name in step.inputs)
             return write_float_op(FloatSite(parts, operator, tuple(inputs), shapes, graph.shapes[step.name]))
-    raise UnsupportedOperatorError(f"{step.name} ({type(layer).__name__}): is not written")
+    raise UnsupportedOperatorError(f"{step.name} ({type(layer).__name__}): cannot be written")
 
 
 def _write_conv(parts: GraphParts, name: str, conv: ConvLayer, source: str) -> str:

@@ -108,7 +108,7 @@ def write_float_op(site: FloatSite) -> str:
     layer = site.layer
     if layer.kind not in FLOAT_KINDS:
         raise UnsupportedOperatorError(
-            f"{layer.name}: no ONNX form of operator {layer.kind!r} is known. Replace it in the network by one of "
+            f"{layer.name}: no ONNX form of operator {layer.kind!r} is known. Replace it in the network with one of "
             f"{', '.join(FLOAT_KINDS)}, or add it to FLOAT_KINDS in carkp/deploy/float_ops.py"
         )
     kind = FLOAT_KINDS[layer.kind]
@@ -116,7 +116,7 @@ def write_float_op(site: FloatSite) -> str:
     _check_names(site, "weights", list(layer.weights), kind.required_weights, kind.optional_weights)
     bad = [name for name, weight in layer.weights.items() if weight.dtype != np.float32]
     if bad:
-        raise site.error(f"weights must be float32, not so: {bad}")
+        raise site.error(f"weights must be float32; wrong ones: {bad}")
     if kind.num_inputs and len(site.values) != kind.num_inputs:
         raise site.error(f"takes {kind.num_inputs} inputs, got {list(layer.inputs)}")
     return kind.write(site)
@@ -152,7 +152,7 @@ def _write_silu(site: FloatSite) -> str:
 def _write_gelu(site: FloatSite) -> str:
     """Write the exact form, ``x / 2 * (1 + erf(x / sqrt(2)))``, because opset 18 has no Gelu."""
     if site.attributes().get("approximate", "none") != "none":
-        raise site.error("only approximate='none' is written; use nn.GELU() without an approximation")
+        raise site.error("only approximate='none' is supported; use nn.GELU() without an approximation")
     root = site.node("Div", [*site.values, site.scalar("root", np.sqrt(2.0))])
     bell = site.node("Add", [site.node("Erf", [root]), site.scalar("one", 1.0)])
     half = site.node("Mul", [*site.values, site.scalar("half", 0.5)])
@@ -196,7 +196,7 @@ def _write_resize(site: FloatSite) -> str:
     attributes = site.attributes()
     before, after = site.source_shapes[0], site.output_shape
     if len(before) != len(after) or any(new % old for old, new in zip(before, after, strict=True)):
-        raise site.error(f"only whole factors are written, not {before} to {after}")
+        raise site.error(f"only integer factors are supported, not {before} to {after}")
     factors = [1.0, *(new / old for old, new in zip(before, after, strict=True))]
     if list(attributes.pop("scales", factors)) != factors:
         raise site.error(f"scales {site.attributes()['scales']} contradict the shapes, {before} to {after}")
@@ -215,7 +215,9 @@ def _write_reshape(site: FloatSite) -> str:
     if len(given) != len(site.output_shape) or any(
         want not in (-1, got) for want, got in zip(given, site.output_shape, strict=True)
     ):
-        raise site.error(f"shape {given} behind the batch contradicts the output tensor's, {site.output_shape}")
+        raise site.error(
+            f"shape {given} after the batch dimension contradicts the output tensor's, {site.output_shape}"
+        )
     return site.node("Reshape", [*site.values, site.constant("shape", np.asarray([0, *site.output_shape], np.int64))])
 
 

@@ -51,7 +51,7 @@ def _write(builder: ModelBuilder, name: str, layer: nn.Module, sources: Sequence
         case DepthToSpaceLayer():
             builder.depth_to_space(sources[0], layer.block, result)
         case _:
-            raise TfliteError(f"{name} ({type(layer).__name__}): is not written")
+            raise TfliteError(f"{name} ({type(layer).__name__}): cannot be written")
 
 
 def _write_conv(builder: ModelBuilder, name: str, conv: ConvLayer, source: int, result: int) -> None:
@@ -60,7 +60,9 @@ def _write_conv(builder: ModelBuilder, name: str, conv: ConvLayer, source: int, 
     if is_depthwise and not (num_inputs == 1 and conv.groups == num_outputs):
         raise TfliteError(f"{name}: {conv.groups} groups are neither a dense nor a depthwise convolution")
     if conv.activation == "relu6" and (conv.factors != 1).any():
-        raise TfliteError(f"{name}: its channels end at other values than 6: write the network before it is equalised")
+        raise TfliteError(
+            f"{name}: its channels are clamped at values other than 6: write the network before equalisation"
+        )
     builder.convolution(
         name,
         source,

@@ -59,7 +59,7 @@ def optimised_graph(path: Path | str, level: str = "ORT_ENABLE_ALL", num_threads
         try:
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the only common base class of onnxruntime's exceptions is Exception
-            raise ValueError(f"{path}: not a readable ONNX file (truncated, or something else): {error}") from error
+            raise ValueError(f"{path}: not a readable ONNX file (truncated, or another format): {error}") from error
         return onnx.load(str(written))
 
 
@@ -83,9 +83,9 @@ def require_int8_convs(path: Path | str, num_convs: int, num_float: int = 0) -> 
     if len(audit.float_kernels) != num_float or audit.num_qlinear_convs != num_convs:
         names = ", ".join(audit.float_kernels) or "none"
         raise FloatKernelError(
-            f"{path}: ONNX Runtime would run {audit.num_qlinear_convs} of {num_convs} convolutions in int8, and these "
-            f"layers in float: {names} ({num_float} expected). Its latency would not be that of an int8 model. "
-            "Another version of ONNX Runtime fuses otherwise: install the one of constraints.txt"
+            f"{path}: ONNX Runtime would run {audit.num_qlinear_convs} of {num_convs} convolutions in int8, and "
+            f"these layers in float: {names} ({num_float} expected). Its latency would not be that of an int8 model. "
+            "Other versions of ONNX Runtime fuse differently: install the version in constraints.txt"
         )
     return audit
 

@@ -33,7 +33,7 @@ class Number(BaseModel):
     @model_validator(mode="after")
     def _has_one_origin(self) -> "Number":
         if bool(self.source) == self.assumed:
-            raise ValueError("give `source: <document, or measured: command>`, or `assumed: true`, and not both")
+            raise ValueError("give `source: <document, or measured: command>` or `assumed: true`, not both")
         return self
 
     @property

@@ -66,7 +66,7 @@ def save_program(program: QProgram, path: Path | str, batch: int | None = None) 
         model = program_to_onnx(program, batch)
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise Int8OnnxError(f"{path}: not written, the program gives no valid ONNX model: {error}") from error
+        raise Int8OnnxError(f"{path}: not written, the program does not give a valid ONNX model: {error}") from error
     write_atomic(path, _serialise(model))
 
 
@@ -82,7 +82,9 @@ def load_program(path: Path | str) -> QProgram:
     try:
         return _read_program(path, model)
     except UnicodeDecodeError as error:
-        raise Int8OnnxError(f"{path}: damaged, a text in it is not UTF-8 ({error}); export it again") from error
+        raise Int8OnnxError(
+            f"{path}: damaged, it contains text that is not UTF-8 ({error}); export it again"
+        ) from error
 
 
 def program_to_onnx(program: QProgram, batch: int | None) -> ModelProto:
@@ -138,9 +140,9 @@ def _encode_program(program: QProgram) -> str:
     try:
         text = json.dumps(document, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise Int8OnnxError(f"the program has a value that JSON cannot keep: {error}") from error
+        raise Int8OnnxError(f"the program has a value that JSON cannot store: {error}") from error
     if json.loads(text) != document:
-        raise Int8OnnxError("the program has a value that JSON cannot keep: a tuple or a key that is no string")
+        raise Int8OnnxError("the program has a value that JSON cannot store: a tuple or a key that is not a string")
     return text
 
 
@@ -220,7 +222,7 @@ def _read_program(path: Path, model: ModelProto) -> QProgram:
     found = _without_foreign_metadata(model)
     if _serialise(found) != _serialise(expected):
         raise Int8OnnxError(
-            f"{path}: the graph is not that of its program: {_difference(found, expected)}. The file was changed "
+            f"{path}: the graph does not match its program: {_difference(found, expected)}. The file was changed "
             "after it was written; export it again"
         )
     return program
@@ -235,7 +237,7 @@ def _read_model(path: Path) -> ModelProto:
         raise Int8OnnxError(f"{path}: truncated or not an ONNX file ({error}); export it again") from error
     outside = [tensor.name for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
     if outside:
-        raise Int8OnnxError(f"{path}: {outside[0]} lies in another file, which is not read; export it again")
+        raise Int8OnnxError(f"{path}: {outside[0]} is stored in another file, which is not supported; export it again")
     if not model.graph.node:
         raise Int8OnnxError(f"{path}: truncated or not an ONNX file (no graph in it); export it again")
     return model
@@ -246,8 +248,8 @@ def _read_document(path: Path, model: ModelProto) -> dict[str, Any]:
     text = metadata.get(PROGRAM_KEY)
     if text is None and f"{COMPILED_PREFIX}source" in metadata:
         raise Int8OnnxError(
-            f"{path}: was compiled for ONNX Runtime and no longer holds its program; give the export that it was made "
-            f"of: {metadata[f'{COMPILED_PREFIX}source']}"
+            f"{path}: was compiled for ONNX Runtime and no longer contains its program; give the export it was made "
+            f"from: {metadata[f'{COMPILED_PREFIX}source']}"
         )
     if text is None:
         producer = model.producer_name or "an unknown program"
@@ -258,7 +260,7 @@ def _read_document(path: Path, model: ModelProto) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Int8OnnxError(f"{path}: {PROGRAM_KEY} is no JSON ({error}); export it again") from error
+        raise Int8OnnxError(f"{path}: {PROGRAM_KEY} is not JSON ({error}); export it again") from error
     version = document.get("format") if isinstance(document, dict) else None
     if version != FORMAT:
         raise Int8OnnxError(
@@ -296,7 +298,7 @@ def _difference(found: ModelProto, expected: ModelProto) -> str:
     """Return text that names the first few initializers or nodes that differ."""
     digests = _changed(_digests(found), _digests(expected))
     if digests:
-        return f"the weights of {digests} are others than its program was written with"
+        return f"the weights of {digests} differ from those of its program"
     for what in ("initializer", "node"):
         names = _changed(*({item.name: item for item in getattr(model.graph, what)} for model in (found, expected)))
         if names:

@@ -58,7 +58,7 @@ def interleaved_times(
         ValueError: there are fewer images than ``batch``, or less than 2 rounds.
     """
     if len(images) < batch or num_runs < 2:
-        raise ValueError(f"expected {batch} images and 2 runs at least, got {len(images)} and {num_runs}")
+        raise ValueError(f"expected {batch} images and at least 2 runs, got {len(images)} and {num_runs}")
     batches = [images[start : start + batch] for start in range(0, len(images) - batch + 1, batch)]
     for run in runs.values():
         for _ in range(NUM_WARM_UP):

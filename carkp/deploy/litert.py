@@ -116,7 +116,7 @@ class LiteRtRunner:
                 model_content=content, experimental_op_resolver_type=resolver, num_threads=num_threads
             )
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{path}: not a readable .tflite file (truncated, or something else): {error}") from error
+            raise ValueError(f"{path}: not a readable .tflite file (truncated, or another format): {error}") from error
         ends = self.interpreter.get_input_details(), self.interpreter.get_output_details()
         if not all(ends):
             raise ValueError(f"{path}: not a readable .tflite file: it has no input or no output")
@@ -138,7 +138,7 @@ class LiteRtRunner:
             found = " and ".join(f"{kind.__name__} {shape.tolist()}" for kind, shape in zip(kinds, shapes, strict=True))
             raise ValueError(
                 f"{self.path}: expected one float32 input (batch, height, width, 3) and one float32 output (batch, "
-                f"height, width, keypoints), found {found}: export writes such a file beside the int8 one"
+                f"height, width, keypoints), found {found}: export writes such a file next to the int8 file"
             )
 
     def run(self, images: Float32Array) -> Float32Array:
@@ -213,5 +213,5 @@ def require_delegated(path: Path | str) -> int:
         if detail["dtype"] not in (np.int8, np.int32) and detail["index"] not in ends and detail["name"]
     ]
     if in_float:
-        raise NotDelegatedError(f"{path}: tensors of another type than int8 and int32: {', '.join(in_float)}")
+        raise NotDelegatedError(f"{path}: tensors of types other than int8 and int32: {', '.join(in_float)}")
     return num_operators

@@ -90,7 +90,7 @@ def predict(program: QProgram, performance: Performance, verdicts: Sequence[Laye
         ValueError: a layer is impossible, or the verdicts are for other layers.
     """
     if [item.layer for item in verdicts] != [layer.name for layer in program.layers]:
-        raise ValueError("the verdicts are not those of this program's layers")
+        raise ValueError("the verdicts do not belong to the layers of this program")
     impossible = [item.layer for item in verdicts if item.verdict == "impossible"]
     if impossible:
         raise ValueError(f"no time can be given for impossible layers: {', '.join(impossible)}")
@@ -177,7 +177,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
         ValueError: the lengths differ.
     """
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} values against {len(second)}")
+        raise ValueError(f"{len(first)} values and {len(second)} values: the numbers must be equal")
     if len(set(first)) < 2 or len(set(second)) < 2:
         return float("nan")
     return float(stats.spearmanr(first, second).statistic)

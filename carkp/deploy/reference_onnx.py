@@ -156,7 +156,7 @@ def _write_conv(parts: GraphParts, program: QProgram, conv: QConv, source: QTens
     multipliers, shifts = ([pair[index] for pair in pairs] for index in (0, 1))
     for bound, multiplier, shift in zip(accumulator_bounds(program, conv).tolist(), multipliers, shifts, strict=True):
         if bound * multiplier > OFFSET or bound * multiplier + OFFSET + (1 << (shift - 1)) >= INT64_END:
-            raise NoReferenceError(f"{name}: its sums times a multiplier do not fit in 64 bits")
+            raise NoReferenceError(f"{name}: its sums, multiplied by a multiplier, do not fit in 64 bits")
     biased = parts.node("Add", [wide, _channels(parts, f"{name}.bias", conv.bias.tolist())], f"{name}.accumulators")
     product = parts.node("Mul", [biased, _channels(parts, f"{name}.multipliers", multipliers)], f"{name}.products")
     _write_rounding(parts, conv, product, shifts, result)
@@ -256,7 +256,7 @@ def fixed_point(scale: float) -> tuple[int, int]:
         raise NoReferenceError(f"requantisation scales must be finite and positive, got {scale}")
     shift = min(MULTIPLIER_BITS - math.frexp(scale)[1], MAX_SHIFT)
     if shift < 1:
-        raise NoReferenceError(f"requantisation scale {scale} is too large: fixed point ends below 2^30")
+        raise NoReferenceError(f"requantisation scale {scale} is too large: fixed point needs less than 2^30")
     return round(Fraction(scale) * (1 << shift)), shift
 
 

@@ -107,7 +107,7 @@ def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the only common base class of onnxruntime's exceptions is Exception
-        raise ValueError(f"{path}: not a readable ONNX file (truncated, or something else): {error}") from error
+        raise ValueError(f"{path}: not a readable ONNX file (truncated, or another format): {error}") from error
 
 
 def _check_interface(path: Path, session: onnxruntime.InferenceSession) -> None:

@@ -102,7 +102,7 @@ class _Writer:
             case QDepthToSpace():
                 self.builder.depth_to_space(places[0], layer.block, self._activation(result))
             case FloatOp():
-                raise TfliteError(f"{layer.name} ({layer.kind}): has no integer form, and none is written in float")
+                raise TfliteError(f"{layer.name} ({layer.kind}): has no integer form, and float layers are not written")
 
     def _write_conv(self, conv: QConv, source: QTensor, result: QTensor) -> None:
         is_depthwise = conv.groups > 1

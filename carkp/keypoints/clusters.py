@@ -105,9 +105,9 @@ class Resampled:
     def short(self) -> str:
         """Short text to show beside an interval, with the reason to doubt it if there is one."""
         if self.num_clusters == 1:
-            return "one recording: holds for this one only"
+            return "one recording: valid for this one only"
         if not self.is_by_cluster:
-            return f"{self.num_cars:,} cars one by one: the ids name no scene"
+            return f"{self.num_cars:,} single cars: the ids name no scene"
         doubt = ", too few to rely on" if self.num_clusters < MIN_CLUSTERS else ""
         return f"{self.num_clusters:,} clusters{doubt}"
 
@@ -117,19 +117,19 @@ class Resampled:
         if self.num_clusters == 1:
             what = "recording (scene and camera" if self.num_cameras else "scene (and no camera is named"
             return (
-                f"Warning: by their ids all cars are of one {what}). The intervals resample its cars one by one: they "
-                "hold for this one recording only, say nothing of another one, and are too narrow even for this one "
-                "where its frames are neighbours of a video."
+                f"Warning: according to the sample ids, all cars are from one {what}). The intervals resample single "
+                "cars: they are valid for this recording only, and they are too narrow even for it if its frames "
+                "are neighbours in a video."
             )
         if self.num_clusters and not self.is_by_cluster:
             return (
-                "Warning: the sample ids name no scene (expected <split>/<scene>/<camera>_<frame>_<i>), so cars are "
-                "resampled one by one. Where several are of one video, the intervals are too narrow."
+                "Warning: the sample ids name no scene (expected <split>/<scene>/<camera>_<frame>_<i>), so single "
+                "cars are resampled. If several are from one video, the intervals are too narrow."
             )
         if 0 < self.num_clusters < MIN_CLUSTERS:
             return (
                 f"Warning: the intervals rest on {self.num_clusters} clusters of cars. With fewer than {MIN_CLUSTERS} "
-                "they are unreliable, and mostly too narrow; a p-value cannot be below "
+                "they are unreliable and mostly too narrow, and a p-value cannot be below "
                 f"{2.0 ** (1 - self.num_clusters):.3g}."
             )
         return ""

@@ -132,7 +132,7 @@ def codec_from_json(text: str) -> HeatmapCodec:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not a codec but no JSON ({error}): {text[:_SHOWN]!r}") from error
+        raise ValueError(f"not a codec, because it is not JSON ({error}): {text[:_SHOWN]!r}") from error
     names = {item.name for item in fields(HeatmapCodec)}
     if not isinstance(found, dict) or set(found) != names or not _has_values_of_codec(found):
         raise ValueError(f"not a codec, which has {', '.join(sorted(names))}: {text[:_SHOWN]}")

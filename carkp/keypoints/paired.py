@@ -60,7 +60,7 @@ class Retention:
     def __str__(self) -> str:
         """Return the share with its interval and the resampled units: ``99.86% (99.68% to 100.05%, 14 clusters)``."""
         if np.isnan(self.share):
-            return "an unknown share (float has no keypoint right)"
+            return "an unknown share (float has no correct keypoint)"
         ends = f"{self.low:.2%} to {self.high:.2%}" if np.isfinite(self.low) else "interval not known"
         return f"{self.share:.2%} ({ends}, {self.resampled.short})"
 
@@ -293,13 +293,13 @@ def _require_same_samples(reference: Predictions, other: Predictions) -> None:
 def _mismatch(first: Predictions, second: Predictions) -> str:
     """Return the reason why two predictions cannot be paired, "" if they can."""
     if not np.array_equal(first.sample_ids, second.sample_ids):
-        return "the two predictions are not of the same samples in the same order"
-    same = "the two predictions are of the same samples, but"
+        return "the two predictions do not have the same samples in the same order"
+    same = "the two predictions have the same samples, but"
     is_labelled = first.validity > 0
     if not np.array_equal(is_labelled, second.validity > 0):
         return f"{same} other keypoints of them are labelled"
     if not np.allclose(first.targets[is_labelled], second.targets[is_labelled]):
-        return f"{same} their labels lie elsewhere"
+        return f"{same} their labels have other positions"
     lengths = ((first.lengths, second.lengths), (first.lengths_hat, second.lengths_hat))
     return "" if all(np.allclose(*pair) for pair in lengths) else f"{same} their reference lengths differ"
 

@@ -147,13 +147,13 @@ def load_predictions(path: Path) -> Predictions:
     except PredictionsError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds of errors for a file of another kind
-        raise PredictionsError(f"{path} is no predictions file that can be read ({error}): {_AGAIN}") from error
+        raise PredictionsError(f"{path} is not a readable predictions file ({error}): {_AGAIN}") from error
     num = len(arrays["sample_ids"])
     for name, (kind, shape) in _FORMS.items():
         array = arrays[name]
         if array.dtype.kind not in kind or array.shape != (num, *shape):
             found = f"{array.dtype} {array.shape}, expected {(num, *shape)}"
-            raise PredictionsError(f"{path} is no predictions file: {name} is {found}: {_AGAIN}")
+            raise PredictionsError(f"{path} is not a predictions file: {name} is {found}: {_AGAIN}")
     return Predictions(**arrays)
 
 
@@ -163,9 +163,11 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     with zipfile.ZipFile(path) as archive:
         missing = [name for name in names if f"{name}.npy" not in archive.namelist()]
         if missing:
-            raise PredictionsError(f"{path} is no predictions file: it lacks {', '.join(missing)}")
+            raise PredictionsError(f"{path} is not a predictions file: it lacks {', '.join(missing)}")
         if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
-            raise PredictionsError(f"{path} unpacks to more than {MAX_BYTES // 2**20} MiB: no file of predictions does")
+            raise PredictionsError(
+                f"{path} unpacks to more than {MAX_BYTES // 2**20} MiB, which is too large for a predictions file"
+            )
         return {name: _read_array(archive.read(f"{name}.npy")) for name in names}
 
 
@@ -181,7 +183,7 @@ def _read_array(content: bytes) -> NDArray[Any]:
         ]
         shape, is_fortran, dtype = read_header(file)
         if dtype.hasobject:
-            raise ValueError("it holds Python objects, which are not read")
+            raise ValueError("it contains Python objects, which are not allowed")
         if math.prod(shape) == 0:
             return np.zeros(shape, dtype)
         array = np.frombuffer(content, dtype, math.prod(shape), file.tell())

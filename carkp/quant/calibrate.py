@@ -58,7 +58,7 @@ def observe(graph: LayerGraph, batches: Iterable[Tensor], num_threads: int = 1) 
             torch.set_num_threads(before)
     if shared.is_empty:
         raise CalibrationError(
-            "no images to calibrate with: set quant.num_images to at least 1, and give data with a training split"
+            "no images for the calibration: set quant.num_images to at least 1, and give data with a training split"
         )
     histograms, *others = found
     for other in others:
@@ -94,13 +94,13 @@ def _observe_some(graph: LayerGraph, batches: Iterable[Tensor]) -> dict[str, Abs
             try:
                 histograms[groups[name]].update(values.numpy())
             except ValueError as error:
-                raise CalibrationError(f"{name}: {error}; the float model is broken, train it again") from error
+                raise CalibrationError(f"{name}: {error}; the float model is not usable, train it again") from error
 
     def check_and_count(name: str, values: Tensor) -> None:
         if name in beside_image and (largest := float(values.abs().max())) > 1:
             raise CalibrationError(
-                f"{name}: is joined to the image and shares its scale, but reaches {largest:g} > 1: "
-                "bring it into -1 to 1 in the network, or leave out the concatenation with the image"
+                f"{name}: is concatenated with the image and shares its scale, but reaches {largest:g} > 1: limit it "
+                "to -1 to 1 in the network, or remove the concatenation"
             )
         count(name, values)
 

@@ -67,7 +67,7 @@ def _layer(net: FakeQuantNet, step: Step) -> Layer:
         case FloatLayer():
             weights = {name: _array(value) for name, value in float_weights(layer).items()}
             return FloatOp(step.name, layer.kind, step.inputs, step.name, layer.attributes, weights)
-    raise AssertionError(f"{step.name}: {type(layer).__name__} is no layer of a folded network")
+    raise AssertionError(f"{step.name}: {type(layer).__name__} is not a layer of a folded network")
 
 
 def _conv(net: FakeQuantNet, step: Step, layer: ConvLayer) -> QConv:

@@ -131,7 +131,7 @@ class FakeQuantNet(nn.Module):
             raise ValueError(f"{', '.join(unknown)}: the network has no such tensors, only {', '.join(self.groups)}")
         self.wide = frozenset(self.groups[name] for name in wide)
         if self.groups[IMAGE] in self.wide:
-            raise ValueError(f"{IMAGE}: the image, and what shares its scale, has 8 bits")
+            raise ValueError(f"{IMAGE}: the image, and every tensor that shares its scale, has 8 bits")
         self.quantised_layers: frozenset[str] | None = None
         signs = dict.fromkeys(self.groups.values(), False)
         for name, leader in self.groups.items():

@@ -74,7 +74,8 @@ def _fold(net: nn.Module, input_size: Size, in_channels: int, keep_transposed: b
     if not error <= EXACTNESS:
         raise FoldError(
             f"folding changed the output of the network by {error:.2g} of its largest value: "
-            "a module does not do what its type says (a hook, a parametrisation, another forward); make it plain"
+            "a module does not behave as its type says (because of a hook, a parametrisation or another forward); "
+            "remove that"
         )
     return graph
 
@@ -82,13 +83,13 @@ def _fold(net: nn.Module, input_size: Size, in_channels: int, keep_transposed: b
 def _trace(net: nn.Module) -> fx.GraphModule:
     device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
     if device.type != "cpu":
-        raise FoldError(f"the network lies on {device}; move it to the CPU")
+        raise FoldError(f"the network is on {device}; move it to the CPU")
     try:
         return fx.symbolic_trace(net)
     except Exception as error:  # the network's own code runs on proxies of tensors and may raise anything
         raise FoldError(
-            f"the network cannot be traced by torch.fx: {error}. Its forward must not branch on "
-            "values of tensors: write it without `if` and loops over them"
+            f"the network cannot be traced by torch.fx: {error}. Its forward must not depend on values of tensors: "
+            "write it without `if` or loops over them"
         ) from error
 
 
@@ -147,7 +148,8 @@ class _Folder:
                 self._handler(node)(node)
         if output is None or self.names.get(output) != self.layers[-1][0].name:
             raise FoldError(
-                "the network's output is not the result of its last layer: return one tensor, made by the last layer"
+                "the network's output is not the result of its last layer: return one tensor, the output of the last "
+                "layer"
             )
         made = {IMAGE, *(step.name for step, _ in self.layers)}
         return LayerGraph(self.layers, {name: shape for name, shape in self.shapes.items() if name in made})
@@ -349,7 +351,7 @@ def _require_float(node: fx.Node) -> None:
     if not dtype.is_floating_point:
         raise FoldError(
             f"{node.name} ({node.target}) is a tensor of {dtype}: only float ones can be quantised; "
-            "compute it outside of the network's forward"
+            "compute it outside the network's forward"
         )
 
 

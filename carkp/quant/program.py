@@ -187,8 +187,8 @@ def check_program(program: QProgram) -> None:
         _check_tensor(name, tensor)
     if program.wide_tensors and program.target.requantisation != "fixed_point":
         raise ProgramError(
-            f"{', '.join(program.wide_tensors)}: 16 bits are defined for fixed-point requantisation alone, the target "
-            f"{program.target.name} has {program.target.requantisation}"
+            f"{', '.join(program.wide_tensors)}: 16 bits need fixed-point requantisation, but the target "
+            f"{program.target.name} uses {program.target.requantisation}"
         )
     if program.tensors[program.input].is_wide:
         raise ProgramError(f"{program.input}: the image has 8 bits")
@@ -196,13 +196,15 @@ def check_program(program: QProgram) -> None:
         missing = [name for name in (*layer.inputs, layer.output) if name not in program.tensors]
         unread = [name for name in layer.inputs if name not in known]
         if missing or unread:
-            raise ProgramError(f"{layer.name}: unknown tensors {missing}, tensors read before they are made {unread}")
+            raise ProgramError(
+                f"{layer.name}: unknown tensors {missing}, tensors read before they are computed {unread}"
+            )
         if layer.output in known:
-            raise ProgramError(f"{layer.name}: makes {layer.output} a second time")
+            raise ProgramError(f"{layer.name}: computes {layer.output} a second time")
         _check_layer(program, layer)
         known.add(layer.output)
     if program.output not in known:
-        raise ProgramError(f"no layer makes the output {program.output}")
+        raise ProgramError(f"no layer computes the output {program.output}")
 
 
 def same_program(first: QProgram, second: QProgram) -> bool:
@@ -233,11 +235,11 @@ def _same_value(one: Any, other: Any) -> bool:
 def _check_tensor(name: str, tensor: QTensor) -> None:
     lowest, highest = tensor.range
     if name != tensor.name:
-        raise ProgramError(f"the tensor {tensor.name} is filed under {name}")
+        raise ProgramError(f"the tensor {tensor.name} is stored under the name {name}")
     if not (np.isfinite(tensor.scale) and tensor.scale > 0 and float(np.float32(tensor.scale)) == tensor.scale):
         raise ProgramError(f"{tensor.name}: scale must be a positive float32, got {tensor.scale}")
     if not lowest <= tensor.zero_point <= highest:
-        raise ProgramError(f"{tensor.name}: zero point {tensor.zero_point} is outside of {tensor.dtype}")
+        raise ProgramError(f"{tensor.name}: zero point {tensor.zero_point} is out of range of {tensor.dtype}")
     if tensor.is_wide and tensor.zero_point:
         raise ProgramError(f"{tensor.name}: {tensor.dtype} is symmetric, its zero point must be 0")
 
@@ -301,4 +303,4 @@ def _check_conv(conv: QConv, source: QTensor, result: QTensor) -> None:
 def _check_clamp(name: str, clamp: tuple[int, int], result: QTensor) -> None:
     lowest, highest = result.range
     if not lowest <= clamp[0] <= clamp[1] <= highest:
-        raise ProgramError(f"{name}: clamp {clamp} is outside of {result.dtype}")
+        raise ProgramError(f"{name}: clamp {clamp} is out of range of {result.dtype}")

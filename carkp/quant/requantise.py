@@ -53,7 +53,7 @@ def fixed_point_multipliers(scales: NDArray[np.floating[Any]]) -> FixedPoint:
     is_carried = multipliers == 1 << MULTIPLIER_BITS
     multipliers, shifts = np.where(is_carried, multipliers >> 1, multipliers), shifts - is_carried
     if (shifts < 1).any():
-        raise ValueError(f"requantisation scale {wide.max()} is too large: fixed point ends below 2^30")
+        raise ValueError(f"requantisation scale {wide.max()} is too large: fixed point needs less than 2^30")
     return FixedPoint(multipliers, shifts)
 
 

@@ -94,7 +94,7 @@ class Simulator:
         self.requantisation: Requantisation = requantisation or program.target.requantisation
         if program.wide_tensors and self.requantisation != "fixed_point":
             raise UnsupportedLayerError(
-                f"{', '.join(program.wide_tensors)}: tensors of 16 bits have no form in {self.requantisation}"
+                f"{', '.join(program.wide_tensors)}: tensors of 16 bits are not possible with {self.requantisation}"
             )
         pool = _RowPool(num_threads or torch.get_num_threads())
         self._steps = {layer.output: _prepare(program, layer, self.requantisation, pool) for layer in program.layers}
@@ -347,7 +347,7 @@ def _quantise(tensor: QTensor, images: Tensor, requantisation: Requantisation) -
     if images.dtype != torch.float32 or tuple(images.shape[1:]) != tensor.shape:
         raise ValueError(f"images must be float32 (B, *{tensor.shape}), got {images.dtype} {tuple(images.shape)}")
     if images.isnan().any():
-        raise ValueError("images hold NaN, which no integer stands for")
+        raise ValueError("images contain NaN, which no integer can represent")
     lowest, highest = tensor.range
     values, scale = images.detach().permute(0, 2, 3, 1), torch.tensor(tensor.scale)
     match requantisation:
@@ -372,7 +372,8 @@ def _refuse_float_layers(program: QProgram) -> None:
     unsupported = [f"{layer.name} ({layer.kind})" for layer in program.layers if isinstance(layer, FloatOp)]
     if unsupported:
         raise UnsupportedLayerError(
-            f"no integer form, so nothing to simulate: {', '.join(unsupported)}. The stage `check` shows such layers"
+            f"these layers have no integer form and cannot be simulated: {', '.join(unsupported)}. The stage `check` "
+            "shows such layers"
         )
 
 
@@ -392,7 +393,7 @@ def _row_requantiser(program: QProgram, conv: QConv, requantisation: Requantisat
         return _tflite_requantiser(program, conv, requantisation == "tflite_reference", (lowest, highest))
     scales = requantise_scales(program, conv)
     if not np.isfinite(scales).all():
-        raise ValueError(f"{conv.name}: a requantisation scale is beyond float32")
+        raise ValueError(f"{conv.name}: a requantisation scale is out of range of float32")
     if requantisation in ("float32", "xnnpack"):
         return lambda rows: _requantise_float32(rows, scales, np.float32(lowest), np.float32(highest))
     try:

@@ -58,7 +58,9 @@ def subpixel_phases(
         ValueError: the output size is not a multiple of the stride.
     """
     if any(length % stride for length in output_size):
-        raise ValueError(f"the output {output_size} of a transposed convolution is no multiple of its stride {stride}")
+        raise ValueError(
+            f"the output {output_size} of a transposed convolution is not a multiple of its stride {stride}"
+        )
     kernel = _grouped_transpose(weight, groups)
     rows, columns = [
         [_axis(weight.shape[2 + axis], stride, padding[axis], input_size[axis], output_size[axis], phase)

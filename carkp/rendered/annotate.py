@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CatalogError, MeshError) as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}. --output and --sheets name other places")
+        return _fail(f"{error.filename}: {error.strerror}. Choose other places with --output and --sheets")
     return 0
 
 
@@ -136,7 +136,9 @@ def _point_of(coordinates: tuple[float | str, ...], parts: tuple[Part, ...]) -> 
         height, width = drawing.index.shape
         row, column = drawing.pixels((basis @ point)[None])[0]
         if not (0 <= row < height and 0 <= column < width) or drawing.index[row, column] < 0:
-            raise CatalogError(f"--set {','.join(map(str, coordinates))}: from the {view}, there is no surface there")
+            raise CatalogError(
+                f"--set {','.join(map(str, coordinates))}: there is no surface there, seen from the {view}"
+            )
         point = point + basis[2] * (drawing.nearness[row, column] - basis[2] @ point)
     return point
 
@@ -149,22 +151,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", help="folder with GLB files, and with their meshes.json if there is one yet")
-    parser.add_argument("names", nargs="*", help="meshes to look at, files' names without .glb (default: all)")
+    parser.add_argument("folder", help="folder with GLB files and, if it exists, their meshes.json")
+    parser.add_argument("names", nargs="*", help="meshes to process: file names without .glb (default: all)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME:INDEX=VALUE",
-        help="set a point by hand; INDEX: 0..11; VALUE: x,y,z in metres as on the sheets' scales, one of which may be "
-        "the name of a view, for the surface seen from there (0.45,front,0.75 is read off the view from the front); or "
-        "mirror (the other side's point, mirrored); or none (not known); may be repeated",
+        help="set a point by hand; INDEX: 0..11; VALUE: x,y,z in metres as on the scales of the sheets; one may be "
+        "the name of a view, for the surface seen from there (0.45,front,0.75 comes from the view from the front); or "
+        "mirror (the point of the other side, mirrored); or none (unknown); may be repeated",
     )  # fmt: skip
-    parser.add_argument("--anew", default="", metavar="INDICES", help="place these again, also where known: 4,5 or all")
-    parser.add_argument("--sheets", type=Path, metavar="DIR", help="where the sheets go (default: FOLDER/sheets)")
-    parser.add_argument("--no-sheets", action="store_true", help="draw no sheets")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="what to write (default: FOLDER/meshes.json)")
+    parser.add_argument("--anew", default="", metavar="INDICES", help="place these again, even if known: 4,5 or all")
+    parser.add_argument("--sheets", type=Path, metavar="DIR", help="folder for the sheets (default: FOLDER/sheets)")
+    parser.add_argument("--no-sheets", action="store_true", help="do not draw sheets")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: FOLDER/meshes.json)")
     parser.add_argument(
         "--completions", type=Path, metavar="FILE",
-        help="instead of meshes.json, write what was added to it or changed, each mesh with its SHA-256; read first if "
-        "it is there",
+        help="instead of meshes.json, write only what was added or changed, each mesh with its SHA-256; if the file "
+        "exists, it is read first",
     )  # fmt: skip
     parser.epilog = f"{rest}\npoints, by index:\n" + "\n".join(f"  {k:2d} {n}" for k, n in enumerate(KEYPOINT_NAMES))
     return parser
@@ -213,21 +215,21 @@ def _parse_indices(text: str) -> frozenset[int]:
 def _all_entries(folder: Path) -> dict[str, MeshEntry]:
     """Return the entries of meshes.json, if there is one, and empty entries for the other GLB files of the folder."""
     if not folder.is_dir():
-        raise CatalogError(f"{folder}: there is no such folder. Name a folder with GLB files")
+        raise CatalogError(f"{folder}: no such folder. Give a folder with GLB files")
     entries = catalog.read_entries(folder) if (folder / catalog.MESHES_FILE).exists() else {}
     empty = MeshEntry(points=(None,) * NUM_KEYPOINTS, author="", license="", source="")
     entries |= {path.stem: empty for path in sorted(folder.glob("*.glb")) if path.stem not in entries}
     if not entries:
-        raise CatalogError(f"{folder}: there is no GLB file in it. A mesh is a file <name>.glb")
+        raise CatalogError(f"{folder}: no GLB file in it. A mesh is a file <name>.glb")
     return entries
 
 
 def _chosen(folder: Path, entries: Mapping[str, MeshEntry], names: Sequence[str], edits: Sequence[Edit]) -> list[str]:
     for name in [*names, *(edit.name for edit in edits)]:
         if name not in entries:
-            raise CatalogError(f"{name!r}: there is no {catalog.mesh_path(folder, name)}")
+            raise CatalogError(f"{name!r}: no such file: {catalog.mesh_path(folder, name)}")
     if names and (other := sorted({edit.name for edit in edits} - set(names))):
-        raise CatalogError(f"--set names {other[0]!r}, which is not among the meshes to look at: add its name")
+        raise CatalogError(f"--set names {other[0]!r}, which is not one of the meshes to process: add its name")
     return sorted(names or entries)
 
 
@@ -245,7 +247,7 @@ def _report(results: Sequence[Annotated]) -> None:
     unsigned = [result.name for result in results if not (result.entry.author and result.entry.license)]
     if unsigned:
         print(  # noqa: T201
-            f"fill in author, license and source of: {', '.join(unsigned)}. A model card credits them", file=sys.stderr
+            f"fill in author, license and source of: {', '.join(unsigned)}. A model card names them", file=sys.stderr
         )
 
 

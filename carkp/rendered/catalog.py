@@ -128,7 +128,7 @@ def read_entries(folder: Path) -> dict[str, MeshEntry]:
         text = path.read_bytes()
     except FileNotFoundError as error:
         raise CatalogError(
-            f"{path}: there is no such file. A folder of meshes needs one: "
+            f"{path}: no such file. A folder of meshes needs one: "
             f"`python -m carkp.rendered.annotate {folder}` writes it"
         ) from error
     except OSError as error:
@@ -138,10 +138,10 @@ def read_entries(folder: Path) -> dict[str, MeshEntry]:
         raise CatalogError(f"{path} names no mesh: expected an object, name -> entry")
     for name in sorted(entries):
         if "/" in name or "\\" in name or name.startswith("."):
-            raise CatalogError(f"{path}: {name!r} is no name of a mesh: it is the file's name without .glb")
+            raise CatalogError(f"{path}: {name!r} is not the name of a mesh: use the file name without .glb")
         mesh = mesh_path(folder, name)
         if not _is_there(mesh):
-            raise CatalogError(f"{path} names {name!r}, but there is no {mesh}: put it there or delete the entry")
+            raise CatalogError(f"{path} names {name!r}, but {mesh} does not exist: add the file or delete the entry")
     return entries
 
 
@@ -220,13 +220,13 @@ def _parse(text: bytes, adapter: TypeAdapter[T], where: str) -> T:
     try:
         return adapter.validate_python(json.loads(text))
     except UnicodeDecodeError as error:
-        raise CatalogError(f"{where}: no UTF-8 text: {error}") from error
+        raise CatalogError(f"{where}: not UTF-8 text: {error}") from error
     except json.JSONDecodeError as error:
-        raise CatalogError(f"{where}, line {error.lineno}: no valid JSON: {error.msg}") from error
+        raise CatalogError(f"{where}, line {error.lineno}: not valid JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists nested a thousand deep
         if isinstance(error, ValidationError):
             raise CatalogError(f"{where}: {_first_problem(error)}") from error
-        raise CatalogError(f"{where}: no JSON that can be read: {error}") from error
+        raise CatalogError(f"{where}: not readable JSON: {error}") from error
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -54,7 +54,7 @@ class MeshFleet:
         shares = np.array([min(KIND_SHARES[k], MAX_MESH_SHARE * len(self._by_kind[k])) for k in self._kinds])
         self._shares = shares / shares.sum() if len(shares) else shares
         if not self._kinds:
-            raise ValueError(f"no mesh has {MIN_KNOWN} keypoints: place them (python -m carkp.rendered.annotate)")
+            raise ValueError(f"no mesh has {MIN_KNOWN} known keypoints: place them (python -m carkp.rendered.annotate)")
 
     def draw(self, rng: np.random.Generator) -> MeshCar:
         members = self._by_kind[self._kinds[int(rng.choice(len(self._kinds), p=self._shares))]]

@@ -115,7 +115,7 @@ def load_glb(path: Path) -> Surface:
     except MeshError as error:
         raise MeshError(f"{path}: {error}") from error
     except Exception as error:  # trimesh and Pillow raise many kinds of errors
-        raise MeshError(f"{path}: no GLB file that can be read: {error}") from error
+        raise MeshError(f"{path}: not a readable GLB file: {error}") from error
 
 
 def _read(data: bytes) -> Surface:
@@ -126,7 +126,7 @@ def _read(data: bytes) -> Surface:
         raise MeshError(f"it has more than {MAX_TRIANGLES:,} triangles")
     parts = [part for node in nodes if (part := _part(scene, node)) is not None]
     if not parts:
-        raise MeshError("the file holds no triangle")
+        raise MeshError("the file contains no triangle")
     return _assemble(parts)
 
 
@@ -138,16 +138,16 @@ def _check_header(data: bytes) -> None:
     """
     magic, _, _, length, kind = struct.unpack_from("<4s4I", data) if len(data) >= _START_BYTES else (b"", 0, 0, 0, 0)
     if magic != b"glTF" or kind != _JSON_CHUNK:
-        raise MeshError("no GLB file that can be read: it begins otherwise")
+        raise MeshError("not a GLB file: it does not begin like one")
     header = json.loads(data[_START_BYTES : _START_BYTES + length])
     if any("bufferView" not in accessor for accessor in header.get("accessors", [])):
-        raise MeshError("an accessor has no data: such meshes (sparse, Draco) are not read")
+        raise MeshError("an accessor has no data: such meshes (sparse, Draco) are not supported")
     counts = [accessor["count"] for accessor in header.get("accessors", [])]
     if any(not isinstance(count, int) or not 0 <= count <= len(data) for count in counts):
-        raise MeshError("an accessor states more values than the file has bytes")
+        raise MeshError("an accessor states more values than the file can contain")
     named = [item["uri"] for part in ("buffers", "images") for item in header.get(part, []) if "uri" in item]
     if any(not str(uri).startswith("data:") for uri in named):
-        raise MeshError("it names other files, which are not read: save the mesh as one file")
+        raise MeshError("it refers to other files, which is not supported: save the mesh as one file")
 
 
 def _part(scene: Any, node: str) -> _Part | None:
@@ -257,7 +257,7 @@ class _Textures:
 
     def _add(self, picture: Any) -> tuple[int, float]:
         if picture.width * picture.height > MAX_TEXTURE_PIXELS:
-            raise MeshError(f"a texture has {picture.width}x{picture.height} pixels: make it smaller")
+            raise MeshError(f"a texture has {picture.width}x{picture.height} pixels: scale it down")
         level = np.asarray(picture.convert("RGBA"))
         height, width = (min(MAX_TEXTURE_PX, 1 << max(int(np.log2(extent)), 0)) for extent in level.shape[:2])
         level = cv2.resize(level, (width, height), interpolation=cv2.INTER_AREA)

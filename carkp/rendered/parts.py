@@ -49,11 +49,11 @@ def load_parts(path: Path) -> tuple[Part, ...]:
     try:
         scene: Any = trimesh.load_scene(str(path), process=False)
     except Exception as error:  # trimesh raises many kinds of errors
-        raise MeshError(f"{path}: no GLB file that can be read: {error}") from error
+        raise MeshError(f"{path}: not a readable GLB file: {error}") from error
     textures: dict[int, Bytes] = {}
     parts = tuple(part for node in scene.graph.nodes_geometry if (part := _part(scene, node, textures)) is not None)
     if not parts:
-        raise MeshError(f"{path}: the file holds no triangle")
+        raise MeshError(f"{path}: the file contains no triangle")
     return parts
 
 

@@ -48,7 +48,7 @@ class Settings(BaseModel):
     max_request_mib: float = Field(64.0, gt=0, description="Base64 text of all pictures of a request, in MiB.")
     max_pixels: int = Field(40_000_000, gt=0, description="Pixels of one picture, before it is decoded.")
     max_boxes: int = Field(
-        512, gt=0, description="Boxes of all pictures of a request; a picture without counts as one."
+        512, gt=0, description="Boxes of all pictures of a request; a picture without boxes counts as one."
     )
     orientation: Literal["ignore", "apply"] = Field(
         "ignore",
@@ -66,18 +66,18 @@ def check_request(rows: Sequence[dict[str, Any]], settings: Settings) -> None:
         RequestError: it has no rows, or more text or boxes than ``settings`` allow.
     """
     if not rows:
-        raise RequestError(f"the request holds no picture: send {EXAMPLE}")
+        raise RequestError(f"the request contains no picture: send {EXAMPLE}")
     texts = [row.get("image") for row in rows]
     num_mib = sum(len(text) for text in texts if isinstance(text, str)) / _MIB
     if num_mib > settings.max_request_mib:
         raise RequestError(
             f"the pictures of the request are {num_mib:.1f} MiB of base64, at most {settings.max_request_mib:g} MiB: "
-            f"send fewer or smaller pictures a request, or {_raise_limit('max_request_mib')}"
+            f"send fewer or smaller pictures per request, or {_raise_limit('max_request_mib')}"
         )
     num_boxes = sum(_count_boxes(row.get("boxes")) for row in rows)
     if num_boxes > settings.max_boxes:
         raise RequestError(
-            f"the request asks for {num_boxes} boxes, at most {settings.max_boxes}: send fewer boxes or pictures a "
+            f"the request asks for {num_boxes} boxes, at most {settings.max_boxes}: send fewer boxes or pictures per "
             f"request, or {_raise_limit('max_boxes')}"
         )
 
@@ -133,18 +133,18 @@ def _without_data_url(text: str) -> str:
     if found is None:
         return text
     if not found[2]:
-        raise RequestError(f"image: a data: URL must be of base64 (data:image/jpeg;base64,…), got {text[:40]!r}")
+        raise RequestError(f"image: a data: URL must be in base64 (data:image/jpeg;base64,…), got {text[:40]!r}")
     return unquote(text[found.end() :]).strip()
 
 
 def _hint(image: str) -> str:
     """Guess why a text is not base64."""
     if image.startswith(("b'", 'b"')):
-        return "; it is Python's way to print bytes: decode them to text (base64.b64encode(data).decode())"
+        return "; it is printed Python bytes: decode them to text (base64.b64encode(data).decode())"
     if _ADDRESS.match(image):
-        return "; it looks like an address or a path: send what the file holds, in base64"
+        return "; it looks like an address or a path: send the content of the file, in base64"
     if " " in image.strip():
-        return "; there is a space in it: a form or an address that turns + into a space would do that"
+        return "; it contains a space: a form or an address may have changed + to a space"
     return ""
 
 

@@ -69,7 +69,7 @@ async def _keep_video(request: Request, chunks: AsyncIterator[bytes], start: byt
                 await asyncio.to_thread(file.write, chunk)
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise ViewError(f"The video cannot be kept while it is looked at: {error.strerror}.", 507) from error
+        raise ViewError(f"The video cannot be stored temporarily: {error.strerror}.", 507) from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -86,7 +86,7 @@ async def _limited(
                 raise _too_large(limit_mib, what)
             yield chunk
     except ClientDisconnect as error:
-        raise ViewError("The page broke off.", 499) from error
+        raise ViewError("The upload was interrupted.", 499) from error
 
 
 def _check_stated_length(request: Request, limit_mib: float, what: str) -> None:
@@ -96,4 +96,4 @@ def _check_stated_length(request: Request, limit_mib: float, what: str) -> None:
 
 
 def _too_large(limit_mib: float, what: str) -> ViewError:
-    return ViewError(f"{what} is larger than {limit_mib:g} MiB, which is the most that is taken.", 413)
+    return ViewError(f"{what} is larger than {limit_mib:g} MiB, the upper limit.", 413)

@@ -50,7 +50,7 @@ class LocalOnly:
             await send(message)
 
         if not is_local(Headers(scope=scope)):
-            sentence = f"This server answers requests to {' or '.join(LOCAL_NAMES)} from its own page only."
+            sentence = f"This server only answers requests from its own page to {' or '.join(LOCAL_NAMES)}."
             await JSONResponse({"error": sentence}, status_code=403)(scope, receive, send_guarded)
             return
         await self.app(scope, receive, send_guarded)

@@ -81,7 +81,7 @@ def create_app(models: Sequence[ViewedModel], note: str = "", limits: Limits | N
         ViewError: lambda request, error: _error(str(error), error.status),
         HTTPException: lambda request, error: _error(f"{request.url.path}: {error.detail}.", error.status_code),
         Exception: lambda request, error: _error(
-            f"The server failed ({type(error).__name__}): its terminal says more.", 500
+            f"The server failed ({type(error).__name__}): see its terminal for details.", 500
         ),
         **dict.fromkeys(_USER_ERRORS, lambda request, error: _error(str(error), 400)),
         **dict.fromkeys(_MODEL_ERRORS, lambda request, error: _error(str(error), 500)),
@@ -184,7 +184,7 @@ class _Handlers:
 
     def _check_number(self, boxes: object) -> None:
         if isinstance(boxes, list) and len(boxes) > self.limits.boxes:
-            raise ViewError(f"There are {len(boxes)} boxes, at most {self.limits.boxes} are taken.", 413)
+            raise ViewError(f"There are {len(boxes)} boxes, at most {self.limits.boxes} are allowed.", 413)
 
     def _predicted(self, source: Source, frame: int, boxes: Any) -> dict[str, Any]:
         image, name = source.image(frame), source.image_name(frame)

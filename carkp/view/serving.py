@@ -31,7 +31,7 @@ def listen(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         server.close()
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise PortError(f"port {port} of {HOST} cannot be taken ({reason}): give another with --port") from error
+        raise PortError(f"port {port} of {HOST} cannot be used ({reason}): give another one with --port") from error
     return server
 
 

@@ -57,7 +57,7 @@ class Picture:
         _check_pixels(self._image.shape[0], self._image.shape[1], limits)
         self._is_turned = header is not None and header.orientation != UPRIGHT
         num_pages = count_pages(data)
-        self.notes = [f"it has {num_pages} pages or pictures, of which the first was taken"] if num_pages > 1 else []
+        self.notes = [f"it has {num_pages} pages or pictures; only the first is used"] if num_pages > 1 else []
 
     def image(self, frame: int) -> Image:
         if frame:
@@ -92,7 +92,7 @@ class ViewedVideo:
         except BaseException:
             self._video.close()
             raise
-        self.notes = ["it is cut short: frames at its end are missing"] if self._video.is_cut_short else []
+        self.notes = ["it is truncated: frames at its end are missing"] if self._video.is_cut_short else []
 
     def image(self, frame: int) -> Image:
         with self._lock:
@@ -145,7 +145,7 @@ class Shelf:
         """Return the source with this key. Raises ViewError if it is not held, or not any more."""
         with self._lock:
             if not isinstance(key, str) or key not in self._sources:
-                raise ViewError("The server does not hold this picture any more: open it again.", 404)
+                raise ViewError("The server no longer has this picture: open it again.", 404)
             self._sources.move_to_end(key)
             return self._sources[key]
 
@@ -191,4 +191,4 @@ def check_frame(value: object) -> int:
 def _check_pixels(height: int, width: int, limits: Limits) -> None:
     if height * width > limits.pixels:
         most = f"{limits.pixels / 1e6:g} million"
-        raise ViewError(f"The picture has {width}x{height} pixels, at most {most} are taken: scale it down.", 413)
+        raise ViewError(f"The picture has {width}x{height} pixels, at most {most} are allowed: scale it down.", 413)

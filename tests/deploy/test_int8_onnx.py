@@ -174,9 +174,9 @@ def _drop_weight(model: ModelProto) -> None:
 
 
 EDITS: dict[str, tuple[Callable[[ModelProto], None], str]] = {
-    "weight": (lambda model: _change_initializer(model, "final.weight"), "the weights of final are others"),
-    "weight scale": (lambda model: _change_initializer(model, "stem.weight_scale"), "the weights of stem are others"),
-    "bias": (lambda model: _change_initializer(model, "up.phase01.bias"), r"the weights of up\.phase01 are others"),
+    "weight": (lambda model: _change_initializer(model, "final.weight"), "the weights of final differ from"),
+    "weight scale": (lambda model: _change_initializer(model, "stem.weight_scale"), "the weights of stem differ from"),
+    "bias": (lambda model: _change_initializer(model, "up.phase01.bias"), r"the weights of up\.phase01 differ from"),
     "scale": (lambda model: _change_initializer(model, "stem.q_scale"), r"initializer stem\.q_scale"),
     "zero point": (lambda model: _change_initializer(model, "stem.q_zero_point"), "initializer stem.q_zero_point"),
     "node": (_change_node, r"node stem\.unclamped"),
@@ -238,7 +238,7 @@ def test_file_without_program_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [('{"format": 2}', "has format 2, this carkp reads format 1"), ("{", "no JSON")]
+    ("text", "message"), [('{"format": 2}', "has format 2, this carkp reads format 1"), ("{", "not JSON")]
 )
 def test_other_format_is_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
@@ -259,11 +259,11 @@ def test_programs_that_cannot_be_written(tmp_path: Path) -> None:
         save_program(replace(program, layers=twins), path)
     net = Net("int8")
     net.float_op("mean", "ReduceMean", ("image",), (3, 1, 1), {"axes": (2, 3)})
-    with pytest.raises(Int8OnnxError, match="a tuple or a key that is no string"):
+    with pytest.raises(Int8OnnxError, match="a tuple or a key that is not a string"):
         save_program(net.program("mean"), path)
     net = Net("int8")
     net.float_op("mean", "ReduceMean", ("image",), (3, 9, 9), {"axes": [2, 3]})
-    with pytest.raises(Int8OnnxError, match=r"net\.onnx: not written, the program gives no valid ONNX model"):
+    with pytest.raises(Int8OnnxError, match=r"net\.onnx: not written, the program does not give a valid ONNX model"):
         save_program(net.program("mean"), path)
     assert not list(tmp_path.iterdir())
 

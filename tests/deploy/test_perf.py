@@ -133,7 +133,7 @@ def test_fallbacks_are_timed_as_float_and_impossible_layers_are_refused() -> Non
     verdicts = judge_program(program, described)
     with pytest.raises(ValueError, match="impossible layers"):
         predict(program, described.performance, verdicts)
-    with pytest.raises(ValueError, match="not those of this program"):
+    with pytest.raises(ValueError, match="do not belong to the layers of this program"):
         predict(program, described.performance, verdicts[1:])
     possible = [replace(item, verdict="fallback") if item.verdict == "impossible" else item for item in verdicts]
     layers = predict(program, described.performance, possible).layers
@@ -156,7 +156,7 @@ def test_rank_correlation_is_that_of_numpy_on_ranks(values: list[int]) -> None:
 def test_rank_correlation_knows_monotonous_from_reversed() -> None:
     assert rank_correlation([1, 2, 5], [10, 20, 21]) == pytest.approx(1)
     assert rank_correlation([1, 2, 5], [3, 2, 1]) == pytest.approx(-1)
-    with pytest.raises(ValueError, match="3 values against 2"):
+    with pytest.raises(ValueError, match="3 values and 2 values"):
         rank_correlation([1, 2, 3], [1, 2])
 
 

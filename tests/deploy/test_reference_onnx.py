@@ -110,5 +110,5 @@ def test_sums_that_int64_cannot_hold_are_refused() -> None:
     all_bits = np.full(4, 0.99999 * net.tensors["last"].scale / net.tensors["image"].scale, np.float32)
     net.layers[0] = replace(conv, bias=np.full(4, 2**31 - 1, np.int32), weight_scale=all_bits)
     program = on_npu(net.program("last"))
-    with pytest.raises(NoReferenceError, match="last: its sums times a multiplier do not fit"):
+    with pytest.raises(NoReferenceError, match="last: its sums, multiplied by a multiplier, do not fit"):
         reference_model(program)

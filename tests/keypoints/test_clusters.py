@@ -70,11 +70,11 @@ def test_an_id_names_scene_and_camera_else_the_scene_else_nothing(sample_id: str
         ([f"test/s/{camera}_1_0" for camera in range(4)], "4 clusters (scene and camera)",
          "4 clusters, too few to rely on", "a p-value cannot be below 0.12"),
         ([f"test/s/1_{frame}_0" for frame in range(50)], "50 cars of one recording",
-         "one recording: holds for this one only", "hold for this one recording only"),
+         "one recording: valid for this one only", "valid for this recording only"),
         ([f"test/s{scene}/x" for scene in range(10)], "10 clusters (scene)", "10 clusters", ""),
         ([f"test/s/{camera}_1_0" for camera in range(9)] + ["test/s/x", "test/t/y"],
          "11 clusters (9 by scene and camera, 2 by scene)", "11 clusters", ""),
-        ([f"crop{car}" for car in range(20)], "20 cars", "20 cars one by one: the ids name no scene",
+        ([f"crop{car}" for car in range(20)], "20 cars", "20 single cars: the ids name no scene",
          "sample ids name no scene"),
     ],
 )  # fmt: skip
@@ -112,7 +112,7 @@ def test_nothing_labelled_and_nothing_right_give_no_number_and_no_error() -> Non
     wrong = missed(predictions, np.ones((20, 12), np.bool_))
     kept = retention(wrong, predictions, ALPHA)
     assert np.isnan([kept.share, kept.low, kept.high]).all()
-    assert str(kept) == "an unknown share (float has no keypoint right)"
+    assert str(kept) == "an unknown share (float has no correct keypoint)"
 
 
 def test_a_single_recording_resamples_its_cars_and_says_so() -> None:
@@ -122,8 +122,8 @@ def test_a_single_recording_resamples_its_cars_and_says_so() -> None:
     found = score_intervals(missed(predictions, is_missed), ALPHA)
     spread = 1.96 * np.sqrt(0.75 * 0.25 / 40)
     assert found.pck.low == pytest.approx(0.75 - spread, abs=0.03)
-    assert "hold for this one recording only" in found.resampled.warning
-    assert "one recording: holds for this one only" in str(retention(predictions, predictions, ALPHA))
+    assert "valid for this recording only" in found.resampled.warning
+    assert "one recording: valid for this one only" in str(retention(predictions, predictions, ALPHA))
 
 
 def test_a_group_that_one_cluster_alone_has_no_interval() -> None:

@@ -51,9 +51,9 @@ def test_share_and_interval_of_a_model_that_loses_one_car_in_ten():
 
 
 def test_other_samples_are_refused():
-    with pytest.raises(ValueError, match="not of the same samples"):
+    with pytest.raises(ValueError, match="do not have the same samples"):
         retention(exact(50), exact(40), 0.1)
-    with pytest.raises(ValueError, match="not of the same samples"):
+    with pytest.raises(ValueError, match="do not have the same samples"):
         paired_test(exact(50), exact(40), 0.1)
 
 
@@ -67,7 +67,7 @@ def test_other_labels_are_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"targets": exact().targets + 1}, "labels lie elsewhere"),
+        ({"targets": exact().targets + 1}, "labels have other positions"),
         ({"lengths": exact().lengths * 2}, "reference lengths differ"),
         ({"lengths_hat": exact().lengths_hat * 2}, "reference lengths differ"),
     ],

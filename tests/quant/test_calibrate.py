@@ -73,7 +73,7 @@ def test_what_is_joined_to_the_image_must_fit_its_scale():
             return torch.cat([x, self.conv(x)], 1)
 
     observe(fold(Joined(0.1).eval(), SIZE), [images()])
-    with pytest.raises(CalibrationError, match="conv: is joined to the image"):
+    with pytest.raises(CalibrationError, match="conv: is concatenated with the image"):
         observe(fold(Joined(10.0).eval(), SIZE), [images()])
 
 

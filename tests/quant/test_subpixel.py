@@ -52,7 +52,7 @@ def test_output_channels_of_a_phase_are_axis_1_of_the_transposed_weight():
 
 
 def test_an_output_that_is_no_multiple_of_the_stride_is_refused():
-    with pytest.raises(ValueError, match="no multiple of its stride 2"):
+    with pytest.raises(ValueError, match="not a multiple of its stride 2"):
         subpixel_phases(torch.randn(1, 1, 3, 3), 1, 2, (1, 1), (4, 4), (7, 7))
 
 

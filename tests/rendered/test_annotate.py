@@ -98,14 +98,14 @@ def test_completions_hold_what_a_folder_lacks_or_has_wrong(folder: Path, tmp_pat
     ("arguments", "message"),
     [
         (["nowhere"], "no such folder"),
-        (["{folder}", "lorry"], r"'lorry': there is no .*lorry\.glb"),
+        (["{folder}", "lorry"], r"'lorry': no such file: .*lorry\.glb"),
         (["{folder}", "--set", "sedan:4"], "expected NAME:INDEX=x,y,z"),
         (["{folder}", "--set", "sedan:4=1,2"], "expected NAME:INDEX=x,y,z"),
         (["{folder}", "--set", "sedan:4=1,2,inf"], "expected NAME:INDEX=x,y,z"),
         (["{folder}", "--set", "sedan:4=front,2,1"], "expected NAME:INDEX=x,y,z"),
         (["{folder}", "--set", "sedan:12=mirror"], "index of 0 to 11"),
         (["{folder}", "--set", "lorry:1=mirror"], "'lorry'"),
-        (["{folder}", "--set", "sedan:4=0.4,front,9"], "from the front, there is no surface"),
+        (["{folder}", "--set", "sedan:4=0.4,front,9"], "there is no surface there, seen from the front"),
         (["{folder}", "--anew", "lights"], "--anew 'lights': expected indices"),
     ],
 )
@@ -119,4 +119,4 @@ def test_mistakes_are_named(folder: Path, capsys: pytest.CaptureFixture[str], ar
 
 def test_an_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(tmp_path)]) == 1
-    assert "there is no GLB file in it" in capsys.readouterr().err
+    assert "no GLB file in it" in capsys.readouterr().err

@@ -88,24 +88,24 @@ def test_an_entry_that_cannot_be_used_is_named(tmp_path: Path, change: dict[str,
 
 
 def test_a_missing_catalogue_says_how_to_make_one(tmp_path: Path):
-    with pytest.raises(CatalogError, match=r"meshes\.json: there is no such file.*carkp\.rendered\.annotate"):
+    with pytest.raises(CatalogError, match=r"meshes\.json: no such file.*carkp\.rendered\.annotate"):
         read_catalog(tmp_path)
 
 
 def test_a_missing_mesh_is_named(tmp_path: Path):
     folder_with(tmp_path, sedan=entry(), van=entry())
     (tmp_path / "van.glb").unlink()
-    with pytest.raises(CatalogError, match=r"names 'van', but there is no .*van\.glb"):
+    with pytest.raises(CatalogError, match=r"names 'van', but .*van\.glb"):
         read_catalog(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'{\n"sedan": {,\n}', "line 2: no valid JSON"),
+        (b'{\n"sedan": {,\n}', "line 2: not valid JSON"),
         (b"[]", "the whole: .*dict"),
         (b"{}", "names no mesh"),
-        (b'"\xff"', "no UTF-8"),
+        (b'"\xff"', "not UTF-8"),
     ],
 )
 def test_a_file_that_is_no_catalogue(tmp_path: Path, text: bytes, message: str):
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_catalogue(tmp_path: Path, text: bytes, message: str):
 
 def test_a_name_does_not_lead_out_of_the_folder(tmp_path: Path):
     (tmp_path / "meshes.json").write_text(json.dumps({"../van": entry()}))
-    with pytest.raises(CatalogError, match="no name of a mesh"):
+    with pytest.raises(CatalogError, match="not the name of a mesh"):
         read_catalog(tmp_path)
 
 

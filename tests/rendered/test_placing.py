@@ -71,5 +71,5 @@ def test_a_steered_wheel_has_its_hub_on_its_own_axle(tmp_path: Path):
 
 def test_a_file_that_is_no_mesh_is_named(tmp_path: Path):
     (tmp_path / "car.glb").write_bytes(b"no mesh")
-    with pytest.raises(MeshError, match=r"car\.glb: no GLB file"):
+    with pytest.raises(MeshError, match=r"car\.glb: not a readable GLB file"):
         load_parts(tmp_path / "car.glb")

@@ -117,7 +117,7 @@ BAD_ROWS = {
     "text in a box": ({"boxes": [["a", 2, 3, 4]]}, "boxes must be numbers"),
     "box off the image": (
         {"boxes": [[1, 1, 9, 9], [500, 2, 3, 4]]},
-        "box 1 [500.0, 2.0, 3.0, 4.0]: lies off the image",
+        "box 1 [500.0, 2.0, 3.0, 4.0]: is outside the image",
     ),
 }
 
@@ -173,12 +173,15 @@ def test_all_forms_of_a_request_get_the_same_answer(served: Any, picture: np.nda
 def test_other_requests_are_refused_with_what_to_send(served: Any, picture: np.ndarray) -> None:
     image = encoded(picture)
     refused = {
-        "no rows": ({"dataframe_split": {"columns": ["image", "boxes"], "data": []}}, "the request holds no picture"),
+        "no rows": (
+            {"dataframe_split": {"columns": ["image", "boxes"], "data": []}},
+            "the request contains no picture",
+        ),
         "no columns": ({"dataframe_records": []}, "missing inputs ['image']"),
         "columns without names": ({"dataframe_split": {"data": [[image, BOXES]]}}, "missing inputs ['image']"),
         "boxes alone": ({"inputs": [{"boxes": BOXES}]}, "missing inputs ['image']"),
         "a record": ({"dataframe_records": {"image": image}}, "must be a list of records"),
-        "one record as columns": ({"inputs": {"image": image, "boxes": BOXES}}, "put the one box into a list"),
+        "one record as columns": ({"inputs": {"image": image, "boxes": BOXES}}, "put a single box into a list"),
         "one image missing": ({"inputs": [{"image": image}, {"boxes": BOXES}]}, "row 1: image: expected a picture"),
         "two forms": ({"inputs": [], "instances": []}, "exactly one of the input fields"),
         "no form": ({"pictures": [image]}, "exactly one of the input fields"),
@@ -193,7 +196,7 @@ def test_a_refusal_does_not_repeat_the_pictures(served: Any, picture: np.ndarray
     image = encoded(picture)
     status, text = ask(served, {"inputs": [{"image": image, "boxes": [[1, 2, 3]]}]})
     assert status == 400
-    assert text == "row 0: boxes must be (N, 4), x, y, width, height a car, got shape (1, 3)"
+    assert text == "row 0: boxes must be (N, 4), with x, y, width, height per car, got shape (1, 3)"
 
 
 def test_limits_are_changed_when_the_model_is_loaded(registry: Registry, served: Any, picture: np.ndarray) -> None:
@@ -235,7 +238,7 @@ def test_a_broken_model_is_not_the_fault_of_the_request(tiny_models: TinyModels,
     model.predictor = Predictor(
         lambda images: np.full((len(images), 12, 16, 16), np.nan, np.float32), working.codec, SIZE, "broken", 1
     )
-    with pytest.raises(MlflowException, match="no numbers") as failed:
+    with pytest.raises(MlflowException, match="NaN or infinite values") as failed:
         model.predict(None, pd.DataFrame([{"image": encoded(picture)}]))  # type: ignore[arg-type]
     assert failed.value.get_http_status_code() == 500
 

@@ -52,12 +52,12 @@ def test_base64_in_every_spelling_is_read() -> None:
         ("ab$c", "not base64"),
         ("YQ==YQ==", "not base64"),
         ("ab+/_-==", "not base64"),
-        (TEXT.replace("+", " "), "a space in it"),
-        (str(base64.b64encode(DATA)), "Python's way to print bytes"),
+        (TEXT.replace("+", " "), "it contains a space"),
+        (str(base64.b64encode(DATA)), "printed Python bytes"),
         ("https://example.org/car.jpg", "an address or a path"),
         ("s3://bucket/car", "an address or a path"),
         ("C:\\\\cars\\\\car.PNG", "an address or a path"),
-        ("data:image/svg+xml,%3Csvg/%3E", "a data: URL must be of base64"),
+        ("data:image/svg+xml,%3Csvg/%3E", "a data: URL must be in base64"),
     ],
 )
 def test_other_texts_are_refused_with_a_reason(image: object, message: str) -> None:
@@ -123,5 +123,5 @@ def test_a_request_is_counted_as_a_whole() -> None:
     for boxes in ([box] * 5, np.array([box] * 5), np.array([np.array(box)] * 5, object), [[1], 2, "3", None, 5]):
         with pytest.raises(RequestError, match="asks for 6 boxes, at most 5"):
             check_request([{"image": "a", "boxes": boxes}, {"image": "a", "boxes": float("nan")}], settings)
-    with pytest.raises(RequestError, match="holds no picture"):
+    with pytest.raises(RequestError, match="contains no picture"):
         check_request([], settings)

@@ -74,7 +74,7 @@ def test_a_port_that_is_taken_is_told() -> None:
         port = first.getsockname()[1]
         assert first.getsockname()[0] == HOST
         assert address(first) == f"http://127.0.0.1:{port}/"
-        with pytest.raises(PortError, match=f"port {port} .* give another with --port"):
+        with pytest.raises(PortError, match=f"port {port} .* give another one with --port"):
             listen(port)
 
 

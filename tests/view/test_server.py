@@ -118,8 +118,8 @@ def test_boxes_are_read_as_infer_reads_them(client: TestClient, name: str, text:
         ("boxes.csv", "image,x,y,w,h\nother.png,1,1,9,9\n", "boxes.csv has no boxes for it"),
         ("boxes.csv", "image,x,y\n", "boxes.csv:1: the header lacks w, h"),
         ("boxes.json", "[[1, 2", "boxes.json: not JSON"),
-        ("boxes.json", "[[900, 900, 10, 10]]", "lies off the image of 320x240 pixels"),
-        ("boxes.xlsx", "", "boxes come from .json, .csv"),
+        ("boxes.json", "[[900, 900, 10, 10]]", "is outside the image of 320x240 pixels"),
+        ("boxes.xlsx", "", "give boxes as .json, .csv"),
     ],
 )
 def test_bad_boxes_are_told(client: TestClient, name: str, text: str, expected: str) -> None:

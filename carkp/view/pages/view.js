@@ -75,7 +75,7 @@ function openFile(file) {
     showError("");
     const { video_mib: ofVideo, picture_mib: ofPicture } = state.info.limits;
     const most = file.type.startsWith("image/") ? ofPicture : ofVideo;
-    if (file.size > most * MIB) throw new Error(`The file is larger than ${most} MiB, which is the most that is taken.`);
+    if (file.size > most * MIB) throw new Error(`The file is larger than ${most} MiB, the upper limit.`);
     const orientation = state.source?.file === file && !$("upright").checked ? "ignore" : "apply";
     const response = await ask(`api/sources?${query({ name: file.name, orientation })}`, { method: "POST", body: file });
     const source = await response.json();
@@ -204,7 +204,7 @@ function boxBetween([x1, y1], [x2, y2]) {
 
 function addBox() {
   const all = boxes();
-  if (all.length >= state.info.limits.boxes) return showError(`At most ${state.info.limits.boxes} boxes are taken.`);
+  if (all.length >= state.info.limits.boxes) return showError(`At most ${state.info.limits.boxes} boxes are allowed.`);
   const [W, H] = pictureSize();
   const shift = (all.length % 6) * 0.03;
   all.push([W * (0.25 + shift), H * (0.25 + shift), W * 0.5, H * 0.5].map(rounded));
@@ -661,10 +661,10 @@ function drawLegend() {
   const entries = [
     [dot({ fill: colours.right, "stroke-width": 1 }), "the car's right side"],
     [dot({ fill: colours.left, "stroke-width": 1 }), "its left side"],
-    [dot({ fill: "none", "stroke-width": 2 }), `unsure: confidence under ${sure}; under ${least} not drawn`],
+    [dot({ fill: "none", "stroke-width": 2 }), `unsure: confidence under ${sure}; not drawn under ${least}`],
   ];
   if (models.length > 1) entries.push([dot({ fill: "none", stroke: colours.moved, "stroke-width": 2.5, r: 6 }),
-    `moved, and by how many pixels of the picture, from ${models[0].label} to ${models[1].label}`]);
+    `moved, with the distance in pixels of the picture, from ${models[0].label} to ${models[1].label}`]);
   $("legend").replaceChildren(...entries.map(([mark, text]) => html("li", {}, mark, text)));
 }
 
