@@ -122,7 +122,7 @@ def _last_channels(features: Any, name: str) -> int:
     info = features.feature_info
     stride, channels = int(info.reduction()[-1]), int(info.channels()[-1])
     if stride != STRIDE:
-        raise ValueError(f"{name}: the last map has stride {stride}, expected {STRIDE}")
+        raise ValueError(f"{name}: the last feature map has stride {stride}, expected {STRIDE}")
     return channels
 
 

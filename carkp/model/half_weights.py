@@ -79,7 +79,7 @@ def read_half_weights(path: Path) -> HalfWeights:
             names: list[str] = list(file.keys())
             stored = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as safetensors: {error}; download or copy it anew") from error
+        raise ValueError(f"{path}: cannot be read as safetensors: {error}; download or copy it again") from error
     weights = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     return HalfWeights(**{name: metadata[name] for name in _REQUIRED}, weights=weights)
 
@@ -96,7 +96,7 @@ def _metadata(path: Path, found: Mapping[str, str]) -> dict[str, Any]:
         wrong = [name for name, kind in _REQUIRED.items() if not isinstance(metadata.get(name), kind)]
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path}: weights alone, which do not say what network they are of: give them as model.pretrained"
+            f"{path}: weights without the description of their network: give them as model.pretrained"
         ) from error
     if version != FORMAT:
         raise ValueError(f"{path}: format {version}, this version of carkp reads {FORMAT}")

@@ -126,7 +126,7 @@ def require_small(architecture: dict[str, Any], num_weights: int) -> None:
     _check_architecture(architecture)
     num_needed = count_weights(architecture["name"], architecture["activation"])
     if num_needed > num_weights:
-        raise ValueError(f"{architecture['name']} has {num_needed:,} weights, there are {num_weights:,}")
+        raise ValueError(f"{architecture['name']} has {num_needed:,} weights, but {num_weights:,} were given")
 
 
 def _check_architecture(architecture: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ PACKAGE_BLOCK_NAMES = {
 
 _NO_LITERAL_WEIGHTS = "no published weights fit {name} (no squeeze-and-excitation, ReLU): use pretrained=none or a path"
 _NO_HUB = (
-    "no ImageNet weights for {name}: timm's hub does not answer, and packages hold only "
+    "no ImageNet weights for {name}: timm's hub does not answer, and packages contain only "
     f"{' and '.join(PACKAGES)}. Choose one of them, a path, or pretrained=none."
 )
 
@@ -231,7 +231,7 @@ def _load_from_hub(net: nn.Module, name: str) -> PretrainedSource:
 def _load_from_package(net: nn.Module, name: str) -> PretrainedSource:
     if name not in PACKAGES:
         raise ValueError(
-            f"packages hold weights of {' and '.join(PACKAGES)} (TensorFlow padding, BN eps 1e-3), not of {name}: "
+            f"packages contain weights of {' and '.join(PACKAGES)} (TensorFlow padding, BN eps 1e-3), not of {name}: "
             "choose one of them, or pretrained=timm, none or a path"
         )
     package = PACKAGES[name]
@@ -295,7 +295,7 @@ def _stem_names(backbone: nn.Module) -> tuple[str, str]:
     layers = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     (stem, conv), (norm, batch_norm) = layers[:2]
     if not isinstance(conv, nn.Conv2d) or conv.bias is not None or not isinstance(batch_norm, nn.BatchNorm2d):
-        raise ValueError(f"the stem ({stem}, {norm}) is not convolution and batch norm: cannot convert it to YUV")
+        raise ValueError(f"the stem ({stem}, {norm}) is not a convolution with batch norm: cannot convert it to YUV")
     return stem, norm
 
 

@@ -41,12 +41,12 @@ def load_shipped(net: nn.Module, architecture: Mapping[str, Any], reference: str
         own = ", ".join(f"{MUST_AGREE[name]}={found.architecture.get(name)}" for name in differing)
         asked = ", ".join(f"{MUST_AGREE[name]}={architecture[name]}" for name in differing)
         raise ValueError(
-            f"pretrained={reference}: that network has {own}, the configuration says {asked}: set the former, or take "
+            f"pretrained={reference}: that network has {own}, the configuration has {asked}: set the former, or use "
             "other weights (auto, timm, package, none, or a file)"
         )
     try:
         net.load_state_dict(dict(found.weights))
     except RuntimeError as error:
-        raise ValueError(f"pretrained={reference}: {path} does not hold the network that it says: {error}") from error
+        raise ValueError(f"pretrained={reference}: {path} does not contain the stated network: {error}") from error
     commit = found.notes.get("commit", "unknown")
     return PretrainedSource("shipped", f"{reference} (whole network, trained at commit {commit[:12]})")

@@ -38,12 +38,12 @@ def read_state_dict(path: Path) -> StateDict:
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path}: expected a state dict, or one under {', '.join(CHECKPOINT_KEYS)}")
     if strange := strange_tensors(content):
-        raise ValueError(f"{path}: {strange[0]}: no weights that can be loaded")
+        raise ValueError(f"{path}: {strange[0]}: not weights that can be loaded")
     broken = [name for name, value in content.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
         raise ValueError(
-            f"{path}: {broken[0]} holds values that are NaN or infinite ({len(broken)} of {len(content)} tensors do): "
-            "the training that wrote it diverged; take an earlier checkpoint"
+            f"{path}: {broken[0]} has values that are NaN or infinite ({len(broken)} of {len(content)} tensors do): "
+            "its training diverged; use an earlier checkpoint"
         )
     return _unwrapped(content)
 
@@ -68,27 +68,27 @@ def _read(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message suggests to trust the file
         raise ValueError(
-            f"{path}: not a checkpoint that can be loaded safely: it is cut short, or another program wrote it, or it "
-            "holds more than tensors and plain values. Where it is whole and yours, save its tensors alone: "
+            f"{path}: not a checkpoint that can be loaded safely: it is truncated, or written by another program, or "
+            "contains more than tensors and plain values. If it is complete and yours, save only its tensors: "
             "torch.save(model.state_dict(), path)"
         ) from error
     except zipfile.BadZipFile as error:
         raise ValueError(
-            f"{path}: not a checkpoint that can be loaded: it is damaged, {error}; download or copy it anew"
+            f"{path}: not a checkpoint that can be loaded: it is damaged, {error}; download or copy it again"
         ) from error
     except Exception as error:  # torch and zipfile raise many kinds of errors for a file of another kind
-        raise ValueError(f"{path}: not a checkpoint that can be loaded: {error}; download or copy it anew") from error
+        raise ValueError(f"{path}: not a checkpoint that can be loaded: {error}; download or copy it again") from error
 
 
 def _foreign_kind(start: bytes) -> str:
     """Return a message if a file's first bytes are of another kind that is often mistaken for weights, else ""."""
     text = start.lstrip().lower()
     if not start:
-        return "the file is empty: download or copy it anew"
+        return "the file is empty: download or copy it again"
     if text.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS, not the weights: fetch them with `git lfs pull`"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page, not weights: the download went wrong, look at it in a browser"
+        return "a web page, not weights: the download failed, open it in a browser"
     return ""
 
 
@@ -103,7 +103,7 @@ def check_archive(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         if sum(item.file_size for item in archive.infolist()) > path.stat().st_size:
-            raise zipfile.BadZipFile("it unpacks to more than its own size, which no file of torch does")
+            raise zipfile.BadZipFile("it unpacks to more than its own size, unlike every torch file")
         damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")

@@ -81,7 +81,7 @@ def _summary(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
         Paragraph(
             f"Accuracy of the models below on the {split}. pck is the share of labelled keypoints that lie within "
             f"{content.alpha:g} of the car's extent of their label, pck_hat the same with the reference length of HAT "
-            "(comparable with its published figures and with nothing else), mean_dist the mean distance in pixels of "
+            "(comparable only with its published figures), mean_dist the mean distance in pixels of "
             "the network's input. Higher is better for pck, pck_hat and retention, lower for mean_dist, size and "
             "latency."
         ),
@@ -121,7 +121,8 @@ def _comparability(content: ReportContent) -> list[Part]:
             named = ", ".join(content.label(family, row) for row in odd)
             parts.append(
                 Paragraph(
-                    f"Not of the same samples and labels as the float row, so without a paired test: {named}.", "note"
+                    f"These rows have other samples or labels than the float row, so there is no paired test: {named}.",
+                    "note",
                 )
             )
     return parts
@@ -131,7 +132,7 @@ def _against_float(content: ReportContent, rows: Sequence[Assessed]) -> list[Par
     tested = [item for item in rows if item.test is not None]
     heading = Heading("Float against int8")
     if not tested:
-        return [heading, Paragraph("No two rows can be paired with a float row.", "note")]
+        return [heading, Paragraph("No row can be paired with a float row.", "note")]
     curves = {
         item.label: difference_curve(item.family.reference.predictions, item.row.predictions, ALPHAS)
         for item in tested
@@ -140,17 +141,17 @@ def _against_float(content: ReportContent, rows: Sequence[Assessed]) -> list[Par
     parts: list[Part] = [
         heading,
         Paragraph(
-            "Every car is met by both models, so what is hard about it cancels. An interval that contains 0 shows no "
-            "difference; its ends say how large a difference could still be there."
+            "Both models see the same cars, so the difficulty of a car cancels out. An interval that contains 0 "
+            "shows no difference; its ends say how large a difference is still possible."
         ),
         tables.paired_table(tested),
     ]
     if curves:
-        title = "PCK lost or gained against float, over the threshold"
+        title = "Change of PCK against float, by threshold"
         figure = difference_figure(ALPHAS, curves, title, content.alpha, "row − float (points)")
         caption = (
             f"Below 0 the row is worse than float. Bands: pointwise 95 % intervals of a paired bootstrap over "
-            f"{over(tested)}. At small thresholds the smallest shifts count; the dotted line is the threshold of the "
+            f"{over(tested)}. At small thresholds even small shifts matter; the dotted line is the threshold of the "
             "headline."
         )
         parts.append(Chart(figure, "difference", caption, "Difference of PCK to float over the threshold"))
@@ -162,10 +163,12 @@ def _between(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
     if len(content.families) == 1:
         return []
     tested = between_families(content, rows)
-    reading = "Is a further model better than the first one? Positive points: the one after the arrow finds more."
-    heading: list[Part] = [Heading("Models against each other", 3), Paragraph(reading)]
+    reading = (
+        "Is another model better than the first one? Positive points: the model after the arrow finds more keypoints."
+    )
+    heading: list[Part] = [Heading("Models compared with each other", 3), Paragraph(reading)]
     if not tested:
-        return [*heading, Paragraph("Not of the same samples: no test is possible.", "note")]
+        return [*heading, Paragraph("The samples differ: no test is possible.", "note")]
     table, caption = tables.paired_table(tested), tables.paired_caption(tested, "the first", "the second")
     return [*heading, replace(table, headings=["models", *table.headings[1:]], caption=caption)]
 
@@ -174,10 +177,12 @@ def _curves(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
     drawn = rows if len(rows) <= MAX_CURVES else shown(content, rows)
     curves = {item.label: (ALPHAS, item.row.predictions.pck_curve(ALPHAS)) for item in drawn}
     figure = figures.pck_curve_figure(curves, marked_alpha=content.alpha, decimals=2)
-    caption = f"{_counts(drawn)}. The legend quotes the values at the dotted line; equal curves lie on each other."
+    caption = f"{_counts(drawn)}. The legend quotes the values at the dotted line; equal curves cover each other."
     return [
         Heading("PCK over alpha"),
-        Paragraph("How much of the score hangs on the choice of the threshold: a steep curve at the dotted line does."),
+        Paragraph(
+            "A steep curve at the dotted line means that the score depends strongly on the choice of the threshold."
+        ),
         Chart(figure, "pck_curve", caption, "PCK over the threshold alpha for every model"),
     ]
 
@@ -246,7 +251,7 @@ def _breakdown_reading(predictions: Predictions) -> str:
         if has_occluded
         else " No keypoint is labelled as occluded."
     )
-    return occluded + (" Cars that the frame cuts can have keypoints that no picture shows." if is_cut else "")
+    return occluded + (" Cars cut by the frame can have keypoints outside the picture." if is_cut else "")
 
 
 def _sides(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
@@ -254,13 +259,14 @@ def _sides(content: ReportContent, rows: Sequence[Assessed]) -> list[Part]:
     sentences = []
     for item in rows:
         mirrored = mirrored_cars(item.row.predictions, content.alpha)
-        share = f" ({tables.percent(mirrored.share)})" if mirrored.num_cars else ", so nothing can be told"
+        share = f" ({tables.percent(mirrored.share)})" if mirrored.num_cars else ", so nothing can be concluded"
         sentences.append(f"{item.label}: {mirrored.num_mirrored} of {mirrored.num_cars} cars{share}")
     return [
         Heading("Left and right"),
         Paragraph(
-            f"How often the car's other side is found instead. Counted are keypoints whose partner is labelled too: "
-            f"within {content.alpha:g} of the car's extent of their own label, of the partner's (and nearer to that), "
+            "How often the car's other side is found instead. Only keypoints whose partner is labelled too are "
+            f"counted: within {content.alpha:g} of the car's extent of their own label, of the partner's (and nearer "
+            "to that), "
             "or of neither."
         ),
         tables.confusion_table(found),
@@ -275,8 +281,9 @@ def _noise(content: ReportContent) -> list[Part]:
     parts: list[Part] = [
         Heading("Quantisation noise by layer"),
         Paragraph(
-            "Signal-to-quantisation-noise ratio of fake quantisation, in decibels: 6 dB more is half the noise. A drop "
-            "of the first curve says where precision goes; the other two say whether activations or weights do it."
+            "Signal-to-quantisation-noise ratio of fake quantisation, in decibels: 6 dB more is half the noise. A "
+            "drop of the first curve shows where precision is lost; the other two show whether activations or "
+            "weights cause it."
         ),
     ]
     for family in content.families:
@@ -301,8 +308,8 @@ def _runtimes(content: ReportContent) -> list[Part]:
     parts: list[Part] = [
         Heading("Runtimes side by side"),
         Paragraph(
-            "The same network in other programs: what each of them makes of its accuracy, and how long it takes. The "
-            "speed of an int8 row is worth something only with its loss beside it."
+            "The same network in other programs: its accuracy and its time in each of them. Read the speed of an "
+            "int8 row together with its loss."
         ),
     ]
     for place, family in enumerate(content.families):
@@ -319,8 +326,8 @@ def _sweeps(content: ReportContent) -> list[Part]:
     parts: list[Part] = [
         Heading("Percentile sweep"),
         Paragraph(
-            "Validation PCK of the calibrated model, were its thresholds another percentile of |x|. Lower percentiles "
-            "clip more values, higher ones leave coarser steps to the others."
+            "Validation PCK of the calibrated model with its thresholds at other percentiles of |x|. Lower "
+            "percentiles clip more values, higher ones make the steps coarser."
         ),
     ]
     for family in content.families:
@@ -357,9 +364,7 @@ def _cars(content: ReportContent) -> list[Part]:
             )
             parts += [Heading(words), Paragraph(reading)]
             if len(pictures) < len(indices):
-                parts.append(
-                    Paragraph(f"{len(indices) - len(pictures)} left out: no run has kept their crops.", "note")
-                )
+                parts.append(Paragraph(f"{len(indices) - len(pictures)} left out: no run stored their crops.", "note"))
             parts += [Gallery(pictures)] if pictures else []
     return parts
 
@@ -383,7 +388,7 @@ def _pictures(content: ReportContent, family: Family, kind: str, indices: Sequen
 def _data(content: ReportContent) -> list[Part]:
     parts: list[Part] = [
         Heading("Data"),
-        Paragraph("What the models were scored on. Visible and occluded keypoints count."),
+        Paragraph("The data that the models were scored on. Visible and occluded keypoints count."),
     ]
     seen: set[str] = set()
     for family in content.families:

@@ -71,7 +71,7 @@ def between_families(content: ReportContent, rows: Sequence[Assessed]) -> list[A
 def verdict(item: Assessed) -> str:
     """Return a few sentences in plain words on whether this row is as good as float."""
     if item.test is None or item.kept is None:
-        return f"{item.label}: there is no float row on the same cars, so nothing can be said against float."
+        return f"{item.label}: there is no float row on the same cars, so a comparison with float is not possible."
     test = item.test
     if not np.isfinite(test.difference.low):
         return (
@@ -80,7 +80,7 @@ def verdict(item: Assessed) -> str:
     has_moved = not test.difference.low <= 0 <= test.difference.high
     sentence = _shown_difference(item, test) if has_moved else _no_difference(item, test)
     if has_moved != (test.p_value < SIGNIFICANCE):
-        sentence += " Interval and p-value fall on different sides of 5 %: read it as undecided."
+        sentence += " Interval and p-value disagree at the 5 % level: the result is undecided."
     if SIGNIFICANCE <= test.smallest_p < 1:
         sentence += f" The models differ in {test.num_moved} clusters, so p could not be below {test.smallest_p:.3g}."
     if test.resampled.warning:
@@ -102,7 +102,7 @@ def _no_difference(item: Assessed, test: PairedTest) -> str:
     hidden = max(0.0, -test.difference.low)
     sentence = (
         f"No difference between float and {item.label} is shown: {_found(item, test)}. A loss of up to "
-        f"{100 * hidden:.2f} points could have stayed hidden in a split of this size"
+        f"{100 * hidden:.2f} points could remain undetected in a split of this size"
     )
     kept = item.kept
     if kept is None or not np.isfinite(kept.low):

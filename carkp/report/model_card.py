@@ -21,12 +21,12 @@ WEAK_PCK, MIN_CARS = 0.8, 3
 
 BREAKDOWNS: Mapping[str, str] = {
     "kind": "kind of vehicle",
-    "view": "side that is seen",
-    "heading": "where the car looks",
+    "view": "visible side",
+    "heading": "heading of the car",
     "size": "size in the frame",
     "truncated": "cut by the frame",
     "occluded": "hidden by others",
-    "keypoint": "keypoints seen and hidden",
+    "keypoint": "visible and hidden keypoints",
     "source": "source",
 }
 """Breakdowns of the figures, in the order of the card -> words for them."""
@@ -220,7 +220,7 @@ def card_from_yaml(text: str) -> Card:
     try:
         return Card.model_validate(parse_yaml(text))
     except (YamlError, ValidationError) as error:
-        raise CardError(f"no card of a model: {error}") from error
+        raise CardError(f"not a model card: {error}") from error
 
 
 def card_page(card: Card) -> str:

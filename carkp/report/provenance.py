@@ -16,7 +16,7 @@ def provenance_section(content: ReportContent) -> list[Part]:
     if versions is not None:
         parts += [Heading("Versions", 3), versions]
     else:
-        parts.append(Paragraph("None of these runs logged the versions of its packages.", "note"))
+        parts.append(Paragraph("None of these runs logged its package versions.", "note"))
     differences = tables.config_differences_table(runs)
     parts.append(Heading("Settings that differ between the runs", 3))
     parts.append(differences or Paragraph(_no_differences(runs)))
@@ -32,8 +32,8 @@ def _reading(content: ReportContent, runs: list[RunCard]) -> str:
     dirty = any(_commit(run).endswith("+") for run in runs) or content.made_on.endswith("+")
     mark = " A commit with + had uncommitted changes: its code cannot be checked out exactly." if dirty else ""
     return (
-        "Everything above was computed from what these runs logged, nothing was run again. Ids of runs are those of "
-        "the tracking server that this report was made on; another one does not know them. "
+        "Everything above was computed from the logs of these runs; nothing was run again. The run ids belong to the "
+        "tracking server that this report was made on. "
         f"{content.made_on}.{mark}"
     )
 
@@ -58,18 +58,18 @@ def _commands(content: ReportContent, runs: list[RunCard]) -> list[Part]:
         where = f"in a checkout of {next(iter(commits))}"
     else:
         where = "each in a checkout of its run's commit" if commits else "in a checkout"
-    words = [f"In this order, {where}, these make the runs anew. Where a run took another one by its id, they take the "
-             "newest, which in this order is the same."]  # fmt: skip
+    words = [f"Run these commands in this order, {where}, to repeat the runs. Where a run used another run by "
+             "its id, they use the newest one, which is the same in this order."]  # fmt: skip
     if any("/path/to/" in command for command in listed):
-        words.append("Paths that begin with /path/to/ stand for files of the machine that a run was made on.")
+        words.append("Paths that begin with /path/to/ stand for files on the machine of the run.")
     if any("RUN_OF_" in command for command in listed):
         words.append("RUN_OF_… stand for the ids of your own runs.")
     unknown = [run for run in runs if not run.command]
     if unknown:
-        words.append(f"The command is not known of: {', '.join(f'{run.stage} {run.run_id}' for run in unknown)}.")
+        words.append(f"The command is unknown for: {', '.join(f'{run.stage} {run.run_id}' for run in unknown)}.")
     parts: list[Part] = [Paragraph(" ".join(words)), Code("\n".join(listed))]
     if content.server_command:
-        parts.append(Paragraph("With the tracking server that has these runs, this makes the page again:"))
+        parts.append(Paragraph("With the tracking server that has these runs, this command makes the page again:"))
         parts.append(Code(content.server_command))
     return parts
 

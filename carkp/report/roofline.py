@@ -49,7 +49,7 @@ def roofline_figure(
                   linestyle="--" if index else "-", label=label)  # fmt: skip
     for index, (label, (found, rates)) in enumerate(points.items()):
         axes.scatter(found, rates, s=26, color=series_style(index)[0], alpha=0.85, label=label, zorder=3)
-    style_axes(axes, title, "arithmetic intensity (MACs a byte)", "GMAC/s")
+    style_axes(axes, title, "arithmetic intensity (MACs per byte)", "GMAC/s")
     _log_log(axes)
     axes.annotate(f"peak {peak_gmacs_per_s:g} GMAC/s", (high, peak_gmacs_per_s), (0, 5), textcoords="offset points",
                   ha="right", fontsize=TICK_SIZE)  # fmt: skip

@@ -16,19 +16,19 @@ def runtime_parts(content: RuntimeContent, chart_name: str = "runtimes") -> list
     baseline = content.rows[0].label
     return [
         Paragraph(
-            f"The same network in other programs, on {content.machine}. In a round every one of them runs once, in "
-            f"an order of its own; speed is the median over rounds of the time of {baseline} over its own, with the "
-            "95 % interval of a bootstrap over rounds. Read the ratios: milliseconds are of this machine."
+            f"The same network in other programs, on {content.machine}. In a round every program runs once, in "
+            f"random order; speed is the median over rounds of the time of {baseline} divided by its own time, with "
+            "the 95 % interval of a bootstrap over rounds. Use the ratios: milliseconds depend on this machine."
         ),
         runtime_table(content),
         *(Paragraph(f"Left out: {reason}", "note") for reason in content.left_out),
         Chart(
             runtime_figure(content),
             chart_name,
-            f"To the right is faster, down is better. One image, one thread: the time of {baseline} over that of the "
-            f"runtime. The loss is at alpha {content.loss_alpha:g}, where the smallest shifts count. Bars are 95 % "
+            f"Right is faster, down is better. One image, one thread: the time of {baseline} divided by that of the "
+            f"runtime. The loss is at alpha {content.loss_alpha:g}, where even small shifts matter. Bars are 95 % "
             "intervals.",
-            "What every runtime loses of PCK, over its speed",
+            "PCK loss of every runtime over its speed",
         ),
     ]
 
@@ -49,7 +49,7 @@ def runtime_table(content: RuntimeContent) -> PageTable:
         for row in content.rows
     ]
     caption = (
-        "Below each number its 95 % interval. A latency: milliseconds of a run, and below how many times as fast as "
+        "The 95 % interval is below each number. Latency: milliseconds of a run; below it, the speed relative to "
         f"{content.rows[0].label}. Less float: the difference of pck, by a paired bootstrap over the same cars. "
         "Expected loss: the same without the chance of single keypoints at a threshold. Shift: mean distance of "
         "labelled keypoints from those of float, in pixels of the network's input."

@@ -23,7 +23,7 @@ LEGEND: tuple[tuple[Colour, bool, bool, str], ...] = (
     (LEFT_RGB, True, True, "car's left"),
     (RIGHT_RGB, True, False, "occluded"),
     (MIDDLE_RGB, False, True, "right to left"),
-    (ERROR_RGB, False, True, "error, ends at the label"),
+    (ERROR_RGB, False, True, "error, up to the label"),
 )
 """Colour, whether a dot is drawn, whether it is visible, and the text."""
 
@@ -43,7 +43,7 @@ def contact_sheet(
         ValueError: there are no pictures, the number of captions differs, or ``columns`` is below 1.
     """
     if not images or len(images) != len(captions):
-        raise ValueError(f"expected as many captions as pictures, got {len(captions)} for {len(images)}")
+        raise ValueError(f"expected one caption per picture, got {len(captions)} for {len(images)}")
     tiles = [_captioned(fit_tile(image, tile_size), caption) for image, caption in zip(images, captions, strict=True)]
     return _grid(tiles, columns)
 
@@ -93,7 +93,7 @@ def captioned_prediction_sheet(
     """
     lengths = [len(part) for part in (images, predicted, targets, validity, captions)]
     if len(set(lengths)) != 1 or not lengths[0]:
-        raise ValueError(f"expected equally many images, points, targets, validities and captions, got {lengths}")
+        raise ValueError(f"expected equal numbers of images, points, targets, validities and captions, got {lengths}")
     tiles = [
         _captioned(_pair(image, predicted[index], targets[index], validity[index], scale), captions[index])
         for index, image in enumerate(images)

@@ -29,7 +29,7 @@ def history_figure(points: Sequence[StudyPoint], y_label: str) -> Figure:
         raise ValueError("nothing to draw: no finished trial")
     figure = new_figure(7.0, 4.2)
     axes = figure.add_subplot()
-    kinds = ((False, "o", 18, "the same model, other percentile"), (True, "D", 42, "trained"))
+    kinds = ((False, "o", 18, "the same model with another percentile"), (True, "D", 42, "trained"))
     for index, (is_trained, marker, size, label) in enumerate(kinds):
         chosen = [point for point in points if point.is_trained == is_trained]
         x, y = [point.training for point in chosen], [point.value for point in chosen]
@@ -58,7 +58,7 @@ def importance_figure(importances: Mapping[str, float]) -> Figure:
     shares = [importances[name] for name in names]
     bars = axes.barh(names, shares, color=series_style(0)[0])
     axes.bar_label(bars, [f"{share:.1%}" for share in shares], padding=3, fontsize=LABEL_SIZE - 1)
-    style_axes(axes, "What mattered", "share of the objective's variance (fANOVA)", "")
+    style_axes(axes, "Importance of the parameters", "share of the objective's variance (fANOVA)", "")
     axes.set_xlim(0, max(1e-9, max(shares)) * 1.15)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(False, axis="y")

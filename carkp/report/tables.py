@@ -14,7 +14,7 @@ from carkp.report.wording import over
 DASH = "–"
 DIGEST_LENGTH = 12
 MEBIBYTE = 2**20
-P_RULE = "by the same units: n of them that differ give no p below 2^-(n-1)"
+P_RULE = "by the same units; if n of them differ, p is at least 2^-(n-1)"
 
 
 def percent(value: float, digits: int = 2) -> str:
@@ -52,11 +52,11 @@ def headline_table(rows: Sequence[Assessed], alpha: float) -> PageTable:
                 DASH if latency is None else latency.origin,
             ]
         )
-    caption = f"{cars_and_points(rows)}. Below each number its 95 % interval, of a bootstrap over {over(rows)}."
+    caption = f"{cars_and_points(rows)}. The 95 % interval below each number is from a bootstrap over {over(rows)}."
     if any(item.kept is not None for item in rows):
         caption += (
-            " Retention: share of the float model's pck that is kept; its interval is that of a paired bootstrap, p "
-            f"that of the sign-flip test against float, {P_RULE}."
+            " Retention: share of the float model's pck that is kept; its interval is from a paired bootstrap, p is "
+            f"from the sign-flip test against float, {P_RULE}."
         )
     return PageTable(headings, cells, frozenset(range(1, 8)), caption)
 
@@ -91,7 +91,7 @@ def paired_caption(rows: Sequence[Assessed], first: str = "float", second: str =
     return (
         f"{second.capitalize()} minus {first}, on the same cars; 95 % intervals of a paired bootstrap over "
         f"{over([item for item in rows if item.test is not None])}. p: two-sided sign-flip test on the difference in "
-        f"correct keypoints, {P_RULE}. right → wrong: keypoints that {first} has right and the {second} has not."
+        f"correct keypoints, {P_RULE}. right → wrong: keypoints that are right for {first} and wrong for {second}."
     )
 
 

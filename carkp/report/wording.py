@@ -32,8 +32,9 @@ def cluster_rule(rows: Sequence[Assessed]) -> str:
     if not any(item.scores.resampled.is_by_cluster for item in rows):
         return ""
     return (
-        "A cluster is what one camera of one scene saw, as the sample ids say (the scene, where they name no camera): "
-        "its frames are neighbours of a video, so that single cars would give intervals that are too narrow. With "
+        "A cluster is all cars of one camera in one scene, according to the sample ids (of the scene, if they name "
+        "no camera). Its frames are neighbours in a video, so single cars would give intervals that are too narrow. "
+        "With "
         f"fewer than {MIN_CLUSTERS} clusters intervals are unreliable."
     )
 
@@ -49,10 +50,10 @@ def headline_reading(rows: Sequence[Assessed]) -> str:
     if len(rows) == 1:
         return bars
     if not on_same_cars(rows):
-        return f"{bars} Not all rows are scored on the same cars: those that are not must not be compared."
+        return f"{bars} Not all rows are scored on the same cars: do not compare rows with different cars."
     same = "All rows are scored on the same cars, so bars that overlap do not show that two models are equal"
     tested = any(item.test is not None for item in rows)
-    return f"{bars} {same}" + (": the paired test below can tell apart what these bars cannot." if tested else ".")
+    return f"{bars} {same}" + (": use the paired test below." if tested else ".")
 
 
 def sweep_reading(sweep: Sweep) -> str:
@@ -61,7 +62,7 @@ def sweep_reading(sweep: Sweep) -> str:
     if not known:
         return "No percentile has a PCK."
     if len(known) == 1:
-        return "One percentile alone was tried: this says nothing of the choice."
+        return "Only one percentile was tried: this says nothing about the choice."
     best = max(known, key=lambda percentile: known[percentile])
     (lowest, low), *_, (highest, high) = known.items()
     spread = max(known.values()) - min(known.values())
@@ -80,7 +81,7 @@ def sweep_reading(sweep: Sweep) -> str:
 def axis_note(figure: Figure) -> str:
     """Return a sentence if the first axis does not show 0, else ""."""
     left, right = figure.axes[0].get_xlim()
-    return "" if left <= 0 <= right else " The axis does not begin at 0."
+    return "" if left <= 0 <= right else " The axis does not start at 0."
 
 
 def training_data_note(family: Family) -> str:

@@ -141,7 +141,7 @@ class PictureSet(Generic[OneBlock]):
     def _require_shard(self, out_dir: Path, shard: "Shard") -> None:
         directory = shard.directory(out_dir)
         if not _holds(directory / SHARD_FILE, {**self.identity, **asdict(shard)}):
-            what = "is of another set" if (directory / SHARD_FILE).is_file() else "is missing or not whole"
+            what = "belongs to another set" if (directory / SHARD_FILE).is_file() else "is missing or incomplete"
             raise FileNotFoundError(f"{directory} {what}: draw shard {shard} with the settings of this experiment")
 
     def _begin(self, out_dir: Path, identity: Mapping[str, object]) -> Path:
@@ -234,11 +234,11 @@ def _require_free(directory: Path, marker: str) -> None:
         return
     if (directory / marker).is_file():
         raise FileExistsError(
-            f"{directory} holds generated pictures of other settings or of another version of the generator; others "
-            "may read them, so they are kept: choose another directory, or delete this one"
+            f"{directory} contains generated pictures with other settings or from another version of the generator; "
+            "another program may read them, so they are kept: choose another directory, or delete this one"
         )
     raise FileExistsError(
-        f"{directory} exists and holds no generated set ({marker} is missing): choose another directory, or delete "
+        f"{directory} exists but contains no generated set ({marker} is missing): choose another directory, or delete "
         "this one"
     )
 

@@ -101,7 +101,7 @@ def _check(spec: SyntheticSpec) -> None:
             raise ValueError(f"{name} must not be negative, got {getattr(spec, name)}")
     Ingredients.of(spec.ingredients)
     if min(spec.image_size) < 96:
-        raise ValueError(f"image_size must be at least 96 pixels each way, got {spec.image_size}")
+        raise ValueError(f"image_size must be at least 96 pixels in both directions, got {spec.image_size}")
 
 
 def _identity(spec: SyntheticSpec) -> dict[str, object]:

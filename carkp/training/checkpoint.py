@@ -83,7 +83,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: there is no such file, it is damaged or of another kind, or it has another format version.
     """
     if not path.is_file():
-        kind = "a directory, no checkpoint: name the file in it" if path.is_dir() else "no such checkpoint"
+        kind = "a directory, not a checkpoint: give the file in it" if path.is_dir() else "no such checkpoint"
         raise CheckpointError(f"{path}: {kind}")
     if is_safetensors(path):
         return _load_half_weights(path)
@@ -119,7 +119,7 @@ def _read(path: Path) -> object:
 
 def _check_content(content: object, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a carkp checkpoint, it holds {type(content).__name__}")
+        raise CheckpointError(f"{path}: not a carkp checkpoint, it contains {type(content).__name__}")
     version = content.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: checkpoint format {version}, this version of carkp reads {FORMAT_VERSION}")
@@ -138,7 +138,9 @@ def _wrong_entries(content: Mapping[str, Any]) -> list[str]:
     found = [f"{name} is {type(content[name]).__name__}" for name in wrong]
     if "weights" not in wrong:
         found += [
-            f"weights.{name} is no tensor" for name, value in content["weights"].items() if not torch.is_tensor(value)
+            f"weights.{name} is not a tensor"
+            for name, value in content["weights"].items()
+            if not torch.is_tensor(value)
         ]
     return found
 
@@ -147,19 +149,19 @@ def _describe_failed_read(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, zipfile.BadZipFile):
-        return f"it is damaged: {error}; copy it anew or take another one"
+        return f"it is damaged: {error}; copy it again or use another one"
     first = (str(error).splitlines() or [""])[0] or type(error).__name__
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in first:  # torch's message suggests to trust it
-        return "it is cut short, or another program wrote it, or it holds more than tensors and plain values"
-    return f"it is cut short, or another program wrote it: {first}"
+        return "it is truncated, or written by another program, or contains more than tensors and plain values"
+    return f"it is truncated, or written by another program: {first}"
 
 
 def _describe_failed_write(path: Path, error: OSError) -> str:
     reason = error.strerror or type(error).__name__
-    kept = "The checkpoint that was there before is whole" if path.is_file() else "There is no earlier one"
+    kept = "The previous checkpoint is intact" if path.is_file() else "There is no earlier checkpoint"
     return (
-        f"{path}: the checkpoint cannot be written: {reason}. {describe_free_space(path)}. {kept}: make room (look "
-        "at quotas and permissions too), then go on with resume=latest or train anew"
+        f"{path}: the checkpoint cannot be written: {reason}. {describe_free_space(path)}. {kept}: free disk space "
+        "(check quotas and permissions too), then continue with resume=latest or train again"
     )
 
 
@@ -171,16 +173,18 @@ def load_net(checkpoint: Checkpoint) -> PoseNet:
             NaN or infinite.
     """
     if "fake_quant" in checkpoint.architecture:
-        raise CheckpointError("the checkpoint holds a calibrated network, here a float one is wanted (stage float)")
+        raise CheckpointError(
+            "the checkpoint contains a calibrated network, but a float network is needed (stage float)"
+        )
     try:
         require_small(checkpoint.architecture, sum(value.numel() for value in checkpoint.weights.values()))
         net = pose_net_from_architecture(checkpoint.architecture)
         net.load_state_dict(checkpoint.weights)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"the checkpoint holds no network of this architecture: {error}") from error
+        raise CheckpointError(f"the checkpoint contains no network of this architecture: {error}") from error
     if broken := [name for name, value in net.state_dict().items() if not bool(value.isfinite().all())]:
         raise CheckpointError(
             f"the checkpoint's weights are NaN or infinite ({broken[0]} is the first of {len(broken)} such tensors): "
-            "its training diverged; take an earlier checkpoint, or train it again"
+            "its training diverged; use an earlier checkpoint, or train it again"
         )
     return net.eval()

@@ -42,7 +42,7 @@ def frozen_heatmaps(net: nn.Module, images: Tensor, autocast_dtype: torch.dtype 
         ValueError: ``net`` is in training mode, which would change its batch norm statistics.
     """
     if net.training:
-        raise ValueError("a network that makes targets must be in evaluation mode")
+        raise ValueError("a network that computes targets must be in evaluation mode")
     dtype = autocast_dtype or torch.bfloat16
     with torch.no_grad(), torch.autocast(images.device.type, dtype=dtype, enabled=autocast_dtype is not None):
         heatmaps: Tensor = net(images)

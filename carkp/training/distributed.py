@@ -56,9 +56,9 @@ class ProcessContext:
                 raise
             reason = " ".join(str(error).split())[:_MAX_REASON]
             raise ProcessError(
-                f"process {self.rank} of {self.world_size} has lost the others: one of them has died, or the network "
-                f"between them ({reason}). The checkpoint of the last whole epoch can be gone on with: resume=latest, "
-                "with as many processes; train.max_restarts does so by itself"
+                f"process {self.rank} of {self.world_size} has lost the connection to the others: one of them died, "
+                f"or the network failed ({reason}). Continue from the checkpoint of the last complete epoch: "
+                "resume=latest, with the same number of processes; train.max_restarts does this automatically"
             ) from error
 
     def barrier(self) -> None:
@@ -150,8 +150,9 @@ def require_no_other_launcher() -> None:
     is_group = world_size.isdecimal() and int(world_size) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
     if is_group and not is_under_torchrun():
         raise ProcessError(
-            f"WORLD_SIZE={world_size}, RANK={os.environ['RANK']} and MASTER_ADDR={os.environ['MASTER_ADDR']} announce "
-            "a group of processes, and torchrun did not start this one. Start the group with torchrun (torchrun "
+            f"WORLD_SIZE={world_size}, RANK={os.environ['RANK']} and MASTER_ADDR={os.environ['MASTER_ADDR']} "
+            "announce a group of processes, but torchrun did not start this process. Start the group with torchrun "
+            "(torchrun "
             "--nnodes=… --nproc-per-node=… -m carkp.stages.float …), or unset WORLD_SIZE to train alone"
         )
 

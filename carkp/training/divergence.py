@@ -28,7 +28,7 @@ class Origin:
             "weight": f"the weight {self.layer} is not finite",
             "output": f"the first layer whose output is not finite is {self.layer}",
             "gradient": f"the first layer whose gradient is not finite is {self.layer}",
-            "loss": "every layer's output is finite: look at labels, and at further terms of the loss",
+            "loss": "the output of every layer is finite: check the labels and the other terms of the loss",
         }[self.kind]
 
 

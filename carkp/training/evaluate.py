@@ -87,7 +87,7 @@ def _check_finite(heatmaps: Tensor, sample_ids: Sequence[str], index: Tensor) ->
         first = sample_ids[int(index[int(broken.nonzero()[0])])]
         raise FloatingPointError(
             f"the model's heatmaps are NaN or infinite for {int(broken.sum())} of {len(broken)} samples (the first is "
-            f"{first}): its training diverged or its file is damaged; take another one, or train it again"
+            f"{first}): its training diverged or its file is damaged; use another model, or train it again"
         )
 
 
@@ -97,7 +97,7 @@ def _assemble(columns: Mapping[str, list[NDArray[np.generic]]], split: EvalSplit
     index = np.concatenate(columns["index"])
     order = np.argsort(index, kind="stable")
     if not np.array_equal(index[order], np.arange(len(split.sample_ids))):
-        raise RuntimeError(f"scored {len(index)} samples of {len(split.sample_ids)}, or some of them twice")
+        raise RuntimeError(f"scored {len(index)} samples of {len(split.sample_ids)}, or scored some of them twice")
     sorted_columns = {name: np.concatenate(columns[name])[order] for name in _COLUMNS[1:]}
     targets = sorted_columns["targets"].astype(np.float64)
     validity = sorted_columns["validity"].astype(np.uint8)

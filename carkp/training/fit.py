@@ -289,8 +289,8 @@ class Trainer:
         """Keep the weights if the epoch is the best so far, and return whether it is."""
         if math.isnan(pck):
             raise FloatingPointError(
-                "the validation PCK is NaN: no car of the validation split has two labelled keypoints apart from each "
-                "other, so there is no best epoch; validate on other data"
+                "the validation PCK is NaN: no car of the validation split has two labelled keypoints at different "
+                "positions, so there is no best epoch; use other validation data"
             )
         is_best = pck > self.best_pck or self.settings.ships_last
         if is_best:
@@ -438,7 +438,7 @@ def _run_epoch(trainer: Trainer, checkpoint_dir: Path, on_step: Callable[[float]
         return trainer.run_epoch(on_step)
     except FloatingPointError as error:
         last = checkpoint_dir / LAST_NAME
-        kept = f"; {last} of the epoch before is whole" if last.is_file() else ""
+        kept = f"; {last} of the previous epoch is complete" if last.is_file() else ""
         raise FloatingPointError(f"{error}{kept}") from error
 
 
@@ -446,8 +446,8 @@ def _require_no_checkpoints(directory: Path) -> None:
     """Refuse a directory with checkpoints: they could be mistaken for those of the new training."""
     if there := [name for name in (BEST_NAME, LAST_NAME) if (directory / name).exists()]:
         raise CheckpointError(
-            f"{directory} holds {' and '.join(there)} of an earlier training, and a new one would overwrite them: go "
-            f"on with it (resume={directory / LAST_NAME}), or move the directory away"
+            f"{directory} holds {' and '.join(there)} of an earlier training, and a new one would overwrite them: "
+            f"continue it (resume={directory / LAST_NAME}), or move the directory away"
         )
 
 

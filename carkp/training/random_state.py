@@ -39,7 +39,8 @@ def read_random_states(
     if isinstance(saved, Tensor):
         if num_ranks > 1 or device.type == "cuda":
             warnings.warn(
-                "the checkpoint is of an earlier version of carkp, without random states of CUDA and of each process: "
+                "the checkpoint is from an earlier version of carkp and has no random states of CUDA and of each "
+                "process: "
                 "with model.drop_path_rate > 0 the result is not that of an uninterrupted training",
                 stacklevel=3,
             )
@@ -49,7 +50,5 @@ def read_random_states(
     was_cuda, is_cuda = "cuda" in saved[0], device.type == "cuda"
     if was_cuda != is_cuda:
         there, here = ("CUDA", "the CPU") if was_cuda else ("the CPU", "CUDA")
-        raise ValueError(
-            f"the checkpoint was trained on {there}, this process trains on {here}: go on with it on {there}"
-        )
+        raise ValueError(f"the checkpoint was trained on {there}, this process trains on {here}: continue on {there}")
     return list(saved)

@@ -47,7 +47,7 @@ def load_resumable(path: Path) -> Checkpoint:
     last = load_checkpoint(path)
     state = last.training_state
     if not state:
-        raise CheckpointError(f"{path}: holds weights alone (best.pt?); resume from last.pt")
+        raise CheckpointError(f"{path}: contains only weights (is it best.pt?); resume from last.pt")
     if "best_weights" in state or "best_epoch" not in state:
         return last
     beside = path.with_name("best.pt")
@@ -56,8 +56,8 @@ def load_resumable(path: Path) -> Checkpoint:
     is_of_it = best.epoch in (state["best_epoch"], last.epoch + 1)
     if not is_of_it or best.config != last.config or best.architecture != last.architecture:
         raise CheckpointError(
-            f"{beside} is of another training than {path.name} beside it: the best epoch was {state['best_epoch']}, "
-            f"and the file is of epoch {best.epoch}; put the best.pt of the same run there"
+            f"{beside} belongs to another training than {path.name} beside it: the best epoch was "
+            f"{state['best_epoch']}, but the file is from epoch {best.epoch}; copy the best.pt of the same run there"
         )
     return Checkpoint(**{**vars(last), "training_state": {**state, "best_weights": best.weights}})
 
@@ -70,18 +70,16 @@ def check_state(checkpoint: Checkpoint, architecture: Mapping[str, Any], num_ste
     """
     state = checkpoint.training_state
     if not state:
-        raise ValueError("this checkpoint holds weights alone (best.pt?); resume from last.pt")
+        raise ValueError("this checkpoint contains only weights (is it best.pt?); resume from last.pt")
     if missing := [name for name in _STATE_NAMES if name not in state]:
         raise ValueError(f"the training state lacks {', '.join(missing)}: it was not written by carkp, or was changed")
     if checkpoint.architecture != architecture:
         names = {**architecture, **checkpoint.architecture}
-        both = [
-            {name: part.get(name, "not there") for name in names} for part in (checkpoint.architecture, architecture)
-        ]
-        raise ValueError(f"the checkpoint holds another network:{list_differences(find_differences(*both))}")
+        both = [{name: part.get(name, "missing") for name in names} for part in (checkpoint.architecture, architecture)]
+        raise ValueError(f"the checkpoint contains another network:{list_differences(find_differences(*both))}")
     if state["num_steps_an_epoch"] != num_steps_an_epoch:
         raise ValueError(
-            f"the checkpoint was trained with {state['num_steps_an_epoch']} steps an epoch, now there are "
+            f"the checkpoint was trained with {state['num_steps_an_epoch']} steps per epoch, now there are "
             f"{num_steps_an_epoch}: data, batch size and number of processes must stay the same"
         )
 
@@ -116,7 +114,7 @@ def check_settings(
     if found:
         raise ValueError(
             f"the checkpoint was trained with other settings (checkpoint -> now):{list_differences(found)}\n"
-            "go on with the settings of the checkpoint, or train anew"
+            "continue with the settings of the checkpoint, or start a new training"
         )
 
 

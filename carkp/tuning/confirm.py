@@ -40,7 +40,7 @@ def mean_difference(first: Sequence[float], second: Sequence[float]) -> MeanDiff
         ValueError: there are no pairs, or the lengths differ.
     """
     if len(first) != len(second) or not first:
-        raise ValueError(f"expected equally many values, at least one, got {len(first)} and {len(second)}")
+        raise ValueError(f"expected equal numbers of values, at least one each, got {len(first)} and {len(second)}")
     differences = np.subtract(second, first)
     mean = float(differences.mean())
     num = len(differences)

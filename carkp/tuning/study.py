@@ -82,7 +82,7 @@ class _OptunaTrial:
         """
         self._trial.report(value, epoch)
         if self._trial.should_prune():
-            raise Pruned(f"{value:.4f} after epoch {epoch} is too little beside the trainings before")
+            raise Pruned(f"{value:.4f} after epoch {epoch} is too low compared with the earlier trainings")
 
 
 class TuningStudy:

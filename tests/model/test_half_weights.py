@@ -67,7 +67,7 @@ def test_other_files_are_refused(tmp_path: Path, tiny_models: TinyModels) -> Non
     (tmp_path / "cut").write_bytes(whole[:-3])
     (tmp_path / "new").write_bytes(whole.replace(rb"\"format\": 1", rb"\"format\": 7"))
     cases = {
-        "alone.safetensors": "weights alone, which do not say what network they are of: give them as model.pretrained",
+        "alone.safetensors": "weights without the description of their network: give them as model.pretrained",
         "cut": "cannot be read as safetensors",
         "new": "format 7, this version of carkp reads 1",
     }

@@ -47,12 +47,12 @@ def test_other_sizes_and_stochastic_depth_may_start_from_it(shipped_folder: Path
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.backbone=resnet18", "that network has model.backbone=tf_efficientnet_lite0, the configuration says"),
+        ("model.backbone=resnet18", "that network has model.backbone=tf_efficientnet_lite0, the configuration has"),
         (
             "model.head_channels=24",
-            "has model.head_channels=16, the configuration says model.head_channels=24: set the",
+            "has model.head_channels=16, the configuration has model.head_channels=24: set the",
         ),
-        ("model.activation=relu", "has model.activation=default, the configuration says model.activation=relu"),
+        ("model.activation=relu", "has model.activation=default, the configuration has model.activation=relu"),
     ],
 )
 def test_another_architecture_is_refused(shipped_folder: Path, override: str, message: str) -> None:

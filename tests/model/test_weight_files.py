@@ -68,12 +68,12 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 def test_what_holds_more_than_tensors_says_how_to_save_them(tmp_path: Path) -> None:
     torch.save({"state_dict": WEIGHTS, "args": Namespace(lr=1)}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="save its tensors alone"):
+    with pytest.raises(ValueError, match="save only its tensors"):
         read_state_dict(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
     torch.save({**WEIGHTS, "conv.weight": torch.full((4,), value)}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"conv\.weight holds values that are NaN or infinite"):
+    with pytest.raises(ValueError, match=r"conv\.weight has values that are NaN or infinite"):
         read_state_dict(tmp_path / "a.pt")

@@ -111,7 +111,7 @@ def test_long_captions_stay_in_their_tile() -> None:
 
 
 def test_contact_sheet_needs_a_caption_a_picture() -> None:
-    with pytest.raises(ValueError, match="as many captions as pictures"):
+    with pytest.raises(ValueError, match="one caption per picture"):
         contact_sheet([GREY], [])
     with pytest.raises(ValueError, match="columns"):
         contact_sheet([GREY], ["a"], columns=0)
@@ -136,7 +136,7 @@ def test_prediction_sheet_takes_sixteen_cars() -> None:
     validity = np.full((16, NUM_KEYPOINTS), VISIBLE)
     sheet = prediction_sheet([GREY] * 16, points, points + 1, validity, [1.4] * 16)
     assert sheet.shape[1] == 8 + 4 * (514 + 8)
-    with pytest.raises(ValueError, match="equally many"):
+    with pytest.raises(ValueError, match="equal numbers"):
         prediction_sheet([GREY] * 15, points, points, validity, [0.0] * 16)
 
 

@@ -90,7 +90,7 @@ def test_yaml_holds_all_of_it() -> None:
     assert card_from_yaml(text) == made_up()
     assert "  float:\n" in text
     for text in ("name: [", "name: carkp-car12", "3"):
-        with pytest.raises(CardError, match="no card of a model"):
+        with pytest.raises(CardError, match="not a model card"):
             card_from_yaml(text)
 
 

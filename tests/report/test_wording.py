@@ -28,7 +28,10 @@ def with_rows(made, **changes):
 
 def test_the_number_of_clusters_stands_beside_every_interval() -> None:
     made = content()
-    assert "95 % interval, of a bootstrap over 12 clusters (scene and camera)" in headline(made).caption
+    assert (
+        "95 % interval below each number is from a bootstrap over 12 clusters (scene and camera)"
+        in headline(made).caption
+    )
     assert "2^-(n-1)" in headline(made).caption
     parts = accuracy_parts(made)
     for page in (text_of(made), html_page(made.title, parts)):
@@ -42,7 +45,7 @@ def test_the_number_of_clusters_stands_beside_every_interval() -> None:
     [
         (12, "", ""),
         (4, "Warning: the intervals rest on 4 clusters", "4 clusters, too few to rely on"),
-        (1, "hold for this one recording only", "one recording: holds for this one only"),
+        (1, "valid for this recording only", "one recording: valid for this one only"),
     ],
 )
 def test_too_few_clusters_are_warned_of(num_cameras: int, warning: str, short: str) -> None:
@@ -76,7 +79,7 @@ def test_rows_of_other_cars_are_not_said_to_be_of_the_same() -> None:
         ({99.0: 0.96, 100.0: 0.90}, ["best is 99", "−6.00 points to 100, whose steps"], ["Downwards", "clips"]),
         ({99.0: 0.95, 99.9: 0.96, 100.0: 0.95}, ["Downwards", "Upwards"], []),
         ({99.0: 0.9, 100.0: 0.9}, ["within 0.00 points"], ["Downwards", "Upwards"]),
-        ({99.0: 0.9}, ["says nothing of the choice"], ["best"]),
+        ({99.0: 0.9}, ["says nothing about the choice"], ["best"]),
         ({99.0: float("nan")}, ["No percentile has a PCK"], ["best"]),
     ],
 )
@@ -97,22 +100,22 @@ def test_a_page_claims_no_clipping_of_a_sweep_without_a_fall() -> None:
 def test_groups_that_are_not_there_are_not_described() -> None:
     whole = family()
     assert "Occluded keypoints are labelled" in text_of(content(whole))
-    assert "the frame cuts can have" in text_of(content(whole))
+    assert "cut by the frame can have" in text_of(content(whole))
     num = len(whole.rows[0].predictions)
     plain = with_rows(whole, validity=np.full((num, 12), 2, np.uint8), truncated=np.zeros(num, np.int8))
     page = text_of(content(plain))
     assert "No keypoint is labelled as occluded" in page
     assert "Occluded keypoints are labelled" not in page
-    assert "the frame cuts can have" not in page
+    assert "cut by the frame can have" not in page
 
 
 def test_the_axis_is_said_to_leave_out_0_where_it_does() -> None:
     whole = family()
-    assert "The axis does not begin at 0" in text_of(content(whole))
+    assert "The axis does not start at 0" in text_of(content(whole))
     wrong = [
         replace(row, predictions=replace(row.predictions, points=row.predictions.points + 90)) for row in whole.rows
     ]
-    assert "The axis does not begin at 0" not in text_of(content(replace(whole, rows=wrong)))
+    assert "The axis does not start at 0" not in text_of(content(replace(whole, rows=wrong)))
 
 
 def test_a_difference_without_an_interval_is_neither_better_nor_worse() -> None:
@@ -145,8 +148,8 @@ def test_provenance_says_what_it_knows() -> None:
     page = text_of(made)
     assert "A commit with + had uncommitted changes" in page  # abd+
     assert "each in a checkout of its run's commit" in page
-    assert "Ids of runs are those of the tracking server" in page
-    assert "The command is not known of: align" in page
+    assert "The run ids belong to the tracking server" in page
+    assert "The command is unknown for: align" in page
     clean = RunCard("float", "a1", "float", {"commit": "abc"}, {}, "mlflow run . -e float", {"seed": "0"})
     page = text_of(content(family(runs=[clean])))
     assert "A commit with +" not in page

@@ -122,7 +122,7 @@ def test_compile_for_the_host_gives_a_file_that_computes_the_same(exported: Proj
     assert PROGRAM_KEY not in metadata
     opened = Predictor.load(compiled)
     assert (opened.kind, opened.codec) == ("int8 ONNX", Predictor.load(source).codec)
-    with pytest.raises(Int8OnnxError, match="no longer holds its program; give the export"):
+    with pytest.raises(Int8OnnxError, match="no longer contains its program; give the export"):
         load_program(compiled)
 
 

@@ -65,7 +65,7 @@ def test_a_folder_goes_on_after_a_bad_picture(
     done = infer(trained, tiny_models, out, images, boxes=str(boxes))
     assert done.returncode == 1
     assert "3 images failed" in done.stderr
-    assert "a.jpg: box 1 [500.0, 0.0, 9.0, 9.0]: lies off the image of 160x90 pixels" in done.stderr
+    assert "a.jpg: box 1 [500.0, 0.0, 9.0, 9.0]: is outside the image of 160x90 pixels" in done.stderr
     assert "its list of boxes is empty" in done.stderr
     assert "cut.jpg: image file is cut short" in done.stderr
     assert "Traceback" not in done.stderr
@@ -137,7 +137,7 @@ def test_every_form_of_boxes(
         ("boxes.csv", "", "the header lacks image, x"),
         ("boxes.txt", "[1 2 3],car", "boxes.txt:1: expected"),
         ("boxes.xml", "", "not XML"),
-        ("boxes.pkl", "", "boxes come from"),
+        ("boxes.pkl", "", "give boxes as"),
     ],
 )
 def test_malformed_boxes_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -196,7 +196,7 @@ def test_wrong_parameters_are_named(trained: Project, tiny_models: TinyModels, i
         ({"image": str(tmp_path)}, "no pictures or videos in it"),
         ({"output": str(images)}, "would be overwritten"),
         ({"boxes": str(tmp_path / "none.json")}, "no such file of boxes"),
-        ({"boxes": str(unnamed)}, "boxes without names for 4 pictures"),
+        ({"boxes": str(unnamed)}, "its boxes name no picture, and 4 pictures are given"),
         ({"model": str(tmp_path / "none.onnx")}, "no such model file"),
         ({"model": str(text)}, "not a readable ONNX file"),
         ({"model": "models:/nothing@champion"}, "no such artifact"),

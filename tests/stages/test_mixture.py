@@ -61,8 +61,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Mixed:
     mixed = Mixed(tmp_path_factory.mktemp("mixture") / "mixed")
     done = mixed.ran("float")
     counts = mixed.num_train_cars()
-    assert f"synthetic: 6 of every batch of 8, 30 an epoch out of {counts['synthetic']} training cars" in done.stdout
-    assert f"own: 2 of every batch of 8, 10 an epoch out of {counts['own']} training cars" in done.stdout
+    assert f"synthetic: 6 of every batch of 8, 30 per epoch out of {counts['synthetic']} training cars" in done.stdout
+    assert f"own: 2 of every batch of 8, 10 per epoch out of {counts['own']} training cars" in done.stdout
     assert "val pck, which chooses the epoch, is computed on synthetic\n" in done.stdout
     mixed.ran("calibration")
     return mixed

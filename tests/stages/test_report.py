@@ -179,7 +179,7 @@ def test_several_runs_make_one_report_and_the_same_family_is_not_shown_twice(rep
                           "--name", "two")  # fmt: skip
     assert done.returncode == 0, done.stderr
     text = (reported.path / "reports" / "two" / "report.md").read_text()
-    assert "Models against each other" in text
+    assert "Models compared with each other" in text
     assert len(headline(reported.path / "reports" / "two")) == 5
     done = reported.stage("report", "--runs", f"{calibration_id},runs:/{calibration_id}", "--name", "once")
     assert done.returncode == 0, done.stderr

@@ -164,7 +164,7 @@ def test_a_host_without_network_ends_both(
     print(f"both ended after {took_s:.0f} s", *told, sep="\n----\n")
     assert 0 not in statuses
     assert took_s < 3 * TIMEOUT_S + 120
-    assert all("has lost the others" in text for text in told)
+    assert all("has lost the connection to the others" in text for text in told)
     (run,) = runs_of(trained, experiment)
     assert run.info.status == "FAILED"
     last = Path(trained.client.download_artifacts(run.info.run_id, "checkpoints/last.pt"))

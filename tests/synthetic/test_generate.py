@@ -188,9 +188,9 @@ def test_four_shards_are_the_whole_set(generated, tmp_path):
 def test_shards_that_are_missing_or_of_another_set_are_named(tmp_path):
     pictures = picture_set(replace(SPEC, num_train_cars=2, num_val_cars=1, num_test_cars=1))
     pictures.generate_shard(tmp_path / "set", Shard(1, 2), 1, show_progress=False)
-    with pytest.raises(FileNotFoundError, match=r"shard-2-of-2 is missing or not whole: draw shard 2/2"):
+    with pytest.raises(FileNotFoundError, match=r"shard-2-of-2 is missing or incomplete: draw shard 2/2"):
         pictures.merge_shards(tmp_path / "set", 2)
-    with pytest.raises(FileNotFoundError, match=r"shard-1-of-2 is of another set"):
+    with pytest.raises(FileNotFoundError, match=r"shard-1-of-2 belongs to another set"):
         picture_set(SPEC).merge_shards(tmp_path / "set", 2)
     with pytest.raises(FileExistsError, match="other settings"):
         picture_set(SPEC).generate_shard(tmp_path / "set", Shard(1, 2), 1, show_progress=False)

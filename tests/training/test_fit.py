@@ -99,7 +99,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     fit(make_trainer(make_settings(epochs=1)), tmp_path, lambda result: None)
     with pytest.raises(ValueError, match=r"resume from last\.pt"):
         make_trainer(make_settings()).resume(load_checkpoint(tmp_path / "best.pt"))
-    with pytest.raises(ValueError, match="steps an epoch"):
+    with pytest.raises(ValueError, match="steps per epoch"):
         make_trainer(make_settings(), FixedBatches(num_batches=2)).resume(load_checkpoint(tmp_path / "last.pt"))
 
 
@@ -128,7 +128,9 @@ def ruin(trainer: Trainer, name: str) -> Callable[[float], None]:
 @pytest.mark.parametrize("name", ["5.weight", "1.running_var"])
 def test_weights_that_are_not_finite_never_become_the_last_checkpoint(tmp_path: Path, name: str) -> None:
     trainer = make_trainer(make_settings(ema_decay=0.9))
-    with pytest.raises(FloatingPointError, match=r"in epoch 2: lower train\.lr.*last\.pt of the epoch before is whole"):
+    with pytest.raises(
+        FloatingPointError, match=r"in epoch 2: lower train\.lr.*last\.pt of the previous epoch is complete"
+    ):
         fit(trainer, tmp_path, lambda result: None, ruin(trainer, name))
     last = load_checkpoint(tmp_path / "last.pt")
     assert last.epoch == 1
@@ -142,7 +144,7 @@ def test_a_loss_of_nan_in_a_later_epoch_keeps_the_last_good_checkpoint(tmp_path:
     def on_epoch(result: EpochResult) -> None:
         trainer.inputs = replace(trainer.inputs, normalise=lambda images: images.float() * float("nan"))
 
-    with pytest.raises(FloatingPointError, match=rf"became nan in epoch 2.*{tmp_path}/last\.pt of the epoch before"):
+    with pytest.raises(FloatingPointError, match=rf"became nan in epoch 2.*{tmp_path}/last\.pt of the previous epoch"):
         fit(trainer, tmp_path, on_epoch)
     assert load_checkpoint(tmp_path / "last.pt").epoch == 1
 

@@ -130,7 +130,7 @@ def test_the_state_of_an_earlier_version_does_for_one_process_on_the_cpu_and_war
         (only,) = read_random_states(state, 1, torch.device("cpu"))
     assert torch.equal(only["cpu"], state)
     for num_ranks, device in ((2, torch.device("cpu")), (1, torch.device("cuda", 0))):
-        with pytest.warns(UserWarning, match="without random states of CUDA and of each process"):
+        with pytest.warns(UserWarning, match="has no random states of CUDA and of each process"):
             assert len(read_random_states(state, num_ranks, device)) == num_ranks
 
 

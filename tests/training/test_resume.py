@@ -136,7 +136,7 @@ def test_a_best_of_another_run_beside_it_is_refused(last: Path, change: dict[str
     make_old(last)
     beside = last.with_name("best.pt")
     save_checkpoint(replace(load_checkpoint(beside), **change), beside)
-    with pytest.raises(CheckpointError, match=r"best\.pt is of another training than last\.pt beside it"):
+    with pytest.raises(CheckpointError, match=r"best\.pt belongs to another training than last\.pt beside it"):
         load_resumable(last)
 
 
@@ -149,5 +149,7 @@ def test_a_best_that_a_kill_left_one_epoch_ahead_is_of_the_same_run(last: Path) 
 
 def test_a_file_of_weights_alone_is_refused(tmp_path: Path) -> None:
     save_checkpoint(Checkpoint({}, {}, {}, 1, {}), tmp_path / "best.pt")
-    with pytest.raises(CheckpointError, match=r"best\.pt: holds weights alone \(best\.pt\?\); resume from last\.pt"):
+    with pytest.raises(
+        CheckpointError, match=r"best\.pt: contains only weights \(is it best\.pt\?\); resume from last\.pt"
+    ):
         load_resumable(tmp_path / "best.pt")

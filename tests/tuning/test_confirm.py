@@ -31,5 +31,5 @@ def test_verdict(first: list[float], second: list[float], verdict: str) -> None:
 
 @pytest.mark.parametrize(("first", "second"), [([], []), ([1.0], [1.0, 2.0])])
 def test_pairs_are_required(first: list[float], second: list[float]) -> None:
-    with pytest.raises(ValueError, match="equally many"):
+    with pytest.raises(ValueError, match="equal numbers"):
         mean_difference(first, second)

@@ -43,7 +43,7 @@ def test_the_configurations_that_come_with_carkp_pass(target: str) -> None:
         (check_network, "model.pretrained=None", "none of auto, timm, package, none"),
         (check_network, "model.pretrained=broken.pt", "not a checkpoint"),
         (check_network, "model.pretrained=other.pt", "do not fit"),
-        (check_network, "model.backbone=resnet18 model.pretrained=package", "hold weights of"),
+        (check_network, "model.backbone=resnet18 model.pretrained=package", "contain weights of"),
         (check_network, "model.backbone=resnet18 model.pretrained=auto", "hub does not answer"),
         (check_network, "model.backbone=efficientnet_b0_nose_relu model.pretrained=auto", "no published weights"),
         (check_network, "model.backbone=resnet50.untrained model.pretrained=timm", "Invalid pretrained tag"),
