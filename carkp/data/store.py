@@ -508,7 +508,7 @@ def _explain_lmdb_errors(path: Path) -> Iterator[None]:
         yield
     except lmdb.Error as error:
         free = disk.describe_free_space(path)
-        reason = f"{path} cannot be written: {error}. {free}: make room or choose another disk (data.root)"
+        reason = f"{path} cannot be written: {error}. {free}: free some space or choose another disk (data.root)"
         raise DataError(printable(reason)) from error
 
 

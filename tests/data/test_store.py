@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_nothing_of_a_store(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(StoreWriter, "_put_batch", fail)
-    with pytest.raises(DataError, match=r"s cannot be written: No space left on device.*MiB are free.*make room"):
+    with pytest.raises(DataError, match=r"s cannot be written: No space left on device.*MiB are free.*free some space"):
         write(tmp_path / "s", [a_record(1)])
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
     assert old[0].sample_id.endswith("0")

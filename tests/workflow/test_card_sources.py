@@ -82,5 +82,5 @@ def test_meshes_without_authors_are_not_shipped(meshes: Path) -> None:
     (meshes / "meshes.json").write_text(json.dumps({"bus_1": {"license": "CC0-1.0", "points": POINTS, "source": ""}}))
     with pytest.raises(ConfigError, match=r"bus_1 -> author: Field required.*; the card credits the authors"):
         mesh_credits(meshes)
-    with pytest.raises(ConfigError, match=r"there is no such file.*; the card credits the authors"):
+    with pytest.raises(ConfigError, match=r"no such file.*; the card credits the authors"):
         mesh_credits(meshes / "nowhere")
