@@ -67,12 +67,17 @@ def orderly_interrupts() -> Iterator[None]:
         if not isinstance(dropped.exc_value, KeyboardInterrupt) or not is_ours:
             unraisable_hook(dropped)
             return
+        cancel_repeats()
         for number, handler in handlers.items():
             signal.signal(number, handler)
         number = signal.SIGTERM if isinstance(dropped.exc_value, Terminated) else signal.SIGINT
-        repeat = threading.Timer(_REPEAT_AFTER_S, _signal_main_thread, [number])
-        repeat.daemon = True
-        repeat.start()
+        repeats.append(threading.Timer(_REPEAT_AFTER_S, _signal_main_thread, [number]))
+        repeats[-1].start()
+
+    def cancel_repeats() -> None:
+        while repeats:
+            repeats[-1].cancel()
+            repeats.pop().join()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if os.getpid() == own_pid:
@@ -86,6 +91,7 @@ def orderly_interrupts() -> Iterator[None]:
             before[child_ends] = handlers[child_ends] = handler
             signal.signal(child_ends, _do_nothing)
 
+    repeats: list[threading.Timer] = []
     handlers: dict[signal.Signals, Any] = {signal.SIGTERM: terminate}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores SIGINT
         handlers[signal.SIGINT] = interrupt
@@ -95,6 +101,7 @@ def orderly_interrupts() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = unraisable_hook
+        cancel_repeats()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -152,7 +152,7 @@ def test_summary_counts_what_the_stores_hold(trained: Project) -> None:
         ("float", ["--set", "train.lr=fast"], "train.lr"),
         ("float", ["--config", "configs/none.yaml"], "no such configuration file"),
         ("float", ["--data", "nowhere"], "nowhere"),
-        ("float", ["--resume", "latest"], "to go on from"),
+        ("float", ["--resume", "latest"], "to resume from"),
         ("float", ["--resume", "nowhere/last.pt"], "nowhere/last.pt: no such file; give a last.pt, a run id"),
         ("float", ["--resume", "nowhere.pt"], "nowhere.pt: no such file"),
         ("float", ["--resume", "configs"], "configs: a directory; name the last.pt in it"),

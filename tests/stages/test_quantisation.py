@@ -341,7 +341,7 @@ def spoilt(exported: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[
             "is from a run of calibration, but qat was requested",
         ),
         ("evaluate", ["--stage", "qat", "--model", "CALIBRATION_RUN"], "give stage=calibration"),
-        ("export", ["--stage", "float"], "can export calibration, qat"),
+        ("export", ["--stage", "float"], "expected one of calibration, qat"),
         ("qat", ["--set", "name=other"], "mlflow run . -e calibration"),
         ("evaluate", ["--stage", "int_infer", "--model", "CUT"], "cut.onnx"),
         ("evaluate", ["--stage", "onnxruntime", "--model", "CUT"], "cut.onnx"),

@@ -273,7 +273,7 @@ def test_infer_without_a_model_takes_it_and_says_so(exported: Project, installed
     assert done.returncode == 0, done.stderr
     assert f"model: carkp-car12, which comes with carkp; {installed / 'card.md'} states its accuracy" in done.stderr
     assert "note: the experiment tiny has its own model, exported 20" in done.stderr
-    assert "-P model=latest takes it" in done.stderr
+    assert "-P model=latest uses it" in done.stderr
     assert "int8 ONNX carkp-car12: 1 cars in 1 images" in done.stdout
     assert exported.runs("infer")[0].data.tags["carkp.infer_model"] == "carkp-car12"
     found = json.loads((tmp_path / "out" / "keypoints.json").read_text())

@@ -185,7 +185,7 @@ def test_a_model_of_other_heatmaps_is_refused(two_sets: Project, stage: str) -> 
     message = refused(two_sets, stage, "--set", "heatmap.sigma=2.5", "--set", "heatmap.decoder=averaged")
     assert "heatmap.sigma 1.5, not 2.5" in message
     assert "heatmap.decoder dark, not averaged" in message
-    assert "trained with" in message
+    assert "with which it was trained" in message
 
 
 @pytest.mark.parametrize("kind", ["float", "calibration", "int_infer", "onnxruntime"])

@@ -54,7 +54,7 @@ def test_the_newest_model_of_another_experiment_can_be_the_teacher(trained: Proj
         ("latest:nobody", (), "no finished float run (experiment nobody)"),
         ("nowhere.pt", (), "no such file"),
         ("latest:tiny", ("--set", "heatmap.sigma=2"), "heatmap.sigma 1.5, not 2.0"),
-        ("latest:tiny", ("--set", "model.input_size=[64,96]"), "the network takes (64, 64) (height, width)"),
+        ("latest:tiny", ("--set", "model.input_size=[64,96]"), "the network's input size is (64, 64) (height, width)"),
     ],
 )
 def test_a_teacher_of_no_use_is_refused_before_anything_is_done(
