@@ -160,7 +160,7 @@ def _describe_failed_write(path: Path, error: OSError) -> str:
     reason = error.strerror or type(error).__name__
     kept = "The previous checkpoint is intact" if path.is_file() else "There is no earlier checkpoint"
     return (
-        f"{path}: the checkpoint cannot be written: {reason}. {describe_free_space(path)}. {kept}: free disk space "
+        f"{path}: the checkpoint cannot be written: {reason}. {describe_free_space(path)}. {kept}: free some space "
         "(check quotas and permissions too), then continue with resume=latest or train again"
     )
 
