@@ -67,17 +67,10 @@ def orderly_interrupts() -> Iterator[None]:
         if not isinstance(dropped.exc_value, KeyboardInterrupt) or not is_ours:
             unraisable_hook(dropped)
             return
-        cancel_repeats()
+        repeated.cancel()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        number = signal.SIGTERM if isinstance(dropped.exc_value, Terminated) else signal.SIGINT
-        repeats.append(threading.Timer(_REPEAT_AFTER_S, _signal_main_thread, [number]))
-        repeats[-1].start()
-
-    def cancel_repeats() -> None:
-        while repeats:
-            repeats[-1].cancel()
-            repeats.pop().join()
+        repeated.send(signal.SIGTERM if isinstance(dropped.exc_value, Terminated) else signal.SIGINT)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if os.getpid() == own_pid:
@@ -91,7 +84,7 @@ def orderly_interrupts() -> Iterator[None]:
             before[child_ends] = handlers[child_ends] = handler
             signal.signal(child_ends, _do_nothing)
 
-    repeats: list[threading.Timer] = []
+    repeated = _RepeatedSignal()
     handlers: dict[signal.Signals, Any] = {signal.SIGTERM: terminate}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores SIGINT
         handlers[signal.SIGINT] = interrupt
@@ -101,9 +94,26 @@ def orderly_interrupts() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = unraisable_hook
-        cancel_repeats()
+        repeated.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _RepeatedSignal:
+    """A signal that the main thread gets a moment later. At most one is pending, and none after ``cancel``."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def send(self, number: signal.Signals) -> None:
+        self._timer = threading.Timer(_REPEAT_AFTER_S, _signal_main_thread, [number])
+        self._timer.start()
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+            self._timer = None
 
 
 def _signal_main_thread(number: signal.Signals) -> None:
