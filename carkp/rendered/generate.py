@@ -19,7 +19,7 @@ from carkp.synthetic.blocks import Drawn, PictureSet
 from carkp.synthetic.layout import TEST_SCENES, TRAIN_SCENES, VAL_SCENE, box_line, keypoint_lines, split_of
 from carkp.synthetic.scene import heading_octant
 
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 """Version of the renderer. Raise it whenever the same spec would give other pictures or labels."""
 
 _MARKER = "rendered.json"

@@ -230,9 +230,10 @@ _TYRE = re.compile(r"tire|tyre|neumatic", re.IGNORECASE)
 
 
 def _kind(name: str, alpha_mode: str, picture: Any) -> Kind:
+    has_holes = picture is not None and picture.mode == "RGBA" and not _GLASS.search(name)
+    if alpha_mode in ("BLEND", "MASK") and has_holes:
+        return Kind.DECAL
     if alpha_mode == "BLEND":
-        if picture is not None and picture.mode == "RGBA" and not _GLASS.search(name):
-            return Kind.DECAL
         return Kind.LAMP_GLASS if _LAMP.search(name) else Kind.GLASS
     for pattern, kind in ((_PAINT, Kind.PAINT), (_HEAD, Kind.HEADLIGHT), (_TAIL, Kind.TAIL_LIGHT), (_TYRE, Kind.TYRE)):
         if pattern.search(name):

@@ -14,7 +14,7 @@ from carkp.synthetic.render import ShadowMap, sunlit
 from carkp.synthetic.shading import Canvas, Window, ray
 
 RED, GREEN, BLUE, ALPHA, METALLIC, ROUGHNESS, KIND, TEXTURE, GLOW, LUMINANCE = range(10)
-PAINT, GLASS, DECAL = 1, 2, 3
+PAINT, GLASS, DECAL, LAMP_GLASS = 1, 2, 3, 7
 """Values of ``glb.Column`` and ``glb.Kind`` as plain numbers, which kernels need."""
 
 
@@ -96,7 +96,10 @@ def level_of(surface: Surface, texture: int, k: int, pixel: float) -> int:
 
 @inlined
 def reflectance(surface: Surface, k: int, bary: Rgb, pixel: float) -> tuple[float, float, float, float]:
-    """Return the linear colour and alpha of a point of triangle ``k``."""
+    """Return the linear colour and alpha of a point of triangle ``k``.
+
+    Opaque materials ignore the alpha of their texture: there, files often store something else.
+    """
     row = surface.face_materials[k]
     m = surface.materials
     r, g, b, alpha = m[row, RED], m[row, GREEN], m[row, BLUE], m[row, ALPHA]
@@ -106,6 +109,9 @@ def reflectance(surface: Surface, k: int, bary: Rgb, pixel: float) -> tuple[floa
     u = mixed(surface.uvs, surface.faces, k, bary, 0)
     v = 1.0 - mixed(surface.uvs, surface.faces, k, bary, 1)
     tr, tg, tb, ta = texel(surface, texture, level_of(surface, texture, k, pixel), u, v)
+    kind = int(m[row, KIND])
+    if kind != GLASS and kind != DECAL and kind != LAMP_GLASS:
+        ta = 1.0
     mean = m[row, LUMINANCE]
     if mean > 0.0:  # the paint's colour with the texture's light and shade
         tone = min((0.3 * tr + 0.6 * tg + 0.1 * tb) / mean, 1.8)

@@ -26,17 +26,18 @@ POINTS = [
 ]
 
 
-def write_folder(folder: Path, *names: str) -> Path:
+def write_folder(folder: Path, *names: str, texture_alpha: int = 255) -> Path:
     """A folder of meshes with its ``meshes.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        write_car(folder / f"{name}.glb")
+        write_car(folder / f"{name}.glb", texture_alpha)
     entry = {"points": POINTS, "author": "nobody", "license": "CC0-1.0", "source": "https://example.org"}
     (folder / "meshes.json").write_text(json.dumps(dict.fromkeys(names, entry)))
     return folder
 
 
-def write_car(path: Path) -> None:
+def write_car(path: Path, texture_alpha: int = 255) -> None:
+    """``texture_alpha``: alpha of the texture of the tyres, which are opaque."""
     scene = trimesh.Scene()
     _add(scene, "Car_Body", "car_Bodymat", (WIDTH, LENGTH, 0.6), (0, 0, 0.65), (0.6, 0.1, 0.1, 1.0))
     _add(scene, "Car_Roof", "car_Bodymat", (1.6, 2.0, 0.05), (0, -0.4, HEIGHT - 0.025), (0.6, 0.1, 0.1, 1.0))
@@ -46,13 +47,22 @@ def write_car(path: Path) -> None:
         _add(scene, f"Brakelights_{side}", "Lamps_red", (0.3, 0.02, 0.15), (0.7 * side, -2.0, 0.7), (0.8, 0, 0, 1))
         for name, along in (("f", WHEEL_X), ("r", -WHEEL_X)):
             size, place = (0.2, 2 * RADIUS, 2 * RADIUS), (WHEEL_Y * side, along, RADIUS)
-            _add(scene, f"wheel_{name}{side}", "Tire_1k", size, place, (0.02, 0.02, 0.02, 1.0), texture=_checks())
+            _add(
+                scene,
+                f"wheel_{name}{side}",
+                "Tire_1k",
+                size,
+                place,
+                (0.02, 0.02, 0.02, 1.0),
+                texture=_checks(texture_alpha),
+            )
     path.write_bytes(scene.export(file_type="glb"))
 
 
-def _checks() -> Image.Image:
+def _checks(alpha: int) -> Image.Image:
     squares = np.indices((16, 16)).sum(0) % 2 * 200 + 30
-    return Image.fromarray(np.repeat(squares[..., None], 3, -1).astype(np.uint8))
+    colours = np.repeat(squares[..., None], 3, -1)
+    return Image.fromarray(np.concatenate([colours, np.full((16, 16, 1), alpha)], -1).astype(np.uint8))
 
 
 def _add(

@@ -1,5 +1,7 @@
 """Pictures of a made-up car: what is drawn is where the labels say."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -113,3 +115,14 @@ def test_the_same_generator_gives_the_same_picture(fleet: MeshFleet):
         if one is not None and other is not None:
             np.testing.assert_array_equal(one.picture, other.picture)
             np.testing.assert_array_equal(one.points, other.points)
+
+
+def test_opaque_parts_ignore_the_alpha_of_their_texture(tmp_path: Path, pictures: list[LabelledPicture]):
+    transparent = MeshFleet(read_catalog(write_folder(tmp_path, "sedan_one", texture_alpha=0)))
+    rng = np.random.default_rng(3)
+    street = draw_street(rng)
+    drawn = [draw_labelled(street, transparent.draw, rng) for _ in range(24)]
+    others = [picture for picture in drawn if picture is not None]
+    assert len(others) == len(pictures)
+    for one, other in zip(pictures, others, strict=True):
+        np.testing.assert_array_equal(one.picture, other.picture)
