@@ -2,15 +2,17 @@
 
 Command:  python experiments/transfer.py <folder of real cars>… --config configs/shipped.yaml
           … --set rendered.meshes=<folder of meshes> --set train.num_samples=12000 --set train.epochs=20
-          … --steps "plain,+ augmentation" --seeds "0 1"
+          … --steps "plain,+ augmentation" --seeds "0 1" --name <another name>
 Asks:     PCK@0.05 and @0.1 on real cars, with 95 % intervals of a bootstrap over photographs, and the share of cars
           turned front to back, after trainings that differ in one thing each. Also the difference of each step to the
           step that it builds on, paired over the cars. The real cars choose nothing: neither an epoch nor a setting.
 Expect:   a difference counts if its interval leaves out 0 with every seed. Every step sees the same number of samples,
           so train.num_samples is at most the size of the smallest source. First weights that were trained on cars would
-          hide the effects: model.pretrained must not be carkp-car12. Finished trainings are kept in
-          runs/transfer/trainings.yaml, so that the same command continues with the missing ones; without that
-          file, they are read from the record of --record.
+          hide the effects: model.pretrained must not be carkp-car12. It may be the checkpoint of a training with plain
+          drawn cars: then each step is a further training, and a short one is enough to compare the steps. Finished
+          trainings are kept in runs/<name>/trainings.yaml, so that the same command continues with the missing
+          ones; without that file, they are read from the record of --record. Give trainings with other settings
+          another --name.
 """
 
 import sys
@@ -218,7 +220,8 @@ def difference(reference: Predictions, predictions: Predictions) -> dict[str, li
 
 def run(arguments: Arguments, chosen: Sequence[Step], seeds: Sequence[int], tracker: Tracker) -> None:
     cars = load_real_cars([part for word in arguments.lists[FOLDERS] for part in word.split(",") if part])
-    results = Results(project_root() / "runs" / STUDY, record_path(project_root(), STUDY))
+    name = arguments.values["name"]
+    results = Results(project_root() / "runs" / name, record_path(project_root(), name))
     config_path = find_config(arguments.config_words[1])
     given = [word for word in arguments.config_words[2:] if word != "--set"]
     for seed in seeds:
@@ -230,7 +233,7 @@ def run(arguments: Arguments, chosen: Sequence[Step], seeds: Sequence[int], trac
                 results.add(row_of(step, seed, config, scores, cars) | extra)
             results.renew_differences()
             show(results, cars)
-            write_record(arguments, STUDY, findings(results))
+            write_record(arguments, name, findings(results))
     tracker.log_file(results.path, "tables")
 
 
@@ -281,6 +284,7 @@ def main() -> int:
     parameters = [
         Parameter("steps", "", "steps, separated by commas; empty: all"),
         Parameter("seeds", "0", "seeds, separated by spaces"),
+        Parameter("name", STUDY, "name of the study: of its folder below runs/, and of its record"),
     ]
     lists = {FOLDERS: "folders of real cars (see experiments/real_cars.py)"}
     arguments = parse_study(STUDY, str(__doc__), parameters, lists=lists)

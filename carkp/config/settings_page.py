@@ -1,5 +1,6 @@
 """Writes ``docs/settings.md``, with a table of settings for each section: ``python -m carkp.config.settings_page``."""
 
+import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -28,9 +29,13 @@ def settings_page() -> str:
     return "\n".join([_HEAD, *(_section(section) for section in sections())])
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write the page to the file given as argument, else to ``PAGE`` below the working directory."""
-    path = Path(arguments[0]) if arguments else PAGE
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m carkp.config.settings_page", description="Write the page of all settings."
+    )
+    parser.add_argument("page", nargs="?", type=Path, default=PAGE, help=f"file to write (default: {PAGE})")
+    path: Path = parser.parse_args(arguments).page
     path.write_text(settings_page(), encoding="utf-8")
     print(f"written: {path}")  # noqa: T201
     return 0
@@ -56,4 +61,4 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -144,6 +144,13 @@ def test_the_page_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytes
     assert str(path) in capsys.readouterr().out
 
 
+def test_an_unknown_option_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["--check"])
+    assert not any(tmp_path.iterdir())
+
+
 def test_no_cell_of_the_page_breaks_its_table() -> None:
     rows = [line for line in settings_page().splitlines() if line.startswith("|")]
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 5 for row in rows)
