@@ -16,7 +16,7 @@ from carkp.rendered.crop import LabelledPicture, draw_labelled
 from carkp.rendered.fleet import MeshFleet, read_fleet
 from carkp.rendered.street_scene import draw_street
 from carkp.synthetic.blocks import Drawn, PictureSet
-from carkp.synthetic.layout import TEST_SCENES, TRAIN_SCENES, VAL_SCENE, box_line, keypoint_lines, split_of
+from carkp.synthetic.layout import TRAIN_SCENES, box_line, cars_of_scenes, keypoint_lines, split_of
 from carkp.synthetic.scene import heading_octant
 
 RENDERER_VERSION = 3
@@ -64,7 +64,6 @@ def picture_set(spec: RenderedSpec) -> PictureSet[_Block]:
         CatalogError: the folder of meshes cannot be used.
         ValueError: a number in ``spec`` is negative.
     """
-    _check(spec)
     return PictureSet(
         marker=_MARKER,
         identity=_identity(spec),
@@ -87,12 +86,6 @@ def generate(out_dir: Path, spec: RenderedSpec, num_workers: int, show_progress:
     picture_set(spec).generate(out_dir, num_workers, show_progress)
 
 
-def _check(spec: RenderedSpec) -> None:
-    for name in ("num_train_cars", "num_val_cars", "num_test_cars", "seed"):
-        if getattr(spec, name) < 0:
-            raise ValueError(f"{name} must not be negative, got {getattr(spec, name)}")
-
-
 def _identity(spec: RenderedSpec) -> dict[str, object]:
     """Return the values that determine the pictures: the numbers, and the meshes with their points."""
     meshes = {
@@ -104,20 +97,11 @@ def _identity(spec: RenderedSpec) -> dict[str, object]:
 
 
 def _plan(spec: RenderedSpec) -> list[_Block]:
-    groups = (
-        (spec.num_train_cars, [scene for scene in TRAIN_SCENES if scene != VAL_SCENE]),
-        (spec.num_val_cars, [VAL_SCENE]),
-        (spec.num_test_cars, list(TEST_SCENES)),
-    )
-    index = {scene: k for k, scene in enumerate((*TRAIN_SCENES, *TEST_SCENES))}
-    blocks = []
-    for num_cars, scenes in groups:
-        for position, scene in enumerate(scenes):
-            of_scene = num_cars // len(scenes) + (position < num_cars % len(scenes))
-            for k, first in enumerate(range(0, of_scene, _CARS_A_BLOCK)):
-                count = min(_CARS_A_BLOCK, of_scene - first)
-                blocks.append(_Block(spec.meshes, scene, index[scene], k, count, spec.seed))
-    return blocks
+    return [
+        _Block(spec.meshes, scene, index, k, min(_CARS_A_BLOCK, of_scene - first), spec.seed)
+        for scene, index, of_scene in cars_of_scenes(spec)
+        for k, first in enumerate(range(0, of_scene, _CARS_A_BLOCK))
+    ]
 
 
 @cache

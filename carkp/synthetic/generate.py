@@ -17,7 +17,7 @@ from carkp.synthetic.camera import Development, develop, draw_development
 from carkp.synthetic.car_styles import PAINTS, PLAIN_SHARES, STYLE_SHARES, TEST_PAINTS, UNSEEN_SHARES
 from carkp.synthetic.frame import CarTruth, FramePainter
 from carkp.synthetic.ingredients import Ingredients
-from carkp.synthetic.layout import TEST_SCENES, TRAIN_SCENES, VAL_SCENE, box_line, keypoint_lines, split_of
+from carkp.synthetic.layout import TEST_SCENES, box_line, cars_of_scenes, keypoint_lines, split_evenly, split_of
 from carkp.synthetic.lighting import CONDITION_SHARES, PLAIN_CONDITION_SHARES, UNSEEN_CONDITION_SHARES
 from carkp.synthetic.scene import View, draw_view
 from carkp.synthetic.traffic import Fleet, draw_cars, draw_people
@@ -96,9 +96,6 @@ def generate(out_dir: Path, spec: SyntheticSpec, num_workers: int, show_progress
 
 
 def _check(spec: SyntheticSpec) -> None:
-    for name in ("num_train_cars", "num_val_cars", "num_test_cars", "seed"):
-        if getattr(spec, name) < 0:
-            raise ValueError(f"{name} must not be negative, got {getattr(spec, name)}")
     Ingredients.of(spec.ingredients)
     if min(spec.image_size) < 96:
         raise ValueError(f"image_size must be at least 96 pixels in both directions, got {spec.image_size}")
@@ -111,26 +108,14 @@ def _identity(spec: SyntheticSpec) -> dict[str, object]:
 
 
 def _plan(spec: SyntheticSpec) -> list[_Camera]:
-    """Return every camera; the cars of a group are spread evenly over its scenes and their cameras."""
-    groups = (
-        (spec.num_train_cars, [scene for scene in TRAIN_SCENES if scene != VAL_SCENE]),
-        (spec.num_val_cars, [VAL_SCENE]),
-        (spec.num_test_cars, list(TEST_SCENES)),
-    )
-    index = {scene: k for k, scene in enumerate((*TRAIN_SCENES, *TEST_SCENES))}
+    """Return every camera; the cars of a scene are spread evenly over its cameras."""
     plan = []
     ingredients = Ingredients.of(spec.ingredients)
-    for num_cars, scenes in groups:
-        for scene, of_scene in zip(scenes, _shares(num_cars, len(scenes)), strict=True):
-            num_cameras = -(-of_scene // _CARS_A_CAMERA)
-            for number, of_camera in enumerate(_shares(of_scene, num_cameras)):
-                plan.append(_Camera(scene, index[scene], number, of_camera, spec.seed, spec.image_size, ingredients))
+    for scene, index, of_scene in cars_of_scenes(spec):
+        num_cameras = -(-of_scene // _CARS_A_CAMERA)
+        for number, of_camera in enumerate(split_evenly(of_scene, num_cameras)):
+            plan.append(_Camera(scene, index, number, of_camera, spec.seed, spec.image_size, ingredients))
     return plan
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    """Split ``total`` into ``parts`` integers that are as equal as possible."""
-    return [total // parts + (k < total % parts) for k in range(parts)] if parts else []
 
 
 def compile_kernels() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,54 @@ class Labelled(Protocol):
 
     @property
     def box(self) -> Box: ...
+
+
+class CarNumbers(Protocol):
+    """The number of cars in each part of a generated set, and its seed."""
+
+    @property
+    def num_train_cars(self) -> int: ...
+
+    @property
+    def num_val_cars(self) -> int: ...
+
+    @property
+    def num_test_cars(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+class SceneCars(NamedTuple):
+    """The number of cars in a scene. ``number``: number of the scene, for seeds."""
+
+    scene: str
+    number: int
+    num_cars: int
+
+
+def cars_of_scenes(numbers: CarNumbers) -> Iterator[SceneCars]:
+    """Yield all scenes; the cars of training, validation and test are spread evenly over the scenes of each.
+
+    Raises:
+        ValueError: a number is negative.
+    """
+    for name in ("num_train_cars", "num_val_cars", "num_test_cars", "seed"):
+        if getattr(numbers, name) < 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(numbers, name)}")
+    number = {scene: k for k, scene in enumerate((*TRAIN_SCENES, *TEST_SCENES))}
+    for num_cars, scenes in (
+        (numbers.num_train_cars, [scene for scene in TRAIN_SCENES if scene != VAL_SCENE]),
+        (numbers.num_val_cars, [VAL_SCENE]),
+        (numbers.num_test_cars, list(TEST_SCENES)),
+    ):
+        for scene, of_scene in zip(scenes, split_evenly(num_cars, len(scenes)), strict=True):
+            yield SceneCars(scene, number[scene], of_scene)
+
+
+def split_evenly(total: int, parts: int) -> list[int]:
+    """Split ``total`` into ``parts`` integers that are as equal as possible."""
+    return [total // parts + (k < total % parts) for k in range(parts)] if parts else []
 
 
 def split_of(scene: str) -> str:
