@@ -77,6 +77,8 @@ def _draw_paint(m: CarMeasures, paints: tuple[Paint, ...], is_taxi: bool, rng: n
     paint = draw_paint(paints, rng)
     if m.style == "school_bus" or (m.style == "bus" and rng.uniform() < 0.5):
         return Paint("yellow", (0.66, 0.36, 0.02), 0.0, 1.0)
+    if m.style == "double_decker" and rng.uniform() < 0.4:
+        return Paint("red", (0.42, 0.012, 0.015), 0.0, 1.0)
     if m.family in ("van", "truck", "bus") and rng.uniform() < 0.35:
         return Paint("white", (0.70, 0.70, 0.68), 0.0, 1.0)
     if is_taxi:
@@ -106,7 +108,7 @@ def _extras(m: CarMeasures, look: CarLook, is_taxi: bool) -> list[Mesh]:
     parts = [roof_sign(m)] if is_taxi else []
     if m.family == "truck":
         parts.append(under_run(m))
-    if m.family == "bus" and look.seed % 1.0 < 0.5:
+    if m.family == "bus" and look.upper_deck == 0.0 and look.seed % 1.0 < 0.5:
         parts.append(roof_unit(m))
     return parts
 

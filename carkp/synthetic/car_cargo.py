@@ -14,6 +14,7 @@ Array = NDArray[np.float64]
 BLACK_TRIM, PAINTED_TRIM, SIGN_TRIM, SILVER_TRIM = 0.0, 1.0, 2.0, 3.0
 """Values of the first attribute of ``CAR_TRIM``."""
 _GAP = 0.08  # between cab and cargo
+_LOWER_DECK_HEIGHT = 3.0  # height of a bus as seen by its driver
 
 
 def trim(part: Mesh, finish: float) -> Mesh:
@@ -96,7 +97,7 @@ def roof_sign(m: CarMeasures) -> Mesh:
 def bus_mirrors(m: CarMeasures) -> list[Mesh]:
     """Build mirrors on arms in front of the windscreen."""
     front, side = m.length / 2, m.width / 2
-    z = m.cowl + 0.62 * (m.height - m.cowl)
+    z = m.cowl + 0.62 * (min(m.height, _LOWER_DECK_HEIGHT) - m.cowl)
     glass = mesh.box((0.10, 0.22, 0.42), (front + 0.12, side + 0.06, z - 0.15), (0, 0, 0))
     arm = mesh.box((0.30, 0.05, 0.05), (front - 0.05, side - 0.02, z + 0.12), (0, 0, 0))
     left = trim(mesh.join([glass, arm]), BLACK_TRIM)

@@ -107,6 +107,7 @@ class CarLook(NamedTuple):
     lettering: float
     reflectors: float
     display: float  # height of a bus's destination display; 0: none
+    upper_deck: float  # height of the lower deck's ceiling; 0: there is no upper deck
     kerb: float  # side of a bus's doors: 1 left, -1 right
     window_period: float
     rear_window: float  # 0: none
@@ -263,6 +264,7 @@ def _livery(m: CarMeasures, rng: np.random.Generator) -> dict[str, float]:
         "kerb": -1.0 if rng.uniform() < 0.85 else 1.0,
         "window_period": rng.uniform(1.1, 1.8),
         "display": rng.uniform(0.22, 0.36) if m.family == "bus" and rng.uniform() < 0.85 else 0.0,
+        "upper_deck": rng.uniform(2.05, 2.25) if m.style == "double_decker" else 0.0,
     }
 
 

@@ -6,6 +6,7 @@ from carkp.synthetic._jit import compiled
 from carkp.synthetic.car_faces import front_face, rear_face
 from carkp.synthetic.car_look import BUS, NO_CARGO, NO_LIVERY, CarLook
 from carkp.synthetic.car_work import (
+    BETWEEN_DECKS,
     bus_back,
     bus_display,
     bus_side,
@@ -211,7 +212,15 @@ def top_surface(look: CarLook, a: float, x: float, y: float, z: float) -> Surfac
 def windscreen(look: CarLook, y: float, t: float) -> Surface:
     """Return the windscreen: glass with wipers and mirror, or a bus's display. t: 0 at the base, 1 at the top."""
     if look.faces > 0.5:
-        if look.family == BUS:
+        if look.upper_deck > 0.0:
+            z = look.cowl_z + t * (look.height - look.cowl_z)
+            if look.upper_deck < z < look.upper_deck + BETWEEN_DECKS or z > look.height - 0.3:
+                up = (z - look.upper_deck - 0.15) / max(look.display, 0.01)
+                has_display = look.display > 0.0 and 0.0 < up < 1.0
+                return bus_display(look, y, up) if has_display else paint_at(look, z, 0.5 * look.length, y)
+            if abs(y) < 0.012 and look.wipers > 0.5:
+                return (MATTE, 0.015, 0.015, 0.015, 0.0)
+        elif look.family == BUS:
             share = look.display / (look.height - look.cowl_z)
             if t > 0.97 - share:
                 return (

@@ -134,6 +134,11 @@ CITY_BUS = Style(
     (0.82, 1.00), (0.95, 1.15), (-9.0, -8.0), (0.06, 0.40), (0.04, 0.14), (0.02, 0.04), (1.40, 1.90),
     (0.01, 0.06), (0.12, 0.20), (0.01, 0.04), doors=2, family="bus", least_bonnet=0.09,
 )  # fmt: skip
+DOUBLE_DECKER = Style(
+    (9.4, 11.6), (2.40, 2.55), (4.05, 4.45), (0.46, 0.51), (0.26, 0.36), (2.20, 2.75), (2.20, 2.90),
+    (0.84, 1.02), (0.96, 1.15), (-9.0, -8.0), (0.06, 0.60), (0.04, 0.20), (0.02, 0.04), (1.40, 1.75),
+    (0.01, 0.04), (0.12, 0.20), (0.02, 0.05), doors=2, family="bus", least_bonnet=0.09,
+)  # fmt: skip
 COACH = Style(
     (9.4, 12.9), (2.44, 2.55), (3.15, 3.75), (0.48, 0.52), (0.28, 0.38), (2.20, 2.80), (2.60, 3.40),
     (0.92, 1.12), (1.05, 1.30), (-9.0, -8.0), (0.25, 0.80), (0.06, 0.25), (0.02, 0.05), (1.60, 2.10),
@@ -194,6 +199,7 @@ STYLES: dict[str, Style] = {
     "minibus": MINIBUS,
     "bus": BUS,
     "city_bus": CITY_BUS,
+    "double_decker": DOUBLE_DECKER,
     "coach": COACH,
     "school_bus": SCHOOL_BUS,
     "box_truck": BOX_TRUCK,
@@ -213,8 +219,8 @@ PLAIN_SHARES = {
 }
 """Frequency of each style without the ingredient ``vehicles``; the few buses are not labelled then."""
 STYLE_SHARES = {
-    "sedan": 0.20,
-    "hatchback": 0.115,
+    "sedan": 0.18,
+    "hatchback": 0.105,
     "wagon": 0.065,
     "city_car": 0.03,
     "suv": 0.08,
@@ -229,8 +235,9 @@ STYLE_SHARES = {
     "van_small": 0.03,
     "van_tall": 0.03,
     "minibus": 0.025,
-    "city_bus": 0.05,
-    "coach": 0.03,
+    "city_bus": 0.055,
+    "double_decker": 0.02,
+    "coach": 0.035,
     "school_bus": 0.01,
     "box_truck": 0.035,
     "bonnet_truck": 0.01,

@@ -50,6 +50,16 @@ def writing(look: CarLook, along: float, up: float, tall: float) -> bool:
     return hash_unit(number, stroke, int(look.seed) + 2) > 0.42
 
 
+BETWEEN_DECKS = 0.65
+"""Height of the band between the windows of the two decks of a double-decker, in metres."""
+
+
+@compiled
+def upper_window(look: CarLook, z: float) -> float:
+    """Return the height of z above the lower edge of the upper deck's windows; negative below, and without one."""
+    return z - look.upper_deck - BETWEEN_DECKS if look.upper_deck > 0.0 else -1.0
+
+
 @compiled
 def in_door(look: CarLook, x: float, y: float) -> float:
     """Return the distance of (x, y) inside a bus's door from its edge, in metres; negative outside."""
@@ -89,8 +99,13 @@ def door_glass(look: CarLook, x: float, door: float, z: float) -> Surface:
 
 @compiled
 def bus_window(look: CarLook, x: float, y: float, z: float, above_belt: float, below_edge: float) -> Surface:
-    """Return the surface of the row of side windows and its frames."""
+    """Return the surface of the rows of side windows and their frames."""
     door = in_door(look, x, y)
+    if look.upper_deck > 0.0:
+        if z > look.upper_deck + BETWEEN_DECKS:
+            above_belt, door = upper_window(look, z), -1.0
+        else:
+            below_edge = look.upper_deck + 0.30 - z
     if door > 0.0 and below_edge > 0.30:
         return door_glass(look, x, door, z)
     is_window = above_belt > 0.03 and below_edge > 0.30 and abs(x) < 0.5 * look.length - 0.25
@@ -121,8 +136,12 @@ def bus_display(look: CarLook, y: float, up: float) -> Surface:
 @compiled
 def bus_back(look: CarLook, y: float, z: float) -> Surface:
     """Return the tail above the engine: a window if there is one, a route number, the livery."""
-    ya, tall = abs(y), look.height - look.deck_z
-    t = (z - look.deck_z) / tall
+    ya, low = abs(y), look.deck_z
+    if look.upper_deck > 0.0:
+        low = look.upper_deck + 0.4 * BETWEEN_DECKS
+        if z < low:
+            return livery_paint(look, -0.5 * look.length, y, z)
+    t = (z - low) / (look.height - low)
     if look.rear_window > 0.5 and 0.12 < t < 0.78 and ya < 0.80 * look.half_width:
         if ya > 0.77 * look.half_width or t < 0.15 or t > 0.75:
             return (MATTE, 0.015, 0.015, 0.015, 0.0)

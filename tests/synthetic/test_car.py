@@ -76,7 +76,7 @@ def test_rear_roof_corners_of_a_lorry_are_its_cargos(style):
         assert front[2] == pytest.approx(m.height, abs=0.15)
 
 
-@pytest.mark.parametrize("style", ["city_bus", "coach", "school_bus"])
+@pytest.mark.parametrize("style", ["city_bus", "double_decker", "coach", "school_bus"])
 def test_roof_corners_of_a_bus_span_its_roof(style):
     for car in cars(style):
         front, back = (car.keypoints[NAMES[f"left_{end}_roof"]] for end in ("front", "back"))

@@ -160,7 +160,7 @@ def test_headlamps_light_the_road_before_them_by_night_alone():
         assert is_brighter or lights[1] == pytest.approx(lights[0], rel=1e-6)
 
 
-@pytest.mark.parametrize("style", ["city_bus", "box_truck", "lorry", "flatbed", "tanker", "minibus"])
+@pytest.mark.parametrize("style", ["city_bus", "double_decker", "box_truck", "lorry", "flatbed", "tanker", "minibus"])
 def test_visible_keypoints_of_big_vehicles_fall_on_what_they_changed(style):
     """The nearer side alone is seen, and every visible point lies on the drawn vehicle."""
     painter = FramePainter(flat_view(position=(0.0, -30.0, 2.2)))
