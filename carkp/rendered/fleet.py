@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from carkp.rendered.catalog import MeshInfo, read_catalog
+from carkp.rendered.double_faces import without_inner_faces
 from carkp.rendered.glb import load_glb
 from carkp.rendered.mesh_car import MeshCar, mesh_car
 from carkp.rendered.occlusion import with_open_sky
@@ -25,7 +26,7 @@ MIN_KNOWN = 8
 @cache
 def load_car(info: HashableInfo) -> MeshCar:
     """Load the car of a catalogue entry; the result is cached."""
-    surface = with_open_sky(load_glb(info.path))
+    surface = with_open_sky(without_inner_faces(load_glb(info.path)))
     points = np.nan_to_num(np.array(info.points, np.float64))
     return mesh_car(info.name, info.kind, surface, points, np.array(info.is_known, np.bool_))
 
