@@ -66,6 +66,11 @@ def test_finished_trainings_are_kept_with_their_difference_whichever_was_first(
     (newest, *_) = project.runs("float")
     assert kept[1]["generated_pck"]["test"] == round(newest.data.metrics["test/pck"], 4)
     assert (project.path / "runs" / "transfer" / "augmentation_0.pt").is_file()
+    done = study(project, folder, "--steps", "plain", "--name", "other", "--record")
+    assert done.returncode == 0, done.stderr
+    assert len(project.runs("float")) == 3
+    assert [row["step"] for row in load_record(record.with_name("other.yaml")).details["trainings"]] == ["plain"]
+    assert len(load_record(record).details["trainings"]) == 2
 
 
 def test_a_record_that_cannot_be_read_is_named(project: Project, tmp_path: Path) -> None:
