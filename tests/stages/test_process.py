@@ -138,6 +138,7 @@ class Loader:
         for _ in range(1000):  # the handler runs here
             pass
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 try:
     with orderly_interrupts():
         for _ in range(int(sys.argv[2])):
