@@ -55,12 +55,6 @@ BETWEEN_DECKS = 0.65
 
 
 @compiled
-def upper_window(look: CarLook, z: float) -> float:
-    """Return the height of z above the lower edge of the upper deck's windows; negative below, and without one."""
-    return z - look.upper_deck - BETWEEN_DECKS if look.upper_deck > 0.0 else -1.0
-
-
-@compiled
 def in_door(look: CarLook, x: float, y: float) -> float:
     """Return the distance of (x, y) inside a bus's door from its edge, in metres; negative outside."""
     if y * look.kerb < 0.0:
@@ -103,7 +97,7 @@ def bus_window(look: CarLook, x: float, y: float, z: float, above_belt: float, b
     door = in_door(look, x, y)
     if look.upper_deck > 0.0:
         if z > look.upper_deck + BETWEEN_DECKS:
-            above_belt, door = upper_window(look, z), -1.0
+            above_belt, door = z - look.upper_deck - BETWEEN_DECKS, -1.0
         else:
             below_edge = look.upper_deck + 0.30 - z
     if door > 0.0 and below_edge > 0.30:
