@@ -15,6 +15,7 @@ Expect:   a difference counts if its interval leaves out 0 with every seed. Ever
           another --name.
 """
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -295,6 +296,8 @@ def main() -> int:
             f"model.pretrained={arguments.config.model.pretrained} knows cars already, and would hide what each step "
             "brings: take --config configs/shipped.yaml, or set model.pretrained=auto"
         )
+    if not re.fullmatch(r"[\w-]+", arguments.values["name"]):
+        raise ConfigError(f"--name {arguments.values['name']!r}: give letters, digits, _ and -; it becomes a file name")
     chosen = choose(arguments.values["steps"])
     seeds = [int(seed) for seed in arguments.values["seeds"].split()]
     execute(STUDY, arguments.config, lambda tracker, _: run(arguments, chosen, seeds, tracker))

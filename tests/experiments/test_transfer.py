@@ -104,6 +104,13 @@ def test_steps_are_named_in_the_error(project: Project, tmp_path: Path) -> None:
     assert "no step is called magic; there are: plain, + augmentation" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ""])
+def test_a_name_that_is_no_file_name_is_refused(project: Project, tmp_path: Path, name: str) -> None:
+    done = study(project, write_list(tmp_path / "cars", CARS), "--name", name)
+    assert done.returncode == 1
+    assert "give letters, digits, _ and -" in done.stderr
+
+
 def test_first_weights_that_know_cars_are_refused(project: Project, tmp_path: Path) -> None:
     done = study(project, write_list(tmp_path / "cars", CARS), "--set", "model.pretrained=carkp-car12")
     assert done.returncode == 1
