@@ -11,13 +11,13 @@ Expect:   a difference counts if its interval leaves out 0 with every seed. Ever
           hide the effects: model.pretrained must not be carkp-car12. It may be the checkpoint of a training with plain
           drawn cars: then each step is a further training, and a short one is enough to compare the steps. Finished
           trainings are kept in runs/<name>/trainings.yaml, so that the same command continues with the missing
-          ones; without that file, they are read from the record of --record. Give trainings with other settings
-          another --name.
+          ones; without that file, those with the same settings and cars are read from the record of --record. Give
+          a study with other settings or other cars another --name.
 """
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from carkp.workflow.preparation import run_as_child
 from carkp.workflow.real_cars import RealCars, RealCarScores, load_real_cars, score_real_cars
 from carkp.workflow.recording import Findings, interval_cell, parse_study, write_record
 from carkp.workflow.references import find_current_data
+from carkp.workflow.shipping import digest_of, portable_config
 from carkp.workflow.teachers import find_teacher
 from carkp.workflow.training import CHECKPOINT_DIR
 
@@ -89,17 +90,10 @@ class Step:
     teacher: str = ""
     epochs_factor: int = 1
 
-    def config(self, path: Path, given: Sequence[str], seed: int, results: "Results") -> ExperimentConfig:
-        """Return the configuration of a training.
-
-        Raises:
-            ConfigError: the step's teacher has not been trained yet.
-        """
+    def config(self, path: Path, given: Sequence[str], seed: int, teacher: Path | None = None) -> ExperimentConfig:
+        """Return the configuration of a training; ``teacher``: checkpoint of its teacher."""
         words = [*given, *split_overrides(self.overrides), f"seed={seed}", f"name={STUDY}"]
-        if self.teacher:
-            teacher = results.checkpoint_of(self.teacher, seed)
-            if not teacher.is_file():
-                raise ConfigError(f"{self.name} is taught by {self.teacher}, which comes first: {teacher} is not there")
+        if teacher is not None:
             words.append(f"train.teacher={teacher}")
         epochs = self.epochs_factor * load_config(path, words).train.epochs
         return load_config(path, [*words, f"train.epochs={epochs}"])
@@ -131,37 +125,70 @@ def mixture(share: float) -> str:
     return f"'data.sources={sources}'"
 
 
-class Results:
-    """Finished trainings in ``folder``: their list, their predictions, for paired comparisons, and their weights.
+@dataclass(frozen=True)
+class Study:
+    """What all trainings of a study have in common: configuration file, overrides and real cars."""
 
-    ``record``: a record with such a list, used if the folder has none yet.
+    path: Path
+    given: Sequence[str]
+    cars: RealCars
+
+    def identity(self, step: Step, seed: int) -> dict[str, str]:
+        """Return digests of the cars and of all settings of a training but its teacher, as its row has them."""
+        settings = digest_of(portable_config(step.config(self.path, self.given, seed)))
+        return {"cars": self.cars.digest[:16], "settings": settings[:16]}
+
+    def has(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a row is from a training of this study."""
+        step = {step.name: step for step in steps()}.get(row["step"])
+        try:
+            return step is not None and self.identity(step, row["seed"]).items() <= row.items()
+        except ConfigError:  # these settings do not allow the step
+            return False
+
+
+class Results:
+    """Finished trainings of a study: their list, their predictions, for paired comparisons, and their weights.
+
+    Attributes:
+        folder: folder of these files.
+        rows: the list. If the folder has none yet, it begins with the trainings of ``study`` in the file ``record``.
+
+    Raises:
+        ConfigError: the folder has trainings of another study.
     """
 
-    def __init__(self, folder: Path, record: Path) -> None:
+    def __init__(self, folder: Path, record: Path, study: Study) -> None:
         self.path, self.folder = folder / "trainings.yaml", folder
         self.rows: list[dict[str, Any]] = []
         if self.path.is_file():
             self.rows = yaml.safe_load(self.path.read_text())[TRAININGS]
+            self._require_all_of(study)
         elif record.is_file():
-            self.rows = load_record(record).details.get(TRAININGS, [])
+            self.rows = [row for row in load_record(record).details.get(TRAININGS, []) if study.has(row)]
 
-    def find(self, step: str, seed: int, cars: RealCars) -> dict[str, Any] | None:
-        """Return the row of a step and seed on the same cars, or None."""
-        same = [row for row in self.rows if (row["step"], row["seed"], row["cars"]) == (step, seed, cars.digest[:16])]
+    def _require_all_of(self, study: Study) -> None:
+        if others := [f"{row['step']} (seed {row['seed']})" for row in self.rows if not study.has(row)]:
+            raise ConfigError(
+                f"{self.path} has trainings with other settings or other real cars: {', '.join(others)}. Give this "
+                "study another --name, or the settings and folders of that one"
+            )
+
+    def find(self, step: str, seed: int) -> dict[str, Any] | None:
+        """Return the row of a step and seed, or None."""
+        same = [row for row in self.rows if (row["step"], row["seed"]) == (step, seed)]
         return same[0] if same else None
 
     def add(self, row: dict[str, Any]) -> None:
         """Add a row and write the list, so that a later kill loses nothing."""
-        self.rows = [other for other in self.rows if (other["step"], other["seed"]) != (row["step"], row["seed"])]
         self.rows.append(row)
         self._write()
 
     def renew_differences(self) -> None:
         """Compute the difference of each row to its compared step again, whichever of the two was trained first."""
-        scored = {(row["step"], row["seed"], row["cars"]) for row in self.rows}
         for row in self.rows:
             paths = [self.predictions_of(row[key], row["seed"]) for key in ("against", "step")]
-            if (row["against"], row["seed"], row["cars"]) in scored and all(path.is_file() for path in paths):
+            if self.find(row["against"], row["seed"]) and all(path.is_file() for path in paths):
                 row["difference"] = difference(*(load_predictions(path) for path in paths))
         self._write()
 
@@ -174,6 +201,19 @@ class Results:
 
     def checkpoint_of(self, step: str, seed: int) -> Path:
         return self.predictions_of(step, seed).with_suffix(".pt")
+
+    def teacher_of(self, step: Step, seed: int) -> Path | None:
+        """Return the checkpoint of the step's teacher, None if it has no teacher.
+
+        Raises:
+            ConfigError: the teacher has not been trained yet.
+        """
+        if not step.teacher:
+            return None
+        teacher = self.checkpoint_of(step.teacher, seed)
+        if not teacher.is_file():
+            raise ConfigError(f"{step.name} is taught by {step.teacher}, which comes first: {teacher} is not there")
+        return teacher
 
 
 def train(
@@ -203,14 +243,14 @@ def train(
     return found[0]
 
 
-def row_of(step: Step, seed: int, config: ExperimentConfig, scores: RealCarScores, cars: RealCars) -> dict[str, Any]:
+def row_of(step: Step, seed: int, config: ExperimentConfig, scores: RealCarScores, study: Study) -> dict[str, Any]:
     """Return the figures of a training as plain data."""
     pck = {f"{alpha:g}": [round(v, 4) for v in (i.value, i.low, i.high)] for alpha, i in scores.total.pck.items()}
     turned, mirrored = (round(share.value, 4) for share in (scores.turned, scores.mirrored))
     return {
-        "step": step.name, "against": step.against, "seed": seed, "cars": cars.digest[:16], "num_cars": len(cars),
+        "step": step.name, "against": step.against, "seed": seed, "num_cars": len(study.cars),
         "epochs": config.train.epochs, "pck": pck, "turned": turned, "mirrored": mirrored, "difference": {},
-    }  # fmt: skip
+    } | study.identity(step, seed)  # fmt: skip
 
 
 def difference(reference: Predictions, predictions: Predictions) -> dict[str, list[float]]:
@@ -222,16 +262,16 @@ def difference(reference: Predictions, predictions: Predictions) -> dict[str, li
 def run(arguments: Arguments, chosen: Sequence[Step], seeds: Sequence[int], tracker: Tracker) -> None:
     cars = load_real_cars([part for word in arguments.lists[FOLDERS] for part in word.split(",") if part])
     name = arguments.values["name"]
-    results = Results(project_root() / "runs" / name, record_path(project_root(), name))
-    config_path = find_config(arguments.config_words[1])
     given = [word for word in arguments.config_words[2:] if word != "--set"]
+    study = Study(find_config(arguments.config_words[1]), given, cars)
+    results = Results(project_root() / "runs" / name, record_path(project_root(), name), study)
     for seed in seeds:
         for step in chosen:
-            if results.find(step.name, seed, cars) is None:
-                config = step.config(config_path, given, seed, results)
+            if results.find(step.name, seed) is None:
+                config = step.config(study.path, given, seed, results.teacher_of(step, seed))
                 scores, extra = train(config, tracker, cars, results.checkpoint_of(step.name, seed))
                 scores.predictions.save(results.predictions_of(step.name, seed))
-                results.add(row_of(step, seed, config, scores, cars) | extra)
+                results.add(row_of(step, seed, config, scores, study) | extra)
             results.renew_differences()
             show(results, cars)
             write_record(arguments, name, findings(results))

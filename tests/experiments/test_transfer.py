@@ -4,6 +4,7 @@ import io
 import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -12,6 +13,7 @@ import yaml
 
 from carkp.measurements.record import RecordError, load_record
 from carkp.workflow.cli import USER_ERRORS, guarded
+from carkp.workflow.real_cars import load_real_cars
 from tests.real_cars import DrawnCar, write_list
 from tests.stages.conftest import ROOT, TINY, Outcome, Project, copy_project
 
@@ -52,7 +54,10 @@ def test_finished_trainings_are_kept_with_their_difference_whichever_was_first(
     assert len(project.runs("float")) == 2
     kept = yaml.safe_load((project.path / "runs" / "transfer" / "trainings.yaml").read_text())["trainings"]
     recorded = load_record(record)
-    assert STUDY["Results"](tmp_path / "elsewhere", record).rows == recorded.details["trainings"]
+    given = STUDY["Study"](ROOT / TINY, ["train.epochs=1"], load_real_cars([str(folder)]))
+    assert STUDY["Results"](tmp_path / "elsewhere", record, given).rows == recorded.details["trainings"]
+    other = replace(given, given=["train.epochs=2"])
+    assert STUDY["Results"](tmp_path / "elsewhere", record, other).rows == []
     (table,) = recorded.tables
     assert [(row["step"], row["seed"], row["difference"] is not None) for row in table.rows] == [
         ("+ augmentation", 0, True),
@@ -71,6 +76,13 @@ def test_finished_trainings_are_kept_with_their_difference_whichever_was_first(
     assert len(project.runs("float")) == 3
     assert [row["step"] for row in load_record(record.with_name("other.yaml")).details["trainings"]] == ["plain"]
     assert len(load_record(record).details["trainings"]) == 2
+    for changed in (["--set", "train.lr=1e-4"], ["--seeds", "1", "--set", "augment.gamma=0.1"]):
+        done = study(project, folder, *changed)
+        assert done.returncode == 1
+        assert "has trainings with other settings or other real cars: + augmentation (seed 0)" in done.stderr
+    done = study(project, write_list(tmp_path / "fewer", CARS[:1]))
+    assert "has trainings with other settings or other real cars" in done.stderr
+    assert len(project.runs("float")) == 3
 
 
 def test_a_record_that_cannot_be_read_is_named(project: Project, tmp_path: Path) -> None:
@@ -79,7 +91,7 @@ def test_a_record_that_cannot_be_read_is_named(project: Project, tmp_path: Path)
     with pytest.raises(
         RecordError, match=r"transfer\.yaml: name: Field required; correct the entry, or write the file"
     ):
-        STUDY["Results"](tmp_path / "none", record)
+        STUDY["Results"](tmp_path / "none", record, None)
     assert RecordError in USER_ERRORS
 
 
@@ -118,9 +130,8 @@ def test_first_weights_that_know_cars_are_refused(project: Project, tmp_path: Pa
 
 
 def test_the_longer_step_has_three_times_the_epochs_of_the_configuration(tmp_path: Path) -> None:
-    results = STUDY["Results"](tmp_path, tmp_path / "no_record.yaml")
     found = {
-        step.name: step.config(ROOT / TINY, ["train.epochs=5", "rendered.meshes=meshes"], 0, results).train.epochs
+        step.name: step.config(ROOT / TINY, ["train.epochs=5", "rendered.meshes=meshes"], 0).train.epochs
         for step in STUDY["steps"]()
         if not step.teacher
     }
