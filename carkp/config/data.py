@@ -165,6 +165,16 @@ class DataConfig(Section):
             "around the labelled keypoints."
         ),
     ] = "files"
+    box_jitter: Annotated[
+        Float,
+        Field(
+            ge=0,
+            le=0.5,
+            description="Largest random movement of a side of a training car's box outwards, as a share of the box's "
+            "extent, so that a model learns loose boxes; inwards it is less, and half of the cars keep their box. 0: "
+            "none. Not used for folders of crops.",
+        ),
+    ] = 0.0
     jpeg_quality: Annotated[
         Int, Field(ge=1, le=100, description="JPEG quality of the stored crops. 100 is the best.")
     ] = 95

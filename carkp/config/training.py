@@ -97,6 +97,13 @@ class AugmentConfig(Section):
     noise_sigma: Annotated[
         Float, Field(ge=0, le=255, description="Standard deviation of the noise, in grey levels from 0 to 255.")
     ] = 2.0
+    eval_placement_probability: Annotated[
+        Probability,
+        Field(
+            description="Probability of placing a crop as in evaluation: it fits the input exactly and lies top left, "
+            "without random padding, scale, shift and rotation."
+        ),
+    ] = 0.0
     min_scale: MinScale = 1.0
     max_scale: MaxScale = 1.0
     max_translation: MaxTranslation = 0.0

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from carkp import disk
 from carkp.data import geometry, jpeg
+from carkp.data.box_jitter import BoxJitter
 from carkp.data.carfusion import FrameFiles, read_frame
 from carkp.data.files import read_file
 from carkp.data.frames import SPLIT_NAMES, SPLITS, Box, Frame, Instance, Keypoints
@@ -38,6 +39,8 @@ MAX_CROP_EXTENT_PX = 65_500
 """Largest extent of a crop: JPEG does not support larger images."""
 
 TRUNCATION_TOLERANCE_PX = 2
+
+EXACT_BOXES = BoxJitter(0.0)
 
 
 Meta = dict[str, list[int] | list[float] | bool | str]
@@ -97,17 +100,18 @@ def write_crops(
     num_workers: int,
     issues: Issues,
     show_progress: bool = True,
+    jitter: BoxJitter = EXACT_BOXES,
 ) -> Generator[Record, None, None]:
     """Write the crops of all frames and ``simple_anno/{keypoints,meta}_{train,test}.json``; yield records for stores.
 
     Each file gets its name only when it is complete; the JSON files get theirs after the last record. A second run
     writes the same files again. Close the generator if it is not used to its end. Files for ``val`` are written if
-    there are frames of this split.
+    there are frames of this split. ``jitter`` changes the boxes of training cars.
 
     Raises:
         DataError: a file cannot be written.
     """
-    work = partial(crop_frame, out_dir=out_dir, jpeg_quality=jpeg_quality)
+    work = partial(crop_frame, out_dir=out_dir, jpeg_quality=jpeg_quality, jitter=jitter)
     splits = {*SPLITS, *(frame.split for frame in frames)}
     _remove_unused_annotations(out_dir, splits)
     with contextlib.ExitStack() as stack:
@@ -121,10 +125,12 @@ def write_crops(
                 yield crop.record
 
 
-def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> CroppedFrame:
+def crop_frame(
+    source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int, jitter: BoxJitter = EXACT_BOXES
+) -> CroppedFrame:
     """Decode a frame once and write the crops of all its cars."""
     cropped = CroppedFrame()
-    for crop in cut_frame(source, jpeg_quality, cropped.issues):
+    for crop in cut_frame(source, jpeg_quality, cropped.issues, jitter):
         if _write_crop(out_dir / crop.key, crop.record.jpeg):
             cropped.crops.append(crop)
         else:
@@ -132,14 +138,17 @@ def crop_frame(source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int) -> 
     return cropped
 
 
-def cut_frame(source: FrameFiles | Frame, jpeg_quality: int, issues: Issues) -> Iterator[Crop]:
+def cut_frame(
+    source: FrameFiles | Frame, jpeg_quality: int, issues: Issues, jitter: BoxJitter = EXACT_BOXES
+) -> Iterator[Crop]:
     """Decode a frame once and cut out all its cars, without writing files."""
     frame = read_frame(source, issues) if isinstance(source, FrameFiles) else source
     image = _decode_frame(frame, issues) if frame.instances else None
     if image is None:
         return
     for instance in frame.instances:
-        rectangle = crop_rectangle(instance.box, image.shape[:2])
+        box = jitter.box_of(instance.box, frame.split, frame.scene, f"{frame.frame_id}_{instance.instance_id}")
+        rectangle = crop_rectangle(box, image.shape[:2])
         if problem := _problem_of_rectangle(rectangle):
             issues.skip(problem, f"{frame.image}, instance {instance.instance_id}")
         else:

@@ -182,6 +182,7 @@ def merge_summaries(directory: Path, summaries: Mapping[str, DataSummary]) -> Da
         warnings=_named(summaries, lambda summary: summary.warnings),
         digests={**digests, "data": data_digest(stores)},
         boxes=first.boxes,
+        box_jitter=first.box_jitter,
         made_by=first.made_by,
     )
 

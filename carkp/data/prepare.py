@@ -4,7 +4,6 @@ import contextlib
 import os
 import socket
 import time
-import unicodedata
 from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 from carkp import disk
 from carkp.data.annotations import read_crops
+from carkp.data.box_jitter import BoxJitter, composed
 from carkp.data.carfusion import NO_BOXES_REMEDY
 from carkp.data.crops import annotation_path, remove_leftovers, write_crops
 from carkp.data.issues import DataError, Issues, explain_write_errors, printable
@@ -35,6 +35,7 @@ class Recipe:
     val_scenes: tuple[str, ...]
     jpeg_quality: int
     boxes: str
+    box_jitter: float
     made_by: str
 
     def fits(self, summary: DataSummary | None, source_fingerprint: str) -> bool:
@@ -46,10 +47,11 @@ class Recipe:
             summary.val_scenes,
             summary.jpeg_quality,
             summary.boxes,
+            summary.box_jitter,
             summary.made_by,
-            summary.source_fingerprint,
         )
-        return found == (self.name, self.val_scenes, self.jpeg_quality, self.boxes, self.made_by, source_fingerprint)
+        wanted = self.name, self.val_scenes, self.jpeg_quality, self.boxes, self.box_jitter, self.made_by
+        return found == wanted and summary.source_fingerprint == source_fingerprint
 
     @property
     def name(self) -> str:
@@ -65,6 +67,7 @@ def prepare(
     show_progress: bool = True,
     boxes: str = "files",
     made_by: str = "",
+    box_jitter: float = 0.0,
 ) -> DataSummary:
     """Make ``train_lmdb``, ``val_lmdb``, ``test_lmdb`` and ``summary.json``, and also crops and ``simple_anno``.
 
@@ -81,6 +84,7 @@ def prepare(
         show_progress: whether to show progress bars on standard error.
         boxes: ``files``, or ``hull`` for the smallest box around a car's labelled keypoints (raw and COCO sources).
         made_by: identity of the preparing code; results of other code are made again.
+        box_jitter: largest random movement of a side of a training car's box, see ``BoxJitter`` (raw and COCO sources).
 
     Raises:
         DataError: the source cannot be used at all, or the result cannot be written.
@@ -90,7 +94,7 @@ def prepare(
         raise ValueError(f"jpeg_quality must be in 1..100, got {jpeg_quality}")
     if boxes not in ("files", "hull"):
         raise ValueError(f"boxes must be files or hull, got {boxes}")
-    recipe = Recipe(source, tuple(val_scenes), jpeg_quality, boxes, made_by)
+    recipe = Recipe(source, tuple(val_scenes), jpeg_quality, boxes, box_jitter, made_by)
     kind = detect_source_kind(source)
     known = read_summary(out_dir)
     if known is not None and recipe.fits(known, fingerprint(source)) and has_whole_stores(out_dir, known):
@@ -129,6 +133,7 @@ def _prepare(
         warnings=tuple(issues.warnings),
         digests=_digests(out_dir),
         boxes=recipe.boxes,
+        box_jitter=recipe.box_jitter,
         made_by=recipe.made_by,
     )
     with explain_write_errors(out_dir / SUMMARY_FILE):
@@ -158,13 +163,13 @@ def pack(records: Generator[Record, None, None], out_dir: Path, val_scenes: tupl
     The stores get their final names when all three are complete.
     """
     tallies: dict[str, dict[str, _SceneTally]] = {store: defaultdict(_SceneTally) for store in STORE_NAMES}
-    held_out = {_composed(scene) for scene in val_scenes}
+    held_out = {composed(scene) for scene in val_scenes}
     with contextlib.ExitStack() as stack:
         writers = {store: stack.enter_context(StoreWriter(out_dir / name)) for store, name in STORE_NAMES.items()}
         stack.enter_context(contextlib.closing(records))
         for record in records:
             split, frame_id = split_sample_id(record.sample_id)
-            store = "val" if split == "train" and _composed(record.scene) in held_out else split
+            store = "val" if split == "train" and composed(record.scene) in held_out else split
             tallies[store][record.scene].add(record, frame_id)
             if record.validity.any():
                 writers[store].add(record)
@@ -173,11 +178,6 @@ def pack(records: Generator[Record, None, None], out_dir: Path, val_scenes: tupl
     return {
         store: {scene: tally.counts for scene, tally in sorted(scenes.items())} for store, scenes in tallies.items()
     }
-
-
-def _composed(name: str) -> str:
-    """Return a name in composed Unicode, as keyboards write it; names of directories on macOS may be decomposed."""
-    return unicodedata.normalize("NFC", name)
 
 
 @dataclass
@@ -212,10 +212,14 @@ def _read_records(
     if kind is SourceKind.CROPS:
         if recipe.boxes != "files":
             issues.warn("data.boxes is not used: the source holds finished crops")
+        if recipe.box_jitter:
+            issues.warn("data.box_jitter is not used: the source holds finished crops")
         return _Reading(read_crops(source, issues, show_progress), annotation_path(source, "val").is_file())
     frames = list_source_frames(source, kind, issues, recipe.boxes)
-    records = write_crops(frames, out_dir, recipe.jpeg_quality, num_workers, issues, show_progress)
-    return _Reading(records, any(frame.split == "val" for frame in frames))
+    has_val_split = any(frame.split == "val" for frame in frames)
+    jitter = BoxJitter(recipe.box_jitter, () if has_val_split else recipe.val_scenes)
+    records = write_crops(frames, out_dir, recipe.jpeg_quality, num_workers, issues, show_progress, jitter)
+    return _Reading(records, has_val_split)
 
 
 def _warn_of_val_split(recipe: Recipe, scenes: Counts, issues: Issues) -> None:
@@ -236,7 +240,7 @@ def _check_outcome(source: Path, scenes: Counts, val_scenes: tuple[str, ...], is
         remedy = f". Cars lack boxes: {NO_BOXES_REMEDY}" if "car has keypoints but no box" in issues.skipped else ""
         raise DataError(f"{source} has no car with a labelled keypoint that can be cropped; skipped: {skipped}{remedy}")
     for scene in val_scenes:
-        if _composed(scene) not in map(_composed, scenes["val"]):
+        if composed(scene) not in map(composed, scenes["val"]):
             issues.warn(f"the held-out scene {scene} has no crop in train")
     for store, of_store in scenes.items():
         if not any(counts.num_cars for counts in of_store.values()):

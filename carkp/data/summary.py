@@ -53,6 +53,7 @@ class DataSummary:
         digests: SHA-256 of each store's content, and of all stores under ``data``.
         schema_version: version of the stores.
         boxes: origin of the boxes, ``files`` or ``hull`` (of the keypoints).
+        box_jitter: largest random movement of a side of a training car's box, as a share of the box's extent.
         made_by: identity of the code and the packages that prepared the data.
     """
 
@@ -68,6 +69,7 @@ class DataSummary:
     digests: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     boxes: str = "files"
+    box_jitter: float = 0.0
     made_by: str = ""
 
     def totals(self, split: str) -> SceneCounts:

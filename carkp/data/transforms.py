@@ -138,6 +138,8 @@ class TrainTransform:
         resolution_probability: probability of reducing the input and enlarging it again.
         jpeg_probability: probability of strong JPEG compression.
         erase_probability: probability of covering a rectangle; keypoints under it stay labelled.
+        eval_placement_probability: probability of placing the crop as ``EvalTransform`` does. Strong augmentation alone
+            almost never puts a whole crop at the input's border, where evaluation always puts it.
     """
 
     input_size: Size
@@ -157,6 +159,7 @@ class TrainTransform:
     resolution_probability: float = 0.0
     jpeg_probability: float = 0.0
     erase_probability: float = 0.0
+    eval_placement_probability: float = 0.0
 
     @property
     def largest_zoom(self) -> float:
@@ -197,7 +200,10 @@ class TrainTransform:
     def draw_placement(self, crop_size: Size, rng: np.random.Generator) -> Placement:
         """Draw a random placement of a (height, width) crop in the input."""
         is_flipped = bool(rng.random() < self.flip_probability)
-        scale = geometry.fit_scale(crop_size, self.input_size) * _log_uniform(self.min_scale, self.max_scale, rng)
+        scale = geometry.fit_scale(crop_size, self.input_size)
+        if self.eval_placement_probability and rng.random() < self.eval_placement_probability:
+            return Placement(is_flipped, scale, 0.0, (0.0, 0.0))
+        scale *= _log_uniform(self.min_scale, self.max_scale, rng)
         offset = np.zeros(2)
         if self.random_padding:
             room = np.subtract(self.input_size, geometry.resized_size(crop_size, scale))[::-1]

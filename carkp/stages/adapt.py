@@ -10,7 +10,6 @@ from carkp.config.schema import ExperimentConfig
 from carkp.data.files import expand_path
 from carkp.data.orientation import check_orientation
 from carkp.data.pictures import list_pictures
-from carkp.tracking.runs import LATEST
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import process_context
 from carkp.workflow.adaptation import AdaptInputs, AdaptResult, run
@@ -33,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _execute(arguments: Arguments) -> None:
     config, target = arguments.config, read_target(arguments)
-    if arguments.values["model"] != LATEST:
-        resolve_model(arguments.values["model"], FLOAT, {})  # refuse a bad model before data are prepared
+    resolve_model(arguments.values["model"], FLOAT, {"carkp.experiment": config.name})  # refused before data are made
     with process_context() as context:
 
         def work(tracker: Tracker, out_dir: Path) -> None:

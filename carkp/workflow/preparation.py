@@ -280,6 +280,7 @@ def _prepare_source(config: ExperimentConfig, name: str) -> PreparedSource:
         jpeg_quality=config.data.jpeg_quality,
         boxes=config.data.boxes,
         made_by=data_inputs(config, "").code_digest,
+        box_jitter=config.data.box_jitter,
     )
     return PreparedSource(raw, directory, summary)
 

@@ -1,0 +1,49 @@
+"""Random boxes for training cars: generated and annotated boxes are exact, those of detectors are not."""
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+
+from carkp.data.frames import Box
+
+EXACT_SHARE = 0.5
+"""Share of training cars that keep their box."""
+
+INWARD = 0.4
+"""Largest movement of a side inwards, as a share of the one outwards: detectors' boxes are loose rather than tight."""
+
+
+@dataclass(frozen=True)
+class BoxJitter:
+    """Moves the sides of boxes at random; the same car always gets the same box.
+
+    Attributes:
+        max_share: largest movement of a side outwards, as a share of the box's extent in that direction.
+        spared_scenes: training scenes that keep their boxes, because they become the validation split.
+    """
+
+    max_share: float
+    spared_scenes: tuple[str, ...] = ()
+
+    def box_of(self, box: Box, split: str, scene: str, name: str) -> Box:
+        """Return the box for the crop of the car ``name``; only cars of ``train`` get another one."""
+        if not self.max_share or split != "train" or composed(scene) in map(composed, self.spared_scenes):
+            return box
+        digest = hashlib.sha256(f"{composed(scene)}/{composed(name)}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        if rng.random() < EXACT_SHARE:
+            return box
+        left, right, top, bottom = rng.uniform(-INWARD * self.max_share, self.max_share, 4)
+        return Box(
+            box.x - left * box.width,
+            box.y - top * box.height,
+            (1 + left + right) * box.width,
+            (1 + top + bottom) * box.height,
+        )
+
+
+def composed(name: str) -> str:
+    """Return a name in composed Unicode, as keyboards write it; names of directories on macOS may be decomposed."""
+    return unicodedata.normalize("NFC", name)
