@@ -14,6 +14,8 @@ EXACT_SHARE = 0.5
 INWARD = 0.4
 """Largest movement of a side inwards, as a share of the one outwards: detectors' boxes are loose rather than tight."""
 
+MAX_SHARE = 0.5
+
 
 @dataclass(frozen=True)
 class BoxJitter:
@@ -26,6 +28,10 @@ class BoxJitter:
 
     max_share: float
     spared_scenes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_share <= MAX_SHARE:
+            raise ValueError(f"box_jitter must be in 0..{MAX_SHARE}, got {self.max_share}")
 
     def box_of(self, box: Box, split: str, scene: str, name: str) -> Box:
         """Return the box for the crop of the car ``name``; only cars of ``train`` get another one."""

@@ -88,7 +88,7 @@ def prepare(
 
     Raises:
         DataError: the source cannot be used at all, or the result cannot be written.
-        ValueError: ``jpeg_quality`` or ``boxes`` is invalid.
+        ValueError: ``jpeg_quality``, ``boxes`` or ``box_jitter`` is invalid.
     """
     if not 1 <= jpeg_quality <= 100:
         raise ValueError(f"jpeg_quality must be in 1..100, got {jpeg_quality}")

@@ -71,7 +71,7 @@ def test_types_and_defaults_read_as_a_person_would_say_them(name: str, type_: st
     ("name", "first", "num"),
     [
         ("eval", "eval.alpha", 2),
-        ("adapt.augment", "adapt.augment.flip_probability", 16),
+        ("adapt.augment", "adapt.augment.flip_probability", 17),
         ("data.sources", "data.sources", 5),
         ("data.sources.0", "data.sources", 5),
         ("data.sources[]", "data.sources", 5),

@@ -256,6 +256,25 @@ def test_hulls_of_keypoints_are_boxes_on_request(raw, lines_of, tmp_path):
     assert (crop.validity == 2).all()
 
 
+def test_jitter_moves_the_boxes_of_training_cars_alone(raw, lines_of, tmp_path):
+    """Fails where validation cars, which are held out of the training scenes, get loose boxes too."""
+    for split, scene in (("train", "car_a"), ("train", "car_v"), ("test", "car_t")):
+        for number in range(12):
+            raw.add(split, scene, f"1_{number:05}", gt=lines_of((40, 30, 60, 40)), bb=None)
+    exact = prepare(raw.root, tmp_path / "exact", ("car_v",), 1, 95, show_progress=False, boxes="hull")
+    loose = prepare(raw.root, tmp_path / "loose", ("car_v",), 1, 95, False, boxes="hull", box_jitter=0.3)
+    assert (exact.box_jitter, loose.box_jitter) == (0.0, 0.3)
+    assert [exact.digests[split] == loose.digests[split] for split in ("train", "val", "test")] == [False, True, True]
+    before, after = (open_stores(tmp_path / name).train for name in ("exact", "loose"))
+    sizes = {after[index].size for index in range(len(after))}
+    assert before[0].size in sizes
+    assert len(sizes) > 3
+    again = prepare(raw.root, tmp_path / "again", ("car_v",), 2, 95, False, boxes="hull", box_jitter=0.3)
+    assert again.digests == loose.digests
+    with pytest.raises(ValueError, match=r"box_jitter must be in 0\.\.0\.5, got 0\.7"):
+        prepare(raw.root, tmp_path / "out", ("car_v",), 1, 95, show_progress=False, box_jitter=0.7)
+
+
 def test_boxes_decide_the_stores(source, tmp_path):
     from_files = run(source, tmp_path / "out")
     from_hulls = prepare(source, tmp_path / "out", ("car_v",), 1, 95, show_progress=False, boxes="hull")

@@ -75,6 +75,17 @@ def test_random_padding_uses_all_the_room():
     assert max(ys) - min(ys) == pytest.approx(room)
 
 
+def test_a_share_of_the_crops_lies_as_in_evaluation():
+    image, points, validity = dot_crop((60, 40))
+    wanted = EvalTransform(SIZE)(image, points, validity)
+    strong = replace(STRONG, noise_probability=0.0, flip_probability=0.0, color_jitter=0.0)
+    for probability, expected in ((0.0, 0.0), (0.4, 0.4), (1.0, 1.0)):
+        mixed = replace(strong, eval_placement_probability=probability)
+        found = [mixed(image, points, validity, np.random.default_rng(seed)).points for seed in range(300)]
+        share = np.mean([np.array_equal(moved, wanted.points) for moved in found])
+        assert share == pytest.approx(expected, abs=0.08 if 0 < expected < 1 else 0.0)
+
+
 def test_a_flip_exchanges_coordinates_and_validity_of_left_and_right():
     """Fails where validity stays behind (the reference's second defect)."""
     image = np.zeros((128, 128, 3), np.uint8)
