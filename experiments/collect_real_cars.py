@@ -162,7 +162,7 @@ def without_transparency(content: bytes) -> bytes:
 
 
 def download(packages: Iterable[Package], folder: Path) -> None:
-    """Download packages. Raises DataError if a command fails."""
+    """Download packages; a command that fails is reported, and the others still run."""
     folder.mkdir(parents=True, exist_ok=True)
     for package in packages:
         words = " ".join(package.command)
@@ -170,7 +170,7 @@ def download(packages: Iterable[Package], folder: Path) -> None:
         try:
             subprocess.run(package.command, cwd=folder, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise DataError(f"{words}: {error}; run it by hand in {folder}, or go on with --partial") from error
+            print(f"warning: {words}: {error}", file=sys.stderr)
 
 
 def collect(content: dict[str, Any], folder: Path, output: Path) -> dict[str, Any]:

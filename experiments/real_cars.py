@@ -26,6 +26,7 @@ from carkp.config.loading import ConfigError
 from carkp.config.schema import ExperimentConfig
 from carkp.data.files import exists, expand_path
 from carkp.data.issues import explain_write_errors
+from carkp.data.loose_boxes import BoxScale
 from carkp.measurements.record import Cell, Column, Goal, Measurement
 from carkp.measurements.record import Table as RecordTable
 from carkp.predictor import Predictor, find_model_file
@@ -39,7 +40,10 @@ from carkp.workflow.recording import Findings, interval_cell, is_recorded, numbe
 from carkp.workflow.references import find_predicting_model, warn
 
 STUDY = "real_cars"
-OUTPUT = Parameter("output", "runs/real_cars", "folder for the files")
+PARAMETERS = [
+    Parameter("output", "runs/real_cars", "folder for the files"),
+    Parameter("box_scale", "1", "factor on all boxes, to see how a model bears loose (1.2) and tight (0.8) boxes"),
+]
 FLAGS = {"track": "make an MLflow run of it"}
 FOLDERS = "folder/model"
 LISTS = {
@@ -119,9 +123,17 @@ def log(
         tracker.log_file(path, STUDY)
 
 
-def findings(words: Sequence[str], predictors: Mapping[str, Predictor], cars: RealCars) -> Findings:
+def read_box_scale(word: str) -> BoxScale:
+    """Read the parameter ``box_scale``. Raises ConfigError if it is no factor."""
+    try:
+        return BoxScale(float(word))
+    except ValueError as error:
+        raise ConfigError(f"box_scale={word}: {error}") from error
+
+
+def findings(words: Sequence[str], predictors: Mapping[str, Predictor], cars: RealCars, rule: BoxScale) -> Findings:
     """Return the findings for ``--record``: each word's folders alone, then all cars; goals are for the first word."""
-    sets = [load_real_cars(split_folders(word)) for word in words]
+    sets = [load_real_cars(split_folders(word), rule=rule) for word in words]
     sets += [cars] if len(words) > 1 else []
     scores = [score_predictors(predictors, item) for item in sets]
     rows: list[dict[str, Cell]] = []
@@ -151,7 +163,8 @@ def findings(words: Sequence[str], predictors: Mapping[str, Predictor], cars: Re
 
 def run(arguments: Arguments, tracker: Tracker) -> None:
     folders, references = folders_and_models(arguments.lists[FOLDERS], arguments.lists["--model"])
-    cars = load_real_cars(folders)
+    rule = read_box_scale(arguments.values["box_scale"])
+    cars = load_real_cars(folders, rule=rule)
     if left_out := cars.issues.describe_skipped():
         warn(f"left out: {left_out}")
     names = short_names(references)
@@ -167,11 +180,11 @@ def run(arguments: Arguments, tracker: Tracker) -> None:
     show(cars, scores, out_dir)
     if is_recorded(arguments):
         words = arguments.lists[FOLDERS] if arguments.lists["--model"] else arguments.lists[FOLDERS][:1]
-        write_record(arguments, STUDY, findings(words, predictors, cars))
+        write_record(arguments, STUDY, findings(words, predictors, cars, rule))
 
 
 def main() -> int:
-    arguments = parse_study(STUDY, str(__doc__), [OUTPUT], flags=FLAGS, lists=LISTS)
+    arguments = parse_study(STUDY, str(__doc__), PARAMETERS, flags=FLAGS, lists=LISTS)
     if "track" in arguments.flags:
         execute(STUDY, arguments.config, lambda tracker, _: run(arguments, tracker))
     else:

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from carkp import disk
 from carkp.data import geometry, jpeg
-from carkp.data.box_jitter import BoxJitter
 from carkp.data.carfusion import FrameFiles, read_frame
 from carkp.data.files import read_file
 from carkp.data.frames import SPLIT_NAMES, SPLITS, Box, Frame, Instance, Keypoints
 from carkp.data.issues import DataError, Issues, explain_write_errors
+from carkp.data.loose_boxes import EXACT_BOXES, BoxRule
 from carkp.data.parallel import map_ordered
 from carkp.data.pictures import decode_picture
 from carkp.data.rectangles import MIN_CROP_EXTENT_PX, CropRectangle, crop_rectangle
@@ -39,8 +39,6 @@ MAX_CROP_EXTENT_PX = 65_500
 """Largest extent of a crop: JPEG does not support larger images."""
 
 TRUNCATION_TOLERANCE_PX = 2
-
-EXACT_BOXES = BoxJitter(0.0)
 
 
 Meta = dict[str, list[int] | list[float] | bool | str]
@@ -100,18 +98,18 @@ def write_crops(
     num_workers: int,
     issues: Issues,
     show_progress: bool = True,
-    jitter: BoxJitter = EXACT_BOXES,
+    rule: BoxRule = EXACT_BOXES,
 ) -> Generator[Record, None, None]:
     """Write the crops of all frames and ``simple_anno/{keypoints,meta}_{train,test}.json``; yield records for stores.
 
     Each file gets its name only when it is complete; the JSON files get theirs after the last record. A second run
     writes the same files again. Close the generator if it is not used to its end. Files for ``val`` are written if
-    there are frames of this split. ``jitter`` changes the boxes of training cars.
+    there are frames of this split. ``rule`` gives the boxes of the crops.
 
     Raises:
         DataError: a file cannot be written.
     """
-    work = partial(crop_frame, out_dir=out_dir, jpeg_quality=jpeg_quality, jitter=jitter)
+    work = partial(crop_frame, out_dir=out_dir, jpeg_quality=jpeg_quality, rule=rule)
     splits = {*SPLITS, *(frame.split for frame in frames)}
     _remove_unused_annotations(out_dir, splits)
     with contextlib.ExitStack() as stack:
@@ -126,11 +124,11 @@ def write_crops(
 
 
 def crop_frame(
-    source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int, jitter: BoxJitter = EXACT_BOXES
+    source: FrameFiles | Frame, out_dir: Path, jpeg_quality: int, rule: BoxRule = EXACT_BOXES
 ) -> CroppedFrame:
     """Decode a frame once and write the crops of all its cars."""
     cropped = CroppedFrame()
-    for crop in cut_frame(source, jpeg_quality, cropped.issues, jitter):
+    for crop in cut_frame(source, jpeg_quality, cropped.issues, rule):
         if _write_crop(out_dir / crop.key, crop.record.jpeg):
             cropped.crops.append(crop)
         else:
@@ -139,7 +137,7 @@ def crop_frame(
 
 
 def cut_frame(
-    source: FrameFiles | Frame, jpeg_quality: int, issues: Issues, jitter: BoxJitter = EXACT_BOXES
+    source: FrameFiles | Frame, jpeg_quality: int, issues: Issues, rule: BoxRule = EXACT_BOXES
 ) -> Iterator[Crop]:
     """Decode a frame once and cut out all its cars, without writing files."""
     frame = read_frame(source, issues) if isinstance(source, FrameFiles) else source
@@ -147,7 +145,7 @@ def cut_frame(
     if image is None:
         return
     for instance in frame.instances:
-        box = jitter.box_of(instance.box, frame.split, frame.scene, f"{frame.frame_id}_{instance.instance_id}")
+        box = rule.box_of(instance.box, frame.split, frame.scene, f"{frame.frame_id}_{instance.instance_id}")
         rectangle = crop_rectangle(box, image.shape[:2])
         if problem := _problem_of_rectangle(rectangle):
             issues.skip(problem, f"{frame.image}, instance {instance.instance_id}")

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from carkp import disk
 from carkp.data.annotations import read_crops
-from carkp.data.box_jitter import BoxJitter, composed
 from carkp.data.carfusion import NO_BOXES_REMEDY
 from carkp.data.crops import annotation_path, remove_leftovers, write_crops
 from carkp.data.issues import DataError, Issues, explain_write_errors, printable
+from carkp.data.loose_boxes import BoxJitter, composed
 from carkp.data.source import SourceKind, detect_source_kind, fingerprint, list_source_frames, require_apart
 from carkp.data.store import STORE_NAMES, Record, StoreWriter, data_digest, open_stores, split_sample_id
 from carkp.data.summary import SUMMARY_FILE, UNFINISHED_FILE, DataSummary, SceneCounts, has_whole_stores, read_summary

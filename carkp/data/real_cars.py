@@ -35,6 +35,7 @@ from carkp.data.files import (
 )
 from carkp.data.frames import Box, Frame, Instance, Keypoints
 from carkp.data.issues import DataError, Issues, printable
+from carkp.data.loose_boxes import EXACT_BOXES, BoxRule
 from carkp.data.source import SourceKind, detect_source_kind, list_source_frames
 from carkp.data.store import Record
 from carkp.data.traits import Traits, read_traits
@@ -62,15 +63,19 @@ class LabelledCar:
         return replace(self.traits, truncated=truncated).in_words()
 
 
-def read_labelled_cars(folders: Sequence[Path], jpeg_quality: int, issues: Issues) -> list[LabelledCar]:
+def read_labelled_cars(
+    folders: Sequence[Path], jpeg_quality: int, issues: Issues, rule: BoxRule = EXACT_BOXES
+) -> list[LabelledCar]:
     """Read the cars with a labelled keypoint from all folders, in a fixed order; count unusable data in ``issues``.
+
+    ``rule`` gives the boxes of the crops.
 
     Raises:
         DataError: a folder does not exist, has none of the three layouts, or has no such car.
     """
     cars: list[LabelledCar] = []
     for name, folder in zip(_names_of(folders), folders, strict=True):
-        found = list(_cut_cars(name, read_frames(folder, issues), jpeg_quality, issues))
+        found = list(_cut_cars(name, read_frames(folder, issues), jpeg_quality, issues, rule))
         if not found:
             why = issues.describe_skipped()
             raise DataError(f"{folder}: has no car with a labelled keypoint{f'; left out: {why}' if why else ''}")
@@ -131,10 +136,10 @@ def _names_of(folders: Iterable[Path]) -> list[str]:
 
 
 def _cut_cars(
-    name: str, frames: Iterable[FrameFiles | Frame], jpeg_quality: int, issues: Issues
+    name: str, frames: Iterable[FrameFiles | Frame], jpeg_quality: int, issues: Issues, rule: BoxRule
 ) -> Iterator[LabelledCar]:
     for frame in frames:
-        for index, crop in enumerate(cut_frame(frame, jpeg_quality, issues)):
+        for index, crop in enumerate(cut_frame(frame, jpeg_quality, issues, rule)):
             if not crop.record.validity.any():
                 issues.skip("car has no labelled keypoint in its box", f"{frame.image}, car {index}")
                 continue

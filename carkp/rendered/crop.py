@@ -26,7 +26,9 @@ Bytes = NDArray[np.uint8]
 
 _DRAWN_PX = 260
 """Smallest extent at which a car is drawn, before the picture is reduced."""
-_SMALLEST_PX, _LARGEST_PX = 34, 260
+_SMALLEST_PX, _LARGEST_PX = 50, 300
+_MARGINS_X, _MARGINS_Y = (0.18, 0.4), (0.28, 0.5)
+"""Range of the margins around a car as shares of its box: room for the crop of a loose box too."""
 _MAX_OCCLUDED = 0.7
 _EXPOSURE_EV = -0.5
 _LEAST_CONTRAST = 14.0
@@ -68,12 +70,8 @@ def draw_labelled(
     car = vary_look(vary_shape(draw_car(rng), rng), rng)
     target = PlacedCar(car, spot)
     viewpoint = draw_viewpoint(street, spot, rng)
-    length = car.length
-    others = [
-        PlacedCar(vary_look(draw_car(rng), rng), s)
-        for s in draw_neighbours(street, spot, viewpoint.position, rng)
-        if length < 6.0 or math.hypot(s.x - spot.x, s.y - spot.y) > 0.5 * length + 3.0
-    ]
+    neighbours = draw_neighbours(street, spot, viewpoint.position, rng)
+    others = _apart(target, [PlacedCar(vary_look(draw_car(rng), rng), place) for place in neighbours])
     size_px = math.exp(rng.uniform(math.log(_SMALLEST_PX), math.log(_LARGEST_PX)))
     scale = max(2.0, _DRAWN_PX / size_px)
     framing = _frame(target, viewpoint, size_px, scale, rng)
@@ -86,6 +84,20 @@ def draw_labelled(
         light = light._replace(skyline=rng.uniform(0.4, 1.3))
     drawn = draw_picture(street, framing.camera, light, [target, *others], people)
     return _label(target, viewpoint, framing, drawn, condition, scale, rng)
+
+
+def _apart(target: PlacedCar, others: list[PlacedCar]) -> list[PlacedCar]:
+    """Return the cars that overlap neither the target nor one before them."""
+    chosen = [target]
+    for other in others:
+        if not any(cv2.intersectConvexConvex(_footprint(other), _footprint(placed))[0] > 0 for placed in chosen):
+            chosen.append(other)
+    return chosen[1:]
+
+
+def _footprint(placed: PlacedCar) -> NDArray[np.float32]:
+    """Return the corners of a car on the ground, (4, 2)."""
+    return placed.world(_corners(placed.car)[[0, 1, 3, 2]])[:, :2].astype(np.float32)
 
 
 def _normalised(shares: dict[str, float]) -> Array:
@@ -114,7 +126,7 @@ def _frame(
     low, high = points.min(0), points.max(0)
     focal = size_px * scale / float((high - low).max())
     box = Box(*(focal * low).tolist(), *(focal * high).tolist())
-    margins = np.array([rng.uniform(0.12, 0.3, 2), rng.uniform(0.22, 0.4, 2)]) * [
+    margins = np.array([rng.uniform(*_MARGINS_X, 2), rng.uniform(*_MARGINS_Y, 2)]) * [
         [box.width], [box.bottom - box.top]]  # fmt: skip
     left, right = box.left - margins[0, 0], box.right + margins[0, 1]
     top, bottom = box.top - margins[1, 0], box.bottom + margins[1, 1]

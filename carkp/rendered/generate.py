@@ -19,7 +19,7 @@ from carkp.synthetic.blocks import Drawn, PictureSet
 from carkp.synthetic.layout import TRAIN_SCENES, box_line, cars_of_scenes, keypoint_lines, split_of
 from carkp.synthetic.scene import heading_octant
 
-RENDERER_VERSION = 4
+RENDERER_VERSION = 5
 """Version of the renderer. Raise it whenever the same spec would give other pictures or labels."""
 
 _MARKER = "rendered.json"

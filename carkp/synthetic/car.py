@@ -155,8 +155,9 @@ def _unit_wheel() -> Mesh:
 
 def _lights(m: CarMeasures, look: CarLook, body: Mesh) -> list[Array]:
     """Return the centres of the left headlight and tail light on the body's surface."""
-    head = (look.light_y * 0.4 + look.half_width * 0.52, 0.5 * (look.light_low + look.light_high))
-    outer = look.half_width - 0.10
+    inner = look.light_y + 0.175 * (look.light_high - look.light_low)  # halfway up, as it is painted
+    head = (0.5 * (inner + look.half_width - 0.03), 0.5 * (look.light_low + look.light_high))
+    outer = look.half_width - 0.02
     inner = max(look.tail_y, outer - 0.45)
     tail = (0.5 * (inner + outer), 0.5 * (look.tail_low + look.tail_high))
     return [_first_hit(body, *head, side=1.0), _first_hit(body, *tail, side=-1.0)]

@@ -22,7 +22,7 @@ from carkp.synthetic.lighting import CONDITION_SHARES, PLAIN_CONDITION_SHARES, U
 from carkp.synthetic.scene import View, draw_view
 from carkp.synthetic.traffic import Fleet, draw_cars, draw_people
 
-GENERATOR_VERSION = 5
+GENERATOR_VERSION = 6
 """Version of the generator. Raise it whenever the same spec would give other pictures or labels."""
 
 _MARKER = "synthetic.json"

@@ -54,17 +54,21 @@ class Fleet:
     paints: tuple[Paint, ...]
     ingredients: Ingredients = ALL
 
-    def draw(self, spot: Spot, rng: np.random.Generator, is_night: bool = False) -> Car:
-        """Draw a car that fits on ``spot``."""
-        names = [name for name in self.styles if STYLES[name].length[1] <= spot.room]
-        shares = np.array([self.styles[name] for name in names])
-        style = str(rng.choice(names, p=shares / shares.sum()))
+    def draw_style(self, rng: np.random.Generator) -> str:
+        """Draw the style of a car. Draw it before its spot: few spots have room for a bus."""
         if not self.ingredients.vehicles and rng.uniform() < _UNLABELLED_BUSES:
-            style = "bus"
+            return "bus"
+        shares = np.array(list(self.styles.values()))
+        return str(rng.choice(list(self.styles), p=shares / shares.sum()))
+
+    def draw(self, style: str, spot: Spot, rng: np.random.Generator, is_night: bool = False) -> Car:
+        """Draw a car of ``style`` for ``spot``."""
         return draw_car(style, self.paints, rng, spot.steering, self.ingredients, is_night)
 
 
 _UNLABELLED_BUSES = 0.02
+_TRIES = 40
+"""Number of spots that are tried for a style."""
 _TRAFFIC, _DENSE_TRAFFIC = (4, 8), (5, 10)
 """Smallest number of cars in a frame, and the largest number plus one."""
 
@@ -74,7 +78,8 @@ def draw_cars(view: View, fleet: Fleet, limit: int, rng: np.random.Generator) ->
     wanted = min(int(rng.integers(*(_DENSE_TRAFFIC if fleet.ingredients.occluders else _TRAFFIC))), limit)
     actors: list[Actor] = []
     chosen: list[_Taken] = []
-    for _ in range(12 * wanted):
+    style, tries = fleet.draw_style(rng), 0
+    for _ in range(16 * wanted):
         if len(chosen) >= wanted:
             break
         has_queue = fleet.ingredients.occluders and actors and rng.uniform() < _QUEUE_SHARE
@@ -82,11 +87,13 @@ def draw_cars(view: View, fleet: Fleet, limit: int, rng: np.random.Generator) ->
             candidate = _neighbour(view, actors[int(rng.integers(len(actors)))].spot, rng)
         else:
             candidate = _propose(view.candidates, fleet.ingredients.close_ups, rng)
-        if candidate is not None:
-            _place(view, fleet, candidate, actors, chosen, rng)
+        tries += 1
+        is_placed = candidate is not None and _place(view, fleet, style, candidate, actors, chosen, rng)
+        if is_placed or tries == _TRIES:
+            style, tries = fleet.draw_style(rng), 0
     far = [c for c in view.candidates if 0.01 < c.width < 0.03]
     for _ in range(int(rng.integers(0, 4)) if far else 0):
-        _place(view, fleet, far[int(rng.integers(len(far)))], actors, chosen, rng)
+        _place(view, fleet, fleet.draw_style(rng), far[int(rng.integers(len(far)))], actors, chosen, rng)
     return actors
 
 
@@ -101,21 +108,23 @@ class _Taken:
 
 
 def _place(
-    view: View, fleet: Fleet, candidate: Candidate, actors: list[Actor], chosen: list[_Taken], rng: np.random.Generator
-) -> None:
-    """Put a car on a candidate's spot if there is room for it."""
+    view: View, fleet: Fleet, style: str, candidate: Candidate, actors: list[Actor], chosen: list[_Taken],
+    rng: np.random.Generator,
+) -> bool:  # fmt: skip
+    """Put a car on a candidate's spot if there is room for it; return whether there is."""
     taken = _Taken(candidate.spot, candidate.box, candidate.distance, NOMINAL[0])
-    if not _has_room(taken, chosen, rng):
-        return
-    car = fleet.draw(candidate.spot, rng, view.condition in LIT_CONDITIONS)
+    if STYLES[style].length[1] > candidate.spot.room or not _has_room(taken, chosen, rng):
+        return False
+    car = fleet.draw(style, candidate.spot, rng, view.condition in LIT_CONDITIONS)
     if car.measures.length > _LONG:
         m = car.measures
         points, depth = view.camera.project(car_corners(candidate.spot, (m.length, m.width, m.top)))
         taken = _Taken(candidate.spot, outline_box(points), float(depth.mean()), m.length)
         if depth.min() < _NEAREST_LONG or not _has_room(taken, chosen, rng):
-            return
+            return False
     actors.append(Actor(car, candidate.spot))
     chosen.append(taken)
+    return True
 
 
 _LONG, _NEAREST_LONG = 5.9, 2.5

@@ -19,6 +19,7 @@ from carkp.config.schema import DataConfig
 from carkp.data.dataset import Sample, load_sample, normalise
 from carkp.data.geometry import Size, fit_scale
 from carkp.data.issues import DataError, Issues
+from carkp.data.loose_boxes import EXACT_BOXES, BoxRule
 from carkp.data.real_cars import LabelledCar, read_labelled_cars
 from carkp.data.transforms import EvalTransform
 from carkp.keypoints.breakdown import label_masks, score_groups, size_masks, visibility_masks
@@ -95,14 +96,18 @@ class RealCars:
         return sample
 
 
-def load_real_cars(folders: Sequence[Path | str], jpeg_quality: int = DataConfig().jpeg_quality) -> RealCars:
+def load_real_cars(
+    folders: Sequence[Path | str], jpeg_quality: int = DataConfig().jpeg_quality, rule: BoxRule = EXACT_BOXES
+) -> RealCars:
     """Load the cars of all folders, each in one of the layouts of :mod:`carkp.data.real_cars`.
+
+    ``rule`` gives the boxes of the crops.
 
     Raises:
         DataError: a folder cannot be used.
     """
     issues = Issues()
-    return RealCars(read_labelled_cars([Path(folder) for folder in folders], jpeg_quality, issues), issues)
+    return RealCars(read_labelled_cars([Path(folder) for folder in folders], jpeg_quality, issues, rule), issues)
 
 
 @dataclass(frozen=True)

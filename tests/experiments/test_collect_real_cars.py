@@ -215,6 +215,8 @@ def test_download_runs_the_commands_of_missing_packages_alone(
     (folder / "thing-1.0.tgz").unlink()
     assert call(monkeypatch, folder, tmp_path / "out", "--download") == 1
     assert "npm pack thing@1.0" in capsys.readouterr().err
+    assert call(monkeypatch, folder, tmp_path / "out", "--download", "--partial") == 0
+    assert "warning: npm pack thing@1.0: Command" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

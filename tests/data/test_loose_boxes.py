@@ -5,8 +5,8 @@ import unicodedata
 import numpy as np
 import pytest
 
-from carkp.data.box_jitter import EXACT_SHARE, INWARD, BoxJitter
 from carkp.data.frames import Box
+from carkp.data.loose_boxes import EXACT_SHARE, INWARD, BoxJitter, BoxScale
 
 BOX = Box(100.0, 50.0, 200.0, 80.0)
 
@@ -44,3 +44,11 @@ def test_a_car_always_gets_the_same_box() -> None:
 
 def test_without_jitter_every_box_stays() -> None:
     assert not moved_sides(BoxJitter(0.0), 20).any()
+
+
+def test_scaled_boxes_keep_their_middle() -> None:
+    box = BoxScale(1.5).box_of(BOX, "test", "", "")
+    assert box == Box(50.0, 30.0, 300.0, 120.0)
+    assert BoxScale(1.0).box_of(BOX, "test", "", "") == BOX
+    with pytest.raises(ValueError, match="must be above 0 and at most 4"):
+        BoxScale(0.0)

@@ -1,8 +1,9 @@
-"""Random boxes for training cars: generated and annotated boxes are exact, those of detectors are not."""
+"""Other boxes for cars: generated and annotated boxes are exact, those of detectors are not."""
 
 import hashlib
 import unicodedata
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +15,29 @@ EXACT_SHARE = 0.5
 INWARD = 0.4
 """Largest movement of a side inwards, as a share of the one outwards: detectors' boxes are loose rather than tight."""
 
-MAX_SHARE = 0.5
+MAX_SHARE, MAX_FACTOR = 0.5, 4.0
+
+
+class BoxRule(Protocol):
+    """The interface of a rule that gives the box of a crop."""
+
+    def box_of(self, box: Box, split: str, scene: str, name: str) -> Box: ...
+
+
+@dataclass(frozen=True)
+class BoxScale:
+    """Scales every box about its middle, to measure how a model bears loose and tight boxes."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor <= MAX_FACTOR:
+            raise ValueError(f"a factor of boxes must be above 0 and at most {MAX_FACTOR}, got {self.factor}")
+
+    def box_of(self, box: Box, split: str, scene: str, name: str) -> Box:
+        """Return the scaled box."""
+        width, height = self.factor * box.width, self.factor * box.height
+        return Box(box.x - 0.5 * (width - box.width), box.y - 0.5 * (height - box.height), width, height)
 
 
 @dataclass(frozen=True)
@@ -53,3 +76,6 @@ class BoxJitter:
 def composed(name: str) -> str:
     """Return a name in composed Unicode, as keyboards write it; names of directories on macOS may be decomposed."""
     return unicodedata.normalize("NFC", name)
+
+
+EXACT_BOXES = BoxJitter(0.0)
