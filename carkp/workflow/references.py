@@ -13,7 +13,15 @@ from carkp.data.issues import DataError
 from carkp.keypoints.codec import HeatmapCodec
 from carkp.project import project_root
 from carkp.quant.target import Target
-from carkp.shipped import CARD_FILE, ONNX_FILE, WEIGHTS_FILE, ShippedModelError, find_shipped_file, is_shipped
+from carkp.shipped import (
+    CARD_FILE,
+    DEFAULT_MODEL,
+    ONNX_FILE,
+    WEIGHTS_FILE,
+    ShippedModelError,
+    find_shipped_file,
+    is_shipped,
+)
 from carkp.tracking.runs import (
     DATA_TAG,
     EXPERIMENT_TAG,
@@ -234,6 +242,8 @@ def _none_found(stage: str, tags: Mapping[str, str]) -> str:
         return ", ".join(f"{name.removeprefix('carkp.')} {found.get(name, 'unknown')[:20]}" for name in tags)
 
     message = f"no finished {stage} run ({shown(tags)}): run `{_command(stage, tags)}` with this configuration first"
+    if stage == FLOAT.stage:
+        message += f", or give {DEFAULT_MODEL}"
     experiment = {name: value for name, value in tags.items() if name == EXPERIMENT_TAG}
     other = find_latest_run(stage, experiment) if experiment else None
     if other is None:

@@ -1,5 +1,6 @@
 """Pictures of a made-up car: what is drawn is where the labels say."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 
 from carkp.keypoints.schema import FLIP_ORDER
 from carkp.rendered.catalog import read_catalog
-from carkp.rendered.crop import LabelledPicture, draw_labelled
+from carkp.rendered.crop import LabelledPicture, _apart, draw_labelled
 from carkp.rendered.fleet import MeshFleet
 from carkp.rendered.glb import Column, Kind
 from carkp.rendered.mesh_car import MeshCar, vary_look, vary_shape
+from carkp.rendered.picture import PlacedCar
 from carkp.rendered.street_scene import draw_street
+from carkp.synthetic.streets import Spot
 from tests.rendered.painted_car import write_folder
 
 
@@ -72,6 +75,16 @@ def test_the_look_leaves_the_mesh_itself_alone(car: MeshCar):
     colours = {tuple(look[0].tolist()) for look in looks}
     assert len(colours) > 1
     np.testing.assert_array_equal(car.surface.materials, before)
+
+
+def test_cars_that_overlap_are_left_out(car: MeshCar):
+    target = PlacedCar(car, Spot(0.0, 0.0, 0.3))
+    beside = PlacedCar(car, Spot(-1.2 * car.width * math.sin(0.3), 1.2 * car.width * math.cos(0.3), 0.3))
+    touching = PlacedCar(car, Spot(-0.8 * car.width * math.sin(0.3), 0.8 * car.width * math.cos(0.3), 0.3))
+    behind = PlacedCar(car, Spot(-1.1 * car.length * math.cos(0.3), -1.1 * car.length * math.sin(0.3), 0.3))
+    across = PlacedCar(car, Spot(0.4 * car.length, 0.0, math.pi / 2))
+    assert _apart(target, [beside, touching, across, behind]) == [beside, behind]
+    assert _apart(target, [touching, beside]) == [beside]
 
 
 def test_most_places_give_a_picture(pictures: list[LabelledPicture]):

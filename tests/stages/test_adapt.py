@@ -153,3 +153,12 @@ def test_what_cannot_be_done_is_refused(trained: Project, words: tuple[str, ...]
     assert done.returncode == 1
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_missing_model_is_refused_before_data_are_made(trained: Project) -> None:
+    before = len(trained.runs("data"))
+    done = trained.stage("adapt", *QUICK, "--labels", "configs", "--set", "name=untrained", "--set", "synthetic.seed=9")
+    assert done.returncode == 1
+    assert "no finished float run (experiment untrained)" in done.stderr
+    assert "or give carkp-car12" in done.stderr
+    assert len(trained.runs("data")) == before
