@@ -67,6 +67,14 @@ COLUMNS = [
     Column(name="mirrored", heading="mirrored left to right", format=".3f"),
 ]
 
+BOXES_COLUMNS = [
+    Column(name="factor", heading="factor on the boxes", format="g"),
+    Column(name="model", heading="model"),
+    Column(name="pck_0.05", heading="PCK@0.05", format=".3f"),
+    Column(name="pck_0.1", heading="PCK@0.1", format=".3f"),
+]
+BOX_SCALES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.35)
+
 
 def folders_and_models(words: Sequence[str], models: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split the arguments into folders and models. Raises ConfigError if no folder is named."""
@@ -131,9 +139,12 @@ def read_box_scale(word: str) -> BoxScale:
         raise ConfigError(f"box_scale={word}: {error}") from error
 
 
-def findings(words: Sequence[str], predictors: Mapping[str, Predictor], cars: RealCars, rule: BoxScale) -> Findings:
-    """Return the findings for ``--record``: each word's folders alone, then all cars; goals are for the first word."""
-    sets = [load_real_cars(split_folders(word), rule=rule) for word in words]
+def findings(words: Sequence[str], predictors: Mapping[str, Predictor], cars: RealCars) -> Findings:
+    """Return the findings for ``--record``: each word's folders alone, then all cars; goals are for the first word.
+
+    Boxes of other sizes are measured on all cars.
+    """
+    sets = [load_real_cars(split_folders(word)) for word in words]
     sets += [cars] if len(words) > 1 else []
     scores = [score_predictors(predictors, item) for item in sets]
     rows: list[dict[str, Cell]] = []
@@ -158,12 +169,27 @@ def findings(words: Sequence[str], predictors: Mapping[str, Predictor], cars: Re
         for name, (quantity, goal) in WANTED.items()
         if math.isfinite(found_of[name].value)
     ]
-    return Findings(measurements, [RecordTable(name="models", columns=COLUMNS, rows=rows)])
+    tables = [RecordTable(name="models", columns=COLUMNS, rows=rows), boxes_table(words, predictors)]
+    return Findings(measurements, tables)
+
+
+def boxes_table(words: Sequence[str], predictors: Mapping[str, Predictor]) -> RecordTable:
+    """Return the scores on all cars with boxes of several sizes."""
+    folders = [folder for word in words for folder in split_folders(word)]
+    rows: list[dict[str, Cell]] = []
+    for factor in BOX_SCALES:
+        scores = score_predictors(predictors, load_real_cars(folders, rule=BoxScale(factor)))
+        for name, item in scores.items():
+            pck = {f"pck_{alpha:g}": interval_cell(item.total.pck[alpha]) for alpha in (0.05, 0.1)}
+            rows.append({"factor": factor, "model": f"`{name}`", **pck})
+    return RecordTable(name="boxes", columns=BOXES_COLUMNS, rows=rows)
 
 
 def run(arguments: Arguments, tracker: Tracker) -> None:
     folders, references = folders_and_models(arguments.lists[FOLDERS], arguments.lists["--model"])
     rule = read_box_scale(arguments.values["box_scale"])
+    if is_recorded(arguments) and rule.factor != 1:
+        raise ConfigError("--record measures boxes of several sizes itself: leave out box_scale")
     cars = load_real_cars(folders, rule=rule)
     if left_out := cars.issues.describe_skipped():
         warn(f"left out: {left_out}")
@@ -180,7 +206,7 @@ def run(arguments: Arguments, tracker: Tracker) -> None:
     show(cars, scores, out_dir)
     if is_recorded(arguments):
         words = arguments.lists[FOLDERS] if arguments.lists["--model"] else arguments.lists[FOLDERS][:1]
-        write_record(arguments, STUDY, findings(words, predictors, cars, rule))
+        write_record(arguments, STUDY, findings(words, predictors, cars))
 
 
 def main() -> int:

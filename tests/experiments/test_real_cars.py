@@ -59,8 +59,10 @@ def test_a_record_has_every_set_alone_and_all_cars(
     words = [*folders, "--model", tiny_models.float_onnx, "--record", "--output", tmp_path / "out"]
     assert call(monkeypatch, *words, "--config", SCRIPT.parents[1] / "configs" / "tiny.yaml") == 0
     record = load_record(tmp_path / "project" / "reports" / "measurements" / "real_cars.yaml")
-    (table,) = record.tables
+    table, boxes = record.tables
     assert [row["cars"] for row in table.rows] == [2, 2, 4]
+    assert [row["factor"] for row in boxes.rows] == [0.8, 0.9, 1.0, 1.1, 1.2, 1.35]
+    assert boxes.rows[2]["pck_0.1"] == table.rows[2]["pck_0.1"]
     assert [item.name for item in record.measurements[:2]] == ["pck_0.1", "pck_0.05"]
     assert str(tmp_path) not in record.command
 
@@ -93,6 +95,8 @@ def test_models_as_options_make_every_word_a_folder(
         (["nowhere", "model.onnx"], "nowhere: no such folder of real cars"),
         (["{listed}", "nothing.onnx"], "nothing.onnx: no such model file (to give several folders of cars"),
         (["{listed}", "{coco}"], "holds none of artifacts/model.onnx"),
+        (["{listed}", "model.onnx", "--box_scale", "0"], "box_scale=0: a factor of boxes must be above 0"),
+        (["{listed}", "model.onnx", "--box_scale", "1.2", "--record"], "--record measures boxes of several sizes itself"),
     ],
 )
 def test_errors_say_what_to_do(
