@@ -96,7 +96,10 @@ def test_models_as_options_make_every_word_a_folder(
         (["{listed}", "nothing.onnx"], "nothing.onnx: no such model file (to give several folders of cars"),
         (["{listed}", "{coco}"], "holds none of artifacts/model.onnx"),
         (["{listed}", "model.onnx", "--box_scale", "0"], "box_scale=0: a factor of boxes must be above 0"),
-        (["{listed}", "model.onnx", "--box_scale", "1.2", "--record"], "--record measures boxes of several sizes itself"),
+        (
+            ["{listed}", "model.onnx", "--box_scale", "1.2", "--record"],
+            "--record measures boxes of several sizes itself",
+        ),
     ],
 )
 def test_errors_say_what_to_do(
