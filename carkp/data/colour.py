@@ -103,7 +103,7 @@ def compress(image: Image, rng: np.random.Generator) -> Image:
     """Encode the image as a JPEG of quality 12 to 50 and decode it."""
     bgr = np.ascontiguousarray(image[..., ::-1])
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 51))])
-    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
 
 
 def erase(image: Image, rng: np.random.Generator) -> Image:
