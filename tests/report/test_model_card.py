@@ -130,7 +130,7 @@ def test_every_figure_has_its_interval() -> None:
     assert "| | int8 − float, points | -0.40 (-10.40 to +9.60) |" in page
     assert "from 0.9712 to 0.9712" in page
     assert "| kind of vehicle | car | 12 | 108 |" in page
-    assert "at 96x128 pixels, width by height" in page
+    assert "to 96x128 pixels, width by height" in page
     assert "epochs: 17" in page
     assert "with uncommitted changes" not in page
     assert "`int8.onnx` | 4.29 MiB" in page
