@@ -245,7 +245,7 @@ STYLE_SHARES = {
     "flatbed": 0.01,
     "tanker": 0.005,
 }
-"""Frequency of each style in training and validation scenes."""
+"""Frequency with which each style is asked for in training and validation scenes; long ones find room less often."""
 UNSEEN_SHARES = {"coupe": 0.10}
 """Frequency of styles that exist only in the test scenes."""
 TEST_STYLE_SHARES = {**STYLE_SHARES, **UNSEEN_SHARES}

@@ -68,7 +68,7 @@ class Fleet:
 
 _UNLABELLED_BUSES = 0.02
 _TRIES = 40
-"""Number of spots that are tried for a style."""
+"""Number of spots that are tried for a style before another one is drawn."""
 _TRAFFIC, _DENSE_TRAFFIC = (4, 8), (5, 10)
 """Smallest number of cars in a frame, and the largest number plus one."""
 
