@@ -6,6 +6,8 @@ Legend: N samples (cars), K keypoints, e the error vector of the reference, d th
 the point, t the threshold.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,13 +21,14 @@ BAND = np.linspace(0.5, 1.5, 41)
 """Thresholds over which an expected loss is averaged, in units of alpha."""
 
 
-def mean_shift_px(reference: Predictions, other: Predictions) -> float:
+def mean_shift_px(reference: Predictions, other: Predictions, limit_px: float = math.inf) -> float:
     """Return the mean distance between the labelled keypoints of two predictions of the same cars, in input pixels.
 
-    NaN without a labelled keypoint.
+    A distance counts as ``limit_px`` at most: a keypoint that takes another peak of its heatmap may move by 100 px, and
+    a few of them would outweigh all others. NaN without a labelled keypoint.
     """
     distances = _distances(reference.points, other.points)[reference.validity > 0]
-    return float(distances.mean()) if distances.size else float("nan")
+    return float(np.minimum(distances, limit_px).mean()) if distances.size else float("nan")
 
 
 def expected_loss(reference: Predictions, other: Predictions, alpha: float, seed: int = 0) -> Interval:

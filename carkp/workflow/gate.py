@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from carkp.config.schema import AlignConfig
+from carkp.keypoints.codec import HEATMAP_STRIDE
 from carkp.keypoints.displacement import expected_loss, expected_loss_difference, mean_shift_px
 from carkp.keypoints.paired import Interval
 from carkp.keypoints.predictions import Predictions
@@ -21,6 +22,10 @@ FLOAT, FAKE_QUANT, SIMULATED = "float", "fake_quant", "simulated"
 
 ONE_STEP = "one_step"
 """Fake quantisation with heatmaps changed by :func:`moved_by_one_step`."""
+
+MAX_SHIFT_PX = float(HEATMAP_STRIDE)
+"""A keypoint's shift counts as one cell of the heatmap at most. If it moves further, it has taken another peak; the
+losses count it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class LossCheck:
 @dataclass(frozen=True)
 class Gate:
     """The measures of the gate: losses at several thresholds, and mean shifts of labelled keypoints in input pixels.
+
+    A single shift counts as ``MAX_SHIFT_PX`` at most.
 
     Attributes:
         losses: one check per threshold.
@@ -80,9 +87,9 @@ def measure_gate(predictions: Mapping[str, Predictions], alphas: Sequence[float]
     ]
     return Gate(
         losses,
-        fake_quant_px=mean_shift_px(reference, fake_quant),
-        simulated_px=mean_shift_px(reference, simulated),
-        one_step_px=mean_shift_px(fake_quant, one_step),
+        fake_quant_px=mean_shift_px(reference, fake_quant, MAX_SHIFT_PX),
+        simulated_px=mean_shift_px(reference, simulated, MAX_SHIFT_PX),
+        one_step_px=mean_shift_px(fake_quant, one_step, MAX_SHIFT_PX),
     )
 
 

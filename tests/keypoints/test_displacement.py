@@ -74,6 +74,16 @@ def test_the_shift_is_over_labelled_points() -> None:
     assert np.isnan(mean_shift_px(unlabelled, other))
 
 
+def test_a_keypoint_that_takes_another_peak_counts_as_the_limit() -> None:
+    reference, other = pair(0, spread=0, bias=0.5)
+    usual = mean_shift_px(reference, other)
+    labelled = reference.validity > 0
+    other.points[tuple(np.argwhere(labelled)[0])] += 100
+    num_labelled = int(labelled.sum())
+    assert mean_shift_px(reference, other, 4.0) == pytest.approx(usual + (4 - usual) / num_labelled, rel=1e-4)
+    assert mean_shift_px(reference, other) > mean_shift_px(reference, other, 4.0)
+
+
 def test_the_difference_of_two_losses_has_a_narrower_interval_than_either() -> None:
     reference, first = pair(0, spread=0.5)
     rng = np.random.default_rng(1)

@@ -30,7 +30,7 @@ LIKE_OTHERS = ("cortex_m_class", "jetson_orin_nano_int8")
 """Their arithmetic is that of another target."""
 
 CHANGES = ("quant.num_images=16", "quant.num_rounding_images=16", "align.max_shift_steps=5")
-"""Of 28 cars a single keypoint that takes another peak weighs more than a step; which ones do depends on the CPU."""
+"""Of 28 cars a few keypoints that take another peak weigh more than a step; which ones do depends on the CPU."""
 
 MAX_DIFFERENCE = 0.01
 """Of the expected loss, about two keypoints of these cars."""
