@@ -28,7 +28,7 @@ from rich.table import Table
 
 from carkp import disk
 from carkp.config.loading import ConfigError, load_config, split_overrides
-from carkp.config.schema import ExperimentConfig
+from carkp.config.schema import AugmentConfig, ExperimentConfig
 from carkp.keypoints.paired import Interval, paired_test
 from carkp.keypoints.predictions import Predictions, load_predictions
 from carkp.measurements.record import Cell, Column, load_record, record_path
@@ -64,11 +64,8 @@ COLUMNS = [
     Column(name="against", heading="against"),
     Column(name="difference", heading="difference @0.1", format="+.3f"),
 ]
-PLAIN_AUGMENTATION = (
-    "augment.min_scale=1 augment.max_scale=1 augment.max_translation=0 augment.max_rotation_deg=0 "
-    "augment.color_jitter=0.3 augment.grayscale_probability=0 augment.gamma=0 augment.shade_probability=0 "
-    "augment.blur_probability=0 augment.resolution_probability=0 augment.jpeg_probability=0 "
-    "augment.erase_probability=0 augment.noise_probability=0.2 augment.noise_sigma=2"
+PLAIN_AUGMENTATION = " ".join(
+    f"augment.{name}={value}" for name, value in AugmentConfig(color_jitter=0.3).model_dump().items()
 )
 TEACHER = "teacher"
 """Step with a larger network; needs the extra ``carkp[teacher]``."""

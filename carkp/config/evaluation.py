@@ -65,8 +65,8 @@ class AlignConfig(Section):
         PositiveFloat,
         Field(
             description="Largest allowed difference between the mean distances by which fake quantisation and the "
-            "simulator move keypoints from float. The unit is the distance by which one step of the heatmap's grid "
-            "moves them."
+            "simulator move keypoints from float; each distance counts as one cell of the heatmap at most. The unit is "
+            "the distance by which one step of the heatmap's grid moves them."
         ),
     ] = 1.0
     max_heatmap_lsb: Annotated[

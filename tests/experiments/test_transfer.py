@@ -11,6 +11,8 @@ import mlflow
 import pytest
 import yaml
 
+from carkp.config.loading import load_config
+from carkp.config.schema import AugmentConfig
 from carkp.measurements.record import RecordError, load_record
 from carkp.workflow.cli import USER_ERRORS, guarded
 from carkp.workflow.real_cars import load_real_cars
@@ -127,6 +129,12 @@ def test_first_weights_that_know_cars_are_refused(project: Project, tmp_path: Pa
     done = study(project, write_list(tmp_path / "cars", CARS), "--set", "model.pretrained=carkp-car12")
     assert done.returncode == 1
     assert "model.pretrained=carkp-car12 knows cars already" in done.stderr
+
+
+def test_the_plain_step_has_no_other_augmentation_than_the_reference_and_colour_jitter() -> None:
+    plain = STUDY["split_overrides"](STUDY["PLAIN_AUGMENTATION"])
+    config = load_config(ROOT / "configs" / "shipped.yaml", plain)
+    assert config.augment == AugmentConfig(color_jitter=0.3)
 
 
 def test_the_longer_step_has_three_times_the_epochs_of_the_configuration(tmp_path: Path) -> None:

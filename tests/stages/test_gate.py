@@ -19,10 +19,11 @@ from carkp.training.distributed import cpu_context
 from carkp.workflow.build import build_model
 from carkp.workflow.calibrating import build_calibrator
 from carkp.workflow.executions import simulator_forward
-from carkp.workflow.gate import Gate, LossCheck, judge_gate, measure_gate
+from carkp.workflow.gate import FAKE_QUANT, FLOAT, ONE_STEP, SIMULATED, Gate, LossCheck, judge_gate, measure_gate
 from carkp.workflow.preparation import open_prepared
 from carkp.workflow.quantising import build_target
 from carkp.workflow.scoring import Scorer, build_scorer
+from tests.keypoints.test_displacement import pair
 from tests.stages.conftest import ROOT, Project
 
 TARGETS = sorted(path.stem for path in (ROOT / "configs" / "targets").glob("*.yaml"))
@@ -110,6 +111,17 @@ def test_it_shuts_on_an_arithmetic_that_calibration_has_not_seen(
     cars: Cars, change: Callable[[QConv, QProgram], QConv]
 ) -> None:
     assert judge_gate(cars.config.align, cars.gate("bpu", change)) != []
+
+
+def test_a_few_keypoints_that_take_another_peak_do_not_shut_it() -> None:
+    reference, moved = pair(0, spread=0.05)
+    points = moved.points.copy()
+    jumping = np.argwhere(reference.validity > 0)[:5]
+    points[tuple(jumping.T)] += 60
+    predictions = {FLOAT: reference, FAKE_QUANT: moved, SIMULATED: replace(moved, points=points), ONE_STEP: reference}
+    assert judge_gate(AlignConfig(), measure_gate(predictions, ())) == []
+    points[reference.validity > 0] += 2
+    assert judge_gate(AlignConfig(), measure_gate(predictions, ())) != []
 
 
 def test_it_says_what_keeps_it_shut() -> None:
