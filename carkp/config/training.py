@@ -178,8 +178,9 @@ class TrainConfig(Section):
         Field(
             ge=0,
             lt=1,
-            description="Decay per step of a moving average of the weights. The average is scored and kept. 0: no "
-            "average.",
+            description="Decay per step of a moving average of the weights. The average is scored and kept. A training "
+            "that starts from a trained network includes its weights in the average; any other soon forgets the first "
+            "weights. 0: no average.",
         ),
     ] = 0.0
     teacher: Annotated[

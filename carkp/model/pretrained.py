@@ -91,10 +91,17 @@ OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @dataclass(frozen=True)
 class PretrainedSource:
-    """The source of loaded weights: its kind, and a text for the log with its name, path or reason."""
+    """The source of loaded weights.
+
+    Attributes:
+        kind: the kind of the source.
+        detail: a text for the log with its name, path or reason.
+        has_head: whether the head has loaded weights too, so that the network already finds keypoints.
+    """
 
     kind: Kind
     detail: str
+    has_head: bool = False
 
 
 def load_pretrained(net: nn.Module, name: str, pretrained: str) -> PretrainedSource:
@@ -262,7 +269,7 @@ def _load_from_file(net: nn.Module, name: str, path: Path) -> PretrainedSource:
         return PretrainedSource("file", f"{path} (ImageNet classifier, stem converted to YUV)")
     if any(key.startswith("backbone.") for key in state):
         _load_strictly(net, state, name, str(path))
-        return PretrainedSource("file", f"{path} (whole network)")
+        return PretrainedSource("file", f"{path} (whole network)", has_head=True)
     _load_strictly(_backbone(net), state, name, str(path))
     return PretrainedSource("file", f"{path} (backbone)")
 

@@ -49,4 +49,4 @@ def load_shipped(net: nn.Module, architecture: Mapping[str, Any], reference: str
     except RuntimeError as error:
         raise ValueError(f"pretrained={reference}: {path} does not contain the stated network: {error}") from error
     commit = found.notes.get("commit", "unknown")
-    return PretrainedSource("shipped", f"{reference} (whole network, trained at commit {commit[:12]})")
+    return PretrainedSource("shipped", f"{reference} (whole network, trained at commit {commit[:12]})", has_head=True)

@@ -87,7 +87,7 @@ def run(
     if teacher is not None:
         tracker.set_tags({"carkp.teacher": teacher.reference, "carkp.teacher_digest": teacher.digest})
     tracker.log_dataset(config.name, inputs.data.digest, config.data.title, "training")
-    settings = build_fit_settings(config.train, context.device)
+    settings = build_fit_settings(config.train, context.device, model.source.has_head)
     decided = {PRETRAINED: deciding.settings[PRETRAINED], CODE: deciding.code_digest, TEACHER_DIGEST: taught_by}
     extra_loss = build_distillation(config, teacher, settings, context.device)
     training = Training(

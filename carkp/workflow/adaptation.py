@@ -173,8 +173,8 @@ def build_adapt_settings(config: ExperimentConfig, device: torch.device) -> FitS
     """
     names = ("epochs", "lr", "warmup_epochs", "ema_decay")
     changes = {name: getattr(config.adapt, name) for name in names} | {"compile": False}
-    settings = build_fit_settings(config.train.model_copy(update=changes), device)
-    return replace(settings, trusts_start=True, ships_last=True, reduced_epochs=0)
+    settings = build_fit_settings(config.train.model_copy(update=changes), device, trusts_start=True)
+    return replace(settings, ships_last=True, reduced_epochs=0)
 
 
 def adapt(

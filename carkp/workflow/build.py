@@ -104,7 +104,7 @@ def build_qat_settings(config: ExperimentConfig, device: torch.device) -> FitSet
     """Return the settings of float training with the changes of ``qat``, in full precision and uncompiled."""
     off = {"ema_decay": 0.0, "compile": False, "precision": "float32", "reduced_epochs": 0}
     changes = config.qat.model_dump() | off
-    return build_fit_settings(config.train.model_copy(update=changes), device)
+    return build_fit_settings(config.train.model_copy(update=changes), device, trusts_start=True)
 
 
 def no_match(pattern: str, names: Sequence[str]) -> str:
@@ -163,7 +163,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
-def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
+def build_fit_settings(train: TrainConfig, device: torch.device, trusts_start: bool) -> FitSettings:
+    """Return the settings of a training; ``trusts_start``: it starts from a network that already finds keypoints."""
     use_bfloat16 = resolve_precision(train.precision, device) == "bfloat16"
     return FitSettings(
         epochs=train.epochs,
@@ -176,7 +177,7 @@ def build_fit_settings(train: TrainConfig, device: torch.device) -> FitSettings:
         channels_last=train.channels_last,
         compile=train.compile,
         autocast_dtype=torch.bfloat16 if use_bfloat16 else None,
-        trusts_start=False,
+        trusts_start=trusts_start,
         ships_last=False,
         freeze_batch_norm=train.freeze_batch_norm,
         reduced_epochs=train.reduced_epochs,

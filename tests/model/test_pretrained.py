@@ -193,7 +193,7 @@ def test_whole_network_from_a_file(entry: str | None, tmp_path: Path) -> None:
     state = net.state_dict()
     torch.save(state if entry is None else {entry: state, "epoch": 3}, tmp_path / "net.pt")
     loaded, source = build(str(tmp_path / "net.pt"))
-    assert source == PretrainedSource("file", f"{tmp_path / 'net.pt'} (whole network)")
+    assert source == PretrainedSource("file", f"{tmp_path / 'net.pt'} (whole network)", has_head=True)
     assert same_weights(net, loaded)
 
 
@@ -202,13 +202,14 @@ def test_backbone_from_a_file_leaves_the_head(tmp_path: Path) -> None:
     torch.save(net.get_submodule("backbone").state_dict(), tmp_path / "backbone.pt")
     loaded, source = build(str(tmp_path / "backbone.pt"))
     assert source.detail.endswith("(backbone)")
+    assert not source.has_head
     assert same_weights(net.get_submodule("backbone"), loaded.get_submodule("backbone"))
     assert not same_weights(net.get_submodule("head"), loaded.get_submodule("head"))
 
 
 def test_imagenet_file_by_path_is_converted_like_the_package() -> None:
     net, source = build(str(package_path()))
-    assert source.kind == "file"
+    assert (source.kind, source.has_head) == ("file", False)
     assert same_weights(net.get_submodule("backbone"), build("package")[0].get_submodule("backbone"))
 
 

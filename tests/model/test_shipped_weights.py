@@ -20,9 +20,10 @@ def tiny(*overrides: str) -> ExperimentConfig:
 
 def test_backbone_and_head_are_those_of_the_shipped_model(shipped_folder: Path) -> None:
     built = build_model(tiny())
-    assert (built.source.kind, built.source.detail) == (
+    assert (built.source.kind, built.source.detail, built.source.has_head) == (
         "shipped",
         "carkp-car12 (whole network, trained at commit 0123456789ab)",
+        True,
     )
     weights = load_checkpoint(shipped_folder / "weights.safetensors").weights
     found = built.net.state_dict()

@@ -72,7 +72,7 @@ def run(
             raise KeyboardInterrupt
 
     model = build_model(config)
-    settings = build_fit_settings(config.train, torch.device("cpu"))
+    settings = build_fit_settings(config.train, torch.device("cpu"), trusts_start=False)
     wanted = Training(model.net, model.architecture, settings, resume)
     scorer = build_scorer(config, cpu_context())
     return train(config, wanted, data, out_dir, tracker or NullTracker(), scorer, on_epoch)

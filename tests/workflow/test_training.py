@@ -61,7 +61,8 @@ class Recorder(NullTracker):
 
 def run(data: Stores, out_dir: Path, tracker: NullTracker | None = None) -> FitResult:
     model = build_model(CONFIG)
-    training = Training(model.net, model.architecture, build_fit_settings(CONFIG.train, torch.device("cpu")))
+    settings = build_fit_settings(CONFIG.train, torch.device("cpu"), trusts_start=False)
+    training = Training(model.net, model.architecture, settings)
     return train(CONFIG, training, data, out_dir, tracker or Recorder(), build_scorer(CONFIG, cpu_context()))
 
 

@@ -169,7 +169,7 @@ def _train(
     prepare_torch(config)
     model = build_model(config)
     with process_context() as context:
-        settings = build_fit_settings(config.train, context.device)
+        settings = build_fit_settings(config.train, context.device, model.source.has_head)
         training = Training(model.net, model.architecture, settings, keeps_last=False)
         fitted = train(config, training, stores, out_dir, tracker, build_scorer(config, context), on_epoch)
         return fitted, best_checkpoint(out_dir, context)
