@@ -209,7 +209,7 @@ def measure_ort(job: OrtJob) -> Measured:
     return Measured(seconds, calibration_s, imported_mib, peak_mib, len(counted), sum(counted.values()), found)
 
 
-class Reader(CalibrationDataReader):
+class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """Batches of images in the form that quantize_static reads."""
 
     def __init__(self, images: Images) -> None:
@@ -220,7 +220,7 @@ class Reader(CalibrationDataReader):
         return None if batch is None else {INPUT_NAME: batch}
 
 
-class WatchedCalibrater(PercentileCalibrater):
+class WatchedCalibrater(PercentileCalibrater):  # type: ignore[misc]
     """ONNX Runtime's calibrater with two threads and a clock, and optionally another choice of tensors.
 
     It is a subclass because quantize_static has no setting for any of these.
@@ -280,9 +280,9 @@ def memory_mib(field: str) -> float:
 
 
 def in_fresh_process(job: OurJob | OrtJob) -> Measured:
-    work = measure_ours if isinstance(job, OurJob) else measure_ort
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, job).result()
+        begun = pool.submit(measure_ours, job) if isinstance(job, OurJob) else pool.submit(measure_ort, job)
+        return begun.result()
 
 
 def with_images(job: Any, num_images: int, batch_size: int | None = None) -> Any:
@@ -301,7 +301,7 @@ def measure(ours: OurJob, ort: OrtJob, num_images: int, num_rounds: int, tracker
     quarter = num_images // 4
     in_fresh_process(with_images(ours, ours.images.batch_size))  # compiles our kernels if necessary
     ort = with_images(ort, num_images, faster_batch(ort, quarter, ort.images.batch_size))
-    jobs = {"ours": ours, "same": ort, "default": replace(ort, is_same=False)}
+    jobs: dict[str, OurJob | OrtJob] = {"ours": ours, "same": ort, "default": replace(ort, is_same=False)}
     rounds: dict[str, list[Measured]] = {name: [] for name in jobs}
     for number in tqdm(range(num_rounds), "rounds"):
         for name, job in jobs.items():

@@ -409,7 +409,7 @@ def run(bench: Bench, names: Sequence[str], num_kills: int, seed: int) -> list[O
     return [item for item in done if (item.stage, item.number) in set(wanted)]
 
 
-COUNTS = {
+COUNTS: Mapping[str, tuple[str, Callable[[Outcome], bool]]] = {
     "lost": (
         "kills after which the same command did not end, or ended otherwise",
         lambda o: bool(o.status or o.different),

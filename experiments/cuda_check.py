@@ -118,7 +118,7 @@ class Variant:
         prepare_torch(config)
         model = build_model(config)
         codec = build_codec(config.heatmap, config.model.input_size)
-        settings = build_fit_settings(config.train, self.device)
+        settings = build_fit_settings(config.train, self.device, model.source.has_head)
 
         def validate(net: torch.nn.Module) -> Scores:
             batch = self.batches.batches[0]

@@ -67,7 +67,8 @@ class Split:
 def mean_positions(train: Split) -> NDArray[np.float64]:
     """Return the mean position (K, 2) of each keypoint over its labels."""
     is_labelled = (train.validity > 0)[..., None]
-    return (train.points * is_labelled).sum(axis=0) / is_labelled.sum(axis=0)
+    means: NDArray[np.float64] = (train.points * is_labelled).sum(axis=0) / is_labelled.sum(axis=0)
+    return means
 
 
 def nearest_crops(test: Split, train: Split) -> NDArray[np.int64]:

@@ -117,7 +117,7 @@ def set_thresholds(
     output = net.groups[net.graph.output]
     observers = {name: setting.output if name == output else setting.observer for name in net.num_levels}
     for quantiser in net.weights.values():
-        quantiser.bias_shift.zero_()
+        quantiser.get_buffer("bias_shift").zero_()
     net.set_thresholds(choose_thresholds(histograms, net.num_levels, observers))
     if setting.is_bias_corrected:
         correct_biases(net, calibrator.images(store, calibrator.settings.num_images))

@@ -61,7 +61,7 @@ def load_batches(config: ExperimentConfig, data: PreparedData, num_crops: int) -
     dataset = build_eval_dataset(config, data.open().test)
     chosen = np.linspace(0, len(dataset) - 1, min(num_crops, len(dataset))).astype(int)
     images = normalise(torch.stack([dataset[int(index)]["image"] for index in chosen]))
-    return list(images.split(BATCH))
+    return list(torch.split(images, BATCH))
 
 
 def count_different(program: QProgram, path: Path, path_b1: Path, batches: list[Tensor]) -> dict[str, float]:
@@ -125,7 +125,7 @@ def run(
     prepare_torch(config)
     batches = load_batches(config, data, num_crops)
     programs = {target: load_program(path) for target, (path, _) in files.items()}
-    net = load_net(load_checkpoint(model.path)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = load_net(load_checkpoint(model.path)).to(memory_format=torch.channels_last)
     ratios = time_ratios(programs, net, batches)
     found: dict[str, dict[str, float]] = {}
     for target, program in programs.items():

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -222,7 +222,7 @@ def count_different(execution: Execution, num_elements: int, seed: int, folder: 
     cases = list(draws(num_elements, execution.is_wide))
     for number, (layer, edge, pair, num_images) in enumerate(tqdm(cases, execution.name, unit="layer")):
         rng = np.random.default_rng((seed, number))
-        dtype = "uint8" if pair[0] == "uint8" else "int8"
+        dtype: Literal["int8", "uint8"] = "uint8" if pair[0] == "uint8" else "int8"
         program = RandomProgram(execution.rule, dtype, rng, pair).of_layer(layer, edge)
         path = folder / f"{number}.file"
         execution.save(program, path)

@@ -59,7 +59,7 @@ class Sample:
         chosen = np.linspace(0, len(dataset) - 1, min(num_cars, len(dataset))).astype(int)
         samples = [dataset[int(index)] for index in chosen]
         images = normalise(torch.stack([sample["image"] for sample in samples]))
-        self.batches = images.contiguous(memory_format=torch.channels_last).split(BATCH)
+        self.batches = torch.split(images.contiguous(memory_format=torch.channels_last), BATCH)
         self.targets = torch.stack([sample["points"] for sample in samples]).double().numpy()
         self.validity = torch.stack([sample["validity"] for sample in samples]).numpy()
         self.codec = build_codec(config.heatmap, config.model.input_size)

@@ -102,11 +102,12 @@ def _row(what: str, of_one: float) -> dict[str, Cell]:
 
 def main() -> int:
     arguments = parse_study(STUDY, str(__doc__), [Parameter("cars", "480", "cars to draw")])
-    counts = {"num_train_cars": int(arguments.values["cars"]), "num_val_cars": 0, "num_test_cars": 0}
+    num_cars = int(arguments.values["cars"])
 
     def work(tracker: Tracker, out_dir: Path) -> None:
         del out_dir
-        spec = replace(synthetic_spec(arguments.config), **counts)
+        spec = synthetic_spec(arguments.config)
+        spec = replace(spec, num_train_cars=num_cars, num_val_cars=0, num_test_cars=0)
         rates = Rates(
             drawn_per_s=drawing_rate(spec, num_usable_cores()),
             packed_per_s=recorded("packing_rate", "packing_frames_per_s"),

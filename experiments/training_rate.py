@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from tqdm import tqdm
 
 from carkp.config.schema import ExperimentConfig
@@ -37,6 +36,7 @@ from carkp.keypoints.metrics import Scores
 from carkp.measurements.record import Goal, Measurement
 from carkp.tracking.tracker import Tracker
 from carkp.training.distributed import ProcessContext, process_context
+from carkp.training.evaluate import Batch
 from carkp.training.fit import FitInputs, Trainer
 from carkp.workflow.build import build_codec, build_fit_settings, build_model, build_train_loader, prepare_torch
 from carkp.workflow.cli import DATA, Parameter, execute, guarded
@@ -62,8 +62,6 @@ RATES = {
     "plain": "samples/s: plain loop",
 }
 
-Batch = dict[str, Tensor]
-
 
 def fresh_batches(loader: TrainLoader, epoch: int) -> Iterator[Batch]:
     """Return an epoch whose first batch is loaded and whose workers have no other batches ready."""
@@ -79,7 +77,8 @@ def make_trainer(config: ExperimentConfig, loader: TrainLoader, context: Process
     model = build_model(config)
     codec = build_codec(config.heatmap, config.model.input_size)
     inputs = FitInputs(loader, codec, normalise, no_validation, model.architecture, {})
-    return Trainer(model.net, inputs, build_fit_settings(config.train, context.device), context)
+    settings = build_fit_settings(config.train, context.device, model.source.has_head)
+    return Trainer(model.net, inputs, settings, context)
 
 
 def timed_block(batches: Iterator[Batch], trainer: Trainer) -> float:

@@ -75,7 +75,7 @@ class AlignConfig(Section):
             description="Largest allowed difference of a heatmap element between the simulator and ONNX Runtime, in "
             "steps of an 8-bit grid."
         ),
-    ] = 16
+    ] = 32
     num_kernel_crops: Annotated[
         PositiveInt,
         Field(

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from carkp.config.loading import ConfigError
-from carkp.config.schema import ExperimentConfig
+from carkp.config.schema import ExperimentConfig, QuantConfig
 from carkp.data.store import Store
 from carkp.deploy.check import judge_program
 from carkp.deploy.hardware import Hardware
@@ -221,9 +221,19 @@ def _decode(codec: HeatmapCodec, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 def _limit_not_reached(config: ExperimentConfig, widest: Trial) -> str:
     return (
         f"precision: with 16 bits in all {len(widest.wide)} tensors the loss is {widest.loss.value:.2%}, "
-        f"but quant.max_loss is {config.quant.max_loss:.2%}: the weights cause this loss. Set quant.rounding="
-        "second_moments and quant.bias_correction=true, or raise quant.max_loss"
+        f"but quant.max_loss is {config.quant.max_loss:.2%}: the weights cause this loss. {_remedy(config.quant)}"
     )
+
+
+def _remedy(quant: QuantConfig) -> str:
+    """Say which settings may reduce the loss that 8-bit weights cause."""
+    changes = []
+    if quant.rounding != "second_moments":
+        changes.append("quant.rounding=second_moments")
+    if not quant.bias_correction:
+        changes.append("quant.bias_correction=true")
+    first = f"Set {' and '.join(changes)}" if changes else "Train the weights for int8 (stage qat)"
+    return f"{first}, or raise quant.max_loss"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ _TIMEOUT = datetime.timedelta(hours=12)
 """It is long because the other ranks wait while rank 0 prepares a data set. ``limit_waiting`` shortens it for
 training."""
 
-_OF_CONNECTION = re.compile(r"gloo/|NCCL|Connection (closed|reset)|Timed out waiting|recvValue failed|Broken pipe")
+_OF_CONNECTION = re.compile(
+    r"gloo/|NCCL|Connection (closed|reset)|pair closure|Timed out waiting|recvValue failed|Broken pipe"
+)
 _MAX_REASON = 200
 
 _PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE")

@@ -41,10 +41,10 @@ def orderly_interrupts() -> Iterator[None]:
     """Make SIGTERM (``kill``, ``docker stop``, ``scancel``) raise ``Terminated`` in the block, so that runs are closed.
 
     After an interruption, by SIGTERM or from the keyboard, this process ignores further SIGTERMs. ``mlflow run``, and
-    others that signal a group of processes, send more than one, and a second one would stop the closing. The process
-    then also ignores the end of children: torch raises an error if a loader process ends, which would replace the
-    interruption. Processes forked in the block end at once by SIGTERM, as usual. Outside the main thread nothing
-    changes.
+    others that signal a group of processes, send more than one, and a second one would stop the closing. From then on
+    the process also ignores the end of children, even after the block: torch raises an error if a loader process ends,
+    which would replace the interruption, or be printed when the loader is destroyed later. Processes forked in the
+    block end at once by SIGTERM, as usual. Outside the main thread nothing changes.
 
     Python drops an exception that is raised in a ``__del__`` method, and a loader of torch takes a while in its own. An
     interruption that is lost in this way is repeated.
@@ -80,8 +80,7 @@ def orderly_interrupts() -> Iterator[None]:
     def mind_nothing() -> None:
         signal.signal(signal.SIGTERM, _do_nothing)
         child_ends = getattr(signal, "SIGCHLD", None)  # Windows has no SIGCHLD
-        if child_ends is not None and callable(handler := signal.getsignal(child_ends)):
-            before[child_ends] = handlers[child_ends] = handler
+        if child_ends is not None and callable(signal.getsignal(child_ends)):
             signal.signal(child_ends, _do_nothing)
 
     repeated = _RepeatedSignal()

@@ -112,7 +112,11 @@ def test_what_is_impossible_is_said(cars: Project) -> None:
     done = search(cars, 0)
     assert done.returncode == 1
     assert "with 16 bits in all 61 tensors the loss is" in done.stderr
+    assert "Set quant.rounding=second_moments and quant.bias_correction=true, or raise quant.max_loss" in done.stderr
     assert len(rows_of(cars, "trials")) == 2
+    done = search(cars, 0, "--set", "quant.rounding=second_moments", "--set", "quant.bias_correction=true")
+    assert done.returncode == 1
+    assert "Train the weights for int8 (stage qat), or raise quant.max_loss" in done.stderr
     done = search(cars, 0.05, "--target", "onnxruntime_cpu")
     assert done.returncode == 1
     assert "onnxruntime_cpu takes no 16-bit tensors" in done.stderr

@@ -1,8 +1,9 @@
 """Variables that schedulers, containers and earlier launchers leave behind make no process group."""
 
 import pytest
+import torch
 
-from carkp.training.distributed import ProcessError, is_under_torchrun, process_context
+from carkp.training.distributed import ProcessContext, ProcessError, is_under_torchrun, process_context
 
 ALL = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
 
@@ -42,3 +43,23 @@ def test_a_group_of_another_launcher_is_named(monkeypatch: pytest.MonkeyPatch) -
         pass
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert is_under_torchrun()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Application timeout caused pair closure",
+        "[/third_party/gloo/gloo/transport/tcp/pair.cc:525] Connection closed by peer [10.0.0.2]:29400",
+        "Timed out waiting 20000ms for recv operation to complete",
+    ],
+)
+def test_a_lost_process_is_named_whatever_torch_says(message: str) -> None:
+    context = ProcessContext(rank=1, world_size=2, device=torch.device("cpu"))
+    with pytest.raises(ProcessError, match="process 1 of 2 has lost the connection"), context.naming_lost_peers():
+        raise RuntimeError(message)
+
+
+def test_another_error_is_not_taken_for_a_lost_process() -> None:
+    context = ProcessContext(rank=1, world_size=2, device=torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="shape"), context.naming_lost_peers():
+        raise RuntimeError("shape '[2]' is invalid for input of size 3")
