@@ -268,9 +268,11 @@ def describe_cases(cases: Sequence[Case], measured_us: Sequence[float], performa
     for case, measured in zip(cases, measured_us, strict=True):
         tensors, layer = case.program.tensors, case.layer
         predicted = layer_time(case.program, layer, performance).total_us
-        taken, given = ("x".join(map(str, tensors[name].shape)) for name in (layer.inputs[0], layer.output))
+        input_shape, output_shape = (
+            "x".join(map(str, tensors[name].shape)) for name in (layer.inputs[0], layer.output)
+        )
         macs = layer_cost(case.program, layer).macs
-        rows.append(Fitted(operator_name(layer), taken, given, macs, measured, predicted))
+        rows.append(Fitted(operator_name(layer), input_shape, output_shape, macs, measured, predicted))
     return rows
 
 

@@ -223,8 +223,8 @@ def log(found: Found, tracker: Tracker, out_dir: Path) -> None:
 def show(found: Found) -> None:
     latencies = Table("batch", "threads", "model", "ms", "float / model", title=f"Median latency ({versions()})")
     for row in found.latencies:
-        faster = f"{row.float_to_model:.2f} ({row.low:.2f} to {row.high:.2f})"
-        latencies.add_row(str(row.batch), str(row.num_threads), row.model, f"{row.median_ms:.2f}", faster)
+        factor = f"{row.float_to_model:.2f} ({row.low:.2f} to {row.high:.2f})"
+        latencies.add_row(str(row.batch), str(row.num_threads), row.model, f"{row.median_ms:.2f}", factor)
     ratios = Table("batch 1, one thread", "median", "95 % interval", "wanted")
     for name, ratio in found.ratios.items():
         interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
