@@ -19,9 +19,11 @@ import secrets
 import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -261,6 +263,20 @@ def replace_directory(new: Path, final: Path) -> None:
     new.rename(final)
     sync_directory(final.parent)
     remove(old)
+
+
+def make_process_folder(prefix: str, parent: str | None = None) -> Path:
+    """Make a temporary folder that is removed when this process ends, unless SIGKILL ends it.
+
+    A finalizer of multiprocessing removes it: processes that multiprocessing forks call no ``atexit`` function.
+
+    Args:
+        prefix: the first characters of the folder's name.
+        parent: the folder to make it in; None: the system's folder for temporary files.
+    """
+    folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-100)
+    return Path(folder)
 
 
 def describe_write_error(path: Path, error: OSError) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -14,7 +13,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import process
-from multiprocessing.util import Finalize
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -22,6 +20,7 @@ import cv2
 
 from carkp.cores import num_usable_cores
 from carkp.data.issues import DataError
+from carkp.disk import make_process_folder
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -55,14 +54,13 @@ def use_short_socket_folder() -> None:
     if sys.platform == "win32" or len(os.fsencode(named)) <= MAX_SOCKET_FOLDER:
         return
     try:
-        folder = tempfile.mkdtemp(prefix="pymp-", dir=SHORT_FOLDER)
+        folder = make_process_folder("pymp-", SHORT_FOLDER)
     except OSError as error:
         raise DataError(
             f"{named}: the path of this temporary folder is too long for data-loading processes, and {SHORT_FOLDER} "
             "cannot be used: set TMPDIR to a folder with a short path, or train.num_workers=0"
         ) from error
-    Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-100)
-    config["tempdir"] = folder
+    config["tempdir"] = str(folder)
 
 
 def map_ordered(

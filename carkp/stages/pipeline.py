@@ -24,8 +24,8 @@ from carkp.tracking.runs import (
     STAGE_TAG,
     FoundRun,
     create_child_run,
+    describe_place,
     end_run,
-    fetch_artifact,
     find_run,
     find_runs,
 )
@@ -245,7 +245,7 @@ def _execute(arguments: Arguments) -> None:
         done = run(config, inputs, tracker)
         show(done)
         last = done[-1]
-        echo(f"{last.step.stage}: {fetch_artifact(last.run.run_id, last.step.artifact_of(config))}")
+        echo(f"{last.step.stage}: {describe_place(last.run.run_id, last.step.artifact_of(config))}")
 
     execute(PIPELINE, config, work)
 

@@ -1,12 +1,14 @@
 """Lookup of existing runs by their tags, and of their artifacts."""
 
+import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import unquote, urlparse
 
 import mlflow
 from mlflow.entities import LifecycleStage, Run
@@ -14,8 +16,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
-from mlflow.utils.uri import is_local_uri
+from mlflow.utils.uri import append_to_uri_path, is_local_uri
 
+from carkp.disk import describe_free_space, make_process_folder
 from carkp.tracking.outage import while_locked
 from carkp.tracking.store import TrackingError, use_default_store
 
@@ -155,10 +158,19 @@ def find_run_or_none(run_id: str) -> FoundRun | None:
 def local_artifacts(run_id: str) -> Path | None:
     """Return the folder that keeps a run's files, or None if it is not on this machine."""
     use_default_store()
-    uri = str(MlflowClient().get_run(run_id).info.artifact_uri)
+    return _on_this_machine(str(MlflowClient().get_run(run_id).info.artifact_uri))
+
+
+def _on_this_machine(uri: str, path: str = "") -> Path | None:
     if not is_local_uri(uri):  # type: ignore[no-untyped-call]
         return None
-    return Path(local_file_uri_to_path(uri))  # type: ignore[no-untyped-call]
+    return Path(local_file_uri_to_path(uri)) / path  # type: ignore[no-untyped-call]
+
+
+def describe_place(run_id: str, path: str) -> str:
+    """Return the path of a run's artifact if it lies on this machine, else its ``runs:/`` reference."""
+    folder = local_artifacts(run_id)
+    return f"runs:/{run_id}/{path}" if folder is None else str(folder / path)
 
 
 def run_id_of(reference: str) -> str | None:
@@ -170,16 +182,21 @@ def run_id_of(reference: str) -> str | None:
 def fetch_artifact(run_id: str, path: str) -> Path:
     """Return the path of a run's artifact: the original if it lies on this machine, else a copy.
 
+    The copy is removed when this process ends.
+
     Raises:
-        TrackingError: the run has no such artifact.
+        TrackingError: the run has no such artifact, or it cannot be copied.
     """
     use_default_store()
     try:
-        root = urlparse(MlflowClient().get_run(run_id).info.artifact_uri)
-        if root.scheme in ("", "file") and (original := Path(unquote(root.path)) / path).exists():
+        root = str(MlflowClient().get_run(run_id).info.artifact_uri)
+        original = _on_this_machine(root, path)
+        if original is not None and original.exists():
             return original
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+        return _download(str(append_to_uri_path(root, path)))  # type: ignore[no-untyped-call]
     except (MlflowException, OSError) as error:
+        if not _is_missing(run_id, path):
+            raise TrackingError(_describe_failed_copy(f"runs:/{run_id}/{path}", error)) from error
         raise TrackingError(
             f"runs:/{run_id}: the run has no artifact {path}; `mlflow artifacts list -r {run_id}` lists what it has. "
             "A run that was stopped may lack some: run its stage again"
@@ -187,16 +204,49 @@ def fetch_artifact(run_id: str, path: str) -> Path:
 
 
 def fetch_reference(reference: str) -> Path:
-    """Return a local copy of a ``runs:/…`` or ``models:/…`` artifact.
+    """Return the path of a ``runs:/…/…`` or ``models:/…`` artifact, which may be a copy: see :func:`fetch_artifact`.
 
     Raises:
-        TrackingError: the artifact does not exist.
+        TrackingError: the artifact does not exist, or it cannot be copied.
     """
     use_default_store()
+    place = re.fullmatch(r"runs:/+([0-9a-f]+)/+(.+?)/*", reference)
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=reference))
+        if place is not None and not _is_missing(place[1], place[2]):
+            return fetch_artifact(place[1], place[2])
+        return _download(reference)  # MLflow also knows the models that a run has logged
     except (MlflowException, OSError) as error:
+        if getattr(error, "error_code", NOT_THERE) not in (NOT_THERE, NO_ID):
+            raise TrackingError(_describe_failed_copy(reference, error)) from error
         raise TrackingError(f"{reference}: no such artifact in {mlflow.get_tracking_uri()}") from error
+
+
+def _is_missing(run_id: str, path: str) -> bool:
+    """Return whether the run, or this artifact of it, does not exist; a server that does not answer cannot say so."""
+    try:
+        return not has_artifact(run_id, path)
+    except (MlflowException, OSError):
+        return False
+
+
+def _download(uri: str) -> Path:
+    """Copy an artifact into a folder of its own, which is removed when this process ends."""
+    folder = tempfile.mkdtemp(dir=_downloads_of(os.getpid()))
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+
+
+@cache
+def _downloads_of(pid: int) -> Path:
+    del pid  # a forked process makes a folder of its own
+    return make_process_folder("carkp-artifacts-")
+
+
+def _describe_failed_copy(reference: str, error: Exception) -> str:
+    folder = Path(tempfile.gettempdir())
+    return (
+        f"{reference}: the artifact cannot be copied to {folder}: {error}. {describe_free_space(folder)} (TMPDIR names "
+        "another folder). If the tracking server did not answer, give the command again when it does"
+    )
 
 
 def _found(run: Run) -> FoundRun:

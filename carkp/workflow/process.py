@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -191,7 +192,9 @@ def run_under_torchrun(
     if not _THREAD_COUNTS.fullmatch(environment.get("OMP_NUM_THREADS", "")):
         cores = num_usable_cores()
         environment["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
-    return _call([*command, "-m", "--", module, *arguments], environment, watch_agent)
+    with tempfile.TemporaryDirectory(prefix="torchelastic_", ignore_cleanup_errors=True) as folder:
+        # torchrun does not remove a folder of its own choice
+        return _call([*command, f"--log-dir={folder}", "-m", "--", module, *arguments], environment, watch_agent)
 
 
 def _call(

@@ -123,7 +123,7 @@ def test_a_study_outlives_a_node_and_a_job(
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {study.info.run_id}
     assert "RUNNING" not in [run.info.status for run in (study, *trials)]
     assert f"{NUM_TRIALS} trainings ended" in out
-    table = Path(project.client.download_artifacts(study.info.run_id, "trials.csv")).read_text().splitlines()[1:]
+    table = project.artifact(study, "trials.csv").read_text().splitlines()[1:]
     assert sum(",complete," in row or ",pruned," in row for row in table) == NUM_TRIALS
     marked = {run.data.tags[JOB_TAG]: run for run in trials if run.info.status in ("FAILED", "KILLED")}
     assert lost
@@ -155,7 +155,7 @@ def test_nodes_train_together(project: Project, cluster: SlurmCluster, tmp_path:
     done = subprocess.run(["sbatch", *words, str(script)], env=environment, timeout=300, check=False)
     assert done.returncode == 0, (tmp_path / "log").read_text()
     (run,) = [run for run in project.finished("float") if run.data.tags["carkp.experiment"] == "nodes"]
-    inputs = json.loads(Path(project.client.download_artifacts(run.info.run_id, "inputs.json")).read_text())
+    inputs = json.loads(project.artifact(run, "inputs.json").read_text())
     assert inputs["given"]["nproc"] == "2"
 
 

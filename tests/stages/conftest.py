@@ -14,6 +14,7 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 ROOT = Path(__file__).parents[2]
 TINY = "configs/tiny.yaml"
@@ -78,6 +79,10 @@ class Project:
     def training(self) -> Run:
         """What ``latest`` means to the tiny configuration."""
         return next(run for run in self.finished("float") if run.data.tags["carkp.experiment"] == "tiny")
+
+    def artifact(self, run: Run, path: str) -> Path:
+        """The file itself; MLflow's client would leave a copy of it."""
+        return Path(local_file_uri_to_path(run.info.artifact_uri)) / path
 
     def artifacts(self, run: Run, folder: str = "") -> set[str]:
         return {item.path for item in self.client.list_artifacts(run.info.run_id, folder)}

@@ -3,7 +3,6 @@
 import csv
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -42,7 +41,7 @@ def benchmark(project: Project, *not_installed: str) -> subprocess.CompletedProc
 
 def lines_of(project: Project) -> list[dict[str, str]]:
     run = project.finished("benchmark")[0]
-    path = Path(project.client.download_artifacts(run.info.run_id, "tables/runtimes.csv"))
+    path = project.artifact(run, "tables/runtimes.csv")
     return list(csv.DictReader(path.read_text().splitlines()))
 
 

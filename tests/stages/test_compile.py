@@ -28,12 +28,8 @@ def exported(trained: Project) -> Project:
     return trained
 
 
-def fetched(project: Project, run, path: str) -> Path:
-    return Path(project.client.download_artifacts(run.info.run_id, path))
-
-
 def rows_of(project: Project, run, path: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(fetched(project, run, path).read_text().splitlines()))
+    return list(csv.DictReader(project.artifact(run, path).read_text().splitlines()))
 
 
 def small_limit(folder: Path, change: tuple[str, str]) -> Path:
@@ -95,12 +91,12 @@ def test_check_fails_on_impossible_layers_and_keeps_its_table(trained: Project, 
 
 def test_check_takes_checkpoints_and_says_whose_arithmetic_a_program_has(exported: Project) -> None:
     float_run = exported.training()
-    best = fetched(exported, float_run, "checkpoints/best.pt")
+    best = exported.artifact(float_run, "checkpoints/best.pt")
     done = exported.stage("check", "--target", "cortex_m_class", "--model", str(best))
     assert done.returncode == 1  # 1 MB of flash
     assert "weights so far" in done.stdout
     int8 = exported.finished("export")[0]
-    path = fetched(exported, int8, "onnx/int8_onnxruntime_cpu.onnx")
+    path = exported.artifact(int8, "onnx/int8_onnxruntime_cpu.onnx")
     done = exported.stage("check", "--target", "jetson_orin_nano_int8", "--model", str(path))
     assert done.returncode == 0, done.stderr
     assert "arithmetic is that of onnxruntime_cpu" in " ".join(done.stdout.split())
@@ -111,9 +107,9 @@ def test_compile_for_the_host_gives_a_file_that_computes_the_same(exported: Proj
     assert done.returncode == 0, done.stderr
     run = exported.runs("compile")[0]
     assert {"host/total_ratio", "host/rank_correlation", "perf/frames_per_s"} <= set(run.data.metrics)
-    compiled = fetched(exported, run, "compiled/onnxruntime_cpu.onnx")
+    compiled = exported.artifact(run, "compiled/onnxruntime_cpu.onnx")
     export = next(item for item in exported.runs("export") if item.data.tags["carkp.target"] == "onnxruntime_cpu")
-    source = fetched(exported, export, "onnx/int8_onnxruntime_cpu.onnx")
+    source = exported.artifact(export, "onnx/int8_onnxruntime_cpu.onnx")
     images = ((np.random.default_rng(5).integers(0, 256, (2, 3, 64, 64)) - 128) / 128).astype(np.float32)
     assert np.array_equal(OnnxRunner(compiled).run(images), OnnxRunner(source).run(images))
     assert any(node.op_type == "QLinearConv" for node in onnx.load(compiled).graph.node)
@@ -130,7 +126,7 @@ def test_compile_leaves_a_page_of_its_own_with_every_number_s_origin(exported: P
     done = exported.stage("compile", "--target", "bpu")
     assert done.returncode == 0, done.stderr
     run = exported.runs("compile")[0]
-    page = fetched(exported, run, "performance.html").read_text()
+    page = exported.artifact(run, "performance.html").read_text()
     assert "<svg" in page
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     for word in (
@@ -155,7 +151,7 @@ def test_compile_leaves_a_page_of_its_own_with_every_number_s_origin(exported: P
     assert metrics["host/latency_ratio_low"] <= metrics["host/latency_ratio"] <= metrics["host/latency_ratio_high"]
     assert run.data.tags["carkp.model_digest"] == exported.runs("export")[1].data.tags["carkp.model_digest"]
     assert "float / int8" in run.data.tags["mlflow.note.content"]
-    compiled = fetched(exported, run, "compiled/bpu.onnx")
+    compiled = exported.artifact(run, "compiled/bpu.onnx")
     assert load_program(compiled).target.name == "bpu"
 
 
@@ -173,7 +169,7 @@ def test_compile_without_the_float_run_says_what_was_not_measured(
 
 def test_files_that_differ_are_noticed(exported: Project) -> None:
     paths = [
-        fetched(exported, run, f"onnx/int8_{run.data.tags['carkp.target']}.onnx") for run in exported.runs("export")[:2]
+        exported.artifact(run, f"onnx/int8_{run.data.tags['carkp.target']}.onnx") for run in exported.runs("export")[:2]
     ]
     with pytest.raises(CompiledMismatchError, match="output elements differ"):
         require_same_outputs(*paths)
@@ -191,7 +187,7 @@ def test_files_that_differ_are_noticed(exported: Project) -> None:
 )
 def test_mistakes_end_in_one_line(exported: Project, stage: str, arguments: list[str], message: str) -> None:
     export = next(item for item in exported.runs("export") if item.data.tags["carkp.target"] == "onnxruntime_cpu")
-    names = {"INT8_CPU": str(fetched(exported, export, "onnx/int8_onnxruntime_cpu.onnx"))}
+    names = {"INT8_CPU": str(exported.artifact(export, "onnx/int8_onnxruntime_cpu.onnx"))}
     done = exported.stage(stage, *(names.get(argument, argument) for argument in arguments))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

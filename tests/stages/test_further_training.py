@@ -20,4 +20,4 @@ def test_a_slow_average_stays_at_the_trained_network_that_it_started_from(traine
 
 
 def best_of(project: Project, run: Run) -> Path:
-    return Path(project.client.download_artifacts(run.info.run_id, "checkpoints/best.pt"))
+    return project.artifact(run, "checkpoints/best.pt")

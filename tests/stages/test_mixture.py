@@ -86,7 +86,7 @@ def test_each_source_is_prepared_as_it_would_be_alone(trained: Mixed) -> None:
 
 def test_the_summary_of_the_run_is_of_all_sources(trained: Mixed) -> None:
     run = trained.project.runs("data")[-1]
-    text = Path(trained.project.client.download_artifacts(run.info.run_id, "data/summary.json")).read_text()
+    text = trained.project.artifact(run, "data/summary.json").read_text()
     assert {name.partition("/")[0] for name in json.loads(text)["scenes"]["test"]} == {"synthetic", "own"}
 
 
@@ -97,7 +97,7 @@ def test_scores_are_logged_by_source(trained: Mixed, stage: str) -> None:
     for split in ("val", "test"):
         for metric in ("pck", "pck_hat", "mean_dist"):
             assert {f"{split}/{metric}/{name}" for name in ("synthetic", "own")} <= metrics.keys()
-    path = trained.project.client.download_artifacts(trained.newest(stage).info.run_id, "predictions/test.npz")
+    path = trained.project.artifact(trained.newest(stage), "predictions/test.npz")
     predictions = load_predictions(Path(path))
     assert predictions.of_sources(["own"]).score(0.1).pck == pytest.approx(metrics["test/pck/own"])
     assert predictions.score(0.1).pck == pytest.approx(metrics["test/pck"])
@@ -197,7 +197,7 @@ def test_rendered_cars_are_a_source_whose_meshes_count_by_content(tmp_path: Path
 def test_the_report_tells_the_sources_apart(trained: Mixed) -> None:
     trained.ran("report")
     run = trained.newest("report")
-    page = Path(trained.project.client.download_artifacts(run.info.run_id, "report/index.html")).read_text()
+    page = trained.project.artifact(run, "report/index.html").read_text()
     assert "Visibility, size, truncation, source" in page
     assert "several, whose names the scenes begin with" in page
     assert "own/car_penn1" in page

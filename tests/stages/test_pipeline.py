@@ -52,7 +52,7 @@ def test_float_run_keeps_what_is_worth_keeping(trained: Project) -> None:
 
 def test_predictions_file_gives_the_logged_score(trained: Project) -> None:
     run = trained.runs("float")[-1]
-    path = trained.client.download_artifacts(run.info.run_id, "predictions/test.npz")
+    path = trained.artifact(run, "predictions/test.npz")
     predictions = load_predictions(Path(path))
     scores = predictions.score(0.1)
     assert scores.pck == pytest.approx(run.data.metrics["test/pck"])
@@ -63,8 +63,8 @@ def test_predictions_file_gives_the_logged_score(trained: Project) -> None:
 
 def test_kept_crops_are_the_worst_and_the_median_inputs(trained: Project) -> None:
     run = trained.runs("float")[-1]
-    path = trained.client.download_artifacts(run.info.run_id, "predictions/crops.zip")
-    predictions = load_predictions(Path(trained.client.download_artifacts(run.info.run_id, "predictions/test.npz")))
+    path = trained.artifact(run, "predictions/crops.zip")
+    predictions = load_predictions(trained.artifact(run, "predictions/test.npz"))
     worst = predictions.sample_ids[np.nanargmax(predictions.mean_distances())]
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -95,7 +95,7 @@ def test_evaluate_repeats_the_float_score_exactly(trained: Project) -> None:
 
 def test_evaluate_takes_a_run_and_a_file(trained: Project) -> None:
     run = trained.runs("float")[-1]
-    checkpoint = trained.client.download_artifacts(run.info.run_id, "checkpoints/best.pt")
+    checkpoint = trained.artifact(run, "checkpoints/best.pt")
     for model in (f"runs:/{run.info.run_id}", checkpoint):
         done = trained.stage("evaluate", "--model", model)
         assert done.returncode == 0, done.stderr
@@ -132,14 +132,14 @@ def test_calops_logs_the_table(trained: Project) -> None:
     run = trained.runs("calops")[0]
     assert run.data.metrics["model/parameters"] / 1e6 == pytest.approx(4.153, abs=0.0005)
     assert run.data.metrics["model/macs"] / 1e9 == pytest.approx(0.2273, abs=0.00005)
-    text = Path(trained.client.download_artifacts(run.info.run_id, "tables/calops.csv")).read_text()
+    text = trained.artifact(run, "tables/calops.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(text)))
     assert sum(int(row["macs"]) for row in rows) == run.data.metrics["model/macs"]
 
 
 def test_summary_counts_what_the_stores_hold(trained: Project) -> None:
     data = trained.runs("data")[-1]
-    path = trained.client.download_artifacts(data.info.run_id, "data/summary.json")
+    path = trained.artifact(data, "data/summary.json")
     scenes = json.loads(Path(path).read_text())["scenes"]
     assert set(scenes["val"]) == {"car_craig2"}
     assert "car_craig2" not in scenes["train"]
@@ -192,7 +192,7 @@ def test_two_processes_train_through_the_stage(trained: Project) -> None:
     run = trained.finished("float")[0]
     assert run.data.tags["carkp.experiment"] == "two"
     assert "batch norm keeps separate statistics" in done.stdout + done.stderr
-    checkpoint = trained.client.download_artifacts(run.info.run_id, "checkpoints/best.pt")
+    checkpoint = trained.artifact(run, "checkpoints/best.pt")
     one = trained.stage("evaluate", "--model", checkpoint)
     assert one.returncode == 0, one.stderr
     evaluated = trained.runs("evaluate")[0]

@@ -1,7 +1,6 @@
 """The search for 16-bit tensors as a user runs it, on the tiny configuration, up to files and alignment."""
 
 import csv
-from pathlib import Path
 
 import pytest
 
@@ -30,9 +29,8 @@ def search(project: Project, max_loss: float, *words: str) -> Outcome:
 
 
 def rows_of(project: Project, name: str) -> list[dict[str, str]]:
-    run_id = project.runs("precision")[0].info.run_id
-    path = project.client.download_artifacts(run_id, f"precision/{name}.csv")
-    return list(csv.DictReader(Path(path).read_text().splitlines()))
+    path = project.artifact(project.runs("precision")[0], f"precision/{name}.csv")
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +82,14 @@ def test_its_model_is_exported_and_aligned(searched: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert "of them touch 16-bit tensors, which ONNX Runtime runs in float, " in done.stdout
     export = searched.finished("export")[0]
-    path = Path(searched.client.download_artifacts(export.info.run_id, "onnx/int8_bpu.onnx"))
+    path = searched.artifact(export, "onnx/int8_bpu.onnx")
     program = load_program(path)
     assert set(run.data.tags["carkp.int16"].split(",")) <= set(program.wide_tensors)
     assert Predictor.load(path).input_size == (64, 64)
     done = searched.stage("align", *CARS, "--model", f"runs:/{export.info.run_id}")
     assert done.returncode == 0, done.stdout + done.stderr
     aligned = searched.runs("align")[0]
-    table = Path(searched.client.download_artifacts(aligned.info.run_id, "tables/comparisons.csv"))
+    table = searched.artifact(aligned, "tables/comparisons.csv")
     rows = {(row["first"], row["second"]): row for row in csv.DictReader(table.read_text().splitlines())}
     assert rows["simulated", "reference"]["max_lsb"] == "0"
     assert ("simulated_float32", "onnxruntime") not in rows

@@ -36,10 +36,6 @@ def newest(project: Project, stage: str, target: str):
     return next(run for run in project.runs(stage) if run.data.tags.get("carkp.target") == target)
 
 
-def fetched(project: Project, run, path: str) -> Path:
-    return Path(project.client.download_artifacts(run.info.run_id, path))
-
-
 @pytest.fixture(scope="module")
 def exported(trained: Project) -> Project:
     """Both targets calibrated and exported."""
@@ -64,14 +60,14 @@ def test_calibration_logs_scores_scales_and_tables(exported: Project, target: st
     assert exported.artifacts(run) >= {"scales.json", "sqnr.csv", "percentile_sweep.csv"}
     assert exported.artifacts(run, "calibration") == {"calibration/model.pt"}
     assert {"figures/sqnr.png", "figures/percentile_sweep.png"} <= exported.artifacts(run, "figures")
-    scales = json.loads(fetched(exported, run, "scales.json").read_text())
+    scales = json.loads(exported.artifact(run, "scales.json").read_text())
     assert scales["tensors"]["image"]["scale"] == 1 / 128
     assert scales["target"] == target
-    sweep = list(csv.DictReader(fetched(exported, run, "percentile_sweep.csv").read_text().splitlines()))
+    sweep = list(csv.DictReader(exported.artifact(run, "percentile_sweep.csv").read_text().splitlines()))
     assert [float(row["percentile"]) for row in sweep] == [99.0, 99.9, 99.95, 99.975, 99.99, 99.999, 100.0]
     reference = next(row for row in sweep if row["percentile"] == "99.975")
     assert float(reference["val_pck"]) == pytest.approx(metrics["val/pck"])
-    rows = list(csv.DictReader(fetched(exported, run, "sqnr.csv").read_text().splitlines()))
+    rows = list(csv.DictReader(exported.artifact(run, "sqnr.csv").read_text().splitlines()))
     assert rows[-1]["name"] == "head/final"
 
 
@@ -81,7 +77,7 @@ def test_export_writes_what_onnxruntime_runs_in_int8(exported: Project, target: 
     source = newest(exported, "calibration", target)
     assert run.data.tags["carkp.source_run"] == source.info.run_id
     for name, batch in ((f"int8_{target}.onnx", "batch"), (f"int8_{target}_b1.onnx", 1)):
-        path = fetched(exported, run, f"onnx/{name}")
+        path = exported.artifact(run, f"onnx/{name}")
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
         assert {item.domain for item in model.opset_import} == {""}
@@ -94,7 +90,7 @@ def test_export_writes_what_onnxruntime_runs_in_int8(exported: Project, target: 
         assert program.target.name == target
         metadata = {item.key: item.value for item in model.metadata_props}
         assert metadata["carkp.target"] == target
-        scales = json.loads(fetched(exported, source, "scales.json").read_text())["tensors"]
+        scales = json.loads(exported.artifact(source, "scales.json").read_text())["tensors"]
         assert json.loads(metadata["carkp.scales"]) == {name: item["scale"] for name, item in scales.items()}
 
 
@@ -137,12 +133,12 @@ def test_align_finds_the_executions_equal(exported: Project) -> None:
     assert "Warning: the intervals rest on 2 clusters" in printed
     run = exported.runs("align")[0]
     assert run.data.metrics["align/simulated_float32_to_onnxruntime/max_lsb"] == 0
-    rows = list(csv.DictReader(fetched(exported, run, "tables/executions.csv").read_text().splitlines()))
+    rows = list(csv.DictReader(exported.artifact(run, "tables/executions.csv").read_text().splitlines()))
     assert [row["execution"] for row in rows] == [
         name for name in align.EXECUTIONS if name not in ("reference", "litert")
     ]
     assert {row["num_clusters"] for row in rows} == {"2"}
-    table = fetched(exported, run, "tables/comparisons.csv").read_text().splitlines()
+    table = exported.artifact(run, "tables/comparisons.csv").read_text().splitlines()
     compared = {row["first"]: row for row in csv.DictReader(table)}
     assert f"up to {compared['fake_quant']['max_lsb']} LSB" in run.data.tags["carkp.differences"]
     assert exported.artifacts(run, "tables") == {
@@ -157,7 +153,7 @@ def test_align_finds_the_executions_equal(exported: Project) -> None:
     assert "test/pck" not in run.data.metrics  # it scores several
     assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["tiny"]
     for row in rows:
-        path = fetched(exported, run, f"predictions/{row['execution']}/test.npz")
+        path = exported.artifact(run, f"predictions/{row['execution']}/test.npz")
         assert load_predictions(path).score(0.1).pck == pytest.approx(float(row["test_pck"]))
     assert "predictions/crops.zip" in exported.artifacts(run, "predictions")
     assert run.info.run_name == "align onnxruntime_cpu"
@@ -166,12 +162,12 @@ def test_align_finds_the_executions_equal(exported: Project) -> None:
 
 def test_the_target_s_own_arithmetic_is_executed_by_onnxruntime(exported: Project) -> None:
     run = newest(exported, "export", "bpu")
-    program = load_program(fetched(exported, run, "onnx/int8_bpu.onnx"))
-    written = fetched(exported, run, "onnx/int8_bpu_reference.onnx").read_bytes()
+    program = load_program(exported.artifact(run, "onnx/int8_bpu.onnx"))
+    written = exported.artifact(run, "onnx/int8_bpu_reference.onnx").read_bytes()
     assert written == reference_model(program).SerializeToString(deterministic=True)
     done = exported.stage("align", "--target", "bpu")
     assert "the simulator and ONNX Runtime on the reference file: none" in " ".join(done.stdout.split())
-    table = fetched(exported, exported.runs("align")[0], "tables/comparisons.csv").read_text().splitlines()
+    table = exported.artifact(exported.runs("align")[0], "tables/comparisons.csv").read_text().splitlines()
     (row,) = [row for row in csv.DictReader(table) if row["second"] == "reference"]
     assert (row["first"], row["max_lsb"], float(row["equal_share"])) == ("simulated", "0", 1.0)
 
@@ -183,16 +179,16 @@ def test_litert_executes_its_targets(exported: Project, target: str, own: str) -
         assert done.returncode == 0, done.stderr
     run = newest(exported, "export", target)
     assert {f"onnx/int8_{target}.tflite", f"onnx/int8_{target}_int8.tflite"} <= exported.artifacts(run, "onnx")
-    predictor = Predictor.load(fetched(exported, run, f"onnx/int8_{target}.tflite"))
+    predictor = Predictor.load(exported.artifact(run, f"onnx/int8_{target}.tflite"))
     assert (predictor.kind, predictor.input_size) == ("int8 TFLite", (64, 64))
     done = exported.stage("align", "--target", target, "--set", "align.num_kernel_crops=5")
     assert done.returncode == 0, done.stdout + done.stderr
     run = exported.runs("align")[0]
-    table = fetched(exported, run, "tables/kernels.csv").read_text().splitlines()
+    table = exported.artifact(run, "tables/kernels.csv").read_text().splitlines()
     assert {(row["kernels"], row["num_different"], row["num_elements"]) for row in csv.DictReader(table)} == {
         (kernels, "0", str(5 * 12 * 16 * 16)) for kernels in ("reference", "optimised", "xnnpack", "tflite-micro")
     }
-    rows = list(csv.DictReader(fetched(exported, run, "tables/executions.csv").read_text().splitlines()))
+    rows = list(csv.DictReader(exported.artifact(run, "tables/executions.csv").read_text().splitlines()))
     assert own in {row["execution"] for row in rows}
     if own == "litert":
         assert "the simulator and LiteRT: none" in " ".join(done.stdout.split())
@@ -266,8 +262,8 @@ def test_qat_trains_from_the_calibration_and_exports(exported: Project) -> None:
     assert {*HEADLINE, "train/loss"} <= set(run.data.metrics)
     assert exported.artifacts(run, "checkpoints") == {"checkpoints/best.pt", "checkpoints/last.pt"}
     assert exported.artifacts(run, "onnx") == {"onnx/float.onnx"}
-    before = torch.load(fetched(exported, source, "calibration/model.pt"), weights_only=True)["weights"]
-    after = torch.load(fetched(exported, run, "checkpoints/best.pt"), weights_only=True)["weights"]
+    before = torch.load(exported.artifact(source, "calibration/model.pt"), weights_only=True)["weights"]
+    after = torch.load(exported.artifact(run, "checkpoints/best.pt"), weights_only=True)["weights"]
     for name, value in after.items():
         if not name.startswith("graph."):  # scales, zero points and bias shifts stay as calibrated
             assert torch.equal(value, before[name]), name
@@ -292,11 +288,11 @@ def test_observers_rounding_and_bias_correction_are_chosen(exported: Project, ro
     assert done.returncode == 0, done.stderr
     run = exported.finished("calibration")[0]
     assert "percentile_sweep.csv" not in exported.artifacts(run)
-    scales = json.loads(fetched(exported, run, "scales.json").read_text())["tensors"]
+    scales = json.loads(exported.artifact(run, "scales.json").read_text())["tensors"]
     oldest = exported.runs("calibration")[-1]
-    before = json.loads(fetched(exported, oldest, "scales.json").read_text())["tensors"]
+    before = json.loads(exported.artifact(oldest, "scales.json").read_text())["tensors"]
     assert scales["head/final"]["scale"] > before["head/final"]["scale"]
-    weights = load_checkpoint(fetched(exported, run, "calibration/model.pt")).weights
+    weights = load_checkpoint(exported.artifact(run, "calibration/model.pt")).weights
     is_moved = any(bool(value.any()) for name, value in weights.items() if name.endswith(".steps"))
     assert is_moved == (rounding != "nearest")
 
@@ -306,11 +302,11 @@ def spoilt(exported: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """Files that nothing can be done with, by name."""
     folder = tmp_path_factory.mktemp("spoilt")
     (float_run,) = [item for item in exported.runs("float") if item.data.tags["carkp.experiment"] == "tiny"][-1:]
-    best = fetched(exported, float_run, "checkpoints/best.pt")
+    best = exported.artifact(float_run, "checkpoints/best.pt")
     content = torch.load(best, weights_only=True)
     content["architecture"]["head_channels"] = 32
     torch.save(content, folder / "other.pt")
-    int8 = fetched(exported, newest(exported, "export", "bpu"), "onnx/int8_bpu.onnx")
+    int8 = exported.artifact(newest(exported, "export", "bpu"), "onnx/int8_bpu.onnx")
     (folder / "cut.onnx").write_bytes(int8.read_bytes()[:20000])
     calibration = newest(exported, "calibration", "bpu")
     return {
@@ -318,8 +314,8 @@ def spoilt(exported: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "CALIBRATION_RUN": f"runs:/{calibration.info.run_id}/calibration/model.pt",
         "OTHER": str(folder / "other.pt"),
         "CUT": str(folder / "cut.onnx"),
-        "FLOAT_ONNX": str(fetched(exported, float_run, "onnx/float.onnx")),
-        "CALIBRATED": str(fetched(exported, newest(exported, "calibration", "bpu"), "calibration/model.pt")),
+        "FLOAT_ONNX": str(exported.artifact(float_run, "onnx/float.onnx")),
+        "CALIBRATED": str(exported.artifact(newest(exported, "calibration", "bpu"), "calibration/model.pt")),
     }
 
 

@@ -167,7 +167,7 @@ def test_a_host_without_network_ends_both(
     assert all("has lost the connection to the others" in text for text in told)
     (run,) = runs_of(trained, experiment)
     assert run.info.status == "FAILED"
-    last = Path(trained.client.download_artifacts(run.info.run_id, "checkpoints/last.pt"))
+    last = trained.artifact(run, "checkpoints/last.pt")
     assert 2 <= load_checkpoint(last).epoch < EPOCHS
     done = trained.call(*words(experiment), "--nproc", "2", "--resume", "latest")
     assert done.returncode == 0, done.stderr

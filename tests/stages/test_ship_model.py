@@ -97,14 +97,12 @@ def figures_of(folder: Path, **changes: Any) -> dict[str, Any]:
 def test_the_files_are_those_of_the_runs(exported: Project, folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == set(shipped.FILES)
     export = exported.finished("export")[0]
-    path = exported.client.download_artifacts(export.info.run_id, "onnx/int8_onnxruntime_cpu.onnx")
+    path = exported.artifact(export, "onnx/int8_onnxruntime_cpu.onnx")
     own, made = Predictor.load(path), Predictor.load(folder / "int8.onnx")
     assert own.codec == made.codec
     images = np.random.default_rng(0).uniform(-1, 1, (3, 3, 64, 64)).astype(np.float32)
     np.testing.assert_array_equal(made.heatmaps(images), own.heatmaps(images))
-    best = load_checkpoint(
-        Path(exported.client.download_artifacts(exported.runs("float")[-1].info.run_id, "checkpoints/best.pt"))
-    )
+    best = load_checkpoint(exported.artifact(exported.runs("float")[-1], "checkpoints/best.pt"))
     half = load_checkpoint(folder / "weights.safetensors")
     assert half.architecture == best.architecture
     for name, value in best.weights.items():
@@ -123,7 +121,7 @@ def test_no_path_of_this_machine_is_in_the_files(exported: Project, folder: Path
 
 def test_the_card_says_what_was_measured(exported: Project, folder: Path) -> None:
     card, run = card_in(folder), exported.runs("float")[-1]
-    float_ = load_checkpoint(Path(exported.client.download_artifacts(run.info.run_id, "checkpoints/best.pt")))
+    float_ = load_checkpoint(exported.artifact(run, "checkpoints/best.pt"))
     assert card.rounding.float32 == pytest.approx(run.data.metrics["val/pck"], abs=1e-6)
     assert abs(card.rounding.float16 - card.rounding.float32) <= shipping.MAX_ROUNDING
     test = card.generated["test"]
@@ -209,13 +207,13 @@ def test_what_cannot_be_shipped_is_refused(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_bytes(b"")
-    run_id, checkpoint = exported.runs("float")[-1].info.run_id, "checkpoints/best.pt"
-    file = exported.client.download_artifacts(run_id, checkpoint)
+    run = exported.runs("float")[-1]
+    file = exported.artifact(run, "checkpoints/best.pt")
     cases: list[tuple[Path, list[str], str]] = [
         (tmp_path / "mine", [], "holds other files (photo.jpg); give another folder"),
         (tmp_path / "new", ["--model", str(file)], "name a float run (latest or runs:/<id>)"),
         (tmp_path / "new", ["--real", "none.json"], "real=none.json: no such file"),
-        (tmp_path / "new", ["--export", f"runs:/{run_id}/onnx/float.onnx"], "float.onnx"),
+        (tmp_path / "new", ["--export", f"runs:/{run.info.run_id}/onnx/float.onnx"], "float.onnx"),
         (tmp_path / "new", ["--set", "name=other"], "no finished float run (experiment other)"),
     ]
     for output, words, message in cases:
@@ -301,7 +299,5 @@ def test_a_training_that_starts_from_it_says_so(exported: Project, installed: Pa
     run = exported.finished("float")[0]
     assert run.data.params["config.model.pretrained"] == "carkp-car12"
     assert run.data.tags["carkp.pretrained"].startswith("shipped: carkp-car12 (whole network, trained at commit ")
-    decided = load_checkpoint(
-        Path(exported.client.download_artifacts(run.info.run_id, "checkpoints/last.pt"))
-    ).training_state["decided"]
+    decided = load_checkpoint(exported.artifact(run, "checkpoints/last.pt")).training_state["decided"]
     assert decided["model.pretrained"].startswith("file ")

@@ -83,7 +83,7 @@ def test_trials_lie_below_the_study(trained: Project, tuned: Outcome) -> None:
 
 def test_the_best_configuration_can_be_trained_with(trained: Project, tuned: Outcome) -> None:
     study = trained.runs("tune")[0]
-    path = Path(trained.client.download_artifacts(study.info.run_id, "best.yaml"))
+    path = trained.artifact(study, "best.yaml")
     best = load_config(path)
     base = load_config(Path("configs/tiny.yaml"))
     assert best.train.epochs == base.train.epochs
