@@ -468,6 +468,9 @@ def _open_environment(path: Path) -> Any:
 
     A forked process can use its parent's environment: without locks it is a read-only memory map. A store that was
     written again is opened again; holders of the old environment continue to read the old file.
+
+    The file is opened, not its directory: lmdb would also remember the inode of the lock file. Nothing holds a removed
+    lock file, so a file of another store may get its inode, and lmdb would refuse that store as one that is open.
     """
     path = path.resolve()
     for _ in range(_OPEN_ATTEMPTS):
@@ -477,7 +480,9 @@ def _open_environment(path: Path) -> Any:
             return known[1]
         _environments.pop(path, None)  # it is closed when no object holds it any more
         try:
-            environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
+            environment = lmdb.open(
+                str(path / _DATA_FILE), subdir=False, readonly=True, lock=False, readahead=False, create=False
+            )
         except (lmdb.Error, OSError) as error:
             raise DataError(f"{path} is not a store that can be opened ({error}): {_AGAIN}") from error
         if _file_identity(path)[:2] == identity:  # else it was written again in the meantime

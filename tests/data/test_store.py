@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import shutil
 from dataclasses import replace
 
 import lmdb
@@ -106,6 +107,17 @@ def test_who_has_a_store_open_goes_on_reading_it_when_it_is_written_anew(tmp_pat
     assert [store[0].sample_id[-1] for store in (old, new, unread, old)] == ["1", "2", "1", "1"]
     old.verify()
     new.verify()
+
+
+def test_a_file_may_have_the_inode_of_a_removed_lock_file(tmp_path):
+    old = write(tmp_path / "old", [a_record(1)])
+    (tmp_path / "old/lock.mdb").rename(tmp_path / "inode")  # as if the system gave its inode to the next file
+    shutil.rmtree(tmp_path / "old")
+    with StoreWriter(tmp_path / "new") as writer:
+        writer.add(a_record(2))
+    (tmp_path / "inode").rename(tmp_path / "new/lock.mdb")
+    assert LmdbStore(tmp_path / "new")[0].sample_id == a_record(2).sample_id
+    assert old[0].sample_id == a_record(1).sample_id
 
 
 def test_a_store_that_another_process_gets_is_the_same_or_refused(tmp_path):

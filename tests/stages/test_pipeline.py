@@ -96,7 +96,7 @@ def test_evaluate_repeats_the_float_score_exactly(trained: Project) -> None:
 def test_evaluate_takes_a_run_and_a_file(trained: Project) -> None:
     run = trained.runs("float")[-1]
     checkpoint = trained.artifact(run, "checkpoints/best.pt")
-    for model in (f"runs:/{run.info.run_id}", checkpoint):
+    for model in (f"runs:/{run.info.run_id}", str(checkpoint)):
         done = trained.stage("evaluate", "--model", model)
         assert done.returncode == 0, done.stderr
 
