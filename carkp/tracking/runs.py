@@ -1,5 +1,6 @@
 """Lookup of existing runs by their tags, and of their artifacts."""
 
+import errno
 import os
 import re
 import tempfile
@@ -216,7 +217,7 @@ def fetch_reference(reference: str) -> Path:
             return fetch_artifact(place[1], place[2])
         return _download(reference)  # MLflow also knows the models that a run has logged
     except (MlflowException, OSError) as error:
-        if getattr(error, "error_code", NOT_THERE) not in (NOT_THERE, NO_ID):
+        if not _says_missing(error):
             raise TrackingError(_describe_failed_copy(reference, error)) from error
         raise TrackingError(f"{reference}: no such artifact in {mlflow.get_tracking_uri()}") from error
 
@@ -227,6 +228,12 @@ def _is_missing(run_id: str, path: str) -> bool:
         return not has_artifact(run_id, path)
     except (MlflowException, OSError):
         return False
+
+
+def _says_missing(error: MlflowException | OSError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (None, errno.ENOENT)  # MLflow's own OSError for a missing file has no number
+    return error.error_code in (NOT_THERE, NO_ID)
 
 
 def _download(uri: str) -> Path:

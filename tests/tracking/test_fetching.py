@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -38,14 +37,6 @@ ENDS = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
-    found = TrackingServer(tmp_path_factory.mktemp("server"))
-    found.start()
-    yield found
-    found.kill()
-
-
-@pytest.fixture(scope="module")
 def run_id(server: TrackingServer) -> str:
     client = MlflowClient(tracking_uri=server.uri)
     run = client.create_run("0").info.run_id
@@ -62,13 +53,8 @@ def elsewhere(server: TrackingServer, run_id: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def local(client: MlflowClient) -> str:
     """The id of a run whose artifacts are on this machine."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(uri)
-    client = MlflowClient(tracking_uri=uri)
     run = client.create_run("0").info.run_id
     client.log_text(run, "content", "tables/check.csv")
     return str(run)
@@ -98,25 +84,27 @@ def test_a_place_elsewhere_is_named_by_its_reference(elsewhere: str) -> None:
     assert runs.describe_place(elsewhere, "tables/check.csv") == f"runs:/{elsewhere}/tables/check.csv"
 
 
-def test_what_is_not_there_is_told_apart_from_what_cannot_be_copied(
-    elsewhere: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_there_is_named(elsewhere: str) -> None:
     with pytest.raises(TrackingError, match="has no artifact tables/other"):
         runs.fetch_artifact(elsewhere, "tables/other.csv")
     for nothing in (f"runs:/{elsewhere}/tables/other.csv", f"runs:/{'0' * 32}/tables/check.csv", "models:/nothing/1"):
         with pytest.raises(TrackingError, match="no such artifact in"):
             runs.fetch_reference(nothing)
 
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), MlflowException(os.strerror(errno.ENOSPC))]
+)
+def test_a_full_disk_is_named(elsewhere: str, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fill(**_: object) -> None:
-        raise MlflowException(os.strerror(errno.ENOSPC))
+        raise error
 
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fill)
-    for fetch, reference in (
-        (runs.fetch_artifact, (elsewhere, "tables/check.csv")),
-        (runs.fetch_reference, ("models:/m/1",)),
-    ):
+    with pytest.raises(TrackingError, match=r"cannot be copied to .*No space left on device.*MiB are free"):
+        runs.fetch_artifact(elsewhere, "tables/check.csv")
+    for reference in (f"runs:/{elsewhere}/tables/check.csv", "models:/m/1"):
         with pytest.raises(TrackingError, match=r"cannot be copied to .*No space left on device.*MiB are free"):
-            fetch(*reference)
+            runs.fetch_reference(reference)
 
 
 def test_a_run_that_cannot_be_asked_for_is_not_missing(local: str, monkeypatch: pytest.MonkeyPatch) -> None:

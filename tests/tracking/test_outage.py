@@ -43,14 +43,6 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
-    found = TrackingServer(tmp_path_factory.mktemp("server"))
-    found.start()
-    yield found
-    found.kill()
-
-
-@pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return copy_project(tmp_path_factory.mktemp("outage") / "carkp")
 
