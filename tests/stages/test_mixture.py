@@ -98,7 +98,7 @@ def test_scores_are_logged_by_source(trained: Mixed, stage: str) -> None:
         for metric in ("pck", "pck_hat", "mean_dist"):
             assert {f"{split}/{metric}/{name}" for name in ("synthetic", "own")} <= metrics.keys()
     path = trained.project.artifact(trained.newest(stage), "predictions/test.npz")
-    predictions = load_predictions(Path(path))
+    predictions = load_predictions(path)
     assert predictions.of_sources(["own"]).score(0.1).pck == pytest.approx(metrics["test/pck/own"])
     assert predictions.score(0.1).pck == pytest.approx(metrics["test/pck"])
 

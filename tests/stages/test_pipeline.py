@@ -53,7 +53,7 @@ def test_float_run_keeps_what_is_worth_keeping(trained: Project) -> None:
 def test_predictions_file_gives_the_logged_score(trained: Project) -> None:
     run = trained.runs("float")[-1]
     path = trained.artifact(run, "predictions/test.npz")
-    predictions = load_predictions(Path(path))
+    predictions = load_predictions(path)
     scores = predictions.score(0.1)
     assert scores.pck == pytest.approx(run.data.metrics["test/pck"])
     assert scores.pck_hat == pytest.approx(run.data.metrics["test/pck_hat"])
@@ -140,7 +140,7 @@ def test_calops_logs_the_table(trained: Project) -> None:
 def test_summary_counts_what_the_stores_hold(trained: Project) -> None:
     data = trained.runs("data")[-1]
     path = trained.artifact(data, "data/summary.json")
-    scenes = json.loads(Path(path).read_text())["scenes"]
+    scenes = json.loads(path.read_text())["scenes"]
     assert set(scenes["val"]) == {"car_craig2"}
     assert "car_craig2" not in scenes["train"]
     assert sum(scene["num_cars"] for scene in scenes["test"].values()) == data.data.metrics["data/num_test"]
@@ -193,7 +193,7 @@ def test_two_processes_train_through_the_stage(trained: Project) -> None:
     assert run.data.tags["carkp.experiment"] == "two"
     assert "batch norm keeps separate statistics" in done.stdout + done.stderr
     checkpoint = trained.artifact(run, "checkpoints/best.pt")
-    one = trained.stage("evaluate", "--model", checkpoint)
+    one = trained.stage("evaluate", "--model", str(checkpoint))
     assert one.returncode == 0, one.stderr
     evaluated = trained.runs("evaluate")[0]
     for name in HEADLINE:
