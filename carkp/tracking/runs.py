@@ -162,10 +162,10 @@ def local_artifacts(run_id: str) -> Path | None:
     return _on_this_machine(str(MlflowClient().get_run(run_id).info.artifact_uri))
 
 
-def _on_this_machine(uri: str, path: str = "") -> Path | None:
+def _on_this_machine(uri: str) -> Path | None:
     if not is_local_uri(uri):  # type: ignore[no-untyped-call]
         return None
-    return Path(local_file_uri_to_path(uri)) / path  # type: ignore[no-untyped-call]
+    return Path(local_file_uri_to_path(uri))  # type: ignore[no-untyped-call]
 
 
 def describe_place(run_id: str, path: str) -> str:
@@ -191,9 +191,9 @@ def fetch_artifact(run_id: str, path: str) -> Path:
     use_default_store()
     try:
         root = str(MlflowClient().get_run(run_id).info.artifact_uri)
-        original = _on_this_machine(root, path)
-        if original is not None and original.exists():
-            return original
+        folder = _on_this_machine(root)
+        if folder is not None and (folder / path).exists():
+            return folder / path
         return _download(str(append_to_uri_path(root, path)))  # type: ignore[no-untyped-call]
     except (MlflowException, OSError) as error:
         if not _is_missing(run_id, path):
